@@ -1,0 +1,377 @@
+"""A ChatML JSON file -> samples of token ids and codes. Everything is checked before any weight is loaded."""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch.utils.data import Dataset
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from arabic_voice_cloning_training_collator import ChatMLDatasetSample
+from boson_multimodal.audio_processing.clips import Clip, content_hash, frames_of, read_waveform
+from boson_multimodal.audio_processing.code_cache import CodeCache, clip_key
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
+from boson_multimodal.chatml import prepare_chatml_sample, to_voice_clone
+from boson_multimodal.constants import RESERVED_IN_TEXT
+from boson_multimodal.data_types import ChatMLSample, TextContent, parse_sample
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
+
+PROMPT_STYLES = {
+    "as_written": "keeps the turns of the file",
+    "voice_clone": "rewrites each sample into the prompt the released model was shown to clone with: reference text, "
+    "reference audio as an untrained assistant turn, target text, then target audio alone",
+}
+ENCODE_BATCH_SECONDS = 60.0
+"""Audio that one codec call takes at most, in clips of equal length."""
+READ_THREADS = 8
+
+
+@dataclass(kw_only=True)
+class ArabicVoiceCloningDatasetConfig:
+    """How a ChatML file is read and its audio cached.
+
+    Attributes:
+        prompt_style: ``as_written`` or ``voice_clone`` (see ``PROMPT_STYLES``).
+        code_cache_dir: folder of encoded clips; may be shared by runs.
+        drop_invalid: leave out samples that are wrong, and count them, instead of stopping.
+        max_positions_per_sample: longest sample, in sequence positions after audio is expanded.
+    """
+
+    prompt_style: str = field(
+        default="as_written",
+        metadata={
+            "help": "as_written keeps the turns of the file; voice_clone rewrites each sample into the prompt that the "
+            "released model was shown to clone with (reference text, reference audio as an untrained assistant turn, "
+            "target text, target audio).",
+            "choices": list(PROMPT_STYLES),
+        },
+    )
+    code_cache_dir: str = field(
+        default="~/.cache/higgs_audio_v2_codes",
+        metadata={"help": "Folder of encoded clips, keyed by content, cut and codec. Runs may share it."},
+    )
+    drop_invalid: bool = field(
+        default=False, metadata={"help": "Drop and count invalid samples instead of stopping with the list of them."}
+    )
+    max_positions_per_sample: int = field(
+        default=2048,
+        metadata={"help": "Longest sample: text tokens plus audio columns (25 per second, references included)."},
+    )
+
+    _argument_group_name = "data"
+
+    def __post_init__(self) -> None:
+        if self.prompt_style not in PROMPT_STYLES:
+            raise InputError(f"prompt_style is {self.prompt_style!r}; it must be one of {list(PROMPT_STYLES)}")
+        if self.max_positions_per_sample < 1:
+            raise InputError(f"max_positions_per_sample is {self.max_positions_per_sample}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class ClipFacts:
+    """What the check of one clip found.
+
+    Attributes:
+        key: its name in the cache.
+        frames: code frames, where the cache holds it already.
+        samples, sampling_rate: of its waveform, where it is still to be encoded.
+        problem: why it cannot be used.
+    """
+
+    key: str = ""
+    frames: int | None = None
+    samples: int = 0
+    sampling_rate: int = 1
+    problem: str | None = None
+
+
+@dataclass
+class Record:
+    """A sample of the file on its way to the dataset.
+
+    Attributes:
+        sample_id: ``misc.sample_id``, else ``record N``.
+        problems: what is wrong with it; empty for a sound one.
+        input_ids, label_ids, clips: see ``prepare_chatml_sample``.
+        facts: what the check of each clip found.
+    """
+
+    sample_id: str
+    problems: list[str]
+    input_ids: list[int] = field(default_factory=list)
+    label_ids: list[int] = field(default_factory=list)
+    clips: list[Clip] = field(default_factory=list)
+    facts: list[ClipFacts] = field(default_factory=list)
+
+    @property
+    def keys(self) -> list[str]:
+        """Cache key of each clip."""
+        return [facts.key for facts in self.facts]
+
+
+class ArabicVoiceCloningDataset(Dataset):
+    """Validated samples; codes are read from the cache when a sample is.
+
+    Construction reads the JSON, tokenizes, and opens every clip that the cache does not hold yet (each rank its
+    share). :meth:`encode_missing` then fills the cache; only after it do ``lengths`` and items exist.
+
+    Args:
+        data_path: ``.json`` (a list of records) or ``.jsonl`` (one a line).
+        use_delay_pattern: as the model's configuration has it; decides how many columns a clip takes.
+        frames_per_second: of the codec; for the length limit before codes exist.
+        max_positions: longest sample.
+
+    Raises:
+        InputError: listing every offender, unless ``drop_invalid``; or if no sample is left.
+    """
+
+    def __init__(
+        self,
+        data_path: str,
+        tokenizer: PreTrainedTokenizerBase,
+        cache: CodeCache,
+        config: ArabicVoiceCloningDatasetConfig,
+        *,
+        use_delay_pattern: bool,
+        frames_per_second: float,
+        max_positions: int,
+    ) -> None:
+        self.data_path = Path(data_path)
+        self.cache = cache
+        self.use_delay_pattern = use_delay_pattern
+        records = read_records(self.data_path, tokenizer, config.prompt_style)
+        self._check_clips(records)
+        self._check_limits(records, max_positions, frames_per_second)
+        self.records = [record for record in records if not record.problems]
+        self.num_dropped = len(records) - len(self.records)
+        if not config.drop_invalid:
+            offenders = [f"{r.sample_id}: {problem}" for r in records for problem in r.problems]
+            raise_if_any(f"{data_path}: invalid samples (--drop_invalid leaves them out)", offenders)
+        if not self.records:
+            raise InputError(f"{data_path}: none of its {len(records)} samples is valid")
+        self.lengths: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> ChatMLDatasetSample:
+        record = self.records[index]
+        codes = [self._codes(record, key) for key in record.keys]
+        frames = torch.tensor([c.shape[1] for c in codes], dtype=torch.long)
+        return ChatMLDatasetSample(
+            input_ids=torch.tensor(record.input_ids),
+            label_ids=torch.tensor(record.label_ids),
+            audio_ids_concat=torch.cat(codes, dim=1) if codes else torch.zeros((self.cache.num_codebooks, 0)).long(),
+            audio_ids_start=frames.cumsum(0) - frames,
+        )
+
+    def fingerprint(self) -> str:
+        """Hex digest of the samples' ids, tokens, labels and clips in order: equal data give equal digests."""
+        digest = hashlib.sha256()
+        for r in self.records:
+            digest.update(json.dumps([r.sample_id, r.input_ids, r.label_ids, r.keys]).encode())
+        return digest.hexdigest()[:16]
+
+    def encode_missing(self, load_codec: Callable[[], HiggsAudioTokenizer]) -> int:
+        """Encode what the cache lacks, clips of equal length together, each rank its share; then take the lengths.
+
+        Returns:
+            How many clips all ranks encoded. The codec is loaded only if there are any.
+        """
+        clips = {f.key: (c, f) for r in self.records for c, f in zip(r.clips, r.facts, strict=True)}
+        missing = sorted(key for key, (_, facts) in clips.items() if facts.frames is None)
+        if missing:
+            batches = _equal_length_batches([clips[key][1] for key in missing])[_rank() :: _world_size()]
+            codec = load_codec()
+            with tqdm(total=sum(map(len, batches)), desc="encoding clips", unit="clip", disable=_rank() > 0) as bar:
+                for keys in batches:
+                    waveforms = [read_waveform(clips[key][0]).resampled(codec.sampling_rate) for key in keys]
+                    for key, codes in zip(keys, codec.encode(torch.stack(waveforms)), strict=True):
+                        self.cache.write(key, codes)
+                    bar.update(len(keys))
+        if dist.is_initialized():
+            dist.barrier()
+        frames = {key: facts.frames or self._frames(key) for key, (_, facts) in clips.items()}
+        self.lengths = [self._positions(r, [frames[key] for key in r.keys]) for r in self.records]
+        return len(missing)
+
+    def _codes(self, record: Record, key: str) -> torch.Tensor:
+        codes = self.cache.read(key)
+        if codes is None:
+            raise InputError(
+                f"{record.sample_id}: its codes are gone from {self.cache.path(key)}; start again to encode them anew"
+            )
+        return codes
+
+    def _frames(self, key: str) -> int:
+        codes = self.cache.read(key)
+        if codes is None:
+            raise InputError(f"{self.cache.path(key)}: not there after encoding; is the disk full or not shared?")
+        return codes.shape[1]
+
+    def _positions(self, record: Record, frames: list[int]) -> int:
+        """Sequence positions of a sample whose clips have so many frames."""
+        columns = [columns_of(f, self.cache.num_codebooks, self.use_delay_pattern) for f in frames]
+        return len(record.input_ids) - len(columns) + sum(columns)
+
+    def _check_clips(self, records: list[Record]) -> None:
+        """Look up or open every clip, each rank its share; a problem goes to every record that uses the clip."""
+        users = defaultdict(list)
+        for record in records:
+            for clip in record.clips:
+                users[clip].append(record)
+        clips = list(users)
+        share = clips[_rank() :: _world_size()]
+        title = f"checking audio of {self.data_path.name}"
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            results = list(tqdm(pool.map(self._check_clip, share), title, len(share), unit="clip", disable=_rank() > 0))
+        found = dict(zip(clips, _interleave(_gather(results)), strict=True))
+        for record in records:
+            record.facts = [found[clip] for clip in record.clips]
+            record.problems += dict.fromkeys(f.problem for f in record.facts if f.problem)
+
+    def _check_clip(self, clip: Clip) -> ClipFacts:
+        try:
+            key = clip_key(clip, content_hash(clip.source))
+            cached = self.cache.read(key)
+            if cached is not None:
+                return ClipFacts(key, frames=cached.shape[1])
+            waveform = read_waveform(clip)
+        except InputError as error:
+            return ClipFacts(problem=str(error))
+        return ClipFacts(key, samples=waveform.samples.numel(), sampling_rate=waveform.sampling_rate)
+
+    def _check_limits(self, records: list[Record], max_positions: int, frames_per_second: float) -> None:
+        for record in records:
+            if record.problems:
+                continue
+            frames = [f.frames or frames_of(f.samples / f.sampling_rate, frames_per_second) for f in record.facts]
+            positions = self._positions(record, frames)
+            if positions > max_positions:
+                record.problems.append(
+                    f"is {positions} positions long, {sum(frames)} of them audio frames; the limit is {max_positions} "
+                    "(--max_positions_per_sample, --max_tokens_per_batch): cut its clips or raise the limit"
+                )
+
+
+def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: str) -> list[Record]:
+    """Parse and tokenize every record of a file; what is wrong with one is noted in it.
+
+    Raises:
+        InputError: if the file is missing, empty or not JSON.
+    """
+    records = []
+    for number, raw in enumerate(read_json_records(path)):
+        misc = raw.get("misc") if isinstance(raw, dict) else None
+        sample_id = (misc.get("sample_id") if isinstance(misc, dict) else None) or f"record {number}"
+        sample, problems = parse_sample(raw)
+        if sample is not None:
+            problems = _content_problems(sample)
+        if sample is not None and not problems and prompt_style == "voice_clone":
+            sample, problems = to_voice_clone(sample)
+        record = Record(str(sample_id), problems)
+        records.append(record)
+        if sample is None or problems:
+            continue
+        record.input_ids, record.label_ids, contents, _ = prepare_chatml_sample(sample, tokenizer)
+        try:
+            record.clips = [Clip.of(content, path.parent) for content in contents]
+        except InputError as error:
+            problems.append(str(error))
+    return records
+
+
+def read_json_records(path: Path) -> list[Any]:
+    """The records of a ``.json`` list or of a ``.jsonl`` file, not yet checked.
+
+    Raises:
+        InputError: if the file is missing, not JSON (naming the line), not a list, or empty.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; give a ChatML .json or .jsonl") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as UTF-8 text ({error})") from error
+    if path.suffix == ".jsonl":
+        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        records = [_parse_json(path, line, n) for n, line in lines]
+    else:
+        records = _parse_json(path, text, 1)
+    if not isinstance(records, list) or not records:
+        raise InputError(f"{path}: holds no list of samples; a .json file is a list, a .jsonl file one sample a line")
+    return records
+
+
+def _parse_json(path: Path, text: str, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise InputError(f"{path}: line {line}: not JSON ({error.msg}, column {error.colno})") from error
+
+
+def _content_problems(sample: ChatMLSample) -> list[str]:
+    """What makes a well-formed conversation useless as a training sample."""
+    problems = []
+    texts = [
+        (f"messages[{i}].content[{j}].text", part.text)
+        for i, message in enumerate(sample.messages)
+        for j, part in enumerate(message.content)
+        if isinstance(part, TextContent)
+    ]
+    for where, text in texts:
+        if not text.strip():
+            problems.append(f"{where}: {text!r}; text is missing")
+        forged = [token for token in RESERVED_IN_TEXT if token in text]
+        if forged:
+            problems.append(f"{where}: holds {forged}, which only the program writes; remove them")
+    if not any(isinstance(p, TextContent) for m in sample.messages if m.role != "system" for p in m.content):
+        problems.append("messages: no text in any user or assistant turn; the model must be told what to say")
+    trained = [message for turn, message in enumerate(sample.messages) if sample.trains(turn)]
+    if not any(not isinstance(part, TextContent) for message in trained for part in message.content):
+        problems.append(f"messages: no audio in an assistant turn from start_index {sample.start_index or 0} on")
+    return problems
+
+
+def _equal_length_batches(clips: list[ClipFacts]) -> list[list[str]]:
+    """Keys of clips grouped by exact length and cut to ``ENCODE_BATCH_SECONDS``, longest first."""
+    groups = defaultdict(list)
+    for facts in clips:
+        groups[facts.samples, facts.sampling_rate].append(facts.key)
+    batches = []
+    for (samples, rate), keys in sorted(groups.items(), key=lambda item: -item[0][0] / item[0][1]):
+        size = max(1, int(ENCODE_BATCH_SECONDS * rate / samples))
+        batches += [keys[i : i + size] for i in range(0, len(keys), size)]
+    return batches
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def _gather(items: list[Any]) -> list[list[Any]]:
+    """Every rank's list, by rank."""
+    if not dist.is_initialized():
+        return [items]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, items)
+    return gathered
+
+
+def _interleave(shares: list[list[Any]]) -> list[Any]:
+    """Undo ``items[rank::world_size]``: the items in their first order."""
+    return [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]

@@ -1,0 +1,94 @@
+"""Which samples each rank trains on in each optimizer step: a pure function, so that ranks and resumes agree."""
+
+from collections.abc import Sequence
+
+import torch
+
+WINDOW_SAMPLES = 2048
+"""Samples that are sorted by length together: long enough to fill micro-batches evenly, short enough to stay random."""
+
+MicroBatch = tuple[int, ...]
+"""Sample indices; may be empty in the last step of an epoch."""
+
+Step = tuple[tuple[MicroBatch, ...], ...]
+"""``step[accumulation_index][rank]``: the micro-batches of one optimizer step."""
+
+
+def plan_epoch(
+    lengths: Sequence[int],
+    *,
+    max_tokens_per_batch: int,
+    batch_size: int | None,
+    world_size: int,
+    gradient_accumulation_steps: int,
+    seed: int,
+    epoch: int,
+) -> list[Step]:
+    """Every sample once: shuffled, sorted by length inside windows, cut into micro-batches, these shuffled again.
+
+    Args:
+        lengths: positions of each sample.
+        max_tokens_per_batch: positions of a micro-batch at most, where ``batch_size`` is None.
+        batch_size: samples of a micro-batch.
+
+    Returns:
+        The steps of the epoch. All ranks have the same number of micro-batches; the last ones may be empty.
+
+    Raises:
+        ValueError: if a sample is longer than the budget.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    micro_batches: list[MicroBatch] = []
+    for start in range(0, len(order), WINDOW_SAMPLES):
+        window = sorted(order[start : start + WINDOW_SAMPLES], key=lambda i: -lengths[i])
+        micro_batches += fill_micro_batches(window, lengths, max_tokens_per_batch, batch_size)
+    shuffled = [micro_batches[i] for i in torch.randperm(len(micro_batches), generator=generator).tolist()]
+    return _deal(shuffled, world_size, gradient_accumulation_steps)
+
+
+def plan_evaluation(
+    lengths: Sequence[int], *, max_tokens_per_batch: int, batch_size: int | None, world_size: int
+) -> list[Step]:
+    """Every sample once, longest first, in steps of one micro-batch per rank."""
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    return _deal(fill_micro_batches(order, lengths, max_tokens_per_batch, batch_size), world_size, 1)
+
+
+def fill_micro_batches(
+    order: Sequence[int], lengths: Sequence[int], max_tokens_per_batch: int, batch_size: int | None
+) -> list[MicroBatch]:
+    """Cut ``order`` into runs of ``batch_size`` samples or of at most ``max_tokens_per_batch`` positions.
+
+    Raises:
+        ValueError: if a sample alone is over the budget.
+    """
+    if batch_size is not None:
+        return [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
+    micro_batches: list[MicroBatch] = []
+    current: list[int] = []
+    room = max_tokens_per_batch
+    for index in order:
+        if lengths[index] > max_tokens_per_batch:
+            raise ValueError(
+                f"sample {index}: {lengths[index]} positions; max_tokens_per_batch is {max_tokens_per_batch}"
+            )
+        if lengths[index] > room:
+            micro_batches.append(tuple(current))
+            current, room = [], max_tokens_per_batch
+        current.append(index)
+        room -= lengths[index]
+    if current:
+        micro_batches.append(tuple(current))
+    return micro_batches
+
+
+def _deal(micro_batches: Sequence[MicroBatch], world_size: int, gradient_accumulation_steps: int) -> list[Step]:
+    """Micro-batch n of a step goes to rank n % world_size; what the last step lacks is empty."""
+    per_step = world_size * gradient_accumulation_steps
+    steps = []
+    for start in range(0, len(micro_batches), per_step):
+        chunk = list(micro_batches[start : start + per_step])
+        chunk += [()] * (per_step - len(chunk))
+        steps.append(tuple(tuple(chunk[a : a + world_size]) for a in range(0, per_step, world_size)))
+    return steps

@@ -1,0 +1,49 @@
+"""Where a checkpoint lies: a folder the user names, or a pinned revision on the hub, as one local folder."""
+
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from boson_multimodal.errors import InputError
+
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+
+
+def resolve_checkpoint(path_or_id: str, revision: str | None, flag: str) -> Path:
+    """The local folder of a checkpoint, fetched from the hub if need be.
+
+    Args:
+        path_or_id: a folder, or a hub id such as ``bosonai/higgs-audio-v2-generation-3B-base``.
+        revision: the hub's commit, branch or tag; a local folder has none and ignores it.
+        flag: the flag that named it, for the message.
+
+    Raises:
+        InputError: if it is neither a folder with a ``config.json`` nor to be had from the hub.
+    """
+    folder = Path(path_or_id).expanduser()
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{flag} {path_or_id}: no config.json in it; give the folder of a checkpoint")
+        return folder
+    if path_or_id.startswith(("/", ".", "~")) or path_or_id.count("/") != 1:
+        raise InputError(f"{flag} {path_or_id}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME")
+    try:
+        return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
+    except RevisionNotFoundError as error:
+        raise InputError(f"{flag} {path_or_id}: no revision {revision!r} on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"{flag} {path_or_id}: no such folder, and the hub does not know it or wants a login (hf auth login)"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(
+            f"{flag} {path_or_id}: no such folder, not in the local hub cache, and the hub cannot be reached "
+            f"({type(error).__name__}); download it first and give its folder"
+        ) from error

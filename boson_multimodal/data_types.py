@@ -1,0 +1,152 @@
+"""ChatML samples: turns of text and audio, and how a JSON record becomes one."""
+
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any
+
+ROLES = ("system", "user", "assistant")
+SAMPLE_KEYS = ("messages", "start_index", "misc", "speaker")
+MESSAGE_KEYS = ("role", "content", "recipient")
+TEXT_KEYS = ("type", "text")
+AUDIO_KEYS = ("type", "audio_url", "raw_audio", "offset", "duration", "row_id")
+PLACEHOLDER_URLS = ("", "placeholder")
+"""Values of ``audio_url`` that stand for none."""
+
+
+@dataclass(frozen=True)
+class TextContent:
+    """A text part of a turn."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class AudioContent:
+    """An audio part of a turn.
+
+    Attributes:
+        audio_url: path of the file, absolute or relative to the JSON file that names it.
+        raw_audio: the file's bytes in base64, used where there is no ``audio_url``.
+        offset: seconds to skip at the start.
+        duration: seconds to keep, at most; None keeps all that follows.
+    """
+
+    audio_url: str | None = None
+    raw_audio: str | None = None
+    offset: float | None = None
+    duration: float | None = None
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. ``recipient`` names whom an assistant turn addresses, as in the original release."""
+
+    role: str
+    content: tuple[TextContent | AudioContent, ...]
+    recipient: str | None = None
+
+
+@dataclass(frozen=True)
+class ChatMLSample:
+    """A conversation.
+
+    Attributes:
+        start_index: the first message (from 0) whose assistant turns are trained; None trains all of them.
+        speaker: who speaks the target.
+        misc: what else the record says (``sample_id``, transcripts); free in form.
+    """
+
+    messages: tuple[Message, ...]
+    start_index: int | None
+    speaker: str | None
+    misc: dict[str, Any]
+
+    def trains(self, turn: int) -> bool:
+        """Whether the loss covers message ``turn``."""
+        return self.messages[turn].role == "assistant" and turn >= (self.start_index or 0)
+
+
+def parse_sample(record: Any) -> tuple[ChatMLSample | None, list[str]]:
+    """Read one JSON record.
+
+    Returns:
+        The sample and no problems; or None and every problem, each as ``field: value; what would be right``.
+    """
+    if not isinstance(record, dict):
+        return None, [f"record: is {type(record).__name__}; it must be an object with 'messages'"]
+    problems = _unknown_keys("", record, SAMPLE_KEYS)
+    start_index = record.get("start_index")
+    is_index = isinstance(start_index, int) and not isinstance(start_index, bool) and start_index >= 0
+    if start_index is not None and not is_index:
+        problems.append(f"start_index: {start_index!r}; it must be null or a message index from 0")
+    misc = record.get("misc") or {}
+    if not isinstance(misc, dict):
+        problems.append(f"misc: {misc!r}; it must be an object")
+        misc = {}
+    speaker = record.get("speaker") or misc.get("speaker")
+    raw_messages = record.get("messages")
+    if not isinstance(raw_messages, list) or not raw_messages:
+        problems.append(f"messages: {raw_messages!r}; it must be a list of at least one turn")
+        raw_messages = []
+    messages = [_parse_message(f"messages[{i}]", raw, problems) for i, raw in enumerate(raw_messages)]
+    if problems:
+        return None, problems
+    return ChatMLSample(tuple(messages), start_index, None if speaker is None else str(speaker), misc), []
+
+
+def _parse_message(where: str, raw: Any, problems: list[str]) -> Message | None:
+    if not isinstance(raw, dict):
+        problems.append(f"{where}: {raw!r}; it must be an object with 'role' and 'content'")
+        return None
+    problems += _unknown_keys(f"{where}.", raw, MESSAGE_KEYS)
+    role, recipient = raw.get("role"), raw.get("recipient")
+    if role not in ROLES:
+        problems.append(f"{where}.role: {role!r}; it must be one of {list(ROLES)}")
+    if recipient is not None and (role != "assistant" or not isinstance(recipient, str)):
+        problems.append(f"{where}.recipient: {recipient!r}; only an assistant turn has one, and it is a string")
+    content = raw.get("content")
+    parts = content if isinstance(content, list) else [content]
+    if not parts:
+        problems.append(f"{where}.content: []; it must hold text or audio")
+    parsed = [_parse_part(f"{where}.content[{i}]", part, problems) for i, part in enumerate(parts)]
+    return Message(role, tuple(parsed), recipient)
+
+
+def _parse_part(where: str, raw: Any, problems: list[str]) -> TextContent | AudioContent | None:
+    if isinstance(raw, str):
+        raw = {"type": "text", "text": raw}
+    kind = raw.get("type") if isinstance(raw, dict) else None
+    if kind == "text":
+        problems += _unknown_keys(f"{where}.", raw, TEXT_KEYS)
+        if not isinstance(raw.get("text"), str):
+            problems.append(f"{where}.text: {raw.get('text')!r}; it must be a string")
+            return None
+        return TextContent(raw["text"])
+    if kind == "audio":
+        problems += _unknown_keys(f"{where}.", raw, AUDIO_KEYS)
+        return _parse_audio(where, raw, problems)
+    problems.append(f"{where}: {raw!r}; it must be a string or an object of type 'text' or 'audio'")
+    return None
+
+
+def _parse_audio(where: str, raw: dict[str, Any], problems: list[str]) -> AudioContent:
+    url, raw_audio = raw.get("audio_url"), raw.get("raw_audio")
+    if url in PLACEHOLDER_URLS:
+        url = None
+    for name, value in (("audio_url", url), ("raw_audio", raw_audio)):
+        if value is not None and not isinstance(value, str):
+            problems.append(f"{where}.{name}: {value!r}; it must be a string")
+    if not url and not raw_audio:
+        problems.append(f"{where}.audio_url: missing; give a path, or base64 in raw_audio")
+    for name, lowest in (("offset", "at least 0"), ("duration", "above 0")):
+        value = raw.get(name)
+        if value is None:
+            continue
+        is_number = isinstance(value, Real) and not isinstance(value, bool) and value < float("inf")
+        if not is_number or value < 0 or (name == "duration" and value == 0):
+            problems.append(f"{where}.{name}: {value!r}; it must be null or a number of seconds, {lowest}")
+    return AudioContent(url, raw_audio or None, raw.get("offset"), raw.get("duration"))
+
+
+def _unknown_keys(prefix: str, raw: dict[str, Any], known: tuple[str, ...]) -> list[str]:
+    return [f"{prefix}{key}: unknown key; known here are {list(known)}" for key in raw if key not in known]

@@ -1,0 +1,126 @@
+"""HiggsAudioConfig: the fields of the released ``config.json``, and what they must satisfy."""
+
+from os import PathLike
+from typing import Any
+
+from transformers import LlamaConfig, WhisperConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+from boson_multimodal.errors import InputError
+
+ADAPTER_TYPES = ("dual_ffn_fast_forward", "dual_ffn")
+
+STREAM_TOKENS_PER_CODEBOOK = 2
+"""Rows that each codebook holds beside its codes: the stream's bos and eos."""
+
+
+class HiggsAudioConfig(PreTrainedConfig):
+    """Configuration of :class:`HiggsAudioModel`; the audio fields default to ``higgs-audio-v2-generation-3B-base``.
+
+    Attributes:
+        text_config: the Llama backbone (vocabulary, widths, layers, RoPE).
+        audio_encoder_config: the Whisper-style tower that reads ``audio_features``; unused when ``skip_audio_tower``.
+        audio_adapter_type: ``dual_ffn_fast_forward`` (layers outside ``audio_dual_ffn_layers`` are skipped by audio
+            positions) or ``dual_ffn`` (there audio positions take the text FFN).
+        audio_dual_ffn_layers: indices of the layers that hold a second FFN for audio positions.
+        audio_ffn_hidden_size, audio_ffn_intermediate_size: widths of that FFN; the first equals the backbone's.
+        audio_num_codebooks: K, codebooks per frame.
+        audio_codebook_size: codes per codebook, without the stream's bos and eos (1024; each table has 1026 rows).
+        audio_stream_bos_id, audio_stream_eos_id: the two extra rows of each codebook.
+        audio_in_token_idx, audio_out_token_idx: ids of ``<|AUDIO|>`` and ``<|AUDIO_OUT|>``.
+        audio_out_bos_token_id, audio_eos_token_id: ids of ``<|audio_out_bos|>`` and ``<|audio_eos|>``.
+        pad_token_id: id of padding in ``input_ids``.
+        encode_audio_in_tokens: reference clips reach the model as codes.
+        encode_whisper_embed: reference clips reach the model as Whisper features.
+        skip_audio_tower: there is no tower, so Whisper features cannot be read.
+        use_delay_pattern: codebook k is shifted right by k columns.
+    """
+
+    model_type = "higgs_audio"
+    sub_configs_defaults = {
+        "text_config": SubConfigSpec(config_class=LlamaConfig),
+        "audio_encoder_config": SubConfigSpec(config_class=WhisperConfig),
+    }
+
+    text_config: dict[str, Any] | PreTrainedConfig | None = None
+    audio_encoder_config: dict[str, Any] | PreTrainedConfig | None = None
+    audio_adapter_type: str = "dual_ffn_fast_forward"
+    audio_dual_ffn_layers: list[int] | None = None
+    audio_ffn_hidden_size: int | None = None
+    audio_ffn_intermediate_size: int | None = None
+    audio_num_codebooks: int = 8
+    audio_codebook_size: int = 1024
+    audio_stream_bos_id: int = 1024
+    audio_stream_eos_id: int = 1025
+    audio_in_token_idx: int = 128015
+    audio_out_token_idx: int = 128016
+    audio_out_bos_token_id: int = 128013
+    audio_eos_token_id: int = 128012
+    pad_token_id: int = 128001
+    encode_audio_in_tokens: bool = True
+    encode_whisper_embed: bool = False
+    skip_audio_tower: bool = True
+    use_delay_pattern: bool = True
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # The released file names its tower "higgs_audio_encoder", a type that transformers does not know.
+        if isinstance(self.audio_encoder_config, dict):
+            self.audio_encoder_config = {k: v for k, v in self.audio_encoder_config.items() if k != "model_type"}
+        super().__post_init__(**kwargs)
+        if self.audio_dual_ffn_layers is None:
+            self.audio_dual_ffn_layers = list(range(self.text_config.num_hidden_layers))
+        if self.audio_ffn_hidden_size is None:
+            self.audio_ffn_hidden_size = self.text_config.hidden_size
+        if self.audio_ffn_intermediate_size is None:
+            self.audio_ffn_intermediate_size = self.text_config.intermediate_size
+        self._check()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:
+        """As in transformers, except that the configuration of another kind of model is an error.
+
+        Raises:
+            InputError: if ``config.json`` names another ``model_type``.
+        """
+        found, _ = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        if found.get("model_type") != cls.model_type:
+            raise InputError(
+                f"{pretrained_model_name_or_path}: config.json has model_type {found.get('model_type')!r}, not "
+                f"{cls.model_type!r}: these weights are not in the original layout of Higgs Audio v2 "
+                "(on the hub: the revision that --model_revision is pinned to)"
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @property
+    def codebook_rows(self) -> int:
+        """Rows of one codebook's embedding and head: its codes and the stream's bos and eos (1026 as released)."""
+        return self.audio_codebook_size + STREAM_TOKENS_PER_CODEBOOK
+
+    @property
+    def hidden_size(self) -> int:
+        """Width D of the residual stream."""
+        return self.text_config.hidden_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the text embedding and head."""
+        return self.text_config.vocab_size
+
+    def _check(self) -> None:
+        """Raise ``ValueError`` for field values that no Higgs Audio v2 checkpoint can have."""
+        layers = self.text_config.num_hidden_layers
+        problems = []
+        if self.audio_adapter_type not in ADAPTER_TYPES:
+            problems.append(f"audio_adapter_type {self.audio_adapter_type!r} is not one of {ADAPTER_TYPES}")
+        if any(not 0 <= layer < layers for layer in self.audio_dual_ffn_layers):
+            problems.append(f"audio_dual_ffn_layers {self.audio_dual_ffn_layers} are not all in 0..{layers - 1}")
+        if self.audio_ffn_hidden_size != self.text_config.hidden_size:
+            problems.append(
+                f"audio_ffn_hidden_size {self.audio_ffn_hidden_size} is not the backbone's {self.hidden_size}"
+            )
+        for name in ("audio_stream_bos_id", "audio_stream_eos_id"):
+            if not 0 <= getattr(self, name) < self.codebook_rows:
+                problems.append(f"{name} {getattr(self, name)} is not in 0..{self.codebook_rows - 1}")
+        if problems:
+            raise ValueError("HiggsAudioConfig: " + "; ".join(problems))

@@ -1,0 +1,118 @@
+"""The training loss: cross entropy only at positions that have a label, in sums and counts, never means of means.
+
+With ``audio_logits`` of shape (columns of all segments, K, V) and labels aligned with the inputs::
+
+    audio:  CE_k = cross_entropy(audio_logits[:-1, k], label_audio_ids[k, 1:])     column 0 of a segment has no label
+    text:   CE   = cross_entropy(logits[:, :-1], expanded_labels[:, 1:])
+    loss    = text_weight * CE_text + audio_weight * mean_k CE_k
+
+The shift by one happens here (:func:`next_text_labels`, :func:`next_audio_labels`) and nowhere else.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from boson_multimodal.constants import IGNORE_INDEX
+from boson_multimodal.errors import InputError
+
+LOGITS_PER_CHUNK = 2**25
+"""Logits held at once by one head: 134 MB in fp32, 261 rows of the released text head."""
+
+
+@dataclass(kw_only=True)
+class LossConfig:
+    """Weights of the two heads in the training loss.
+
+    Attributes:
+        text_weight: factor of the text cross entropy.
+        audio_weight: factor of the mean over codebooks of the audio cross entropy.
+    """
+
+    text_weight: float = field(default=1.0, metadata={"help": "Factor of the text cross entropy in the loss."})
+    audio_weight: float = field(
+        default=1.0, metadata={"help": "Factor of the audio cross entropy (mean over codebooks) in the loss."}
+    )
+
+    _argument_group_name = "loss"
+
+    def __post_init__(self) -> None:
+        for name in ("text_weight", "audio_weight"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is {getattr(self, name)}; it must be a finite number of at least 0")
+        if self.text_weight == self.audio_weight == 0.0:
+            raise InputError("text_weight and audio_weight are both 0: there would be nothing to train")
+
+
+def next_text_labels(label_ids_N: Tensor, position_ids_N: Tensor) -> Tensor:
+    """Label that each position predicts: that of the next position of the same sample, else ``IGNORE_INDEX``.
+
+    Args:
+        label_ids_N, position_ids_N: (N,) in sample order; a position of 0 begins a sample.
+    """
+    following = torch.full_like(label_ids_N, IGNORE_INDEX)
+    following[:-1] = label_ids_N[1:].masked_fill(position_ids_N[1:] == 0, IGNORE_INDEX)
+    return following
+
+
+def next_audio_labels(label_audio_ids_KC: Tensor) -> Tensor:
+    """(C, K) labels that each audio column predicts: those of the next column, nothing for the last."""
+    following = torch.full_like(label_audio_ids_KC, IGNORE_INDEX)
+    following[:, :-1] = label_audio_ids_KC[:, 1:]
+    return following.T
+
+
+def head_loss_sums(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, targets_RG: Tensor, num_logits: int) -> Tensor:
+    """Summed cross entropy of one head over R rows, for each of its G groups of classes.
+
+    The head runs on chunks of rows and, where gradients are wanted, again in the backward pass, so that at most
+    ``LOGITS_PER_CHUNK`` logits exist at a time. It is called as a module, so adapters on it count.
+
+    Args:
+        head: maps (rows, D) to (rows, G * V) logits.
+        hidden_RD: (R, D) hidden states of the rows that have a label.
+        targets_RG: (R, G) labels, ``IGNORE_INDEX`` where a group of a row has none.
+        num_logits: G * V.
+
+    Returns:
+        (G,) sums in fp32.
+    """
+    rows_per_chunk = max(1, LOGITS_PER_CHUNK // num_logits)
+    sums = torch.zeros(targets_RG.shape[1], dtype=torch.float32, device=hidden_RD.device)
+    for hidden, targets in zip(hidden_RD.split(rows_per_chunk), targets_RG.split(rows_per_chunk), strict=True):
+        if hidden.shape[0] == 0:  # split() of an empty tensor yields one empty chunk
+            continue
+        sums = sums + checkpoint(_chunk_loss_sums, head, hidden, targets, use_reentrant=False)
+    return sums
+
+
+def _chunk_loss_sums(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, targets_RG: Tensor) -> Tensor:
+    rows, groups = targets_RG.shape
+    logits = head(hidden_RD).float().view(rows * groups, -1)
+    losses = F.cross_entropy(logits, targets_RG.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+    return losses.view(rows, groups).sum(dim=0)
+
+
+def weighted_loss(
+    text_loss_sum: Tensor,
+    text_label_count: Tensor,
+    audio_loss_sum: Tensor,
+    audio_label_count: Tensor,
+    config: LossConfig,
+) -> Tensor:
+    """The scalar loss from sums and counts.
+
+    For one batch these are its own. In training each micro-batch gives its own sums and the counts of the whole
+    optimizer step (all micro-batches, all ranks): the results then add up to the loss of the step.
+
+    Args:
+        text_loss_sum, text_label_count: scalars.
+        audio_loss_sum, audio_label_count: (K,).
+    """
+    text = text_loss_sum / text_label_count.clamp(min=1)
+    audio = (audio_loss_sum / audio_label_count.clamp(min=1)).mean()
+    return config.text_weight * text + config.audio_weight * audio

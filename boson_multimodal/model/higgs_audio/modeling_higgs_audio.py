@@ -1,0 +1,436 @@
+"""HiggsAudioModel: a Llama backbone whose every layer holds a second FFN and two more norms for audio positions.
+
+The forward signature and the parameter names are those of Boson's original release, so its checkpoints load as they
+are. Inside, a batch is packed: see ``packing.py`` for the two orders of positions, ``loss.py`` for the heads.
+"""
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
+from transformers.utils import ModelOutput
+
+from boson_multimodal.constants import IGNORE_INDEX
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAudioConfig
+from boson_multimodal.model.higgs_audio.loss import (
+    LossConfig,
+    head_loss_sums,
+    next_audio_labels,
+    next_text_labels,
+    weighted_loss,
+)
+from boson_multimodal.model.higgs_audio.packing import PackedBatch, pack_batch, segment_lengths
+
+
+@dataclass
+class HiggsAudioModelOutput(ModelOutput):
+    """What ``HiggsAudioModel.forward`` returns. S is the padded length after audio slots are expanded.
+
+    Attributes:
+        loss: scalar; both heads weighted 1, means over this batch's own label counts. Given labels only.
+        text_loss_sum, text_label_count: scalars: summed cross entropy of the text head and how many labels it is over.
+        audio_loss_sum, audio_label_count: (K,) the same for each codebook.
+        logits: (B, S, vocabulary) text logits. Without labels, or with ``output_logits=True``.
+        audio_logits: (columns of all targets, K, codebook rows). Likewise.
+        expanded_input_ids, expanded_labels, attention_mask: (B, S).
+        audio_in_mask, audio_in_discrete_codes_mask, audio_out_mask: (B, S) booleans: reference columns, those of them
+            given as codes, target columns.
+        hidden_states: with ``output_hidden_states=True``, (B, S, D) before each layer and after the final norm.
+        audio_hidden_states: (columns of all targets, D) after the final norm. Wherever ``audio_logits`` are.
+        past_key_values: None; a key-value cache is not part of training.
+    """
+
+    loss: Tensor | None = None
+    text_loss_sum: Tensor | None = None
+    text_label_count: Tensor | None = None
+    audio_loss_sum: Tensor | None = None
+    audio_label_count: Tensor | None = None
+    logits: Tensor | None = None
+    audio_logits: Tensor | None = None
+    expanded_input_ids: Tensor | None = None
+    expanded_labels: Tensor | None = None
+    attention_mask: Tensor | None = None
+    audio_in_mask: Tensor | None = None
+    audio_in_discrete_codes_mask: Tensor | None = None
+    audio_out_mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    audio_hidden_states: Tensor | None = None
+    past_key_values: Any | None = None
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What a layer needs to know of the batch, on the device of the hidden states, made once per batch."""
+
+    num_text: int
+    sample_from_routed: Tensor
+    routed_from_sample: Tensor
+    sample_lengths: tuple[int, ...]
+    cumulative_lengths: Tensor
+    cos_Nd: Tensor
+    sin_Nd: Tensor
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, routing: Routing) -> Tensor:
+    """Causal attention of each sample to itself. (N, heads, d) in sample order -> (N, heads, d).
+
+    On CUDA in half precision one varlen kernel takes all samples; elsewhere SDPA runs sample by sample, which is
+    1.9 times as fast as one call under a block mask.
+    """
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        bounds, longest = routing.cumulative_lengths, max(routing.sample_lengths)
+        return varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=(-1, 0), enable_gqa=True)
+    outputs = []
+    for q, k, v in zip(*(x.split(routing.sample_lengths) for x in (query, key, value)), strict=True):
+        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        outputs.append(attended.squeeze(0).transpose(0, 1))
+    return torch.cat(outputs)
+
+
+class HiggsAudioAttention(nn.Module):
+    """Grouped-query attention with rotary positions, shared by text and audio."""
+
+    def __init__(self, config: HiggsAudioConfig) -> None:
+        super().__init__()
+        text = config.text_config
+        self.head_dim = text.head_dim
+        self.q_proj = nn.Linear(text.hidden_size, text.num_attention_heads * text.head_dim, bias=text.attention_bias)
+        self.k_proj = nn.Linear(text.hidden_size, text.num_key_value_heads * text.head_dim, bias=text.attention_bias)
+        self.v_proj = nn.Linear(text.hidden_size, text.num_key_value_heads * text.head_dim, bias=text.attention_bias)
+        self.o_proj = nn.Linear(text.num_attention_heads * text.head_dim, text.hidden_size, bias=text.attention_bias)
+
+    def forward(self, hidden_ND: Tensor, routing: Routing) -> Tensor:
+        """(N, D) in sample order -> (N, D) in sample order."""
+        query, key, value = (
+            projection(hidden_ND).unflatten(-1, (-1, self.head_dim))
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        query, key = apply_rotary_pos_emb(query, key, routing.cos_Nd, routing.sin_Nd)
+        return self.o_proj(attend(query, key, value, routing).flatten(-2))
+
+
+class HiggsAudioDualFFNDecoderLayer(GradientCheckpointingLayer):
+    """A Llama layer in which audio positions take norms and an FFN of their own; attention is shared."""
+
+    def __init__(self, config: HiggsAudioConfig) -> None:
+        super().__init__()
+        text = config.text_config
+        audio = replace_ffn_width(text, config.audio_ffn_intermediate_size)
+        self.self_attn = HiggsAudioAttention(config)
+        self.mlp = LlamaMLP(text)
+        self.input_layernorm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.post_attention_layernorm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.audio_mlp = LlamaMLP(audio)
+        self.audio_input_layernorm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.audio_post_attention_layernorm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+
+    def forward(self, hidden_ND: Tensor, routing: Routing) -> Tensor:
+        """(N, D) in routed order -> (N, D) in routed order."""
+        text, audio = hidden_ND[: routing.num_text], hidden_ND[routing.num_text :]
+        normed = torch.cat([self.input_layernorm(text), self.audio_input_layernorm(audio)])
+        attended = self.self_attn(normed[routing.sample_from_routed], routing)
+        hidden_ND = hidden_ND + attended[routing.routed_from_sample]
+
+        text, audio = hidden_ND[: routing.num_text], hidden_ND[routing.num_text :]
+        return torch.cat(
+            [
+                text + self.mlp(self.post_attention_layernorm(text)),
+                audio + self.audio_mlp(self.audio_post_attention_layernorm(audio)),
+            ]
+        )
+
+
+def replace_ffn_width(text_config: Any, intermediate_size: int) -> Any:
+    """A copy of the Llama configuration with another FFN width."""
+    return type(text_config).from_dict({**text_config.to_dict(), "intermediate_size": intermediate_size})
+
+
+class HiggsAudioDecoderProjection(nn.Module):
+    """The two heads: text vocabulary, and K codebooks side by side."""
+
+    def __init__(self, config: HiggsAudioConfig) -> None:
+        super().__init__()
+        codebook_logits = config.audio_num_codebooks * config.codebook_rows
+        self.text_lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.audio_lm_head = nn.Linear(config.hidden_size, codebook_logits, bias=False)
+
+
+class HiggsAudioPreTrainedModel(PreTrainedModel):
+    """Loading, saving and gradient checkpointing, as transformers has them."""
+
+    config_class = HiggsAudioConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["HiggsAudioDualFFNDecoderLayer"]
+
+
+class HiggsAudioModel(HiggsAudioPreTrainedModel):
+    """Higgs Audio v2 as released: every layer dual, reference voices given as codes.
+
+    Raises:
+        InputError: if the configuration describes a form of the architecture that this class does not build.
+    """
+
+    def __init__(self, config: HiggsAudioConfig) -> None:
+        super().__init__(config)
+        _refuse_other_forms(config)
+        text = config.text_config
+        self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size)
+        self.audio_codebook_embeddings = nn.Embedding(
+            config.audio_num_codebooks * config.codebook_rows, text.hidden_size
+        )
+        self.layers = nn.ModuleList(HiggsAudioDualFFNDecoderLayer(config) for _ in range(text.num_hidden_layers))
+        self.norm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(text)
+        self.audio_decoder_proj = HiggsAudioDecoderProjection(config)
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
+        """``PreTrainedModel.from_pretrained``, except that a tensor missing, unexpected or misshapen is an error.
+
+        Raises:
+            InputError: listing those tensors, instead of training on random weights.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        if "config" not in kwargs:
+            kwargs["config"] = HiggsAudioConfig.from_pretrained(
+                pretrained_model_name_or_path, revision=kwargs.get("revision")
+            )
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        offenders = [f"{key}: missing" for key in sorted(info["missing_keys"])]
+        offenders += [f"{key}: unexpected" for key in sorted(info["unexpected_keys"])]
+        offenders += [f"{key}: has shape {tuple(a)}, not {tuple(b)}" for key, a, b in sorted(info["mismatched_keys"])]
+        raise_if_any(f"{pretrained_model_name_or_path}: tensors do not fit the configuration", offenders)
+        return (model, info) if wants_info else model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embed_tokens = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_feature_attention_mask: Tensor | None = None,
+        audio_in_ids: Tensor | None = None,
+        audio_in_ids_start: Tensor | None = None,
+        audio_out_ids: Tensor | None = None,
+        audio_out_ids_start: Tensor | None = None,
+        audio_out_ids_start_group_loc: Tensor | None = None,
+        label_ids: Tensor | None = None,
+        label_audio_ids: Tensor | None = None,
+        past_key_values: Any | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_audio_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        output_logits: bool | None = None,
+    ) -> HiggsAudioModelOutput:
+        """Run the model on a padded batch; with labels, return loss sums and counts instead of logits.
+
+        Ids may lie on the CPU while the weights are elsewhere: the index arithmetic then needs no synchronisation.
+
+        Args:
+            input_ids: (B, S0) token ids, one id per audio slot.
+            attention_mask: (B, S0), 0 at padding; None means no padding.
+            audio_in_ids: (K, columns) delayed codes of the references, side by side in order of appearance.
+            audio_in_ids_start: first column of each reference.
+            audio_out_ids, audio_out_ids_start: the same for targets.
+            audio_out_ids_start_group_loc: sample of each target; the order of the slots already says it.
+            label_ids: (B, S0) text labels aligned with ``input_ids``; ``IGNORE_INDEX`` where there is no loss.
+            label_audio_ids: (K, columns) labels aligned with ``audio_out_ids``.
+            output_hidden_states: also return padded hidden states.
+            output_logits: also return logits where labels are given.
+            inputs_embeds, audio_features, audio_feature_attention_mask, past_key_values, use_cache,
+                output_attentions, output_audio_hidden_states, return_dict: of the original signature.
+
+        Raises:
+            ValueError: if an argument asks for what this form of the model does not have, or audio slots and
+                segments differ in number.
+        """
+        _refuse_unsupported(
+            inputs_embeds=inputs_embeds,
+            audio_features=audio_features,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            output_attentions=output_attentions,
+        )
+        audio_in_ids, audio_in_lengths = _segments(audio_in_ids, audio_in_ids_start, input_ids, self.config)
+        audio_out_ids, audio_out_lengths = _segments(audio_out_ids, audio_out_ids_start, input_ids, self.config)
+        packed = pack_batch(
+            input_ids,
+            attention_mask,
+            audio_in_lengths,
+            audio_out_lengths,
+            label_ids,
+            self.config.audio_in_token_idx,
+            self.config.audio_out_token_idx,
+        )
+        hidden, all_hidden = self._run_layers(packed, audio_in_ids, audio_out_ids, bool(output_hidden_states))
+
+        output = _masks(packed, self.config)
+        if all_hidden:
+            in_sample_order = packed.sample_from_routed.to(self.device)
+            output.hidden_states = tuple(packed.pad(h[in_sample_order], 0.0) for h in all_hidden)
+        has_labels = label_ids is not None or label_audio_ids is not None
+        if has_labels:
+            self._add_losses(output, hidden, packed, label_audio_ids)
+        if output_logits or not has_labels:
+            self._add_logits(output, hidden, packed)
+        return output
+
+    def _run_layers(
+        self, packed: PackedBatch, audio_in_ids: Tensor, audio_out_ids: Tensor, keep_hidden: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(N, D) after the final norm in routed order and, if kept, that and the input of every layer."""
+        text_ids = packed.input_ids_N[packed.routed_from_sample[: packed.num_text]]
+        hidden = torch.cat(
+            [
+                self.embed_tokens(to_device(text_ids, self.device)),
+                self._embed_audio(audio_in_ids),
+                self._embed_audio(audio_out_ids),
+            ]
+        )
+        position_ids = to_device(packed.position_ids_N, self.device)
+        cos, sin = self.rotary_emb(hidden, position_ids)
+        bounds = F.pad(torch.tensor(packed.sample_lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
+        routing = Routing(
+            num_text=packed.num_text,
+            sample_from_routed=to_device(packed.sample_from_routed, self.device),
+            routed_from_sample=to_device(packed.routed_from_sample, self.device),
+            sample_lengths=packed.sample_lengths,
+            cumulative_lengths=to_device(bounds, self.device),
+            cos_Nd=cos,
+            sin_Nd=sin,
+        )
+        all_hidden = []
+        for layer in self.layers:
+            if keep_hidden:
+                all_hidden.append(hidden)
+            hidden = layer(hidden, routing)
+        hidden = self.norm(hidden)
+        if keep_hidden:
+            all_hidden.append(hidden)
+        return hidden, all_hidden
+
+    def _embed_audio(self, codes_KC: Tensor) -> Tensor:
+        """(K, C) code columns -> (C, D): the embeddings of a column's K codes, summed."""
+        first_row = torch.arange(self.config.audio_num_codebooks, device=codes_KC.device) * self.config.codebook_rows
+        return self.audio_codebook_embeddings(to_device(codes_KC.T + first_row, self.device)).sum(dim=1)
+
+    def _add_losses(
+        self, output: HiggsAudioModelOutput, hidden: Tensor, packed: PackedBatch, label_audio_ids: Tensor | None
+    ) -> None:
+        """Run each head on the rows that predict a label, and add the sums, counts and the batch's own loss."""
+        heads, config = self.audio_decoder_proj, self.config
+        label_ids_N = packed.label_ids_N
+        if label_ids_N is None:
+            label_ids_N = torch.full_like(packed.input_ids_N, IGNORE_INDEX)
+        targets = next_text_labels(label_ids_N, packed.position_ids_N)
+        rows = (targets != IGNORE_INDEX).nonzero().squeeze(-1)
+        text_rows = to_device(packed.sample_from_routed[rows], self.device)
+        text_targets = to_device(targets[rows], self.device)
+        output.text_label_count = torch.tensor(rows.numel(), device=self.device)
+        output.text_loss_sum = head_loss_sums(
+            heads.text_lm_head, hidden[text_rows], text_targets[:, None], config.vocab_size
+        ).squeeze(0)
+
+        if label_audio_ids is None:
+            label_audio_ids = torch.full((config.audio_num_codebooks, packed.num_audio_out), IGNORE_INDEX)
+        targets = next_audio_labels(label_audio_ids)
+        rows = (targets != IGNORE_INDEX).any(dim=1).nonzero().squeeze(-1)
+        audio_rows = to_device(rows + packed.num_text + packed.num_audio_in, self.device)
+        audio_targets = to_device(targets[rows], self.device)
+        output.audio_label_count = (audio_targets != IGNORE_INDEX).sum(dim=0)
+        output.audio_loss_sum = head_loss_sums(
+            heads.audio_lm_head, hidden[audio_rows], audio_targets, config.audio_num_codebooks * config.codebook_rows
+        )
+        output.loss = weighted_loss(
+            output.text_loss_sum,
+            output.text_label_count,
+            output.audio_loss_sum,
+            output.audio_label_count,
+            LossConfig(),
+        )
+
+    def _add_logits(self, output: HiggsAudioModelOutput, hidden: Tensor, packed: PackedBatch) -> None:
+        """Add both heads' logits at every position, text padded to the grid."""
+        heads, config = self.audio_decoder_proj, self.config
+        in_sample_order = to_device(packed.sample_from_routed, self.device)
+        output.logits = packed.pad(heads.text_lm_head(hidden[in_sample_order]), 0.0)
+        output.audio_hidden_states = hidden[packed.num_text + packed.num_audio_in :]
+        output.audio_logits = heads.audio_lm_head(output.audio_hidden_states).view(
+            -1, config.audio_num_codebooks, config.codebook_rows
+        )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move without waiting: from pinned memory where the target is a CUDA device."""
+    if tensor.device == device:
+        return tensor
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+def _segments(
+    ids_KC: Tensor | None, starts: Tensor | None, input_ids: Tensor, config: HiggsAudioConfig
+) -> tuple[Tensor, Tensor]:
+    """Codes and the columns of each segment; no codes at all (None, or the original's empty tensor) give none."""
+    if ids_KC is None or ids_KC.numel() == 0:
+        return input_ids.new_zeros((config.audio_num_codebooks, 0)), input_ids.new_zeros(0)
+    if ids_KC.shape[0] != config.audio_num_codebooks:
+        raise ValueError(f"{ids_KC.shape[0]} rows of codes for a model with {config.audio_num_codebooks} codebooks")
+    return ids_KC, segment_lengths(ids_KC.shape[1], starts)
+
+
+def _masks(packed: PackedBatch, config: HiggsAudioConfig) -> HiggsAudioModelOutput:
+    """The padded ids, labels and masks that the original returns beside its logits, on the device of the ids."""
+    in_mask = packed.pad(packed.input_ids_N == config.audio_in_token_idx, False)
+    labels = packed.label_ids_N
+    return HiggsAudioModelOutput(
+        expanded_input_ids=packed.pad(packed.input_ids_N, config.pad_token_id),
+        expanded_labels=None if labels is None else packed.pad(labels, IGNORE_INDEX),
+        attention_mask=packed.pad(torch.ones_like(packed.input_ids_N), 0),
+        audio_in_mask=in_mask,
+        audio_in_discrete_codes_mask=in_mask,
+        audio_out_mask=packed.pad(packed.input_ids_N == config.audio_out_token_idx, False),
+    )
+
+
+def _refuse_other_forms(config: HiggsAudioConfig) -> None:
+    """Name what the checkpoint has beyond the released form, instead of computing something else."""
+    every_layer = list(range(config.text_config.num_hidden_layers))
+    offenders = []
+    if not config.skip_audio_tower:
+        offenders.append("skip_audio_tower is false: an audio tower is not supported")
+    if config.audio_adapter_type == "dual_ffn_fast_forward" and sorted(config.audio_dual_ffn_layers) != every_layer:
+        offenders.append("audio_dual_ffn_layers leaves out layers: fast-forward layers are not supported")
+    if config.audio_adapter_type == "dual_ffn" and sorted(config.audio_dual_ffn_layers) != every_layer:
+        offenders.append("audio_dual_ffn_layers leaves out layers: single-FFN layers are not supported")
+    if not config.encode_audio_in_tokens and config.encode_whisper_embed:
+        offenders.append("encode_whisper_embed without encode_audio_in_tokens: the reference would be dropped")
+    raise_if_any("this checkpoint is not of the released form of Higgs Audio v2", offenders)
+
+
+def _refuse_unsupported(**arguments: Any) -> None:
+    given = [name for name, value in arguments.items() if value is not None and value is not False]
+    if given:
+        raise InputError(f"HiggsAudioModel.forward: {given} given, but this form of the model cannot use it")

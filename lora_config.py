@@ -1,0 +1,135 @@
+"""LoRA on Higgs Audio v2: which modules, with which settings."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from boson_multimodal.errors import InputError
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
+
+TARGET_GROUPS = {
+    "attention": r"layers\.\d+\.self_attn\.(q|k|v|o)_proj",
+    "text_mlp": r"layers\.\d+\.mlp\.(gate|up|down)_proj",
+    "audio_mlp": r"layers\.\d+\.audio_mlp\.(gate|up|down)_proj",
+    "heads": r"audio_decoder_proj\.(text|audio)_lm_head",
+    "audio_embeddings": r"audio_codebook_embeddings",
+}
+"""Module names by group. PEFT matches them whole, so ``layers`` of an audio tower are never taken."""
+
+
+@dataclass(kw_only=True)
+class HiggsAudioLoRATrainingConfig:
+    """Settings of the adapter.
+
+    Attributes:
+        lora_rank: rank r of the two factors.
+        lora_alpha: the update is scaled by alpha / r (alpha / sqrt(r) with rsLoRA).
+        lora_dropout: dropout before the first factor.
+        lora_targets: groups of modules (``TARGET_GROUPS``).
+        use_rslora, use_dora: variants (arXiv:2312.03732, arXiv:2402.09353), as PEFT has them.
+    """
+
+    lora_rank: int = field(default=16, metadata={"help": "Rank of the adapter."})
+    lora_alpha: float = field(default=32.0, metadata={"help": "The update is scaled by lora_alpha / lora_rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input."})
+    lora_targets: list[str] = field(
+        default_factory=lambda: ["attention", "audio_mlp", "text_mlp"],
+        metadata={"help": f"Groups of modules that get an adapter, of: {', '.join(TARGET_GROUPS)}."},
+    )
+    use_rslora: bool = field(default=False, metadata={"help": "Scale by lora_alpha / sqrt(lora_rank) instead."})
+    use_dora: bool = field(default=False, metadata={"help": "Weight-decomposed LoRA: slower, sometimes better."})
+
+    _argument_group_name = "adapter"
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 1:
+            raise InputError(f"lora_rank is {self.lora_rank}; it must be at least 1")
+        if not self.lora_alpha > 0:
+            raise InputError(f"lora_alpha is {self.lora_alpha}; it must be above 0")
+        if not 0.0 <= self.lora_dropout < 1.0:
+            raise InputError(f"lora_dropout is {self.lora_dropout}; it must be in [0, 1)")
+        unknown = [group for group in self.lora_targets if group not in TARGET_GROUPS]
+        if unknown or not self.lora_targets:
+            raise InputError(f"lora_targets is {self.lora_targets}; it must name some of {list(TARGET_GROUPS)}")
+
+    def to_peft(self) -> LoraConfig:
+        """PEFT's form of it. No task type: a causal-LM wrapper would pass ``labels``."""
+        return LoraConfig(
+            r=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=self.lora_dropout,
+            target_modules="|".join(f"({TARGET_GROUPS[group]})" for group in self.lora_targets),
+            use_rslora=self.use_rslora,
+            use_dora=self.use_dora,
+            bias="none",
+        )
+
+
+def create_higgs_audio_lora_model(
+    model_path: str | Path,
+    custom_config: HiggsAudioLoRATrainingConfig | None = None,
+    device_map: str | dict[str, torch.device] = "cpu",
+    torch_dtype: torch.dtype = torch.bfloat16,
+    enable_gradient_checkpointing: bool = False,
+) -> tuple[PeftModel, HiggsAudioConfig, LoraConfig]:
+    """Load a checkpoint and put a fresh adapter on it; the adapter's weights are fp32 whatever the base's type.
+
+    Returns:
+        (model, its configuration, PEFT's configuration). How many parameters train is printed.
+
+    Raises:
+        InputError: if the checkpoint's tensors do not fit, or fp16 is asked for.
+    """
+    base = load_base_model(model_path, device_map, torch_dtype, enable_gradient_checkpointing)
+    peft_config = (custom_config or HiggsAudioLoRATrainingConfig()).to_peft()
+    model = get_peft_model(base, peft_config)
+    _print_trainable(model)
+    return model, base.config, peft_config
+
+
+def load_base_model(
+    model_path: str | Path,
+    device_map: str | dict[str, torch.device],
+    torch_dtype: torch.dtype,
+    enable_gradient_checkpointing: bool,
+) -> HiggsAudioModel:
+    """The checkpoint, frozen. Raises as :func:`create_higgs_audio_lora_model`."""
+    if torch_dtype == torch.float16:
+        raise InputError("torch_dtype float16: it overflows in this model; use bfloat16, or float32 on CPU")
+    base = HiggsAudioModel.from_pretrained(model_path, dtype=torch_dtype, device_map=device_map)
+    base.requires_grad_(False)
+    if enable_gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    return base
+
+
+def load_adapter(base: HiggsAudioModel, adapter: Path, config: HiggsAudioLoRATrainingConfig) -> PeftModel:
+    """Continue from a trained adapter (``--init_adapter``).
+
+    Raises:
+        InputError: if it is not an adapter of the shape that the flags ask for.
+    """
+    if not (adapter / "adapter_config.json").is_file():
+        raise InputError(f"--init_adapter {adapter}: no adapter_config.json in it; give the folder of an adapter")
+    found, wanted = LoraConfig.from_pretrained(str(adapter)), config.to_peft()
+    names = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
+    differ = [
+        f"{name} is {getattr(found, name)!r}, the flags ask for {getattr(wanted, name)!r}"
+        for name in names
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    if differ:
+        raise InputError(f"--init_adapter {adapter}: {'; '.join(differ)}; give the flags it was trained with")
+    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, config=wanted)
+    _print_trainable(model)
+    return model
+
+
+def _print_trainable(model: PeftModel) -> None:
+    """How many parameters train, of how many; once per run."""
+    if int(os.environ.get("RANK", 0)) == 0:
+        trainable, total = model.get_nb_trainable_parameters()
+        print(f"trainable parameters: {trainable:,} of {total:,} ({100 * trainable / total:.2f} %)")

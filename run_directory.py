@@ -1,0 +1,225 @@
+"""What a run leaves in its output folder, and whether another run may go on from there.
+
+    run.json                     what the run is: resolved flags, data fingerprints, versions, commit
+    metrics.jsonl                one line per logged step and per evaluation
+    tensorboard/                 the same, plotted
+    checkpoint-000120/           adapter_model.safetensors, adapter_config.json, run.json,
+                                 trainer_state.json, optimizer.pt
+
+A checkpoint is written under a temporary name and renamed, so each one that has its name is whole.
+"""
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from boson_multimodal.errors import InputError, raise_if_any
+
+RUN_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+STATE_FILE = "trainer_state.json"
+TENSORBOARD_FOLDER = "tensorboard"
+LOCK_FILE = ".lock"
+CHECKPOINT_PREFIX = "checkpoint-"
+TEMPORARY_PREFIX = ".writing-"
+RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "torchaudio", "soundfile", "numpy")
+
+
+class RunDirectory:
+    """The output folder of one run, as its main process sees it.
+
+    Args:
+        folder: made if absent.
+        identity: nested names and values that decide what the run computes; two runs of equal identity are one.
+        details: what else ``run.json`` records.
+
+    Raises:
+        InputError: if the folder cannot be made, or a running process is writing to it.
+    """
+
+    def __init__(self, folder: Path, identity: dict[str, Any], details: dict[str, Any]) -> None:
+        self.folder = folder
+        self.identity = identity
+        self.details = details
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(folder / LOCK_FILE)
+        except OSError as error:
+            raise InputError(f"--output_dir {folder}: cannot be written ({error.strerror})") from error
+
+    def open(self, resume: str, overwrite: bool) -> Path | None:
+        """Decide where the run begins, and write ``run.json``.
+
+        Args:
+            resume: ``auto`` (go on from the newest checkpoint of the same run), ``none``, or a checkpoint's folder.
+            overwrite: remove the files of whatever run is there.
+
+        Returns:
+            The checkpoint to go on from, or None to begin at step 0.
+
+        Raises:
+            InputError: if the folder holds another run (naming each difference), or the checkpoint is not one.
+        """
+        _remove(self.folder.glob(f"{TEMPORARY_PREFIX}*"))
+        if overwrite:
+            _remove(self._run_files())
+        checkpoint = Path(resume) if resume not in ("auto", "none") else None
+        if checkpoint is not None:
+            self._check_checkpoint(checkpoint)
+        if self._run_files():
+            if resume == "none":
+                raise InputError(
+                    f"--output_dir {self.folder}: holds a run; --resume auto goes on with it, --overwrite removes it"
+                )
+            self._check_identity(self.folder, f"--output_dir {self.folder}: holds another run")
+            if checkpoint is None:
+                checkpoint = self.newest_checkpoint()
+        _write_json(self.folder / RUN_FILE, {"identity": self.identity, **self.details})
+        return checkpoint
+
+    def checkpoints(self) -> list[Path]:
+        """Whole checkpoints, oldest first."""
+        found = [p for p in self.folder.glob(f"{CHECKPOINT_PREFIX}*") if (p / STATE_FILE).is_file()]
+        return sorted(found, key=checkpoint_step)
+
+    def newest_checkpoint(self) -> Path | None:
+        """The one with the most steps."""
+        found = self.checkpoints()
+        return found[-1] if found else None
+
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
+        """Let ``write`` fill a temporary folder, add the trainer's state, and rename it to the step's name."""
+        target = self.checkpoint_path(step)
+        temporary = self.folder / f"{TEMPORARY_PREFIX}{target.name}"
+        temporary.mkdir()
+        write(temporary)
+        _write_json(temporary / RUN_FILE, {"identity": self.identity, **self.details})
+        _write_json(temporary / STATE_FILE, state)
+        for path in temporary.iterdir():
+            _sync(path)
+        if target.exists():  # a run that went on from an earlier checkpoint comes by here again
+            shutil.rmtree(target)
+        os.rename(temporary, target)
+        _sync(self.folder)
+        return target
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, or would."""
+        return self.folder / f"{CHECKPOINT_PREFIX}{step:06d}"
+
+    def prune_checkpoints(self, limit: int, best_step: int | None) -> None:
+        """Remove the oldest beyond ``limit`` (0: none); the best always stays."""
+        for path in self.checkpoints()[:-limit] if limit else []:
+            if checkpoint_step(path) != best_step:
+                shutil.rmtree(path)
+
+    def cut_metrics(self, step: int) -> Path:
+        """Drop what ``metrics.jsonl`` says of later steps (and a line that a kill cut short); return its path."""
+        path = self.folder / METRICS_FILE
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+        temporary = self.folder / f"{TEMPORARY_PREFIX}{METRICS_FILE}"
+        temporary.write_text("".join(kept), encoding="utf-8")
+        os.replace(temporary, path)
+        return path
+
+    def _run_files(self) -> list[Path]:
+        names = (RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER)
+        found = [self.folder / name for name in names if (self.folder / name).exists()]
+        return found + sorted(self.folder.glob(f"{CHECKPOINT_PREFIX}*"))
+
+    def _check_checkpoint(self, checkpoint: Path) -> None:
+        if not (checkpoint / STATE_FILE).is_file():
+            raise InputError(f"--resume {checkpoint}: no {STATE_FILE} in it; give auto, none or a checkpoint's folder")
+        self._check_identity(checkpoint, f"--resume {checkpoint}: is a checkpoint of another run")
+
+    def _check_identity(self, folder: Path, heading: str) -> None:
+        if not (folder / RUN_FILE).is_file():
+            raise InputError(f"{heading}: no {RUN_FILE} says which; give another folder, or --overwrite")
+        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["identity"]
+        raise_if_any(
+            f"{heading}. Give the same flags and data to go on with it, another --output_dir for a new run (with "
+            "--init_adapter to start from this one's adapter), or --overwrite. Differences",
+            differences(found, json.loads(json.dumps(self.identity))),
+        )
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Optimizer steps that a checkpoint has behind it."""
+    return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The trainer's state in a checkpoint."""
+    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+
+
+def differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """Each name whose value differs, as ``name: was X, is Y``; nested names are joined by dots."""
+    found = []
+    for name in dict.fromkeys([*was, *now]):
+        old, new = was.get(name), now.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name}: was {old!r}, is {new!r}")
+    return found
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """16 hex digits: a checkpoint's configuration, and the names and sizes of its weights."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
+        content = path.read_text(encoding="utf-8") if path.suffix == ".json" else ""
+        digest.update(json.dumps([path.name, path.stat().st_size, content]).encode())
+    return digest.hexdigest()[:16]
+
+
+def environment(project: Path) -> dict[str, Any]:
+    """Versions of what computes, and the commit of ``project`` where it is a checkout."""
+    try:
+        command = ["git", "-C", str(project), "rev-parse", "HEAD"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or not a checkout
+        commit = None
+    versions = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
+    return {"versions": versions, "python": platform.python_version(), "git_commit": commit}
+
+
+def _lock(path: Path) -> IO[str]:
+    """Hold a lock for the life of the process; the system drops it when the process dies, however it dies."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"--output_dir {path.parent}: another process is training into it") from error
+    return file
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold it before something depends on it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)

@@ -1,0 +1,508 @@
+"""Build a self-contained demo: Arabic clips, a tiny Higgs Audio v2 and a tiny codec, all made here, nothing downloaded.
+
+    python -m tools.make_demo --output_dir DIR [--seed 0]
+
+DIR gets `train_chatml_samples.json`, `val_chatml_samples.json`, `clips/VOICE/NAME.wav` (24 kHz mono 16-bit), `model/`
+(Llama-3-style tokenizer, config and random weights) and `audio_tokenizer/` (24 kHz, 25 frames/s, 8 codebooks of 1024).
+The shapes and ids follow the release; the weights are random, so the demo shows that training works, not how it sounds.
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import HiggsAudioV2TokenizerConfig, HiggsAudioV2TokenizerModel
+
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
+
+SAMPLE_RATE = 24000
+STEP = 120  # samples per control frame of the synthesiser: 5 ms
+MIN_SECONDS, MAX_SECONDS = 1.05, 2.45
+N_CODEBOOKS, CODEBOOK_SIZE, CODEBOOK_DIM = 8, 1024, 16
+ACOUSTIC_DIM = SEMANTIC_DIM = 32
+SYSTEM_PROMPT = "You are a helpful assistant capable of generating speech in the voice of the provided reference audio."
+USER_PROMPT = "Please generate speech for given text in reference audio's voice: "
+
+
+class Voice(NamedTuple):
+    """pitch in Hz; pitch_range relative to it; formant_scale 1 = adult male; breath 0..1; rate 1 = table durations."""
+
+    pitch: float
+    pitch_range: float
+    formant_scale: float
+    breath: float
+    rate: float
+
+
+VOICES = {
+    "amal": Voice(205, 0.22, 1.16, 0.10, 1.05),
+    "badr": Voice(105, 0.14, 0.97, 0.04, 0.95),
+    "dina": Voice(245, 0.30, 1.22, 0.18, 1.15),
+    "faris": Voice(135, 0.25, 1.03, 0.08, 0.85),
+    "hana": Voice(225, 0.18, 1.19, 0.06, 0.95),
+    "karim": Voice(118, 0.20, 0.94, 0.14, 1.10),
+}
+SENTENCES = {
+    "amal": "صباح الخير يا صديقي / كيف حالك اليوم / الشمس تشرق مبكرا / أحب قراءة الكتب",
+    "badr": "السماء صافية هذا المساء / نشرب الشاي بعد الغداء / المدينة جميلة في الليل / ذهب الولد إلى المدرسة",
+    "dina": "البحر هادئ الآن / هذا كتاب جديد / وصل القطار متأخرا / أين تقع المكتبة",
+    "faris": "الطقس بارد جدا / سافر أخي أمس / عندي سؤال قصير / شكرا على المساعدة",
+    "hana": "مساء الخير جميعا / القهوة ساخنة جدا",
+    "karim": "نلتقي غدا صباحا / الباب مفتوح دائما",
+}
+SPLITS = {"train": ("amal", "badr", "dina", "faris"), "val": ("hana", "karim")}
+
+# Text for the tokenizer, and for the further speech from which the codec's codebooks are drawn.
+ARABIC_CORPUS = """
+اللغة العربية من أكثر اللغات انتشارا / يتعلم الأطفال القراءة والكتابة في المدرسة / تشرق الشمس من الشرق وتغرب في الغرب
+الصوت موجة تنتقل في الهواء / نستمع إلى الأخبار كل صباح / كان الطريق طويلا ولكن الرحلة ممتعة / ظهر القمر وغابت الغيوم
+في البيت حديقة صغيرة وشجرة كبيرة / يعمل أبي مهندسا في شركة كبيرة / تسكن جدتي في قرية قريبة من الجبل / اخرج ثم ارجع
+اشترينا خبزا وحليبا من السوق / سوف نسافر إلى البحر في الصيف / هل تريد كوبا من الماء / من فضلك أغلق النافذة والباب
+الوقت من ذهب فلا تضيع وقتك / العلم نور والجهل ظلام / قال المعلم إن الدرس سهل / هذه سيارة جديدة وتلك سيارة قديمة
+واحد اثنان ثلاثة أربعة خمسة / ستة سبعة ثمانية تسعة عشرة / السبت الأحد الاثنين الثلاثاء / الأربعاء الخميس الجمعة
+أبيض وأسود وأحمر وأخضر وأزرق / القلب والعين واليد والوجه / ما اسمك؟ اسمي سالم، وأنا من عمان / أهلا وسهلا بكم
+كَتَبَ الطّالِبُ الدَّرْسَ / السَّلامُ عَلَيْكُمْ وَرَحْمَةُ اللهِ / هٰذا بَيْتٌ كَبيرٌ / ذَهَبَتْ البِنْتُ إلى المَدْرَسَةِ
+"""
+ENGLISH_CORPUS = """
+You are an AI assistant designed to convert text into speech. Generate audio following instruction.
+If the user's message includes a speaker tag, use the same voice for the answer. Audio is recorded from a quiet room.
+Please read the following sentence in the voice of the reference speaker. The speech is clear and the voice natural.
+The sun rises in the east and sets in the west. It's a simple fact that people have observed for a very long time.
+We don't know what they've found, but I'm sure that there is something, and he'll take the train in the morning.
+One two three four five six seven eight nine ten. Numbers: 0 1 2 3 10 25 100 1024 2000 24000.
+"""
+
+# The 32 special tokens in the order of the release, whose ids start at 128000 where ours start after the ordinary ones.
+SPECIAL_TOKENS = """
+<|begin_of_text|> <|end_of_text|> <|reserved_special_token_0|> <|reserved_special_token_1|> <|finetune_right_pad_id|>
+<|reserved_special_token_2|> <|start_header_id|> <|end_header_id|> <|eom_id|> <|eot_id|> <|python_tag|> <|audio_bos|>
+<|audio_eos|> <|audio_out_bos|> <|reserved_special_token_6|> <|AUDIO|> <|AUDIO_OUT|> <|recipient|> <|scene_desc_start|>
+<|scene_desc_end|> <|generation_instruction_start|> <|generation_instruction_end|> <SE> </SE> <SE_s> </SE_s> <SE_e>
+</SE_e> <|reserved_special_token_20|> <|reserved_special_token_21|> <|reserved_special_token_22|>
+<|reserved_special_token_23|>
+""".split()
+N_ORDINARY_TOKENS = 704  # with the 32 special ones: 736, a multiple of 32
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def _parts(text: str) -> list[str]:
+    """The entries of a text block: one per line or between slashes."""
+    return [part.strip() for line in text.strip().splitlines() for part in line.split("/")]
+
+
+class Phone(NamedTuple):
+    """kind: V vowel, A approximant, N nasal, S / Z voiceless / voiced fricative, T / B voiceless / voiced stop.
+
+    f1, f2, f3 and noise (centre of the friction or burst) in Hz; seconds at rate 1.
+    """
+
+    kind: str
+    f1: float
+    f2: float
+    f3: float
+    noise: float
+    seconds: float
+
+
+SHORT_A = Phone("V", 680, 1350, 2500, 0, 0.075)
+SHORT_I = Phone("V", 340, 2150, 2850, 0, 0.070)
+SHORT_U = Phone("V", 360, 850, 2350, 0, 0.070)
+LONG_A, LONG_I, LONG_U = (vowel._replace(seconds=2.0 * vowel.seconds) for vowel in (SHORT_A, SHORT_I, SHORT_U))
+# Letters, kind, f1, f2, f3, noise, milliseconds.
+CONSONANT_TABLE = """
+ءأإآؤئ T 550 1400 2500 1500 50 / ب B 300 900 2300 700 75 / ت T 350 1750 2700 4200 85
+ث S 350 1500 2600 6500 90 / ج Z 300 1900 2600 3000 90 / ح S 700 1350 2500 1800 100 / خ S 450 1200 2400 1400 100
+د B 300 1750 2700 3500 70 / ذ Z 320 1500 2600 6000 70 / ر A 450 1350 2000 0 55 / ز Z 300 1700 2600 6200 85
+س S 350 1700 2600 6500 110 / ش S 350 1900 2600 3200 115 / ص S 450 1100 2500 5500 115 / ض B 420 1050 2500 2600 80
+ط T 430 1050 2500 3000 85 / ظ Z 420 1100 2500 5000 80 / ع A 720 1250 2450 0 80 / غ Z 420 1100 2400 1200 85
+ف S 350 1100 2400 7500 95 / ق T 480 1100 2400 1600 85 / ك T 320 1900 2500 2300 85 / ل A 380 1450 2700 0 65
+م N 270 1000 2300 0 80 / ن N 270 1600 2500 0 75 / ه S 550 1400 2500 1500 75
+"""
+CONSONANTS = {
+    letter: Phone(kind, *map(float, numbers), float(ms) / 1000.0)
+    for letters, kind, *numbers, ms in map(str.split, _parts(CONSONANT_TABLE))
+    for letter in letters
+}
+GLIDES = {"و": Phone("A", 330, 750, 2300, 0, 0.070), "ي": Phone("A", 300, 2250, 2950, 0, 0.070)}
+VOWELS = {"ا": LONG_A, "ى": LONG_A, "\u0670": LONG_A, "ة": SHORT_A, "و": LONG_U, "ي": LONG_I}
+VOWELS |= {"\u064e": SHORT_A, "\u0650": SHORT_I, "\u064f": SHORT_U}  # fatha, kasra, damma
+TANWIN = {"\u064b": SHORT_A, "\u064d": SHORT_I, "\u064c": SHORT_U}
+HAMZA_VOWEL = {"أ": SHORT_A, "إ": SHORT_I, "آ": LONG_A}
+SHADDA, SUKUN = "\u0651", "\u0652"
+# Amplitudes of (voicing, noise) by kind; stops are split into closure and burst in _controls.
+LEVELS = {"V": (1.0, 0.0), "A": (0.6, 0.0), "N": (0.45, 0.0), "S": (0.0, 0.28), "Z": (0.35, 0.16)}
+
+
+def _word_phones(word: str) -> list[Phone]:
+    """Phones of one word: letters and diacritics by table, with a short `a` where unvowelled text leaves a cluster."""
+    phones: list[Phone] = []
+    closed = False  # sukun: no vowel after the last consonant
+    for i, char in enumerate(word):
+        following = word[i + 1 : i + 2]
+        vowel_before = bool(phones) and phones[-1].kind == "V"
+        glide = char in GLIDES and (not phones or vowel_before or following in VOWELS or following in TANWIN)
+        if char == SHADDA and phones:
+            phones[-1] = phones[-1]._replace(seconds=1.6 * phones[-1].seconds)
+        elif char in TANWIN:
+            phones += [TANWIN[char], CONSONANTS["ن"]]
+        elif char in VOWELS and not glide:
+            phones.append(VOWELS[char])
+        elif char in CONSONANTS or glide:
+            # CVC.CV is fine, CC after a non-vowel is not: "ktb" is said "katb".
+            if phones and not vowel_before and not closed and (len(phones) < 2 or phones[-2].kind != "V"):
+                phones.append(SHORT_A)
+            phones.append(GLIDES[char] if glide else CONSONANTS[char])
+            if char in HAMZA_VOWEL and following not in VOWELS:
+                phones.append(HAMZA_VOWEL[char])
+        closed = char == SUKUN
+    return phones
+
+
+def _controls(text: str, voice: Voice) -> np.ndarray:
+    """(frames, 6) control tracks of a sentence, a row per 5 ms: f1, f2, f3, noise centre in Hz, voicing, noise."""
+    segments: list[tuple[float, Phone, float, float]] = [(0.06, SHORT_A, 0.0, 0.0)]
+    for word in text.split():
+        for phone in _word_phones(word):
+            if phone.kind in "TB":
+                voicing = 0.12 if phone.kind == "B" else 0.0
+                segments.append((0.65 * phone.seconds, phone, voicing, 0.0))
+                segments.append((0.35 * phone.seconds, phone, voicing, 0.35))
+            else:
+                segments.append((phone.seconds, phone, *LEVELS[phone.kind]))
+        segments.append((0.03, segments[-1][1], 0.0, 0.0))
+    segments.append((0.06, segments[-1][1], 0.0, 0.0))
+    total = sum(seconds for seconds, *_ in segments) / voice.rate
+    stretch = min(max(total, MIN_SECONDS), MAX_SECONDS) / total / voice.rate
+    ends = np.round(np.cumsum([seconds for seconds, *_ in segments]) * stretch * SAMPLE_RATE / STEP).astype(int)
+    rows = np.array([(p.f1, p.f2, p.f3, p.noise or 2500.0, av, an) for _, p, av, an in segments])
+    tracks = np.repeat(rows, np.diff(ends, prepend=0), axis=0)
+    # Formants glide over 35 ms, amplitudes change within 15 ms.
+    for column, width in enumerate((7, 7, 7, 3, 3, 3)):
+        padded = np.pad(tracks[:, column], width // 2, mode="edge")
+        tracks[:, column] = np.convolve(padded, np.full(width, 1.0 / width), mode="valid")
+    tracks[:, :3] *= voice.formant_scale
+    return tracks
+
+
+def _peak(freqs: np.ndarray, centre: np.ndarray, bandwidth: float) -> np.ndarray:
+    """(frames, bins) magnitude of a two-pole resonance at `centre` (frames, 1) Hz, 1 at 0 Hz."""
+    ratio = freqs / centre
+    return 1.0 / np.sqrt((1.0 - ratio**2) ** 2 + (freqs * bandwidth / centre**2) ** 2)
+
+
+def synthesise(text: str, voice: Voice, rng: np.random.Generator) -> np.ndarray:
+    """`text` in `voice`: (samples,) float64 at 24 kHz, peak 0.6, 1.0 to 2.5 s. Source and filter, by overlap-add."""
+    tracks = _controls(text, voice)
+    n_frames = len(tracks)
+    length = n_frames * STEP
+    position = np.linspace(0.0, 1.0, length)
+    accents = np.sin(2 * math.pi * (position * len(text.split()) + rng.uniform()))
+    drift = np.interp(position * 40, np.arange(41), rng.normal(0.0, 0.012, 41))
+    pitch = voice.pitch * (1.0 + voice.pitch_range * (0.5 - position + 0.4 * accents) + drift)
+    phase = np.cumsum(pitch) / SAMPLE_RATE
+    # One pulse per period, with the glottal tilt of -12 dB per octave put into the filter below.
+    pulses = np.diff(np.floor(phase), prepend=0.0) * np.sqrt(SAMPLE_RATE / pitch)
+    size = 4 * STEP
+    window = np.hanning(size + 1)[:size] / 2.0  # hop of a quarter: the windows sum to 1
+    pad = (size - STEP) // 2
+    sources = np.stack([pulses, rng.normal(0.0, 1.0, length)])
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(sources, ((0, 0), (pad, pad))), size, axis=1)[:, ::STEP]
+    spectra = np.fft.rfft(frames * window, 2 * size)  # (2, frames, bins), with room for the filter to ring
+    freqs = np.fft.rfftfreq(2 * size, 1.0 / SAMPLE_RATE)[None]
+    tract = np.ones((n_frames, freqs.shape[1]))
+    for column, bandwidth in enumerate((80.0, 100.0, 150.0)):
+        tract *= _peak(freqs, tracks[:, column, None], bandwidth)
+    tract *= _peak(freqs, np.full((n_frames, 1), 3600.0 * voice.formant_scale), 250.0)
+    tilt = (freqs / 100.0) / (1.0 + (freqs / 250.0) ** 2)  # no energy at 0 Hz
+    centre = tracks[:, 3, None]
+    friction = np.exp(-0.5 * ((freqs - centre) / (0.25 * centre + 400.0)) ** 2)
+    voiced = tracks[:, 4, None] * tract * tilt
+    noisy = tracks[:, 5, None] * friction + 0.15 * voice.breath * voiced
+    # The filter has zero phase, so it rings to both sides of a frame: centre the frame in its padded room.
+    filtered = np.roll(np.fft.irfft(spectra[0] * voiced + spectra[1] * noisy, axis=-1), size // 2, axis=-1)
+    out = np.zeros(length + 3 * size)
+    for i in range(n_frames):
+        out[i * STEP : i * STEP + 2 * size] += filtered[i]
+    out = out[pad + size // 2 :][:length]
+    return 0.6 * out / np.abs(out).max()
+
+
+def _chatml(voice: str, split: str, index: int, texts: list[str], seconds: list[float]) -> dict:
+    """One sample: sentence `index` of the voice, with the next sentence of the same voice as its reference."""
+    ref = (index + 1) % len(texts)
+
+    def audio(i: int) -> dict:
+        url = f"clips/{voice}/{split}_{i:02d}.wav"
+        return {"type": "audio", "audio_url": url, "raw_audio": "", "duration": seconds[i], "offset": None}
+
+    user = [{"type": "text", "text": texts[ref]}, audio(ref), {"type": "text", "text": USER_PROMPT + texts[index]}]
+    return {
+        "messages": [
+            {"role": "system", "content": SYSTEM_PROMPT},
+            {"role": "user", "content": user},
+            {"role": "assistant", "content": [{"type": "text", "text": texts[index]}, audio(index)]},
+        ],
+        "start_index": 0,
+        "speaker": voice,
+        "misc": {
+            "sample_id": f"{voice}_{split}_{index:02d}",
+            "ref_transcript": texts[ref],
+            "target_transcript": texts[index],
+            "duration": seconds[index],
+        },
+    }
+
+
+def build_clips(output_dir: Path, seed: int) -> list[np.ndarray]:
+    """Write the WAVs and both JSON files; return the clips, each (samples,) float in -1..1, as 16 bits hold them."""
+    clips = []
+    for split, voices in SPLITS.items():
+        samples = []
+        for voice in voices:
+            (output_dir / "clips" / voice).mkdir(parents=True, exist_ok=True)
+            texts, seconds = _parts(SENTENCES[voice]), []
+            for i, text in enumerate(texts):
+                rng = np.random.default_rng([seed, len(clips)])
+                pcm = np.round(synthesise(text, VOICES[voice], rng) * 32767.0).astype(np.int16)
+                path = output_dir / "clips" / voice / f"{split}_{i:02d}.wav"
+                soundfile.write(path, pcm, SAMPLE_RATE, subtype="PCM_16")
+                seconds.append(len(pcm) / SAMPLE_RATE)
+                clips.append(pcm / 32768.0)
+            samples += [_chatml(voice, split, i, texts, seconds) for i in range(len(texts))]
+        path = output_dir / f"{split}_chatml_samples.json"
+        path.write_text(json.dumps(samples, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return clips
+
+
+def _spoken() -> list[str]:
+    """All Arabic sentences of this file."""
+    return [text for block in (*SENTENCES.values(), ARABIC_CORPUS) for text in _parts(block)]
+
+
+def build_tokenizer(model_dir: Path) -> dict[str, int]:
+    """Train the byte-level BPE, write the tokenizer files; return the id of every special token."""
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated")
+    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=N_ORDINARY_TOKENS, initial_alphabet=alphabet, show_progress=False)
+    prompts = ["system\n\n", "user\n\n", "assistant\n\n", SYSTEM_PROMPT, USER_PROMPT]
+    tokenizer.train_from_iterator([*_spoken(), *prompts, *_parts(ENGLISH_CORPUS)], trainer)
+    size = tokenizer.get_vocab_size()
+    if size != N_ORDINARY_TOKENS:
+        raise RuntimeError(f"the corpus gives {size} tokens, not {N_ORDINARY_TOKENS}: lengthen it")
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
+    model_dir.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(model_dir / "tokenizer.json"))
+    # The release pads with <|end_of_text|> (128001).
+    names = {"bos_token": "<|begin_of_text|>", "eos_token": "<|end_of_text|>", "pad_token": "<|end_of_text|>"}
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 131072}
+    config = {**kind, **names, "clean_up_tokenization_spaces": False}
+    for name, content in (("tokenizer_config.json", config), ("special_tokens_map.json", names)):
+        (model_dir / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return {token: tokenizer.token_to_id(token) for token in SPECIAL_TOKENS}
+
+
+def _codec_config() -> HiggsAudioV2TokenizerConfig:
+    """The release's codec in miniature: hop 960 at 24 kHz (25 frames/s), 2 kbit/s = 8 codebooks of 10 bits."""
+    ratios = {"downsampling_ratios": [8, 5, 4, 2, 3], "upsampling_ratios": [8, 5, 4, 2, 3]}
+    acoustic = {"encoder_hidden_size": 4, "decoder_hidden_size": 64, "hidden_size": ACOUSTIC_DIM}
+    semantic = {"hidden_size": SEMANTIC_DIM, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    semantic |= {"conv_dim": [16] * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    return HiggsAudioV2TokenizerConfig(
+        target_bandwidths=[0.5, 1, 1.5, 2],
+        sample_rate=SAMPLE_RATE,
+        codebook_size=CODEBOOK_SIZE,
+        codebook_dim=CODEBOOK_DIM,
+        acoustic_model_config={"model_type": "dac", **acoustic, **ratios},
+        semantic_model_config={"model_type": "hubert", "mask_time_prob": 0.0, **semantic},
+    )
+
+
+def _calibration_audio(seed: int) -> Iterator[np.ndarray]:
+    """Further speech by other voices, clean and noisy, and plain noise: some 460 s in clips of (samples,) float."""
+    rng = np.random.default_rng([seed, 1])
+    for _ in range(4):
+        scale = rng.uniform(0.92, 1.25)
+        pitch = 110.0 * (scale / 0.95) ** 3 * rng.uniform(0.85, 1.15)
+        voice = Voice(pitch, rng.uniform(0.1, 0.35), scale, rng.uniform(0.02, 0.25), rng.uniform(0.8, 1.2))
+        for text in _spoken():
+            wave = synthesise(text, voice, rng) * 10.0 ** rng.uniform(-0.8, 0.1)
+            level = 10.0 ** rng.uniform(-4.5, -1.5)  # a recording is never silent between the words
+            yield wave + rng.normal(0.0, level, len(wave))
+    for _ in range(16):
+        colour = rng.uniform(0.0, 0.95)
+        white = rng.normal(0.0, 1.0, (2 * SAMPLE_RATE, 1))
+        yield 10.0 ** rng.uniform(-4.0, -0.8) * (white[1:, 0] + colour * white[:-1, 0])
+
+
+@torch.no_grad()
+def _features(codec: HiggsAudioV2TokenizerModel, waves: list[np.ndarray]) -> torch.Tensor:
+    """Frames of all clips before `fc`: (frames, 64) float64."""
+    caught = []
+    hook = codec.fc.register_forward_pre_hook(lambda _module, args: caught.append(args[0][0].double()))
+    for wave in waves:
+        codec.encode(torch.from_numpy(wave).float()[None, None], bandwidth=codec.config.target_bandwidths[0])
+    hook.remove()
+    return torch.cat(caught)
+
+
+@torch.no_grad()
+def _scale_convolutions(codec: HiggsAudioV2TokenizerModel) -> None:
+    """Give the acoustic stack unit gain: the default std of 0.02 fades any input out over its 40 layers."""
+    for part in (codec.acoustic_encoder, codec.acoustic_decoder):
+        for name, module in part.named_modules():
+            if isinstance(module, torch.nn.Conv1d):
+                fan_in = module.in_channels * module.kernel_size[0]
+                torch.nn.init.normal_(module.weight, std=(0.3 if "res_unit" in name else 1.0) / math.sqrt(fan_in))
+    codec.acoustic_encoder.conv1.weight *= 10.0  # speech at its usual level reaches the bent part of Snake
+
+
+@torch.no_grad()
+def _whiten(codec: HiggsAudioV2TokenizerModel, features: torch.Tensor) -> None:
+    """Set fc to centre and whiten `features` (frames, 64) in their 16 main directions, and fc1, fc2 to undo it."""
+    mean, std = features.mean(0), features.std(0) + 1e-6
+    values, vectors = torch.linalg.eigh(((features - mean) / std).T.cov())
+    values, vectors = values[-CODEBOOK_DIM:].sqrt(), vectors[:, -CODEBOOK_DIM:]
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()  # eigh leaves the sign open
+    basis = torch.nn.init.orthogonal_(torch.empty(features.shape[1], CODEBOOK_DIM, dtype=torch.float64))
+    weight = basis @ (vectors / values).T / std
+    codec.fc.weight.copy_(weight)
+    codec.fc.bias.copy_(-weight @ mean)
+    back = std[:, None] * (vectors * values) @ basis.T
+    for layer, rows in ((codec.fc2, slice(0, ACOUSTIC_DIM)), (codec.fc1, slice(ACOUSTIC_DIM, None))):
+        layer.weight.copy_(back[rows])
+        layer.bias.copy_(mean[rows])
+    for quantizer in codec.quantizer.quantizers:
+        rotation = torch.nn.init.orthogonal_(torch.empty(CODEBOOK_DIM, CODEBOOK_DIM, dtype=torch.float64))
+        quantizer.project_in.weight.copy_(rotation @ basis.T)
+        quantizer.project_out.weight.copy_(basis @ rotation.T)
+
+
+@torch.no_grad()
+def _draw_codebooks(codec: HiggsAudioV2TokenizerModel, features: torch.Tensor) -> None:
+    """Draw each codebook from the residuals that the ones before it leave of `features` (frames, 64).
+
+    Every codebook takes frames of its own: the residual of a frame that is itself an entry is zero from there on.
+    """
+    residual = codec.fc(features.float())
+    order = torch.randperm(len(features))
+    if len(order) < N_CODEBOOKS * CODEBOOK_SIZE:
+        raise RuntimeError(f"{len(order)} calibration frames for {N_CODEBOOKS} codebooks of {CODEBOOK_SIZE}")
+    for i, quantizer in enumerate(codec.quantizer.quantizers):
+        chosen = order[i * CODEBOOK_SIZE : (i + 1) * CODEBOOK_SIZE]
+        entries = quantizer.project_in(residual[chosen])
+        entries = entries + 0.01 * entries.std() * torch.randn_like(entries)
+        quantizer.codebook.embed.copy_(entries)
+        quantizer.codebook.embed_avg.copy_(entries)
+        quantizer.codebook.cluster_size.fill_(1.0)
+        residual = residual - quantizer.decode(quantizer.encode(residual.T[None]))[0].T
+
+
+@torch.no_grad()
+def _level_decoder(codec: HiggsAudioV2TokenizerModel, clips: list[np.ndarray]) -> None:
+    """Scale the last layer so that the clips decode to waves around 0 with a peak of 0.5: noise, but a valid WAV."""
+    waves = [codec.decode(codec.encode(torch.from_numpy(c).float()[None, None])[0])[0].flatten() for c in clips]
+    wave = torch.cat(waves)
+    last, gain = codec.acoustic_decoder.conv2, 0.5 / (wave - wave.mean()).abs().max()
+    last.weight *= gain
+    last.bias.copy_((last.bias - wave.mean()) * gain)
+
+
+def build_codec(codec_dir: Path, clips: list[np.ndarray], seed: int) -> None:
+    """Write the tiny codec: random networks, fitted to the clips and to further speech so that codes tell frames apart.
+
+    As initialised by transformers the codebooks are all zero, and every frame of every clip gets the same codes.
+    """
+    torch.manual_seed(seed)
+    codec = HiggsAudioV2TokenizerModel(_codec_config()).eval()
+    _scale_convolutions(codec)
+    calibration = _features(codec, list(_calibration_audio(seed)))
+    _whiten(codec, torch.cat([calibration, _features(codec, clips)]))
+    # The demo's own frames are not drawn: an entry equal to a frame leaves nothing for the later codebooks to code.
+    _draw_codebooks(codec, calibration)
+    _level_decoder(codec, clips)
+    codec.save_pretrained(codec_dir)
+
+
+def build_model(model_dir: Path, special_ids: dict[str, int], seed: int) -> None:
+    """Write the config and the random fp32 weights of a Higgs Audio v2 with 3 layers, all dual, of width 128."""
+    layers, width, ffn = 3, 128, 256
+    rope = {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3"}
+    text_config = {"model_type": "llama", "hidden_size": width, "intermediate_size": ffn, "num_hidden_layers": layers}
+    text_config |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "rms_norm_eps": 1e-5}
+    text_config |= {"vocab_size": N_ORDINARY_TOKENS + len(SPECIAL_TOKENS), "hidden_act": "silu"}
+    text_config |= {"bos_token_id": special_ids["<|begin_of_text|>"], "eos_token_id": special_ids["<|end_of_text|>"]}
+    text_config |= {"attention_bias": False, "mlp_bias": False, "tie_word_embeddings": True, "rope_theta": 500000.0}
+    text_config |= {"max_position_embeddings": 131072}
+    text_config |= {"rope_scaling": {**rope, "original_max_position_embeddings": 8192}}
+    config = HiggsAudioConfig(
+        text_config=text_config,
+        audio_adapter_type="dual_ffn_fast_forward",
+        audio_dual_ffn_layers=list(range(layers)),
+        audio_ffn_hidden_size=width,
+        audio_ffn_intermediate_size=ffn,
+        audio_num_codebooks=N_CODEBOOKS,
+        audio_codebook_size=CODEBOOK_SIZE,
+        audio_stream_bos_id=CODEBOOK_SIZE,
+        audio_stream_eos_id=CODEBOOK_SIZE + 1,
+        audio_in_token_idx=special_ids["<|AUDIO|>"],
+        audio_out_token_idx=special_ids["<|AUDIO_OUT|>"],
+        audio_out_bos_token_id=special_ids["<|audio_out_bos|>"],
+        audio_eos_token_id=special_ids["<|audio_eos|>"],
+        pad_token_id=special_ids["<|end_of_text|>"],
+        encode_whisper_embed=False,
+        encode_audio_in_tokens=True,
+        skip_audio_tower=True,
+        use_delay_pattern=True,
+    )
+    torch.manual_seed(seed)
+    HiggsAudioModel(config).save_pretrained(model_dir)
+
+
+def build_demo(output_dir: Path, seed: int = 0) -> None:
+    """Write the demo under `output_dir`; the same seed gives the same bytes. The caller's random state is kept."""
+    output_dir, threads = Path(output_dir), torch.get_num_threads()
+    torch.set_num_threads(1)  # the order of float sums, and with it the last bits, depends on the number of threads
+    try:
+        with torch.random.fork_rng(devices=[]):
+            clips = build_clips(output_dir, seed)
+            special_ids = build_tokenizer(output_dir / "model")
+            build_model(output_dir / "model", special_ids, seed)
+            build_codec(output_dir / "audio_tokenizer", clips, seed)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def main() -> None:
+    """Build the demo and say what was written where."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    build_demo(args.output_dir, args.seed)
+    for split, voices in SPLITS.items():
+        path = args.output_dir / f"{split}_chatml_samples.json"
+        seconds = [sample["misc"]["duration"] for sample in json.loads(path.read_text(encoding="utf-8"))]
+        print(f"{path}: {len(seconds)} samples, {len(voices)} voices, {sum(seconds):.1f} s of audio under clips/")
+    tokens = f"{N_ORDINARY_TOKENS} ordinary and {len(SPECIAL_TOKENS)} special tokens"
+    codes = f"{N_CODEBOOKS} codebooks of {CODEBOOK_SIZE}, 25 frames/s"
+    for name, what in (("model", tokens), ("audio_tokenizer", codes)):
+        folder = args.output_dir / name
+        print(f"{folder}: {what}, weights {(folder / 'model.safetensors').stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()
