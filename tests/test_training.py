@@ -1,0 +1,457 @@
+"""The loop in this process: exact sums, memorising, resume, refusals, and ways to end."""
+
+import dataclasses
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import arabic_voice_cloning_distributed_trainer as program
+from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer, NonFiniteLossError
+from boson_multimodal.constants import IGNORE_INDEX
+from boson_multimodal.errors import InputError
+from tests.training_runs import adapter, assert_same_adapter, flags, metrics, trainer
+
+EVERY_GROUP = ["attention", "text_mlp", "audio_mlp", "heads", "audio_embeddings"]
+
+
+class Crash(Exception):
+    """Stands for a process that dies."""
+
+
+# -- sums over micro-batches -------------------------------------------------------------------------------------------
+
+
+def loss_and_gradients(subject: ArabicVoiceCloningDistributedTrainer, split: list[list[int]]) -> tuple[float, Tensor]:
+    """The step's loss and the gradient of every adapter weight, for one way to split samples into micro-batches."""
+    captured: list[Tensor] = []
+    subject.optimizer.step = lambda: captured.append(subject.gradients.clone())
+    batches = [subject.collator([subject.train_dataset[i] for i in indices]) if indices else None for indices in split]
+    counts, _ = subject._count_labels(batches, stop=False)
+    sums = subject._optimizer_step(0, batches, counts)[:, :-1].sum(dim=0)
+    means = sums / counts
+    return (means[0] + means[1:].mean()).item(), captured[0]
+
+
+def split_by_parameter(subject: ArabicVoiceCloningDistributedTrainer, flat: Tensor) -> Iterator[Tensor]:
+    return iter(flat.split([p.numel() for p in subject.trainable]))
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        [[0], [1, 2, 3, 4], [5], [6, 7]],
+        [[7, 3, 1, 0, 2, 6, 5, 4]],
+        [[0, 1, 2, 3, 4, 5, 6], [7], [], []],
+    ],
+    ids=["accumulation of 4", "permuted batch", "very uneven, two empty"],
+)
+def test_loss_and_gradients_do_not_depend_on_the_split(demo: Path, tmp_path: Path, split: list[list[int]]) -> None:
+    subject = trainer(demo, tmp_path / "out", lora_dropout=0.0, max_grad_norm=0.0, lora_targets=EVERY_GROUP)
+    with torch.no_grad():
+        for parameter in subject.trainable:  # LoRA B starts at 0, which hides the gradient of A
+            parameter.copy_(0.05 * torch.randn_like(parameter))
+    loss, gradients = loss_and_gradients(subject, [list(range(8))])
+    other_loss, other_gradients = loss_and_gradients(subject, split)
+    assert other_loss == pytest.approx(loss, rel=1e-6)
+    pairs = zip(split_by_parameter(subject, gradients), split_by_parameter(subject, other_gradients), strict=True)
+    for one, other in pairs:
+        assert (one - other).abs().max() <= 1e-5 * one.abs().max()
+
+
+def test_the_label_counts_are_those_of_the_batches(demo: Path, tmp_path: Path) -> None:
+    subject = trainer(demo, tmp_path / "out")
+    batch = subject.collator([subject.train_dataset[i] for i in (0, 1)])
+    counts, stop = subject._count_labels([batch, None, batch], stop=True)
+    output = subject._training_step(batch)
+    assert stop
+    assert counts[0] == 2 * output.text_label_count
+    assert counts[1:].tolist() == (2 * output.audio_label_count).tolist()
+
+
+# -- learning ----------------------------------------------------------------------------------------------------------
+
+
+def test_memorises_four_clips_to_the_last_eos(demo: Path, tmp_path: Path) -> None:
+    """Greedy teacher-forced accuracy of every codebook is 100 %, eos included; the text is learnt too."""
+    records = json.loads((demo / "train_chatml_samples.json").read_text(encoding="utf-8"))
+    four = demo / "four.json"
+    four.write_text(json.dumps(records[::4]), encoding="utf-8")
+    subject = trainer(
+        demo,
+        tmp_path / "out",
+        data_path=four,
+        eval_data_path=None,
+        max_steps=80,
+        max_tokens_per_batch=2048,
+        learning_rate=5e-3,
+        lora_rank=64,
+        lora_alpha=64,
+        lora_dropout=0.0,
+        lora_targets=EVERY_GROUP,
+        logging_steps=80,
+        save_steps=80,
+    )
+    subject.train()
+    subject.model.eval()
+    batch = subject.collator([subject.train_dataset[i] for i in range(4)])
+    with torch.no_grad():
+        output = subject.model(**vars(batch), output_logits=True)
+    labels = batch.label_audio_ids[:, 1:]
+    is_label = labels != IGNORE_INDEX
+    right = output.audio_logits[:-1].argmax(dim=-1).T == labels
+    assert is_label.sum() == 8 * sum(frames + 1 for frames in target_frames(subject))
+    assert (labels == subject.model_config.audio_stream_eos_id).sum() == 4 * 8
+    assert right[is_label].all()
+    text = output.expanded_labels[:, 1:]
+    assert (output.logits[:, :-1].argmax(dim=-1) == text)[text != IGNORE_INDEX].all()
+
+
+def target_frames(subject: ArabicVoiceCloningDistributedTrainer) -> list[int]:
+    """Code frames of the last clip of each sample."""
+    samples = [subject.train_dataset[i] for i in range(len(subject.train_dataset))]
+    return [s.audio_ids_concat.shape[1] - int(s.audio_ids_start[-1]) for s in samples]
+
+
+# -- resume ------------------------------------------------------------------------------------------------------------
+
+
+def crash_after(subject: ArabicVoiceCloningDistributedTrainer, step: int) -> None:
+    """Train and die once ``step`` updates are done, before anything is written of the last."""
+    after_step = subject._after_step
+
+    def dying(*args: object) -> None:
+        if subject.step == step:
+            raise Crash
+        after_step(*args)
+
+    subject._after_step = dying
+    with pytest.raises(Crash):
+        subject.train()
+    subject.run._lock.close()  # the system does this when a process dies
+
+
+@pytest.mark.parametrize(
+    "overrides", [{}, {"batch_size": 3, "gradient_accumulation_steps": 2, "lora_targets": EVERY_GROUP}]
+)
+def test_a_crashed_run_ends_with_the_bits_of_an_uninterrupted_one(
+    demo: Path, tmp_path: Path, overrides: dict[str, object]
+) -> None:
+    """Three crashes, dropout on, in the middle of an epoch and of a logging interval."""
+    uninterrupted, crashed = tmp_path / "uninterrupted", tmp_path / "crashed"
+    settings = {"max_steps": 8, "logging_steps": 5, "save_steps": 3, **overrides}
+    summary = trainer(demo, uninterrupted, **settings).train()
+    for step in (2, 5, 7):
+        crash_after(trainer(demo, crashed, **settings), step)
+    subject = trainer(demo, crashed, **settings)
+    assert subject.step == 6
+    assert subject.train().finished
+    assert_same_adapter(summary.checkpoint, crashed / summary.checkpoint.name)
+    assert metrics(crashed) == metrics(uninterrupted)
+
+
+def test_a_stop_signal_saves_and_the_same_command_goes_on(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uninterrupted = trainer(demo, tmp_path / "uninterrupted").train()
+    subject = trainer(demo, tmp_path / "stopped")
+    optimizer_step = subject._optimizer_step
+
+    def interrupted(*args: object) -> Tensor:
+        if subject.step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return optimizer_step(*args)
+
+    subject._optimizer_step = interrupted
+    summary = subject.train()
+    assert (summary.step, summary.finished, summary.stopped_by) == (5, False, signal.SIGTERM)
+    assert summary.checkpoint.name == "checkpoint-000005"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    subject.run._lock.close()
+    trainer(demo, tmp_path / "stopped").train()
+    assert_same_adapter(uninterrupted.checkpoint, tmp_path / "stopped" / "checkpoint-000006")
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "uninterrupted")
+
+
+def test_a_run_can_go_on_from_a_named_checkpoint(demo: Path, tmp_path: Path) -> None:
+    first = trainer(demo, tmp_path / "first", save_steps=2)
+    summary = first.train()
+    first.run._lock.close()
+    other = trainer(demo, tmp_path / "other", save_steps=2, resume=tmp_path / "first" / "checkpoint-000004")
+    assert other.step == 4
+    assert_same_adapter(other.train().checkpoint, summary.checkpoint)
+    with pytest.raises(InputError, match="no trainer_state.json"):
+        trainer(demo, tmp_path / "third", resume=tmp_path)
+
+
+def test_a_finished_run_says_so_and_does_nothing(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = flags(demo, tmp_path / "out", max_steps=2)
+    assert program.main(arguments) == 0
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("*") if p.name not in (".lock", "run.json")}
+    monkeypatch.setattr(program, "create_higgs_audio_lora_model", None)
+    capsys.readouterr()
+    assert program.main(arguments) == 0
+    assert "finished: 2 steps" in capsys.readouterr().out
+    assert written == {p: p.stat().st_mtime_ns for p in written}
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "out"
+    subject = trainer(demo, folder, max_steps=2)
+    subject.train()
+    subject.run._lock.close()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"learning_rate": 1e-3}, "flags.learning_rate: was 0.003, is 0.001"),
+        ({"max_steps": 9}, "flags.max_steps: was 2, is 9"),
+        ({"gradient_accumulation_steps": 2}, "flags.gradient_accumulation_steps: was 1, is 2"),
+        ({"eval_data_path": None}, "eval_data: was .* is None"),
+        ({"prompt_style": "voice_clone"}, "train_data.fingerprint: was"),
+        ({"resume": "none"}, "holds a run; --resume auto goes on with it, --overwrite removes it"),
+    ],
+)
+def test_another_run_is_never_continued_or_overwritten(
+    demo: Path, finished: Path, overrides: dict[str, object], message: str
+) -> None:
+    before = sorted(finished.rglob("*"))
+    with pytest.raises(InputError, match=message):
+        trainer(demo, finished, **{"max_steps": 2, **overrides})
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_changed_data_is_refused_by_fingerprint_and_count(demo: Path, finished: Path, tmp_path: Path) -> None:
+    records = json.loads((demo / "train_chatml_samples.json").read_text(encoding="utf-8"))
+    fewer = demo / "fewer.json"
+    fewer.write_text(json.dumps(records[1:]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"train_data.samples: was 16, is 15\n.*train_data.fingerprint"):
+        trainer(demo, finished, max_steps=2, data_path=fewer)
+
+
+def test_another_world_size_is_refused(demo: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setup = ArabicVoiceCloningDistributedTrainer._open_run_directory
+
+    def with_two(self: ArabicVoiceCloningDistributedTrainer) -> Path | None:
+        identity = self._identity
+        self._identity = lambda: {**identity(), "world_size": 2}
+        return setup(self)
+
+    monkeypatch.setattr(ArabicVoiceCloningDistributedTrainer, "_open_run_directory", with_two)
+    with pytest.raises(InputError, match="world_size: was 1, is 2"):
+        trainer(demo, finished, max_steps=2)
+
+
+def test_overwrite_starts_anew_and_leaves_other_files_alone(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    subject = trainer(demo, out, max_steps=3)
+    subject.train()
+    subject.run._lock.close()
+    (out / "notes.txt").write_text("mine")
+    subject = trainer(demo, out, max_steps=2, overwrite=True)
+    assert subject.step == 0
+    subject.train()
+    assert [p.name for p in subject.run.checkpoints()] == ["checkpoint-000002"]
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_two_processes_cannot_train_into_one_folder(demo: Path, tmp_path: Path) -> None:
+    first = trainer(demo, tmp_path / "out")
+    with pytest.raises(InputError, match="another process is training into it"):
+        trainer(demo, tmp_path / "out")
+    first.run._lock.close()
+
+
+def test_float16_is_refused_with_the_reason(demo: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="float16, which overflows in this model; use bfloat16"):
+        trainer(demo, tmp_path / "out", torch_dtype="float16")
+
+
+# -- ways to end -------------------------------------------------------------------------------------------------------
+
+
+def test_a_non_finite_loss_names_step_and_samples_and_saves_nothing(demo: Path, tmp_path: Path) -> None:
+    subject = trainer(demo, tmp_path / "out", batch_size=1, logging_steps=3, save_steps=2, eval_data_path=None)
+    training_step, victim = subject._training_step, []
+
+    def poisoned(batch: object) -> object:
+        output = training_step(batch)
+        if subject.step == 2:
+            victim.append(batch)
+            return dataclasses.replace(output, text_loss_sum=output.text_loss_sum * float("nan"))
+        return output
+
+    subject._training_step = poisoned
+    with pytest.raises(NonFiniteLossError, match="not finite at step 3") as caught:
+        subject.train()
+    guilty = [
+        r.sample_id
+        for r in subject.train_dataset.records
+        if torch.equal(torch.tensor(r.input_ids), victim[0].input_ids[0, : len(r.input_ids)])
+    ]
+    assert len(guilty) == 1 and f"Samples: {guilty[0]}. " in str(caught.value)
+    assert [p.name for p in subject.run.checkpoints()] == ["checkpoint-000002"]
+
+
+def test_out_of_memory_ends_with_the_flags_to_set(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def out_of_memory(self: object, batch: object) -> None:
+        raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(ArabicVoiceCloningDistributedTrainer, "_training_step", out_of_memory)
+    assert program.main(flags(demo, tmp_path / "out")) == 1
+    message = capsys.readouterr().err
+    assert "out of GPU memory (tried to allocate 2.00 GiB)" in message
+    assert "--max_tokens_per_batch 256 --gradient_accumulation_steps 2" in message
+    assert "--gradient_checkpointing" in message
+
+
+def test_missing_weights_give_one_line_and_no_trace(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], demo: Path
+) -> None:
+    assert program.main(flags(demo, tmp_path / "out", model_path=tmp_path / "nowhere")) == 1
+    nowhere = tmp_path / "nowhere"
+    expected = f"error: --model_path {nowhere}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME\n"
+    assert capsys.readouterr().err == expected
+
+
+# -- what is left on disk ----------------------------------------------------------------------------------------------
+
+
+def test_the_exact_files_of_a_run(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    subject = trainer(demo, out, save_steps=1, save_total_limit=2, eval_steps=2, report_to="tensorboard")
+    summary = subject.train()
+    best = min((r for r in metrics(out) if "eval_loss" in r), key=lambda r: r["eval_loss"])
+    kept = {f"checkpoint-{step:06d}" for step in (5, 6, int(best["step"]))}
+    assert {p.name for p in out.iterdir()} == {".lock", "run.json", "metrics.jsonl", "tensorboard", *kept}
+    assert {p.name for p in summary.checkpoint.iterdir()} == {
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "optimizer.pt",
+        "run.json",
+        "trainer_state.json",
+    }
+    assert summary.best_checkpoint == out / f"checkpoint-{int(best['step']):06d}"
+    run = json.loads((summary.checkpoint / "run.json").read_text(encoding="utf-8"))
+    assert run["flags"]["prompt_style"] == "as_written"
+    assert set(run["versions"]) >= {"torch", "transformers", "peft"}
+    assert all(tensor.dtype == torch.float32 for tensor in adapter(summary.checkpoint).values())
+
+
+def test_metrics_hold_every_number_and_the_loss_is_the_weighted_sum(demo: Path, tmp_path: Path) -> None:
+    subject = trainer(demo, tmp_path / "out", text_weight=0.25, audio_weight=2.0)
+    subject.train()
+    lines = metrics(tmp_path / "out", timed=True)
+    names = {"loss", "text_loss", "audio_loss", *(f"audio_loss_codebook_{k}" for k in range(8))}
+    training = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in training] == [2, 4, 6]
+    rest = {"step", "grad_norm", "learning_rate", "tokens_per_second", "frames_per_second", "peak_memory_gb"}
+    for line in training:
+        assert set(line) == names | rest
+        assert line["loss"] == pytest.approx(0.25 * line["text_loss"] + 2.0 * line["audio_loss"])
+        assert line["audio_loss"] == pytest.approx(sum(line[f"audio_loss_codebook_{k}"] for k in range(8)) / 8)
+    evaluations = [line for line in lines if "eval_loss" in line]
+    assert [line["step"] for line in evaluations] == [4, 6]
+    assert set(evaluations[0]) == {"step", *(f"eval_{name}" for name in names)}
+
+
+def test_evaluation_is_the_mean_over_all_labels(demo: Path, tmp_path: Path) -> None:
+    """However the evaluation data are cut into micro-batches."""
+    results = []
+    for name, budget in (("small", 200), ("large", 4096)):
+        subject = trainer(demo, tmp_path / name, max_steps=1, max_tokens_per_batch=512)
+        subject.config.max_tokens_per_batch = budget
+        subject.stop_signals = program.StopSignals()
+        subject._open_log()
+        subject._evaluate()
+        subject.writer.close()
+        results.append(metrics(tmp_path / name)[0]["eval_loss"])
+        subject.run._lock.close()
+    assert results[0] == pytest.approx(results[1], rel=1e-6)
+
+
+def test_a_new_run_can_start_from_an_adapter(demo: Path, tmp_path: Path) -> None:
+    first = trainer(demo, tmp_path / "first").train()
+    second = trainer(demo, tmp_path / "second", init_adapter=first.checkpoint)
+    assert second.step == 0
+    _, target = next(iter(sorted(adapter(first.checkpoint).items())))
+    names = {n.replace(".default", ""): p for n, p in second.model.named_parameters() if p.requires_grad}
+    assert torch.equal(names[sorted(adapter(first.checkpoint))[0]], target)
+    assert second.train().finished
+    with pytest.raises(InputError, match="r is 16, the flags ask for 8"):
+        trainer(demo, tmp_path / "third", init_adapter=first.checkpoint, lora_rank=8)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(demo: Path, tmp_path: Path) -> None:
+    one, two, other = (
+        trainer(demo, tmp_path / name, seed=seed).train().checkpoint for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert_same_adapter(one, two)
+    with pytest.raises(AssertionError):
+        assert_same_adapter(one, other)
+
+
+def test_bfloat16_trains_with_float32_adapters(demo: Path, tmp_path: Path) -> None:
+    subject = trainer(demo, tmp_path / "out", torch_dtype="bfloat16", max_steps=8, logging_steps=1, eval_data_path=None)
+    assert {p.dtype for p in subject.trainable} == {torch.float32}
+    assert {p.dtype for p in subject.model.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert subject.train().finished
+    losses = [line["loss"] for line in metrics(tmp_path / "out")]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_learning_rate_warms_up_and_then_falls_or_stays(demo: Path, tmp_path: Path, schedule: str) -> None:
+    subject = trainer(demo, tmp_path / "out", max_steps=10, warmup_steps=4, lr_scheduler_type=schedule)
+    rates = [subject._learning_rate(step) / 3e-3 for step in range(10)]
+    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert rates[4] == pytest.approx(1.0)
+    assert rates[9] == pytest.approx(1.0 if schedule == "constant" else 0.0670, abs=1e-4)
+
+
+def test_yaml_pairs_are_flags_and_flags_win(demo: Path, tmp_path: Path) -> None:
+    yaml = tmp_path / "run.yaml"
+    yaml.write_text("learning_rate: 1e-5\nlora_targets: [heads, attention]\ngradient_checkpointing: true\nseed: 7\n")
+    training, _, lora, _ = program.parse_arguments([*flags(demo, tmp_path), "--config", str(yaml), "--seed", "9"], "")
+    assert (training.learning_rate, training.seed, training.gradient_checkpointing) == (3e-3, 9, True)
+    assert lora.lora_targets == ["heads", "attention"]
+
+
+def test_every_flag_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        program.parse_arguments(["--help"], "")
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for config in (
+        program.DistributedTrainingConfig,
+        program.ArabicVoiceCloningDatasetConfig,
+        program.HiggsAudioLoRATrainingConfig,
+        program.LossConfig,
+    ):
+        for field in dataclasses.fields(config):
+            assert f"--{field.name}" in text
+            assert field.metadata["help"]
+
+
+def test_only_the_two_paths_have_no_default() -> None:
+    required = [f.name for f in dataclasses.fields(program.DistributedTrainingConfig) if _is_required(f)]
+    assert required == ["data_path", "output_dir"]
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
