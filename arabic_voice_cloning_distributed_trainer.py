@@ -180,7 +180,6 @@ class ArabicVoiceCloningDistributedTrainer:
             self.device = torch.device("cpu")
         automatic = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.dtype = TORCH_DTYPES[self.config.torch_dtype] or automatic
-        torch.manual_seed(self.config.seed)
 
     def _initialize_components(self) -> None:
         """Data first, then the output folder, then weights; so that a mistake costs seconds."""
@@ -342,6 +341,8 @@ class ArabicVoiceCloningDistributedTrainer:
     def _load_model(self) -> None:
         config = self.config
         device_map = {"": self.device}
+        # Here, not earlier: loading the codec draws random numbers, and only a run with clips to encode loads it.
+        torch.manual_seed(config.seed)
         if config.init_adapter is None:
             self.model, _, _ = create_higgs_audio_lora_model(
                 self.model_folder, self.lora_config, device_map, self.dtype, config.gradient_checkpointing

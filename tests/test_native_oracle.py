@@ -123,7 +123,7 @@ def test_the_heads_see_only_rows_with_a_label() -> None:
             lambda _, args, name=name: rows.__setitem__(name, rows.get(name, 0) + args[0].shape[0])
         )
     with torch.no_grad():
-        output = model(**vars(batch))
+        model(**vars(batch))
     text_labels = (batch.label_ids != -100).sum().item()
     # A trained clip of T frames has labels in columns 1 to T + K, so T + K rows predict one.
     audio_rows = sum(frames + 8 for frames in (40, 3, 1, 11))

@@ -59,10 +59,13 @@ def command(arguments: list[str], processes: int | None = None, script: Path = P
     return [*launcher, str(script), *arguments]
 
 
-def run(words: list[str], timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run to the end with one thread per process, so that a run under torchrun and one alone compute alike."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
-    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=env, cwd=PROJECT)
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+"""One thread per process: another number of threads adds in another order, and so changes the last bits."""
+
+
+def run(words: list[str], timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run to the end."""
+    return subprocess.run(words, capture_output=True, text=True, timeout=timeout, env=ENVIRONMENT, cwd=PROJECT)
 
 
 def metrics(output_dir: Path, timed: bool = False) -> list[dict[str, float]]:

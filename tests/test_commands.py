@@ -1,0 +1,204 @@
+"""The program as a user runs it: by python and by torchrun, with wrong inputs, stopped and killed."""
+
+import json
+import random
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.goldens import SAMPLES_DIR, needs_samples
+from tests.training_runs import ENVIRONMENT, PROGRAM, assert_same_adapter, command, flags, metrics, run
+
+PROBE = Path(__file__).with_name("gradient_probe.py")
+
+
+def test_two_ranks_and_one_give_the_same_loss_and_gradients(demo: Path, tmp_path: Path) -> None:
+    """The same optimizer batch of four micro-batches with very different numbers of labels."""
+    micro_batches = tmp_path / "micro_batches.json"
+    micro_batches.write_text(json.dumps([[0, 1, 2, 3, 4, 5, 6], [7], [8, 9, 10], [11]]))
+    arguments = flags(demo, tmp_path / "out", lora_dropout=0.0, max_grad_norm=0.0, eval_data_path=None)
+    results = []
+    for processes in (None, 2):
+        output = tmp_path / f"{processes}.pt"
+        words = [str(output), str(micro_batches), *arguments, "--overwrite"]
+        result = run(command(words, processes, PROBE))
+        assert result.returncode == 0, result.stderr
+        results.append(torch.load(output))
+    one, two = results
+    assert two["loss"].item() == pytest.approx(one["loss"].item(), rel=1e-6)
+    for single, double in zip(one["gradients"], two["gradients"], strict=True):
+        assert (single - double).abs().max() <= 1e-5 * single.abs().max()
+
+
+@needs_samples
+@pytest.mark.parametrize("processes", [None, 2], ids=["python", "torchrun 2"])
+def test_trains_on_real_speech(demo: Path, tmp_path: Path, processes: int | None) -> None:
+    """The users' files as they are: exact files left behind, and the loss falls."""
+    out = tmp_path / "out"
+    arguments = flags(
+        demo,
+        out,
+        data_path=SAMPLES_DIR / "train_chatml_samples.json",
+        eval_data_path=SAMPLES_DIR / "val_chatml_samples.json",
+        max_steps=24,
+        max_tokens_per_batch=2048,
+        learning_rate=1e-2,
+        lora_targets=["attention", "audio_mlp", "text_mlp", "heads"],
+        logging_steps=1,
+        eval_steps=12,
+        save_steps=12,
+        lora_dropout=0.0,
+        report_to="tensorboard",
+    )
+    result = run(command(arguments, processes))
+    assert result.returncode == 0, result.stderr
+    assert "112 samples, 0 dropped" in result.stderr and "16 samples, 0 dropped" in result.stderr
+    assert "finished: 24 steps" in result.stdout
+    assert result.stdout.count("trainable parameters: ") == 1
+    assert result.stderr.count("going on from") == 0
+    names = {path.name for path in out.iterdir()}
+    assert names == {".lock", "run.json", "metrics.jsonl", "tensorboard", "checkpoint-000012", "checkpoint-000024"}
+    losses = [line["loss"] for line in metrics(out) if "loss" in line]
+    assert len(losses) == 24
+    assert sum(losses[-3:]) / 3 < sum(losses[:3]) / 3 - 2.0
+    again = run(command(arguments, processes))
+    assert again.returncode == 0 and "this run is finished" in again.stderr
+
+
+def test_a_wrong_input_under_torchrun_is_said_once(demo: Path, tmp_path: Path) -> None:
+    result = run(command(flags(demo, tmp_path / "out", data_path=demo / "nowhere.json"), 2))
+    assert result.returncode != 0
+    assert result.stderr.count(f"{demo / 'nowhere.json'}: no such file") == 1
+    assert "error on rank 0: " in result.stderr
+    assert f'File "{PROGRAM}"' not in result.stderr, "a trace of ours; torchrun adds one of its own"
+
+
+def test_an_error_on_another_rank_names_it_and_ends_all(demo: Path, tmp_path: Path) -> None:
+    script = tmp_path / "failing.py"
+    script.write_text(
+        "import os, sys\n"
+        f"sys.path.insert(0, {str(PROBE.parents[1])!r})\n"
+        "import arabic_voice_cloning_distributed_trainer as program\n"
+        "def fail(self, batch):\n"
+        "    raise program.InputError('a clip is gone')\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    program.ArabicVoiceCloningDistributedTrainer._training_step = fail\n"
+        "sys.exit(program.main())\n"
+    )
+    started = time.monotonic()
+    result = run(command(flags(demo, tmp_path / "out"), 2, script), timeout=120)
+    assert result.returncode != 0
+    assert "error on rank 1: a clip is gone" in result.stderr
+    assert time.monotonic() - started < 100
+
+
+def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    """Start the program with its output in a file, in a process group of its own."""
+    with log.open("ab") as file:
+        return subprocess.Popen(words, stdout=file, stderr=file, env=ENVIRONMENT, start_new_session=True)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], timeout: float = 120) -> bool:
+    """Whether the condition came true before the process ended."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.002)
+    raise TimeoutError(f"neither happened within {timeout} s")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_save_then_end(demo: Path, tmp_path: Path, number: signal.Signals) -> None:
+    out, log = tmp_path / "out", tmp_path / "log"
+    words = command(flags(demo, out, max_steps=500, logging_steps=1, save_steps=500, eval_data_path=None))
+    process = start(words, log)
+    assert wait_until(lambda: (out / "metrics.jsonl").exists() and len(metrics(out)) >= 2, process)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    printed = log.read_text()
+    step = int(re.search(r"stopped at step (\d+) of 500; the same command goes on from there", printed)[1])
+    assert (out / f"checkpoint-{step:06d}" / "trainer_state.json").is_file()
+    assert "Traceback" not in printed
+
+
+class KillRun:
+    """One command, killed at moments of the test's choosing, and its uninterrupted twin."""
+
+    def __init__(self, demo: Path, folder: Path) -> None:
+        self.folder = folder
+        self.settings = {
+            "max_steps": 24,
+            "max_tokens_per_batch": 512,
+            "logging_steps": 5,
+            "eval_steps": 3,
+            "save_steps": 4,
+            "save_total_limit": 2,
+            "lora_targets": ["attention", "audio_mlp", "text_mlp", "heads"],
+        }
+        self.demo = demo
+        self.out = folder / "killed"
+        self.log = folder / "log"
+        self.cache = folder / "cache-killed"
+
+    def words(self, name: str) -> list[str]:
+        cache = self.folder / f"cache-{name}"
+        return command(flags(self.demo, self.folder / name, code_cache_dir=cache, **self.settings))
+
+    def moments(self) -> dict[str, Callable[[], bool]]:
+        """By name: conditions that hold in each phase of the run."""
+        return {
+            "encoding": lambda: any(self.cache.glob("*/??/*.npy")),
+            "saving": lambda: any(self.out.glob(".writing-checkpoint-*")),
+            "evaluating": lambda: self.log.exists() and b"evaluating" in self.log.read_bytes(),
+            "step": lambda: self.log.exists() and re.search(rb"training: .*? [1-9]\d*/24 ", self.log.read_bytes()),
+        }
+
+    def kill(self, moment: str, delay: float) -> bool:
+        """Start the command and SIGKILL it ``delay`` seconds into a phase. False if it had ended before."""
+        self.log.unlink(missing_ok=True)
+        process = start(self.words("killed"), self.log)
+        if not wait_until(self.moments()[moment], process):
+            return False
+        time.sleep(delay)
+        process.kill()
+        return process.wait(60) == -signal.SIGKILL
+
+    def finish_and_compare(self) -> None:
+        """The same command ends with the weights and the loss curve of the uninterrupted run, bit for bit."""
+        for name in ("killed", "whole"):
+            result = run(self.words(name))
+            assert result.returncode == 0, result.stderr
+        whole = self.folder / "whole"
+        assert_same_adapter(self.out / "checkpoint-000024", whole / "checkpoint-000024")
+        assert metrics(self.out) == metrics(whole)
+        assert not list(self.out.glob(".writing-*"))
+
+
+def test_killed_while_encoding_saving_and_stepping(demo: Path, tmp_path: Path) -> None:
+    subject = KillRun(demo, tmp_path)
+    for moment, delay in (("encoding", 0.1), ("saving", 0.0), ("step", 0.5)):
+        assert subject.kill(moment, delay), moment
+    subject.finish_and_compare()
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(demo: Path, tmp_path: Path) -> None:
+    subject, generator = KillRun(demo, tmp_path), random.Random(2026)
+    kills = []
+    for moment in ["encoding"] * 3 + generator.sample(["saving", "evaluating", "step"] * 3, 9):
+        if len(kills) == 10:
+            break
+        if subject.kill(moment, generator.uniform(0.0, 0.6 if moment == "step" else 0.15)):
+            kills.append(moment)
+    assert len(kills) == 10, kills
+    assert set(kills) == {"encoding", "saving", "evaluating", "step"}
+    subject.finish_and_compare()
