@@ -19,8 +19,7 @@ from arabic_voice_cloning_training_collator import ChatMLDatasetSample
 from boson_multimodal.audio_processing.clips import Clip, content_hash, frames_of, read_waveform
 from boson_multimodal.audio_processing.code_cache import CodeCache, clip_key
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
-from boson_multimodal.chatml import prepare_chatml_sample, to_voice_clone
-from boson_multimodal.constants import RESERVED_IN_TEXT
+from boson_multimodal.chatml import prepare_chatml_sample, text_problem, to_voice_clone
 from boson_multimodal.data_types import ChatMLSample, TextContent, parse_sample
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
@@ -102,6 +101,7 @@ class Record:
         sample_id: ``misc.sample_id``, else ``record N``.
         problems: what is wrong with it; empty for a sound one.
         input_ids, label_ids, clips: see ``prepare_chatml_sample``.
+        fields: where in the record each clip stands.
         facts: what the check of each clip found.
     """
 
@@ -110,6 +110,7 @@ class Record:
     input_ids: list[int] = field(default_factory=list)
     label_ids: list[int] = field(default_factory=list)
     clips: list[Clip] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
     facts: list[ClipFacts] = field(default_factory=list)
 
     @property
@@ -127,7 +128,7 @@ class ArabicVoiceCloningDataset(Dataset):
     Args:
         data_path: ``.json`` (a list of records) or ``.jsonl`` (one a line).
         use_delay_pattern: as the model's configuration has it; decides how many columns a clip takes.
-        frames_per_second: of the codec; for the length limit before codes exist.
+        frames_per_second: of the codec; for the limits of length before codes exist.
         max_positions: longest sample.
 
     Raises:
@@ -148,16 +149,17 @@ class ArabicVoiceCloningDataset(Dataset):
         self.data_path = Path(data_path)
         self.cache = cache
         self.use_delay_pattern = use_delay_pattern
+        self.frames_per_second = frames_per_second
         records = read_records(self.data_path, tokenizer, config.prompt_style)
         self._check_clips(records)
-        self._check_limits(records, max_positions, frames_per_second)
+        self._check_limits(records, max_positions)
         self.records = [record for record in records if not record.problems]
         self.num_dropped = len(records) - len(self.records)
-        if not config.drop_invalid:
-            offenders = [f"{r.sample_id}: {problem}" for r in records for problem in r.problems]
-            raise_if_any(f"{data_path}: invalid samples (--drop_invalid leaves them out)", offenders)
+        offenders = [f"{r.sample_id}: {problem}" for r in records for problem in r.problems]
         if not self.records:
-            raise InputError(f"{data_path}: none of its {len(records)} samples is valid")
+            raise_if_any(f"{data_path}: none of its {len(records)} samples is valid", offenders)
+        if not config.drop_invalid:
+            raise_if_any(f"{data_path}: invalid samples (--drop_invalid leaves them out)", offenders)
         self.lengths: list[int] = []
 
     def __len__(self) -> int:
@@ -237,7 +239,8 @@ class ArabicVoiceCloningDataset(Dataset):
         found = dict(zip(clips, _interleave(_gather(results)), strict=True))
         for record in records:
             record.facts = [found[clip] for clip in record.clips]
-            record.problems += dict.fromkeys(f.problem for f in record.facts if f.problem)
+            named = zip(record.fields, record.facts, strict=True)
+            record.problems += [f"{where}: {facts.problem}" for where, facts in named if facts.problem]
 
     def _check_clip(self, clip: Clip) -> ClipFacts:
         try:
@@ -248,13 +251,16 @@ class ArabicVoiceCloningDataset(Dataset):
             waveform = read_waveform(clip)
         except InputError as error:
             return ClipFacts(problem=str(error))
+        if waveform.seconds * self.frames_per_second < 1:
+            least = 1 / self.frames_per_second
+            return ClipFacts(problem=f"{clip.name}: {waveform.seconds:g} s of audio; a clip has at least {least:g} s")
         return ClipFacts(key, samples=waveform.samples.numel(), sampling_rate=waveform.sampling_rate)
 
-    def _check_limits(self, records: list[Record], max_positions: int, frames_per_second: float) -> None:
+    def _check_limits(self, records: list[Record], max_positions: int) -> None:
         for record in records:
             if record.problems:
                 continue
-            frames = [f.frames or frames_of(f.samples / f.sampling_rate, frames_per_second) for f in record.facts]
+            frames = [f.frames or frames_of(f.samples, f.sampling_rate, self.frames_per_second) for f in record.facts]
             positions = self._positions(record, frames)
             if positions > max_positions:
                 record.problems.append(
@@ -283,10 +289,8 @@ def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: s
         if sample is None or problems:
             continue
         record.input_ids, record.label_ids, contents, _ = prepare_chatml_sample(sample, tokenizer)
-        try:
-            record.clips = [Clip.of(content, path.parent) for content in contents]
-        except InputError as error:
-            problems.append(str(error))
+        record.clips = [Clip.of(content, path.parent) for content in contents]
+        record.fields = [content.where for content in contents]
     return records
 
 
@@ -294,30 +298,29 @@ def read_json_records(path: Path) -> list[Any]:
     """The records of a ``.json`` list or of a ``.jsonl`` file, not yet checked.
 
     Raises:
-        InputError: if the file is missing, not JSON (naming the line), not a list, or empty.
+        InputError: if the file is missing, not JSON (naming the lines), not a list, or empty.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file; give a ChatML .json or .jsonl") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as UTF-8 text ({error})") from error
-    if path.suffix == ".jsonl":
-        lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-        records = [_parse_json(path, line, n) for n, line in lines]
-    else:
-        records = _parse_json(path, text, 1)
+    by_line = path.suffix == ".jsonl"
+    # Not str.splitlines: it also cuts at U+2028 and its like, which may stand in a JSON string.
+    parts = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()] if by_line else [(1, text)]
+    values, problems = [], []
+    for first_line, part in parts:
+        try:
+            values.append(json.loads(part))
+        except json.JSONDecodeError as error:
+            problems.append(f"line {first_line + error.lineno - 1}, column {error.colno}: {error.msg}")
+    raise_if_any(f"{path}: not JSON", problems)
+    records = values if by_line else values[0]
     if not isinstance(records, list) or not records:
-        raise InputError(f"{path}: holds no list of samples; a .json file is a list, a .jsonl file one sample a line")
+        found = "no sample" if records == [] else f"a JSON {type(records).__name__}"
+        raise InputError(f"{path}: holds {found}; a .json file is a list of samples, a .jsonl file has one a line")
     return records
-
-
-def _parse_json(path: Path, text: str, first_line: int) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise InputError(f"{path}: line {line}: not JSON ({error.msg}, column {error.colno})") from error
 
 
 def _content_problems(sample: ChatMLSample) -> list[str]:
@@ -329,12 +332,9 @@ def _content_problems(sample: ChatMLSample) -> list[str]:
         for j, part in enumerate(message.content)
         if isinstance(part, TextContent)
     ]
-    for where, text in texts:
-        if not text.strip():
-            problems.append(f"{where}: {text!r}; text is missing")
-        forged = [token for token in RESERVED_IN_TEXT if token in text]
-        if forged:
-            problems.append(f"{where}: holds {forged}, which only the program writes; remove them")
+    problems += [f"{where}: {text!r}; text is missing" for where, text in texts if not text.strip()]
+    texts += [(f"messages[{i}].recipient", m.recipient) for i, m in enumerate(sample.messages) if m.recipient]
+    problems += [f"{where}: {reason}" for where, text in texts if (reason := text_problem(text))]
     if not any(isinstance(p, TextContent) for m in sample.messages if m.role != "system" for p in m.content):
         problems.append("messages: no text in any user or assistant turn; the model must be told what to say")
     trained = [message for turn, message in enumerate(sample.messages) if sample.trains(turn)]

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,8 @@ SECONDS_FOR_RANK_0_TO_SPEAK = 3.0
 ADAPTER_FILE = "adapter_model.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
 DEFAULT_WARMUP_SHARE = 0.03
+COLLECTIVE_TIMEOUT = timedelta(hours=2)
+"""How long a process waits for the others: one may have far more audio to check or encode."""
 NEUTRAL_FLAGS = frozenset(
     "data_path eval_data_path output_dir model_path model_revision audio_tokenizer_path audio_tokenizer_revision "
     "init_adapter logging_steps eval_steps save_steps save_total_limit resume overwrite report_to code_cache_dir "
@@ -165,7 +168,8 @@ class ArabicVoiceCloningDistributedTrainer:
         self.rank, self.world_size = 0, 1
         if self.local_rank >= 0:
             # gloo carries what the host needs at once (counts, objects), so that it never waits for a GPU.
-            dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
             self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.is_main = self.rank == 0
         if not self.is_main:

@@ -57,6 +57,16 @@ def _turn_end(sample: ChatMLSample, turn: int) -> str:
     return c.END_OF_MESSAGE if roles == ["assistant", "assistant"] else c.END_OF_TURN
 
 
+def text_problem(text: str) -> str | None:
+    """Why ``text`` cannot stand in a conversation, and what would mend it; None if it can."""
+    forged = [token for token in c.RESERVED_IN_TEXT if token in text]
+    if forged:
+        return f"{text!r} holds {forged}, which only the program writes; remove them"
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        return f"{text!r} holds half a surrogate pair, which no tokenizer reads; write the character itself"
+    return None
+
+
 def voice_clone_messages(
     reference_text: str, reference_audio: AudioContent, target_text: str, target_audio: AudioContent
 ) -> tuple[tuple[Message, ...], int]:
@@ -78,20 +88,26 @@ def voice_clone_messages(
 def to_voice_clone(sample: ChatMLSample) -> tuple[ChatMLSample | None, list[str]]:
     """Rewrite a sample of one reference clip and one target clip into :func:`voice_clone_messages`.
 
-    The reference text is ``misc.ref_transcript``, else the text before the reference clip in its turn; the target
-    text is that of the trained assistant turn.
+    The reference is the clip outside the trained turns. Its text is ``misc.ref_transcript``, else the text before it in
+    its turn; the target text is that of the trained assistant turn.
 
     Returns:
         The rewritten sample and no problems; or None and every problem.
     """
     problems = []
-    references = [(m, part) for m in sample.messages if m.role == "user" for part in m.content if _is_audio(part)]
     trained = [m for turn, m in enumerate(sample.messages) if sample.trains(turn)]
+    others = [m for turn, m in enumerate(sample.messages) if not sample.trains(turn)]
+    references = [(m, part) for m in others for part in m.content if _is_audio(part)]
     targets = [part for m in trained for part in m.content if _is_audio(part)]
     if len(references) != 1:
-        problems.append(f"messages: {len(references)} clips in user turns; prompt_style voice_clone needs exactly 1")
+        problems.append(
+            f"messages: {len(references)} clips outside the trained turns; prompt_style voice_clone needs exactly 1, "
+            "the reference"
+        )
     if len(targets) != 1:
-        problems.append(f"messages: {len(targets)} clips in trained turns; prompt_style voice_clone needs exactly 1")
+        problems.append(
+            f"messages: {len(targets)} clips in trained turns; prompt_style voice_clone needs exactly 1, the target"
+        )
     reference_text = sample.misc.get("ref_transcript") or ""
     if not isinstance(reference_text, str):
         problems.append(f"misc.ref_transcript: {reference_text!r}; it must be a string")
@@ -99,6 +115,8 @@ def to_voice_clone(sample: ChatMLSample) -> tuple[ChatMLSample | None, list[str]
         reference_text = _text_before(*references[0])
         if not reference_text:
             problems.append("misc.ref_transcript: missing, and no text stands before the reference clip; give one")
+    elif reason := text_problem(reference_text):
+        problems.append(f"misc.ref_transcript: {reason}")
     target_text = " ".join(p.text.strip() for m in trained for p in m.content if not _is_audio(p)).strip()
     if not target_text:
         problems.append("messages: the trained assistant turn has no text; prompt_style voice_clone needs the target's")

@@ -1,5 +1,7 @@
 """Where a checkpoint lies: a folder the user names, or a pinned revision on the hub, as one local folder."""
 
+import json
+import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -27,11 +29,21 @@ def resolve_checkpoint(path_or_id: str, revision: str | None, flag: str) -> Path
     Raises:
         InputError: if it is neither a folder with a ``config.json`` nor to be had from the hub.
     """
-    folder = Path(path_or_id).expanduser()
-    if folder.exists():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{flag} {path_or_id}: no config.json in it; give the folder of a checkpoint")
-        return folder
+    folder = Path(os.path.expanduser(path_or_id))
+    if not folder.exists():
+        folder = _fetch(path_or_id, revision, flag)
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{flag} {path_or_id}: no config.json in it; give the folder of a checkpoint") from error
+    except ValueError as error:
+        raise InputError(f"{flag} {path_or_id}: its config.json is not JSON ({error}); fetch it again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{flag} {path_or_id}: its config.json holds no object; fetch it again")
+    return folder
+
+
+def _fetch(path_or_id: str, revision: str | None, flag: str) -> Path:
     if path_or_id.startswith(("/", ".", "~")) or path_or_id.count("/") != 1:
         raise InputError(f"{flag} {path_or_id}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME")
     try:

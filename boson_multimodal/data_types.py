@@ -1,6 +1,8 @@
 """ChatML samples: turns of text and audio, and how a JSON record becomes one."""
 
-from dataclasses import dataclass
+import base64
+import sys
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
@@ -26,15 +28,17 @@ class AudioContent:
 
     Attributes:
         audio_url: path of the file, absolute or relative to the JSON file that names it.
-        raw_audio: the file's bytes in base64, used where there is no ``audio_url``.
+        raw_audio: the file's bytes (in JSON: base64), used where there is no ``audio_url``.
         offset: seconds to skip at the start.
         duration: seconds to keep, at most; None keeps all that follows.
+        where: the field of the record that named it, for messages.
     """
 
     audio_url: str | None = None
-    raw_audio: str | None = None
+    raw_audio: bytes | None = None
     offset: float | None = None
     duration: float | None = None
+    where: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,10 @@ def _parse_part(where: str, raw: Any, problems: list[str]) -> TextContent | Audi
     if kind == "audio":
         problems += _unknown_keys(f"{where}.", raw, AUDIO_KEYS)
         return _parse_audio(where, raw, problems)
-    problems.append(f"{where}: {raw!r}; it must be a string or an object of type 'text' or 'audio'")
+    if isinstance(raw, dict):
+        problems.append(f"{where}.type: {kind!r}; it must be 'text' or 'audio'")
+    else:
+        problems.append(f"{where}: {raw!r}; it must be a string or an object of type 'text' or 'audio'")
     return None
 
 
@@ -138,14 +145,21 @@ def _parse_audio(where: str, raw: dict[str, Any], problems: list[str]) -> AudioC
             problems.append(f"{where}.{name}: {value!r}; it must be a string")
     if not url and not raw_audio:
         problems.append(f"{where}.audio_url: missing; give a path, or base64 in raw_audio")
+    data = None
+    if not url and raw_audio and isinstance(raw_audio, str):
+        try:
+            data = base64.b64decode(raw_audio, validate=True)
+        except ValueError as error:
+            problems.append(f"{where}.raw_audio: {raw_audio[:20]!r}...; it must be base64 in one line ({error})")
     for name, lowest in (("offset", "at least 0"), ("duration", "above 0")):
         value = raw.get(name)
         if value is None:
             continue
-        is_number = isinstance(value, Real) and not isinstance(value, bool) and value < float("inf")
+        is_number = isinstance(value, Real) and not isinstance(value, bool) and value <= sys.float_info.max
         if not is_number or value < 0 or (name == "duration" and value == 0):
             problems.append(f"{where}.{name}: {value!r}; it must be null or a number of seconds, {lowest}")
-    return AudioContent(url, raw_audio or None, raw.get("offset"), raw.get("duration"))
+    source = f"{where}.audio_url" if url else f"{where}.raw_audio"
+    return AudioContent(url, data, raw.get("offset"), raw.get("duration"), source)
 
 
 def _unknown_keys(prefix: str, raw: dict[str, Any], known: tuple[str, ...]) -> list[str]:

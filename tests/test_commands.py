@@ -155,18 +155,24 @@ class KillRun:
 
     def moments(self) -> dict[str, Callable[[], bool]]:
         """By name: conditions that hold in each phase of the run."""
+        before = self.encoded()
         return {
-            "encoding": lambda: any(self.cache.glob("*/??/*.npy")),
+            "encoding": lambda: self.encoded() > before,
             "saving": lambda: any(self.out.glob(".writing-checkpoint-*")),
             "evaluating": lambda: self.log.exists() and b"evaluating" in self.log.read_bytes(),
             "step": lambda: self.log.exists() and re.search(rb"training: .*? [1-9]\d*/24 ", self.log.read_bytes()),
         }
 
+    def encoded(self) -> int:
+        """Clips in the killed run's cache."""
+        return len(list(self.cache.glob("*/??/*.npy")))
+
     def kill(self, moment: str, delay: float) -> bool:
         """Start the command and SIGKILL it ``delay`` seconds into a phase. False if it had ended before."""
         self.log.unlink(missing_ok=True)
+        reached = self.moments()[moment]
         process = start(self.words("killed"), self.log)
-        if not wait_until(self.moments()[moment], process):
+        if not wait_until(reached, process):
             return False
         time.sleep(delay)
         process.kill()

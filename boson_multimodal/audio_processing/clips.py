@@ -1,10 +1,9 @@
 """Audio clips on disk: reading a cut of a file as a mono waveform, and its identity by content."""
 
-import base64
-import binascii
 import hashlib
 import io
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +13,16 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from boson_multimodal.constants import CODEC_SAMPLE_RATE
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError
+
+SEMANTIC_SAMPLE_RATE = 16_000
+"""Samples per second in the codec's semantic branch, a HuBERT."""
+SEMANTIC_WINDOW_SAMPLES = 400
+"""Samples that HuBERT's convolutions see at once."""
+SEMANTIC_PADDING_SAMPLES = 2 * 160
+"""Zeros that the codec puts around the wave for it."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +41,16 @@ class Clip:
 
     @classmethod
     def of(cls, content: AudioContent, base_dir: Path) -> "Clip":
-        """The clip that a record names; relative paths are relative to ``base_dir``.
-
-        Raises:
-            InputError: if ``raw_audio`` is not base64.
-        """
+        """The clip that a record names; relative paths are relative to ``base_dir``."""
+        source: Path | bytes = content.raw_audio or b""
         if content.audio_url:
-            source: Path | bytes = base_dir / Path(content.audio_url).expanduser()
-        else:
-            try:
-                source = base64.b64decode(content.raw_audio or "", validate=True)
-            except binascii.Error as error:
-                raise InputError(f"raw_audio: not base64 ({error})") from error
+            source = base_dir / os.path.expanduser(content.audio_url)  # leaves ~nobody as it is; Path's raises
         return cls(source, float(content.offset or 0.0), None if content.duration is None else float(content.duration))
 
     @property
     def name(self) -> str:
         """What messages call it."""
-        return "raw_audio" if isinstance(self.source, bytes) else str(self.source)
+        return f"{len(self.source)} bytes" if isinstance(self.source, bytes) else str(self.source)
 
 
 @dataclass(frozen=True)
@@ -82,9 +81,11 @@ def content_hash(source: Path | bytes) -> str:
         with source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
-        raise InputError(f"{source}: no such file") from error
+        raise InputError(f"{source}: no such file; paths are absolute or relative to the JSON file") from error
     except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{source}: cannot be read ({error.strerror}); give an audio file") from error
+    except ValueError as error:  # a null byte, or half a surrogate pair
+        raise InputError(f"{str(source)!r}: not a path ({error}); give an audio file") from error
 
 
 def read_waveform(clip: Clip) -> Waveform:
@@ -97,12 +98,11 @@ def read_waveform(clip: Clip) -> Waveform:
     try:
         with soundfile.SoundFile(source) as file:
             rate = file.samplerate
-            first = min(round(clip.offset * rate), file.frames)
-            file.seek(first)
-            wanted = -1 if clip.duration is None else max(1, round(clip.duration * rate))
+            file.seek(round(min(clip.offset * rate, file.frames)))
+            wanted = -1 if clip.duration is None else max(1, round(min(clip.duration * rate, file.frames)))
             samples = file.read(wanted, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise InputError(f"{clip.name}: not readable as audio ({error})") from error
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: a .raw file, which names no rate
+        raise InputError(f"{clip.name}: not readable as audio ({error}); give WAV, FLAC, OGG or MP3") from error
     if samples.shape[0] == 0:
         cut = f" after an offset of {clip.offset:g} s" if clip.offset else ""
         raise InputError(f"{clip.name}: empty audio{cut}; a clip needs at least one sample")
@@ -111,6 +111,12 @@ def read_waveform(clip: Clip) -> Waveform:
     return Waveform(torch.from_numpy(samples.mean(axis=1)), rate)
 
 
-def frames_of(seconds: float, frames_per_second: float) -> int:
-    """Code frames that the codec makes of ``seconds`` of audio, to within one; exact counts come from the codes."""
-    return math.ceil(seconds * frames_per_second)
+def frames_of(samples: int, sampling_rate: int, frames_per_second: float) -> int:
+    """Code frames that the codec makes of a waveform.
+
+    Its semantic branch decides: a frame is there as soon as its first window is, once the wave is resampled twice.
+    """
+    at_codec_rate = -(-samples * CODEC_SAMPLE_RATE // sampling_rate)
+    at_semantic_rate = -(-at_codec_rate * SEMANTIC_SAMPLE_RATE // CODEC_SAMPLE_RATE)
+    first_window = SEMANTIC_WINDOW_SAMPLES - SEMANTIC_PADDING_SAMPLES
+    return math.floor((at_semantic_rate - first_window) * frames_per_second / SEMANTIC_SAMPLE_RATE) + 1

@@ -5,12 +5,17 @@ import os
 import time
 import uuid
 from pathlib import Path
+from tokenize import TokenError
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from boson_multimodal.audio_processing.clips import Clip
+
+DAMAGED = (ValueError, EOFError, TypeError, TokenError, BadZipFile)
+"""What numpy raises for a file that is cut short or not one of its own, by where the damage lies."""
 
 ABANDONED_AFTER_SECONDS = 24 * 3600
 """Age at which a temporary file is that of a run which was killed."""
@@ -41,7 +46,7 @@ class CodeCache:
         """(K, T) codes, or None if they are not there or not what this codec writes (then they are made anew)."""
         try:
             codes = np.load(self.path(key), allow_pickle=False)
-        except (FileNotFoundError, ValueError, EOFError):  # absent; not an array file; cut short
+        except (FileNotFoundError, *DAMAGED):
             return None
         fits = codes.ndim == 2 and codes.shape[0] == self.num_codebooks and codes.shape[1] > 0
         if not fits or codes.dtype != np.int16 or codes.min() < 0 or codes.max() >= self.codebook_size:

@@ -1,0 +1,153 @@
+"""Draw the losses of a run from its metrics.jsonl.
+
+    python -m tools.plot_metrics RUN_DIR [--output FILE.png]
+
+On the left the training and evaluation losses over the optimizer steps, on the right the codebooks' training losses.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from boson_multimodal.errors import InputError
+from run_directory import METRICS_FILE
+
+PLOT_FILE = "loss.png"
+CODEBOOK_PREFIX = "audio_loss_codebook_"
+LOSSES = {
+    "loss": ("total", "#1f1f1f", 2.2),
+    "text_loss": ("text", "#2a78b5", 1.5),
+    "audio_loss": ("audio", "#d1652b", 1.5),
+}
+"""Metric -> its name in the legend, colour and line width; ``eval_`` before a metric is the same, dashed."""
+LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False, "fontsize": 9}
+"""Below the axes: wherever it lay inside, some run's curve would cross it."""
+
+Record = dict[str, Any]
+
+
+def read_metrics(path: Path) -> tuple[list[Record], list[Record]]:
+    """The lines of a metrics.jsonl as (training, evaluation) records, each in order of its steps.
+
+    A last line without its end is one that is being written, or that a kill cut short: it is left out.
+
+    Raises:
+        InputError: if the file is not there, a line is not a JSON object with a step, or no line holds a training loss.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the --output_dir of a run that has logged at least once")
+    records: list[Record] = []
+    *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(record, dict) or "step" not in record:
+            raise InputError(f"{path}, line {number}: not an object with a step")
+        records.append(record)
+    records.sort(key=lambda record: record["step"])
+    training = [record for record in records if "loss" in record]
+    if not training:
+        raise InputError(f"{path}: no line holds a training loss; wait until the run has logged once (--logging_steps)")
+    return training, [record for record in records if "eval_loss" in record]
+
+
+def plot_metrics(run_dir: Path, output: Path | None = None) -> Path:
+    """Draw the losses of a run as a PNG.
+
+    Args:
+        run_dir: folder with a ``metrics.jsonl``.
+        output: the file to write; ``run_dir/loss.png`` by default.
+
+    Returns:
+        The file written.
+
+    Raises:
+        InputError: as :func:`read_metrics`, or if ``output`` cannot be written.
+    """
+    training, evaluation = read_metrics(run_dir / METRICS_FILE)
+    output = output or run_dir / PLOT_FILE
+    # A Figure of its own, not pyplot: no backend is chosen and no state is left in the calling program.
+    figure = Figure(figsize=(12.0, 5.2), dpi=130, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _draw_losses(left, training, evaluation)
+    _draw_codebooks(right, training)
+    for axes in (left, right):
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("cross entropy (nats)")
+        axes.set_ylim(0.0, 1.06 * axes.dataLim.y1)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(color="#e4e4e4", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    try:
+        figure.savefig(output, format="png")
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be written ({error.strerror})") from error
+    return output
+
+
+def _draw_losses(axes: Axes, training: list[Record], evaluation: list[Record]) -> None:
+    """Total, text and audio loss over steps: training solid, evaluation dashed."""
+    for prefix, records, kind in (("", training, "training"), ("eval_", evaluation, "evaluation")):
+        marked = prefix or len(records) == 1  # a line through one point is invisible
+        style = {"linestyle": "--" if prefix else "-", "marker": "o" if marked else "", "markersize": 4.0}
+        for name, (label, colour, width) in LOSSES.items():
+            steps, values = _series(records, prefix + name)
+            if steps:
+                axes.plot(steps, values, color=colour, linewidth=width, label=f"{kind}, {label}", **style)
+    axes.set_title("Loss", loc="left", fontweight="bold")
+    axes.legend(ncols=2 if evaluation else 3, **LEGEND)
+
+
+def _draw_codebooks(axes: Axes, training: list[Record]) -> None:
+    """Each codebook's training loss over steps, from dark (the first, coarsest) to light."""
+    names = sorted(
+        (name for name in training[-1] if name.startswith(CODEBOOK_PREFIX)),
+        key=lambda name: int(name.removeprefix(CODEBOOK_PREFIX)),
+    )
+    colours = ScalarMappable(Normalize(0, max(1, len(names) - 1) * 1.12), "plasma")  # its lightest is lost on white
+    for k, name in enumerate(names):
+        steps, values = _series(training, name)
+        marker = "o" if len(steps) == 1 else ""
+        axes.plot(steps, values, color=colours.to_rgba(k), linewidth=1.4, marker=marker, label=f"codebook {k}")
+    axes.set_title("Training loss of each codebook", loc="left", fontweight="bold")
+    if names:
+        axes.legend(ncols=4, **LEGEND)
+
+
+def _series(records: list[Record], name: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of a metric, where it was recorded."""
+    found = [(record["step"], record[name]) for record in records if name in record]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def main() -> int:
+    """Draw the plot, and say where it lies and how far the training loss fell. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="--output_dir of a run")
+    parser.add_argument("--output", type=Path, metavar="FILE.png", help=f"by default RUN_DIR/{PLOT_FILE}")
+    args = parser.parse_args()
+    try:
+        path = plot_metrics(args.run_dir, args.output)
+        training, _ = read_metrics(args.run_dir / METRICS_FILE)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    first, last = training[0], training[-1]
+    print(f"plot: {path}")
+    print(f"training loss: {first['loss']:.4f} at step {first['step']}, {last['loss']:.4f} at step {last['step']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
