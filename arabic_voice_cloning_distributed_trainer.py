@@ -188,9 +188,11 @@ class ArabicVoiceCloningDistributedTrainer:
     def _initialize_components(self) -> None:
         """Data first, then the output folder, then weights; so that a mistake costs seconds."""
         config = self.config
-        self.model_folder = resolve_checkpoint(config.model_path, config.model_revision, "--model_path")
+        self.model_folder = resolve_checkpoint(
+            config.model_path, config.model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
+        )
         codec_folder = resolve_checkpoint(
-            config.audio_tokenizer_path, config.audio_tokenizer_revision, "--audio_tokenizer_path"
+            config.audio_tokenizer_path, config.audio_tokenizer_revision, "--audio_tokenizer_path", ("*.safetensors",)
         )
         self.model_config = HiggsAudioConfig.from_pretrained(self.model_folder)
         self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.model_config)

@@ -1,6 +1,7 @@
 """The flags of the program: the loop's configuration, and how four configurations become one command line."""
 
 import argparse
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +117,8 @@ class DistributedTrainingConfig:
         unknown = [reporter for reporter in self.report_to if reporter not in REPORTERS]
         if unknown:
             problems.append(f"report_to is {self.report_to}; it must name some of {list(REPORTERS)}")
+        if "wandb" in self.report_to and importlib.util.find_spec("wandb") is None:
+            problems.append("report_to is wandb, which is not installed; pip install wandb")
         for name in ("data_path", "output_dir"):
             if not getattr(self, name):
                 problems.append(f"{name} is empty; give a path")

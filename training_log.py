@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 
 REPORTERS = ("tensorboard", "wandb", "none")
@@ -87,9 +86,6 @@ class MetricsWriter:
         metrics_path: already cut back to ``step``.
         reporters: of ``REPORTERS``.
         step: where the run begins; plots of later steps are dropped.
-
-    Raises:
-        InputError: if W&B is asked for and not installed.
     """
 
     def __init__(self, metrics_path: Path, tensorboard: Path, reporters: list[str], step: int, config: dict) -> None:
@@ -100,10 +96,8 @@ class MetricsWriter:
 
             self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1)
         if "wandb" in reporters:
-            try:
-                import wandb
-            except ModuleNotFoundError as error:
-                raise InputError("--report_to wandb: the package is not installed; pip install wandb") from error
+            import wandb  # optional; the configuration has checked that it is there
+
             self._wandb = wandb.init(config=config, dir=str(metrics_path.parent), resume="allow")
 
     def write(self, record: dict[str, Any]) -> None:

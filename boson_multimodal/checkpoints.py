@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -18,16 +19,17 @@ from boson_multimodal.errors import InputError
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
-def resolve_checkpoint(path_or_id: str, revision: str | None, flag: str) -> Path:
+def resolve_checkpoint(path_or_id: str, revision: str | None, flag: str, needed: Sequence[str]) -> Path:
     """The local folder of a checkpoint, fetched from the hub if need be.
 
     Args:
         path_or_id: a folder, or a hub id such as ``bosonai/higgs-audio-v2-generation-3B-base``.
         revision: the hub's commit, branch or tag; a local folder has none and ignores it.
         flag: the flag that named it, for the message.
+        needed: patterns of file names that it must hold beside ``config.json``.
 
     Raises:
-        InputError: if it is neither a folder with a ``config.json`` nor to be had from the hub.
+        InputError: if it is neither a folder with these files nor to be had from the hub.
     """
     folder = Path(os.path.expanduser(path_or_id))
     if not folder.exists():
@@ -40,6 +42,9 @@ def resolve_checkpoint(path_or_id: str, revision: str | None, flag: str) -> Path
         raise InputError(f"{flag} {path_or_id}: its config.json is not JSON ({error}); fetch it again") from error
     if not isinstance(config, dict):
         raise InputError(f"{flag} {path_or_id}: its config.json holds no object; fetch it again")
+    missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
+    if missing:
+        raise InputError(f"{flag} {path_or_id}: no {' and no '.join(missing)} in it; give a whole checkpoint")
     return folder
 
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 import arabic_voice_cloning_distributed_trainer as program
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from boson_multimodal import checkpoints
-from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer, codec_config, codec_identity
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer, codec_config
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.errors import InputError
 from tests.chatml_files import audio, load, make_cache, noise, record, text, write_clip, write_records
@@ -463,7 +463,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 )
 def test_a_model_path_that_is_not_there_is_refused_without_asking_the_hub(path: str, offline: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        resolve_checkpoint(path, None, "--model_path")
+        resolve_checkpoint(path, None, "--model_path", ())
     assert str(caught.value) == (
         f"--model_path {path}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME"
     )
@@ -472,7 +472,7 @@ def test_a_model_path_that_is_not_there_is_refused_without_asking_the_hub(path: 
 
 def test_a_hub_that_cannot_be_reached_is_named(offline: list[str]) -> None:
     with pytest.raises(InputError) as caught:
-        resolve_checkpoint("bosonai/some-model", "main", "--model_path")
+        resolve_checkpoint("bosonai/some-model", "main", "--model_path", ())
     assert offline == ["bosonai/some-model"]
     message = str(caught.value)
     assert message.startswith("--model_path bosonai/some-model: no such folder, not in the local hub cache")
@@ -493,7 +493,7 @@ def test_a_folder_without_a_readable_configuration_is_refused(
     if content is not None:
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError) as caught:
-        resolve_checkpoint(str(tmp_path), None, "--model_path")
+        resolve_checkpoint(str(tmp_path), None, "--model_path", ())
     assert str(caught.value).startswith(f"--model_path {tmp_path}: ") and expected in str(caught.value)
 
 
@@ -501,7 +501,7 @@ def test_a_file_as_model_path_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"")
     with pytest.raises(InputError, match="no config.json in it"):
-        resolve_checkpoint(str(path), None, "--model_path")
+        resolve_checkpoint(str(path), None, "--model_path", ())
 
 
 def test_a_model_in_the_place_of_the_codec_is_refused(demo: Path) -> None:
@@ -513,11 +513,13 @@ def test_a_model_in_the_place_of_the_codec_is_refused(demo: Path) -> None:
     assert "--audio_tokenizer_revision" in str(caught.value)
 
 
-def test_a_codec_without_weights_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_without_weights_or_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError) as caught:
-        codec_identity(tmp_path)
-    assert str(caught.value).startswith(f"{tmp_path}: no *.safetensors in it")
+        resolve_checkpoint(str(tmp_path), None, "--model_path", ("tokenizer.json", "*.safetensors"))
+    assert str(caught.value) == (
+        f"--model_path {tmp_path}: no tokenizer.json and no *.safetensors in it; give a whole checkpoint"
+    )
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
