@@ -61,7 +61,9 @@ from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from lora_config import (
+    ADAPTER_FILE,
     HiggsAudioLoRATrainingConfig,
+    check_adapter,
     create_higgs_audio_lora_model,
     load_adapter,
     load_base_model,
@@ -71,6 +73,7 @@ from run_directory import (
     RunDirectory,
     checkpoint_step,
     environment,
+    file_fingerprint,
     folder_fingerprint,
     read_state,
 )
@@ -82,7 +85,6 @@ logger = logging.getLogger(Path(__file__).stem)
 
 REQUIRED_FORWARD_PARAMETERS = ("label_ids", "label_audio_ids", "audio_out_ids", "audio_features")
 SECONDS_FOR_RANK_0_TO_SPEAK = 3.0
-ADAPTER_FILE = "adapter_model.safetensors"
 OPTIMIZER_FILE = "optimizer.pt"
 DEFAULT_WARMUP_SHARE = 0.03
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
@@ -194,6 +196,8 @@ class ArabicVoiceCloningDistributedTrainer:
         codec_folder = resolve_checkpoint(
             config.audio_tokenizer_path, config.audio_tokenizer_revision, "--audio_tokenizer_path", ("*.safetensors",)
         )
+        if config.init_adapter is not None:
+            check_adapter(Path(config.init_adapter), self.lora_config)
         self.model_config = HiggsAudioConfig.from_pretrained(self.model_folder)
         self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.model_config)
         self._load_datasets(codec_folder)
@@ -300,7 +304,8 @@ class ArabicVoiceCloningDistributedTrainer:
             "world_size": self.world_size,
             "torch_dtype": str(self.dtype),
             "model": folder_fingerprint(self.model_folder),
-            "init_adapter": self.config.init_adapter and folder_fingerprint(Path(self.config.init_adapter)),
+            "init_adapter": self.config.init_adapter
+            and file_fingerprint(Path(self.config.init_adapter) / ADAPTER_FILE),
         }
         for name, dataset in datasets.items():
             identity[name] = dataset and {"samples": len(dataset), "fingerprint": dataset.fingerprint()}

@@ -10,6 +10,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 
+ADAPTER_FILE = "adapter_model.safetensors"
+"""PEFT's name for an adapter's weights."""
+
 TARGET_GROUPS = {
     "attention": r"layers\.\d+\.self_attn\.(q|k|v|o)_proj",
     "text_mlp": r"layers\.\d+\.mlp\.(gate|up|down)_proj",
@@ -106,14 +109,15 @@ def load_base_model(
     return base
 
 
-def load_adapter(base: HiggsAudioModel, adapter: Path, config: HiggsAudioLoRATrainingConfig) -> PeftModel:
-    """Continue from a trained adapter (``--init_adapter``).
+def check_adapter(adapter: Path, config: HiggsAudioLoRATrainingConfig) -> None:
+    """Whether a trained adapter (``--init_adapter``) has the shape that the flags ask for; loads no weight.
 
     Raises:
-        InputError: if it is not an adapter of the shape that the flags ask for.
+        InputError: naming each difference, or that it is no adapter.
     """
-    if not (adapter / "adapter_config.json").is_file():
-        raise InputError(f"--init_adapter {adapter}: no adapter_config.json in it; give the folder of an adapter")
+    missing = [name for name in ("adapter_config.json", ADAPTER_FILE) if not (adapter / name).is_file()]
+    if missing:
+        raise InputError(f"--init_adapter {adapter}: no {' and no '.join(missing)} in it; give an adapter's folder")
     found, wanted = LoraConfig.from_pretrained(str(adapter)), config.to_peft()
     names = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
     differ = [
@@ -123,7 +127,11 @@ def load_adapter(base: HiggsAudioModel, adapter: Path, config: HiggsAudioLoRATra
     ]
     if differ:
         raise InputError(f"--init_adapter {adapter}: {'; '.join(differ)}; give the flags it was trained with")
-    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, config=wanted)
+
+
+def load_adapter(base: HiggsAudioModel, adapter: Path, config: HiggsAudioLoRATrainingConfig) -> PeftModel:
+    """Put a trained adapter, one that :func:`check_adapter` accepts, on the base model and train it on."""
+    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, config=config.to_peft())
     _print_trainable(model)
     return model
 

@@ -183,6 +183,11 @@ def folder_fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_fingerprint(path: Path) -> str:
+    """16 hex digits of a small file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
 def environment(project: Path) -> dict[str, Any]:
     """Versions of what computes, and the commit of ``project`` where it is a checkout."""
     try:

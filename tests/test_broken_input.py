@@ -39,6 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "headerless.raw").write_bytes(bytes(2000))
     soundfile.write(folder / "no_samples.wav", np.zeros(0), 24_000)
     soundfile.write(folder / "blink.wav", noise(0.004), 24_000)
+    soundfile.write(folder / "odd_rate.wav", noise(0.4), 44_101)
     for name, value in (("nan", np.nan), ("infinite", np.inf)):
         samples = noise(0.4)
         samples[100] = value
@@ -242,6 +243,12 @@ BROKEN_RECORDS: dict[str, tuple[Change, str, str, str]] = {
         f"{REFERENCE}.audio_url",
         "blink.wav: 0.004 s of audio",
         "a clip has at least 0.04 s",
+    ),
+    "a rate that nothing has": (
+        _reference(audio_url="odd_rate.wav"),
+        f"{REFERENCE}.audio_url",
+        "odd_rate.wav: 44101 samples per second is no usual rate",
+        "convert it to 24000 or 48000",
     ),
     "NaN in audio": (
         _reference(audio_url="nan.wav"),

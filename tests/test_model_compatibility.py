@@ -1,6 +1,5 @@
 """SPEC section 6: the program trains this repository's model or none."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 
 import arabic_voice_cloning_distributed_trainer as program
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
-from tests.training_runs import PROGRAM, PROJECT, flags, trainer
+from tests.training_runs import ENVIRONMENT, PROGRAM, PROJECT, flags, trainer
 
 ORIGINAL_PARAMETERS = (
     "input_ids inputs_embeds attention_mask audio_features audio_feature_attention_mask audio_in_ids "
@@ -88,7 +87,7 @@ def fork(tmp_path: Path) -> Path:
 
 
 def python(code: str, folder: Path, pythonpath: Path) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "PYTHONPATH": str(pythonpath)}
+    env = {**ENVIRONMENT, "PYTHONPATH": str(pythonpath)}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=folder)
 
 

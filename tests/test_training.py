@@ -393,8 +393,16 @@ def test_a_new_run_can_start_from_an_adapter(demo: Path, tmp_path: Path) -> None
     names = {n.replace(".default", ""): p for n, p in second.model.named_parameters() if p.requires_grad}
     assert torch.equal(names[sorted(adapter(first.checkpoint))[0]], target)
     assert second.train().finished
+
+
+def test_an_adapter_that_does_not_fit_is_refused_before_any_weight_is_loaded(
+    demo: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "load_base_model", None)
     with pytest.raises(InputError, match="r is 16, the flags ask for 8"):
-        trainer(demo, tmp_path / "third", init_adapter=first.checkpoint, lora_rank=8)
+        trainer(demo, tmp_path / "out", init_adapter=finished / "checkpoint-000002", lora_rank=8)
+    with pytest.raises(InputError, match="no adapter_config.json and no adapter_model.safetensors in it"):
+        trainer(demo, tmp_path / "out", init_adapter=tmp_path)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(demo: Path, tmp_path: Path) -> None:

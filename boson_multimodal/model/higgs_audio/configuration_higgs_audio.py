@@ -4,7 +4,7 @@ from os import PathLike
 from typing import Any
 
 from transformers import LlamaConfig, WhisperConfig
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.configuration_utils import PreTrainedConfig
 
 from boson_multimodal.errors import InputError
 
@@ -37,10 +37,7 @@ class HiggsAudioConfig(PreTrainedConfig):
     """
 
     model_type = "higgs_audio"
-    sub_configs_defaults = {
-        "text_config": SubConfigSpec(config_class=LlamaConfig),
-        "audio_encoder_config": SubConfigSpec(config_class=WhisperConfig),
-    }
+    sub_configs = {"text_config": LlamaConfig, "audio_encoder_config": WhisperConfig}
 
     text_config: dict[str, Any] | PreTrainedConfig | None = None
     audio_encoder_config: dict[str, Any] | PreTrainedConfig | None = None
@@ -64,9 +61,12 @@ class HiggsAudioConfig(PreTrainedConfig):
     tie_word_embeddings: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # The released file names its tower "higgs_audio_encoder", a type that transformers does not know.
-        if isinstance(self.audio_encoder_config, dict):
-            self.audio_encoder_config = {k: v for k, v in self.audio_encoder_config.items() if k != "model_type"}
+        for name, config_class in self.sub_configs.items():
+            found = getattr(self, name)
+            if not isinstance(found, config_class):
+                # The released file names its tower "higgs_audio_encoder", a type that transformers does not know.
+                fields = {key: value for key, value in (found or {}).items() if key != "model_type"}
+                setattr(self, name, config_class(**fields))
         super().__post_init__(**kwargs)
         if self.audio_dual_ffn_layers is None:
             self.audio_dual_ffn_layers = list(range(self.text_config.num_hidden_layers))
