@@ -309,7 +309,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             ]
         )
         position_ids = to_device(packed.position_ids_N, self.device)
-        cos, sin = self.rotary_emb(hidden, position_ids)
+        cos, sin = self.rotary_emb(hidden, position_ids[None])
         bounds = F.pad(torch.tensor(packed.sample_lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
         routing = Routing(
             num_text=packed.num_text,
@@ -317,8 +317,8 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             routed_from_sample=to_device(packed.routed_from_sample, self.device),
             sample_lengths=packed.sample_lengths,
             cumulative_lengths=to_device(bounds, self.device),
-            cos_Nd=cos,
-            sin_Nd=sin,
+            cos_Nd=cos[0],
+            sin_Nd=sin[0],
         )
         all_hidden = []
         for layer in self.layers:
