@@ -43,20 +43,14 @@ from torch import Tensor
 from torch import distributed as dist
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from arabic_voice_cloning_dataset import PROMPT_STYLES, ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
 from batch_planning import Step, plan_epoch, plan_evaluation
 from boson_multimodal import constants
-from boson_multimodal.audio_processing.code_cache import CodeCache
-from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
-    codec_config,
-    codec_identity,
-    load_higgs_audio_tokenizer,
-)
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
 from boson_multimodal.checkpoints import resolve_checkpoint
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
@@ -79,7 +73,8 @@ from run_directory import (
 )
 from stop_signals import StopSignals
 from training_config import TORCH_DTYPES, DistributedTrainingConfig, parse_arguments
-from training_log import LossTotals, MetricsWriter, Throughput, peak_memory_gb
+from training_data import load_datasets
+from training_log import LossTotals, MetricsWriter, NonFiniteLossError, StepLedger, Throughput, peak_memory_gb
 
 logger = logging.getLogger(Path(__file__).stem)
 
@@ -99,10 +94,6 @@ NEUTRAL_FLAGS = frozenset(
 
 class ModelCompatibilityError(RuntimeError):
     """The ``HiggsAudioModel`` that was imported is not this repository's, or not of its form."""
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss or gradient is NaN or infinite; going on would destroy the adapter."""
 
 
 @dataclass(frozen=True)
@@ -213,68 +204,15 @@ class ArabicVoiceCloningDistributedTrainer:
         self._check_wrapped_model()
 
     def _load_datasets(self, codec_folder: Path) -> None:
-        """Validate both files and their audio; report what is wrong with either together."""
-        tokenizer = AutoTokenizer.from_pretrained(self.model_folder)
-        codec = codec_config(codec_folder)
-        raise_if_any(f"{self.model_folder}: tokenizer or codec do not fit", self._misfits(tokenizer, codec))
         style = self.dataset_config.prompt_style
         self._say("prompt_style %s %s", style, PROMPT_STYLES[style])
         for other in PROMPT_STYLES.keys() - {style}:
             self._say("  --prompt_style %s: %s", other, PROMPT_STYLES[other])
-        cache = CodeCache(
-            Path(self.dataset_config.code_cache_dir),
-            codec_identity(codec_folder),
-            self.model_config.audio_num_codebooks,
-            self.model_config.audio_codebook_size,
+        self.train_dataset, self.eval_dataset = load_datasets(
+            self.config, self.dataset_config, self.model_config, self.model_folder, codec_folder
         )
-        limit = self.dataset_config.max_positions_per_sample
-        if self.config.batch_size is None:
-            limit = min(limit, self.config.max_tokens_per_batch)
-        datasets, problems = [], []
-        for path in filter(None, (self.config.data_path, self.config.eval_data_path)):
-            try:
-                dataset = ArabicVoiceCloningDataset(
-                    path,
-                    tokenizer,
-                    cache,
-                    self.dataset_config,
-                    use_delay_pattern=self.model_config.use_delay_pattern,
-                    frames_per_second=codec.frame_rate,
-                    max_positions=limit,
-                )
-            except InputError as error:
-                problems.append(str(error))
-            else:
-                datasets.append(dataset)
-                self._say("%s: %d samples, %d dropped as invalid", path, len(dataset), dataset.num_dropped)
-        if problems:
-            raise InputError("\n".join(problems))
-        self.train_dataset = datasets[0]
-        self.eval_dataset = datasets[1] if self.config.eval_data_path else None
-
-    def _misfits(self, tokenizer: PreTrainedTokenizerBase, codec: Any) -> list[str]:
-        """Where tokenizer, codec and model disagree about ids and codes."""
-        config = self.model_config
-        ids = {
-            constants.AUDIO_IN: config.audio_in_token_idx,
-            constants.AUDIO_OUT: config.audio_out_token_idx,
-            constants.AUDIO_OUT_BOS: config.audio_out_bos_token_id,
-            constants.AUDIO_EOS: config.audio_eos_token_id,
-        }
-        found = [
-            f"{token} is {tokenizer.convert_tokens_to_ids(token)} in the tokenizer and {wanted} in config.json"
-            for token, wanted in ids.items()
-            if tokenizer.convert_tokens_to_ids(token) != wanted
-        ]
-        for name, here, there in (
-            ("codebooks", config.audio_num_codebooks, codec.num_quantizers),
-            ("codes per codebook", config.audio_codebook_size, codec.codebook_size),
-        ):
-            if here != there:
-                found.append(f"the model has {here} {name}, the codec {there}")
-        if not config.encode_audio_in_tokens:
-            found.append("config.json has encode_audio_in_tokens false: the model would not hear the reference")
-        return found
+        for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
+            self._say("%s: %d samples, %d dropped as invalid", dataset.data_path, len(dataset), dataset.num_dropped)
 
     def _open_run_directory(self) -> Path | None:
         """Let the main process decide where the run begins; all processes learn it, or why it cannot."""
@@ -391,7 +329,7 @@ class ArabicVoiceCloningDistributedTrainer:
     def _restore(self) -> None:
         """Take the run up at its checkpoint, or at step 0."""
         self.step, self.best = 0, None
-        self.totals = LossTotals.zeros(self.model_config.audio_num_codebooks)
+        totals = LossTotals.zeros(self.model_config.audio_num_codebooks)
         if self.checkpoint is not None:
             state = read_state(self.checkpoint)
             set_peft_model_state_dict(self.model, load_file(self.checkpoint / ADAPTER_FILE))
@@ -399,9 +337,10 @@ class ArabicVoiceCloningDistributedTrainer:
                 torch.load(self.checkpoint / OPTIMIZER_FILE, map_location=self.device, weights_only=True)
             )
             self.step, self.best = state["step"], state["best"]
-            self.totals = LossTotals.from_state(state["totals"])
+            totals = LossTotals.from_state(state["totals"])
             self._say("going on from %s at step %d of %d", self.checkpoint, self.step, self.total_steps)
         self.last_saved = self.step
+        self.ledger = StepLedger(totals, self._ids)
 
     def _check_wrapped_model(self) -> None:
         """Inside the PEFT wrapper there must be this repository's model, with this repository's forward."""
@@ -495,10 +434,18 @@ class ArabicVoiceCloningDistributedTrainer:
         Raises:
             NonFiniteLossError: naming the step and the samples; nothing after the last good checkpoint is saved.
         """
-        if self.finished:
-            step = checkpoint_step(self.checkpoint)
-            self._say("this run is finished: step %d, adapter in %s", step, self.checkpoint)
-            return self._summary(step, step, None)
+        try:
+            return self._report_finished() if self.finished else self._train()
+        finally:
+            if self.is_main:
+                self.run.close()
+
+    def _report_finished(self) -> TrainingSummary:
+        step = checkpoint_step(self.checkpoint)
+        self._say("this run is finished: step %d, adapter in %s", step, self.checkpoint)
+        return self._summary(step, step, None)
+
+    def _train(self) -> TrainingSummary:
         self._open_log()
         self.model.train()
         with StopSignals() as self.stop_signals, logging_redirect_tqdm(), self._progress_bar() as self.progress:
@@ -508,7 +455,7 @@ class ArabicVoiceCloningDistributedTrainer:
                     break
                 sums = self._optimizer_step(epoch, batches, counts)
                 self.step += 1
-                self._pending.append((plan, counts, sums))
+                self.ledger.add(self.step, [ranks[self.rank] for ranks in plan], counts, sums)
                 self._after_step(plan, counts)
             if self.step < self.total_steps:
                 self._save()
@@ -518,8 +465,6 @@ class ArabicVoiceCloningDistributedTrainer:
         return self._summary(self.step, self.total_steps, stopped_by)
 
     def _open_log(self) -> None:
-        self._pending: list[tuple[Step, Tensor, Tensor]] = []
-        self.grad_norm = 0.0
         self.throughput = Throughput()
         if self.is_main:
             self.writer = MetricsWriter(
@@ -575,64 +520,21 @@ class ArabicVoiceCloningDistributedTrainer:
         if self.step % config.save_steps == 0 or last or improved:
             self._save()
 
-    def _settle(self) -> None:
-        """Bring pending steps to the host: the one place where it waits for the device. Adds them to the totals.
-
-        Raises:
-            NonFiniteLossError: on every process, if a loss or gradient among them is not finite.
-        """
-        if not self._pending:
-            return
-        local = torch.stack([sums for _, _, sums in self._pending]).double()
-        rows = local[:, :, :-1].sum(dim=1)
-        if self.world_size > 1:
-            dist.all_reduce(rows)
-        local, rows = local.cpu(), rows.cpu()
-        if not (rows.isfinite().all() and local.isfinite().all()):
-            self._raise_non_finite(local)
-        for (_, counts, _), row in zip(self._pending, rows, strict=True):
-            self.totals.add(row, counts)
-        self.grad_norm = float(local[-1, 0, -1])
-        self._pending.clear()
-
-    def _raise_non_finite(self, local: Tensor) -> None:
-        """Name the first step that went wrong and the samples of its micro-batches that did, over all processes."""
-        guilty: list[tuple[int, str]] = []
-        for offset, (plan, _, _) in enumerate(self._pending):
-            step = self.step - len(self._pending) + offset + 1
-            losses, norm = local[offset, :, :-1], local[offset, 0, -1]
-            guilty += [
-                (step, self._ids(plan[a][self.rank])) for a in (~losses.isfinite().all(dim=1)).nonzero().flatten()
-            ]
-            if not guilty and not norm.isfinite():
-                guilty.append((step, "; ".join(self._ids(ranks[self.rank]) for ranks in plan)))
-        gathered: list[Any] = [guilty]
-        if self.world_size > 1:
-            gathered = [None] * self.world_size
-            dist.all_gather_object(gathered, guilty)
-        first = min(step for found in gathered for step, _ in found)
-        samples = "; ".join(dict.fromkeys(ids for found in gathered for step, ids in found if step == first and ids))
-        raise NonFiniteLossError(
-            f"the loss or its gradient is not finite at step {first}. Samples: {samples}. Nothing was saved after it; "
-            "look at these samples, or lower --learning_rate and go on from the last checkpoint in a new --output_dir"
-        )
-
     def _ids(self, indices: Sequence[int]) -> str:
         return ", ".join(self.train_dataset.records[i].sample_id for i in indices)
 
     def _log(self) -> None:
         """Write the interval's losses, over all labels since the last line."""
-        self._settle()
-        losses = self.totals.losses(self.loss_config)
-        self.totals = LossTotals.zeros(self.model_config.audio_num_codebooks)
+        losses = self.ledger.take().losses(self.loss_config)
         rate = self._learning_rate(self.step - 1)
         rates = self.throughput.read()
         self.progress.set_postfix(
             loss=f"{losses['loss']:.4f}", lr=f"{rate:.2e}", tokens_per_s=f"{rates['tokens_per_second']:.0f}"
         )
         if self.is_main:
-            extra = {"grad_norm": self.grad_norm, "learning_rate": rate, "peak_memory_gb": peak_memory_gb(self.device)}
-            self.writer.write({"step": self.step, **losses, **extra, **rates})
+            optimizer = {"grad_norm": self.ledger.grad_norm, "learning_rate": rate}
+            memory = {"peak_memory_gb": peak_memory_gb(self.device)}
+            self.writer.write({"step": self.step, **losses, **optimizer, **memory, **rates})
 
     @torch.no_grad()
     def _evaluate(self) -> bool:
@@ -640,7 +542,7 @@ class ArabicVoiceCloningDistributedTrainer:
 
         A stop signal ends it early, without a result.
         """
-        self._settle()
+        self.ledger.settle()
         self.throughput.pause()
         plan = plan_evaluation(
             self.eval_dataset.lengths,
@@ -678,7 +580,7 @@ class ArabicVoiceCloningDistributedTrainer:
 
     def _save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
-        self._settle()
+        self.ledger.settle()
         if self.last_saved == self.step:
             return
         self.throughput.pause()
@@ -688,7 +590,7 @@ class ArabicVoiceCloningDistributedTrainer:
                 "total_steps": self.total_steps,
                 "finished": self.step == self.total_steps,
                 "best": self.best,
-                "totals": self.totals.state(),
+                "totals": self.ledger.totals.state(),
             }
             self.checkpoint = self.run.save_checkpoint(self.step, self._write_weights, state)
             self.run.prune_checkpoints(self.config.save_total_limit, self.best and self.best["step"])

@@ -55,8 +55,12 @@ class RunDirectory:
         except OSError as error:
             raise InputError(f"--output_dir {folder}: cannot be written ({error.strerror})") from error
 
+    def close(self) -> None:
+        """Let another process train into the folder."""
+        self._lock.close()
+
     def open(self, resume: str, overwrite: bool) -> Path | None:
-        """Decide where the run begins, and write ``run.json``.
+        """Decide where the run begins, and write ``run.json``; the folder is closed again if that fails.
 
         Args:
             resume: ``auto`` (go on from the newest checkpoint of the same run), ``none``, or a checkpoint's folder.
@@ -68,6 +72,13 @@ class RunDirectory:
         Raises:
             InputError: if the folder holds another run (naming each difference), or the checkpoint is not one.
         """
+        try:
+            return self._open(resume, overwrite)
+        except InputError:
+            self.close()
+            raise
+
+    def _open(self, resume: str, overwrite: bool) -> Path | None:
         _remove(self.folder.glob(f"{TEMPORARY_PREFIX}*"))
         if overwrite:
             _remove(self._run_files())

@@ -3,12 +3,14 @@
 import json
 import resource
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 
@@ -49,6 +51,96 @@ class LossTotals:
     @classmethod
     def from_state(cls, state: dict[str, list[float]]) -> "LossTotals":
         return cls(*(torch.tensor(state[name], dtype=torch.float64) for name in ("sums", "counts")))
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient is NaN or infinite; going on would destroy the adapter."""
+
+
+@dataclass(frozen=True)
+class PendingStep:
+    """An optimizer step whose numbers may still be in the making on the device.
+
+    Attributes:
+        step: optimizer steps done with it.
+        micro_batches: sample indices of this process's micro-batches.
+        counts: (1 + K,) labels of the step over all processes, on the CPU.
+        sums: (micro-batches, 1 + K + 1) loss sums of this process, and the gradient norm in the last column.
+    """
+
+    step: int
+    micro_batches: Sequence[Sequence[int]]
+    counts: Tensor
+    sums: Tensor
+
+
+class StepLedger:
+    """Adds up the losses of steps, waiting for the device only when someone wants to know.
+
+    Args:
+        totals: what a resumed run had added up since its last log line.
+        names: sample ids of sample indices, for messages.
+
+    Attributes:
+        totals: losses since the last :meth:`take`, of settled steps.
+        grad_norm: of the last settled step, before clipping.
+    """
+
+    def __init__(self, totals: LossTotals, names: Callable[[Sequence[int]], str]) -> None:
+        self.totals = totals
+        self.grad_norm = 0.0
+        self._names = names
+        self._pending: list[PendingStep] = []
+
+    def add(self, step: int, micro_batches: Sequence[Sequence[int]], counts: Tensor, sums: Tensor) -> None:
+        """Note a step; does not wait."""
+        self._pending.append(PendingStep(step, micro_batches, counts, sums))
+
+    def settle(self) -> None:
+        """Bring what is pending to the host, added over processes: the one place that waits for the device.
+
+        Raises:
+            NonFiniteLossError: on every process, if a loss or gradient among them is not finite.
+        """
+        if not self._pending:
+            return
+        local = torch.stack([pending.sums for pending in self._pending]).double()
+        rows = local[:, :, :-1].sum(dim=1)
+        if dist.is_initialized():
+            dist.all_reduce(rows)
+        local, rows = local.cpu(), rows.cpu()
+        if not (rows.isfinite().all() and local.isfinite().all()):
+            self._raise_non_finite(local)
+        for pending, row in zip(self._pending, rows, strict=True):
+            self.totals.add(row, pending.counts)
+        self.grad_norm = float(local[-1, 0, -1])
+        self._pending.clear()
+
+    def take(self) -> LossTotals:
+        """The totals since the last call; new ones begin."""
+        self.settle()
+        taken, self.totals = self.totals, LossTotals.zeros(self.totals.sums.numel() - 1)
+        return taken
+
+    def _raise_non_finite(self, local: Tensor) -> None:
+        """Name the first step that went wrong and the samples of its micro-batches that did, over all processes."""
+        guilty: list[tuple[int, str]] = []
+        for pending, sums in zip(self._pending, local, strict=True):
+            losses_finite = sums[:, :-1].isfinite().all(dim=1)
+            named = zip(pending.micro_batches, losses_finite.tolist(), strict=True)
+            guilty += [(pending.step, self._names(indices)) for indices, finite in named if not finite]
+            if not guilty and not sums[0, -1].isfinite():  # only the gradient: any of them may be the cause
+                guilty.append((pending.step, "; ".join(map(self._names, pending.micro_batches))))
+        gathered: list[Any] = [guilty]
+        if dist.is_initialized():
+            gathered = [None] * dist.get_world_size()
+            dist.all_gather_object(gathered, guilty)
+        first = min(step for found in gathered for step, _ in found)
+        samples = "; ".join(dict.fromkeys(ids for found in gathered for step, ids in found if step == first and ids))
+        raise NonFiniteLossError(
+            f"the loss or its gradient is not finite at step {first}. Samples: {samples}. Nothing was saved after it; "
+            "look at these samples, or lower --learning_rate in a new --output_dir"
+        )
 
 
 class Throughput:

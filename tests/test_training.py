@@ -132,7 +132,6 @@ def crash_after(subject: ArabicVoiceCloningDistributedTrainer, step: int) -> Non
     subject._after_step = dying
     with pytest.raises(Crash):
         subject.train()
-    subject.run._lock.close()  # the system does this when a process dies
 
 
 @pytest.mark.parametrize(
@@ -171,7 +170,6 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on(
     assert (summary.step, summary.finished, summary.stopped_by) == (5, False, signal.SIGTERM)
     assert summary.checkpoint.name == "checkpoint-000005"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    subject.run._lock.close()
     trainer(demo, tmp_path / "stopped").train()
     assert_same_adapter(uninterrupted.checkpoint, tmp_path / "stopped" / "checkpoint-000006")
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "uninterrupted")
@@ -180,7 +178,6 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on(
 def test_a_run_can_go_on_from_a_named_checkpoint(demo: Path, tmp_path: Path) -> None:
     first = trainer(demo, tmp_path / "first", save_steps=2)
     summary = first.train()
-    first.run._lock.close()
     other = trainer(demo, tmp_path / "other", save_steps=2, resume=tmp_path / "first" / "checkpoint-000004")
     assert other.step == 4
     assert_same_adapter(other.train().checkpoint, summary.checkpoint)
@@ -209,7 +206,6 @@ def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "out"
     subject = trainer(demo, folder, max_steps=2)
     subject.train()
-    subject.run._lock.close()
     return folder
 
 
@@ -258,7 +254,6 @@ def test_overwrite_starts_anew_and_leaves_other_files_alone(demo: Path, tmp_path
     out = tmp_path / "out"
     subject = trainer(demo, out, max_steps=3)
     subject.train()
-    subject.run._lock.close()
     (out / "notes.txt").write_text("mine")
     subject = trainer(demo, out, max_steps=2, overwrite=True)
     assert subject.step == 0
@@ -271,7 +266,7 @@ def test_two_processes_cannot_train_into_one_folder(demo: Path, tmp_path: Path) 
     first = trainer(demo, tmp_path / "out")
     with pytest.raises(InputError, match="another process is training into it"):
         trainer(demo, tmp_path / "out")
-    first.run._lock.close()
+    first.run.close()
 
 
 def test_float16_is_refused_with_the_reason(demo: Path, tmp_path: Path) -> None:
@@ -381,7 +376,7 @@ def test_evaluation_is_the_mean_over_all_labels(demo: Path, tmp_path: Path) -> N
         subject._evaluate()
         subject.writer.close()
         results.append(metrics(tmp_path / name)[0]["eval_loss"])
-        subject.run._lock.close()
+        subject.run.close()
     assert results[0] == pytest.approx(results[1], rel=1e-6)
 
 

@@ -4,6 +4,7 @@ The forward signature and the parameter names are those of Boson's original rele
 are. Inside, a batch is packed: see ``packing.py`` for the two orders of positions, ``loss.py`` for the heads.
 """
 
+import inspect
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -28,6 +29,9 @@ from boson_multimodal.model.higgs_audio.loss import (
     weighted_loss,
 )
 from boson_multimodal.model.higgs_audio.packing import PackedBatch, pack_batch, segment_lengths
+
+VARLEN_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""Not yet so in torch 2.11."""
 
 
 @dataclass
@@ -87,7 +91,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, routing: Routing) -> Tenso
     """
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
         bounds, longest = routing.cumulative_lengths, max(routing.sample_lengths)
-        return varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=(-1, 0), enable_gqa=True)
+        groups = {"enable_gqa": True}
+        if not VARLEN_GROUPS_HEADS:
+            groups = {}
+            key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
+        return varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=(-1, 0), **groups)
     outputs = []
     for q, k, v in zip(*(x.split(routing.sample_lengths) for x in (query, key, value)), strict=True):
         q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))

@@ -1,0 +1,86 @@
+"""From flags to the validated training and evaluation data, before any weight is loaded."""
+
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers.configuration_utils import PreTrainedConfig
+
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
+from boson_multimodal import constants
+from boson_multimodal.audio_processing.code_cache import CodeCache
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import codec_config, codec_identity
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from training_config import DistributedTrainingConfig
+
+
+def load_datasets(
+    training_config: DistributedTrainingConfig,
+    dataset_config: ArabicVoiceCloningDatasetConfig,
+    model_config: HiggsAudioConfig,
+    model_folder: Path,
+    codec_folder: Path,
+) -> tuple[ArabicVoiceCloningDataset, ArabicVoiceCloningDataset | None]:
+    """Validate both files and their audio.
+
+    Returns:
+        The training data, and the evaluation data if there are any; codes are not encoded yet.
+
+    Raises:
+        InputError: if tokenizer, codec and model do not fit, or listing what is wrong with either file.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    codec = codec_config(codec_folder)
+    raise_if_any(f"{model_folder}: tokenizer or codec do not fit", _misfits(model_config, tokenizer, codec))
+    cache = CodeCache(
+        Path(dataset_config.code_cache_dir),
+        codec_identity(codec_folder),
+        model_config.audio_num_codebooks,
+        model_config.audio_codebook_size,
+    )
+    max_positions = dataset_config.max_positions_per_sample
+    if training_config.batch_size is None:
+        max_positions = min(max_positions, training_config.max_tokens_per_batch)
+    datasets, problems = [], []
+    for path in filter(None, (training_config.data_path, training_config.eval_data_path)):
+        try:
+            dataset = ArabicVoiceCloningDataset(
+                path,
+                tokenizer,
+                cache,
+                dataset_config,
+                use_delay_pattern=model_config.use_delay_pattern,
+                frames_per_second=codec.frame_rate,
+                max_positions=max_positions,
+            )
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            datasets.append(dataset)
+    if problems:
+        raise InputError("\n".join(problems))
+    return datasets[0], datasets[1] if training_config.eval_data_path else None
+
+
+def _misfits(model: HiggsAudioConfig, tokenizer: PreTrainedTokenizerBase, codec: PreTrainedConfig) -> list[str]:
+    """Where tokenizer, codec and model disagree about ids and codes."""
+    ids = {
+        constants.AUDIO_IN: model.audio_in_token_idx,
+        constants.AUDIO_OUT: model.audio_out_token_idx,
+        constants.AUDIO_OUT_BOS: model.audio_out_bos_token_id,
+        constants.AUDIO_EOS: model.audio_eos_token_id,
+    }
+    found = [
+        f"{token} is {tokenizer.convert_tokens_to_ids(token)} in the tokenizer and {wanted} in config.json"
+        for token, wanted in ids.items()
+        if tokenizer.convert_tokens_to_ids(token) != wanted
+    ]
+    for name, here, there in (
+        ("codebooks", model.audio_num_codebooks, codec.num_quantizers),
+        ("codes per codebook", model.audio_codebook_size, codec.codebook_size),
+    ):
+        if here != there:
+            found.append(f"the model has {here} {name}, the codec {there}")
+    if not model.encode_audio_in_tokens:
+        found.append("config.json has encode_audio_in_tokens false: the model would not hear the reference")
+    return found
