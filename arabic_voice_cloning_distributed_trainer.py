@@ -73,7 +73,7 @@ from run_directory import (
 )
 from stop_signals import StopSignals
 from training_config import TORCH_DTYPES, DistributedTrainingConfig, parse_arguments
-from training_data import load_datasets
+from training_data import check_data_files, load_datasets
 from training_log import LossTotals, MetricsWriter, NonFiniteLossError, StepLedger, Throughput, peak_memory_gb
 
 logger = logging.getLogger(Path(__file__).stem)
@@ -181,14 +181,15 @@ class ArabicVoiceCloningDistributedTrainer:
     def _initialize_components(self) -> None:
         """Data first, then the output folder, then weights; so that a mistake costs seconds."""
         config = self.config
+        check_data_files(config)
+        if config.init_adapter is not None:
+            check_adapter(Path(config.init_adapter), self.lora_config)
         self.model_folder = resolve_checkpoint(
             config.model_path, config.model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
         codec_folder = resolve_checkpoint(
             config.audio_tokenizer_path, config.audio_tokenizer_revision, "--audio_tokenizer_path", ("*.safetensors",)
         )
-        if config.init_adapter is not None:
-            check_adapter(Path(config.init_adapter), self.lora_config)
         self.model_config = HiggsAudioConfig.from_pretrained(self.model_folder)
         self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.model_config)
         self._load_datasets(codec_folder)
@@ -619,6 +620,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rank = int(os.environ.get("RANK", 0))
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     logger.setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints by itself; ours would print it again
     # PEFT still asks transformers by the older name.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:

@@ -1,6 +1,7 @@
 """The flags of the program: the loop's configuration, and how four configurations become one command line."""
 
 import argparse
+import difflib
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -151,7 +152,13 @@ def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
     config_only.add_argument("--config")
     found, _ = config_only.parse_known_args(arguments)
     from_file = [] if found.config is None else _yaml_arguments(Path(found.config), set(vars_of(parser)))
-    *configs, _ = parser.parse_args_into_dataclasses([*from_file, *arguments], look_for_args_file=False)
+    *configs, _, unknown = parser.parse_args_into_dataclasses(
+        [*from_file, *arguments], look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        parser.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
     return tuple(configs)
 
 

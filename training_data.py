@@ -14,6 +14,17 @@ from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from training_config import DistributedTrainingConfig
 
 
+def check_data_files(training_config: DistributedTrainingConfig) -> None:
+    """Whether the files are there: known at once, where a download may come first otherwise.
+
+    Raises:
+        InputError: naming each file that is not.
+    """
+    paths = {"--data_path": training_config.data_path, "--eval_data_path": training_config.eval_data_path}
+    problems = [f"{flag} {path}: no such file" for flag, path in paths.items() if path and not Path(path).is_file()]
+    raise_if_any("give ChatML files, .json or .jsonl", problems)
+
+
 def load_datasets(
     training_config: DistributedTrainingConfig,
     dataset_config: ArabicVoiceCloningDatasetConfig,

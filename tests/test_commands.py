@@ -74,7 +74,7 @@ def test_trains_on_real_speech(demo: Path, tmp_path: Path, processes: int | None
 def test_a_wrong_input_under_torchrun_is_said_once(demo: Path, tmp_path: Path) -> None:
     result = run(command(flags(demo, tmp_path / "out", data_path=demo / "nowhere.json"), 2))
     assert result.returncode != 0
-    assert result.stderr.count(f"{demo / 'nowhere.json'}: no such file") == 1
+    assert result.stderr.count(f"--data_path {demo / 'nowhere.json'}: no such file") == 1
     assert "error on rank 0: " in result.stderr
     assert f'File "{PROGRAM}"' not in result.stderr, "a trace of ours; torchrun adds one of its own"
 

@@ -323,6 +323,23 @@ def test_missing_weights_give_one_line_and_no_trace(
     assert capsys.readouterr().err == expected
 
 
+def test_a_mistyped_data_path_is_known_before_anything_is_fetched(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(program, "resolve_checkpoint", None)
+    with pytest.raises(
+        InputError, match="--data_path .*trian.json: no such file\n.*--eval_data_path .*vla.json: no such"
+    ):
+        trainer(demo, tmp_path / "out", data_path=demo / "trian.json", eval_data_path=demo / "vla.json")
+
+
+def test_a_mistyped_flag_gets_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        program.parse_arguments(["--data_path", "a", "--output_dir", "b", "--lora_target", "heads"], "")
+    assert end.value.code == 2
+    assert "unknown: --lora_target heads; did you mean --lora_targets?" in capsys.readouterr().err
+
+
 # -- what is left on disk ----------------------------------------------------------------------------------------------
 
 
