@@ -142,7 +142,13 @@ class ArabicVoiceCloningDistributedTrainer:
     # -- set-up ----------------------------------------------------------------------------------------------------
 
     def _validate_model_compatibility(self, model_class: type | None = None) -> None:
-        """Check the signature of ``HiggsAudioModel.forward`` as it is now (SPEC section 6)."""
+        """Check the signature of ``HiggsAudioModel.forward`` as it is now.
+
+        A fork whose forward takes ``labels`` shifts and masks them by itself, and learns the wrong thing.
+
+        Raises:
+            ModelCompatibilityError: if it takes ``labels``, or lacks what a batch holds; the signature is logged.
+        """
         model_class = model_class or HiggsAudioModel
         signature = inspect.signature(model_class.forward)
         missing = [name for name in REQUIRED_FORWARD_PARAMETERS if name not in signature.parameters]
@@ -659,7 +665,7 @@ def _memory_advice(config: DistributedTrainingConfig) -> str:
         advice.append(f"--max_tokens_per_batch {max(1, config.max_tokens_per_batch // 2)}")
     advice[0] += f" --gradient_accumulation_steps {2 * config.gradient_accumulation_steps} (the same optimizer step)"
     if not config.gradient_checkpointing:
-        advice.append("--gradient_checkpointing (1.4 times the time, far less memory)")
+        advice.append("--gradient_checkpointing (far less memory, more time)")
     return "Try: " + "; or ".join(advice)
 
 

@@ -1,7 +1,7 @@
 """ChatML messages -> token ids, text labels and audio slots; and the prompt that the model clones a voice from.
 
-Source of the format: Boson's ``prepare_chatml_sample``; two of its oddities are not copied (SPEC section 2): a
-recipient of an untrained turn carries no labels here, and a malformed sample never gets this far.
+Source of the format: Boson's ``prepare_chatml_sample``; two of its oddities are not copied: a recipient of an untrained
+turn carries no labels here, and a malformed sample never gets this far.
 """
 
 from transformers import PreTrainedTokenizerBase

@@ -155,7 +155,7 @@ def native_logits(
 
 
 def loss_by_definition(logits: NativeLogits, expanded_labels: Tensor, label_audio_ids: Tensor) -> Tensor:
-    """SPEC section 4, from full logits."""
+    """The loss as ``boson_multimodal.model.higgs_audio.loss`` defines it, from full logits."""
     text = F.cross_entropy(logits.text_BSV[:, :-1].flatten(0, 1), expanded_labels[:, 1:].flatten())
     codebooks = [
         F.cross_entropy(logits.audio_CKV[:-1, k], label_audio_ids[k, 1:]) for k in range(label_audio_ids.shape[0])

@@ -38,7 +38,7 @@ def parsed(record: dict[str, Any]) -> ChatMLSample:
 
 
 def expected_labels(name: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The golden's, except that the recipient of its untrained turn carries no labels (SPEC section 2)."""
+    """The golden's, except that the recipient of its untrained turn carries no labels."""
     labels = list(golden(name)["label_tokens"])
     if name == "audio_in_system__eom__recipient":
         prefix = tokenizer.encode(RECIPIENT, add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""The delay pattern against the original's answer and against SPEC's picture."""
+"""The delay pattern against the original's answer and against its picture."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""SPEC section 6: the program trains this repository's model or none."""
+"""The program trains this repository's model or none."""
 
 import subprocess
 import sys

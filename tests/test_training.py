@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from torch import Tensor
 
 import arabic_voice_cloning_distributed_trainer as program
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer, NonFiniteLossError
 from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.errors import InputError
+from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tests.training_runs import adapter, assert_same_adapter, flags, metrics, trainer
 
 EVERY_GROUP = ["attention", "text_mlp", "audio_mlp", "heads", "audio_embeddings"]
@@ -405,6 +407,23 @@ def test_a_new_run_can_start_from_an_adapter(demo: Path, tmp_path: Path) -> None
     names = {n.replace(".default", ""): p for n, p in second.model.named_parameters() if p.requires_grad}
     assert torch.equal(names[sorted(adapter(first.checkpoint))[0]], target)
     assert second.train().finished
+
+
+def test_the_adapter_loads_and_merges_as_the_readme_says(demo: Path, tmp_path: Path) -> None:
+    subject = trainer(demo, tmp_path / "out", learning_rate=1e-2, lora_targets=EVERY_GROUP)
+    checkpoint = subject.train().checkpoint
+    batch = vars(subject.collator([subject.train_dataset[0], subject.train_dataset[5]]))
+    base = HiggsAudioModel.from_pretrained(demo / "model")
+    names = base.state_dict().keys()
+    with torch.no_grad():
+        trained = subject.model.eval()(**batch).loss
+        untrained = base.eval()(**batch).loss
+        model = PeftModel.from_pretrained(base, checkpoint).eval()
+        assert model(**batch).loss == trained
+        assert trained < untrained - 0.5
+        merged = model.merge_and_unload()
+        assert merged.state_dict().keys() == names
+        assert merged(**batch).loss.item() == pytest.approx(trained.item(), rel=1e-5)
 
 
 def test_an_adapter_that_does_not_fit_is_refused_before_any_weight_is_loaded(
