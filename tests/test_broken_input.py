@@ -621,5 +621,7 @@ def test_broken_data_is_refused_before_any_weight_is_loaded(no_weights: None, de
 def test_a_model_path_that_is_not_there_is_refused_before_the_data_is_read(
     no_weights: None, demo: Path, tmp_path: Path
 ) -> None:
+    data_path = tmp_path / "train.json"
+    data_path.write_text("never read")
     with pytest.raises(InputError, match="--model_path /no/such/model: no such folder"):
-        trainer(demo, tmp_path / "out", model_path="/no/such/model", data_path=tmp_path / "missing.json")
+        trainer(demo, tmp_path / "out", model_path="/no/such/model", data_path=data_path)
