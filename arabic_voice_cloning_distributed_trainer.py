@@ -335,7 +335,7 @@ class ArabicVoiceCloningDistributedTrainer:
 
     def _restore(self) -> None:
         """Take the run up at its checkpoint, or at step 0."""
-        self.step, self.best = 0, None
+        self.step, self.best, self.evaluation_due = 0, None, False
         totals = LossTotals.zeros(self.model_config.audio_num_codebooks)
         if self.checkpoint is not None:
             state = read_state(self.checkpoint)
@@ -343,10 +343,10 @@ class ArabicVoiceCloningDistributedTrainer:
             self.optimizer.load_state_dict(
                 torch.load(self.checkpoint / OPTIMIZER_FILE, map_location=self.device, weights_only=True)
             )
-            self.step, self.best = state["step"], state["best"]
+            self.step, self.best, self.evaluation_due = state["step"], state["best"], state["evaluation_due"]
             totals = LossTotals.from_state(state["totals"])
             self._say("going on from %s at step %d of %d", self.checkpoint, self.step, self.total_steps)
-        self.last_saved = self.step
+        self.last_saved = None if self.evaluation_due else self.step  # saved anew once it is evaluated
         self.ledger = StepLedger(totals, self._ids)
 
     def _check_wrapped_model(self) -> None:
@@ -456,6 +456,9 @@ class ArabicVoiceCloningDistributedTrainer:
         self._open_log()
         self.model.train()
         with StopSignals() as self.stop_signals, logging_redirect_tqdm(), self._progress_bar() as self.progress:
+            if self.evaluation_due:
+                self._evaluate()
+                self._save()
             for epoch, plan, batches in self._micro_batches():
                 counts, stop = self._count_labels(batches, self.stop_signals.received is not None)
                 if stop:
@@ -464,12 +467,15 @@ class ArabicVoiceCloningDistributedTrainer:
                 self.step += 1
                 self.ledger.add(self.step, [ranks[self.rank] for ranks in plan], counts, sums)
                 self._after_step(plan, counts)
-            if self.step < self.total_steps:
+            if not self._is_finished():
                 self._save()
         if self.is_main:
             self.writer.close()
-        stopped_by = self.stop_signals.received if self.step < self.total_steps else None
+        stopped_by = None if self._is_finished() else self.stop_signals.received
         return self._summary(self.step, self.total_steps, stopped_by)
+
+    def _is_finished(self) -> bool:
+        return self.step == self.total_steps and not self.evaluation_due
 
     def _open_log(self) -> None:
         self.throughput = Throughput()
@@ -521,9 +527,8 @@ class ArabicVoiceCloningDistributedTrainer:
         self.progress.update()
         if self.step % config.logging_steps == 0 or last:
             self._log()
-        improved = False
-        if self.eval_dataset is not None and (self.step % config.eval_steps == 0 or last):
-            improved = self._evaluate()
+        self.evaluation_due = self.eval_dataset is not None and (self.step % config.eval_steps == 0 or last)
+        improved = self._evaluate() if self.evaluation_due else False
         if self.step % config.save_steps == 0 or last or improved:
             self._save()
 
@@ -547,7 +552,7 @@ class ArabicVoiceCloningDistributedTrainer:
     def _evaluate(self) -> bool:
         """Mean losses over all labels of the evaluation data. Returns whether they are the best so far.
 
-        A stop signal ends it early, without a result.
+        A stop signal ends it early, without a result; it stays due, for the run that goes on.
         """
         self.ledger.settle()
         self.throughput.pause()
@@ -576,6 +581,7 @@ class ArabicVoiceCloningDistributedTrainer:
         self.throughput.go_on()
         if stop:
             return False
+        self.evaluation_due = False
         losses = totals.losses(self.loss_config, prefix="eval_")
         best = self.best is None or losses["eval_loss"] < self.best["eval_loss"]
         if best:
@@ -595,7 +601,8 @@ class ArabicVoiceCloningDistributedTrainer:
             state = {
                 "step": self.step,
                 "total_steps": self.total_steps,
-                "finished": self.step == self.total_steps,
+                "finished": self._is_finished(),
+                "evaluation_due": self.evaluation_due,
                 "best": self.best,
                 "totals": self.ledger.totals.state(),
             }
@@ -613,7 +620,8 @@ class ArabicVoiceCloningDistributedTrainer:
         if self.is_main and self.checkpoint is not None:
             self.best = read_state(self.checkpoint)["best"]
             best = self.best and self.run.checkpoint_path(self.best["step"])
-        return TrainingSummary(step, total_steps, step == total_steps, stopped_by, self.checkpoint, best)
+        finished = self.finished or self._is_finished()
+        return TrainingSummary(step, total_steps, finished, stopped_by, self.checkpoint, best)
 
 
 def _seed(*numbers: int) -> int:

@@ -151,7 +151,7 @@ def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
     config_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     config_only.add_argument("--config")
     found, _ = config_only.parse_known_args(arguments)
-    from_file = [] if found.config is None else _yaml_arguments(Path(found.config), set(vars_of(parser)))
+    from_file = [] if found.config is None else _yaml_arguments(Path(found.config), set(_flag_names(parser)))
     *configs, _, unknown = parser.parse_args_into_dataclasses(
         [*from_file, *arguments], look_for_args_file=False, return_remaining_strings=True
     )
@@ -162,7 +162,7 @@ def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
     return tuple(configs)
 
 
-def vars_of(parser: argparse.ArgumentParser) -> list[str]:
+def _flag_names(parser: argparse.ArgumentParser) -> list[str]:
     """Names of a parser's flags."""
     return [action.dest for action in parser._actions]
 

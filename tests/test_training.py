@@ -177,6 +177,27 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on(
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "uninterrupted")
 
 
+@pytest.mark.parametrize("step", [4, 6], ids=["on the way", "the last"])
+def test_an_evaluation_that_a_stop_signal_cut_short_is_made_up_for(demo: Path, tmp_path: Path, step: int) -> None:
+    uninterrupted = trainer(demo, tmp_path / "uninterrupted").train()
+    subject = trainer(demo, tmp_path / "stopped", max_tokens_per_batch=512)
+    count_labels = subject._count_labels
+
+    def interrupted(*args: object) -> tuple[Tensor, bool]:
+        if subject.step == step and not subject.model.training:
+            signal.raise_signal(signal.SIGINT)
+            return count_labels(args[0], subject.stop_signals.received is not None)
+        return count_labels(*args)
+
+    subject._count_labels = interrupted
+    summary = subject.train()
+    assert (summary.step, summary.finished, summary.stopped_by) == (step, False, signal.SIGINT)
+    assert [line["step"] for line in metrics(tmp_path / "stopped") if "eval_loss" in line] == [4][: step // 6]
+    assert trainer(demo, tmp_path / "stopped").train().finished
+    assert_same_adapter(uninterrupted.checkpoint, tmp_path / "stopped" / "checkpoint-000006")
+    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "uninterrupted")
+
+
 def test_a_run_can_go_on_from_a_named_checkpoint(demo: Path, tmp_path: Path) -> None:
     first = trainer(demo, tmp_path / "first", save_steps=2)
     summary = first.train()
