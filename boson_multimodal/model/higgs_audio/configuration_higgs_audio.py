@@ -10,6 +10,9 @@ from boson_multimodal.errors import InputError
 
 ADAPTER_TYPES = ("dual_ffn_fast_forward", "dual_ffn")
 
+AUDIO_EOS_AFTER_EOT = 3
+"""``<|eot_id|>``, ``<|python_tag|>``, ``<|audio_bos|>``, ``<|audio_eos|>`` follow one another in the vocabulary."""
+
 STREAM_TOKENS_PER_CODEBOOK = 2
 """Rows that each codebook holds beside its codes: the stream's bos and eos."""
 
@@ -106,6 +109,11 @@ class HiggsAudioConfig(PreTrainedConfig):
     def vocab_size(self) -> int:
         """Rows of the text embedding and head."""
         return self.text_config.vocab_size
+
+    @property
+    def eot_token_id(self) -> int:
+        """Id of ``<|eot_id|>``: no field holds it, but the special tokens have a fixed order (128009 as released)."""
+        return self.audio_eos_token_id - AUDIO_EOS_AFTER_EOT
 
     def _check(self) -> None:
         """Raise ``ValueError`` for field values that no Higgs Audio v2 checkpoint can have."""

@@ -5,6 +5,7 @@ are. Inside, a batch is packed: see ``packing.py`` for the two orders of positio
 """
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -22,6 +23,7 @@ from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio.audio_tower import HiggsAudioEncoder, HiggsAudioFeatureProjector
 from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAudioConfig
+from boson_multimodal.model.higgs_audio.generation import HiggsAudioGenerationOutput, SamplingConfig, generate
 from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
 from boson_multimodal.model.higgs_audio.loss import (
     LossConfig,
@@ -412,6 +414,57 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         if output_logits or not has_labels:
             self._add_logits(output, hidden, packed)
         return output
+
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        audio_in_ids: Tensor | None = None,
+        audio_in_ids_start: Tensor | None = None,
+        audio_out_ids: Tensor | None = None,
+        audio_out_ids_start: Tensor | None = None,
+        max_new_tokens: int = 1024,
+        do_sample: bool = True,
+        temperature: float = 1.0,
+        top_k: int = 50,
+        top_p: float = 0.95,
+        ras_win_len: int | None = 7,
+        ras_win_max_num_repeat: int = 2,
+        seed: int | Sequence[int] | None = None,
+        audio_features: Tensor | None = None,
+        audio_feature_attention_mask: Tensor | None = None,
+    ) -> HiggsAudioGenerationOutput:
+        """Go on from prompts until ``<|audio_eos|>`` or ``<|eot_id|>``; a prompt that is to be spoken ends with
+        ``<|audio_out_bos|>``.
+
+        A sample gets in a batch what it gets alone with the same seed. Lengths may differ; padding may be on either
+        side.
+
+        Args:
+            input_ids, attention_mask, audio_in_ids, audio_in_ids_start, audio_out_ids, audio_out_ids_start,
+                audio_features, audio_feature_attention_mask: the prompts, as :meth:`forward` takes them.
+            max_new_tokens: text tokens and audio columns (25 a second) of each sample at most.
+            do_sample, temperature, top_k, top_p, ras_win_len, ras_win_max_num_repeat: see ``SamplingConfig``.
+            seed: one for all samples (equal prompts then give equal speech) or one each; None draws them from torch's
+                global generator.
+
+        Raises:
+            InputError: for a setting out of range, an empty prompt, or a model in training mode.
+        """
+        return generate(
+            self,
+            SamplingConfig(do_sample, temperature, top_k, top_p, ras_win_len, ras_win_max_num_repeat),
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            audio_in_ids=audio_in_ids,
+            audio_in_ids_start=audio_in_ids_start,
+            audio_out_ids=audio_out_ids,
+            audio_out_ids_start=audio_out_ids_start,
+            audio_features=audio_features,
+            audio_feature_attention_mask=audio_feature_attention_mask,
+        )
 
     def last_hidden_states(self, cache: KeyValueCache, **inputs: Tensor | None) -> Tensor:
         """(B, D) after the final norm at the last position of each sample, without any logits: for generation.
