@@ -317,7 +317,6 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         dtype: str | torch.dtype | None = "auto",
         torch_dtype: str | torch.dtype | None = None,
         device_map: str | torch.device | dict[str, Any] | None = None,
-        output_loading_info: bool = False,
     ) -> Any:
         """A checkpoint in either published layout, in evaluation mode; each tensor is read straight into its place.
 
@@ -329,7 +328,6 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             torch_dtype: the older name of ``dtype``.
             device_map: one device, as such or as ``{"": device}``; None is the CPU, ``"auto"`` the first CUDA device
                 where there is one.
-            output_loading_info: return also transformers' record of what did not fit, here always empty.
 
         Raises:
             InputError: if a file is missing or damaged, or listing the tensors that are missing, unexpected or
@@ -347,9 +345,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         config.name_or_path = model.name_or_path = str(pretrained_model_name_or_path)
         model.load_state_dict(read_weights(fitting, wanted, config.dtype, device), assign=True)
         model.rotary_emb = LlamaRotaryEmbedding(config.text_config).to(device)  # computed, not stored
-        model.eval()
-        no_misfits = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": []}
-        return (model, no_misfits) if output_loading_info else model
+        return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
