@@ -49,7 +49,8 @@ class DistributedTrainingConfig:
     output_dir: str = field(metadata={"help": "Folder for checkpoints, metrics and the run's description."})
     eval_data_path: str | None = _flag(None, "ChatML samples to evaluate on; other speakers than data_path's.")
     model_path: str = _flag(
-        "bosonai/higgs-audio-v2-generation-3B-base", "Folder or hub id of the model, in the original layout."
+        "bosonai/higgs-audio-v2-generation-3B-base",
+        "Folder or hub id of the model, in the original or the transformers layout.",
     )
     model_revision: str = _flag(MODEL_REVISION, "Commit of model_path, if it is a hub id.")
     audio_tokenizer_path: str = _flag(

@@ -1,6 +1,6 @@
 """Build a self-contained demo: Arabic clips, a tiny Higgs Audio v2 and a tiny codec, all made here, nothing downloaded.
 
-    python -m tools.make_demo --output_dir DIR [--seed 0]
+    python -m tools.make_demo --output_dir DIR [--seed 0] [--layout original|transformers]
 
 DIR gets `train_chatml_samples.json`, `val_chatml_samples.json`, `clips/VOICE/NAME.wav` (24 kHz mono 16-bit), `model/`
 (Llama-3-style tokenizer, config and random weights) and `audio_tokenizer/` (24 kHz, 25 frames/s, 8 codebooks of 1024).
@@ -21,6 +21,8 @@ from transformers import HiggsAudioV2TokenizerConfig, HiggsAudioV2TokenizerModel
 from transformers.utils.logging import disable_progress_bar
 
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
+from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint
+from boson_multimodal.model.higgs_audio.checkpoint_layouts import LAYOUTS, ORIGINAL
 from tools.demo_speech import SAMPLE_RATE, SENTENCES, VOICES, Voice, parts, spoken_sentences, synthesise
 
 N_CODEBOOKS, CODEBOOK_SIZE, CODEBOOK_DIM = 8, 1024, 16
@@ -250,7 +252,7 @@ def build_codec(codec_dir: Path, clips: list[np.ndarray], seed: int) -> None:
     codec.save_pretrained(codec_dir)
 
 
-def build_model(model_dir: Path, special_ids: dict[str, int], seed: int) -> None:
+def build_model(model_dir: Path, special_ids: dict[str, int], seed: int, layout: str = ORIGINAL) -> None:
     """Write the config and the random fp32 weights of a Higgs Audio v2 with 3 layers, all dual, of width 128."""
     layers, width, ffn = 3, 128, 256
     rope = {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3"}
@@ -282,18 +284,21 @@ def build_model(model_dir: Path, special_ids: dict[str, int], seed: int) -> None
         use_delay_pattern=True,
     )
     torch.manual_seed(seed)
-    HiggsAudioModel(config).save_pretrained(model_dir)
+    save_checkpoint(HiggsAudioModel(config), config, model_dir, layout)
 
 
-def build_demo(output_dir: Path, seed: int = 0) -> None:
-    """Write the demo under `output_dir`; the same seed gives the same bytes. The caller's random state is kept."""
+def build_demo(output_dir: Path, seed: int = 0, layout: str = ORIGINAL) -> None:
+    """Write the demo under `output_dir`; the same seed gives the same bytes. The caller's random state is kept.
+
+    `layout` is that of the model's files; their weights are the same in both.
+    """
     output_dir, threads = Path(output_dir), torch.get_num_threads()
     torch.set_num_threads(1)  # the order of float sums, and with it the last bits, depends on the number of threads
     try:
         with torch.random.fork_rng(devices=[]):
             clips = build_clips(output_dir, seed)
             special_ids = build_tokenizer(output_dir / "model")
-            build_model(output_dir / "model", special_ids, seed)
+            build_model(output_dir / "model", special_ids, seed, layout)
             build_codec(output_dir / "audio_tokenizer", clips, seed)
     finally:
         torch.set_num_threads(threads)
@@ -304,9 +309,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layout", choices=LAYOUTS, default=ORIGINAL, help="of the model's files")
     args = parser.parse_args()
     disable_progress_bar()  # "Writing model shards", for one shard each
-    build_demo(args.output_dir, args.seed)
+    build_demo(args.output_dir, args.seed, args.layout)
     for split, voices in SPLITS.items():
         path = args.output_dir / f"{split}_chatml_samples.json"
         seconds = [sample["misc"]["duration"] for sample in json.loads(path.read_text(encoding="utf-8"))]

@@ -53,7 +53,7 @@ SAMPLING = {
 }
 """The release's defaults, under the names that transformers' ``generate`` reads."""
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """Bytes read at once where they are converted or go to a device: what loading needs beside the weights."""
 
 HEADER_LENGTH_BYTES = 8
@@ -186,7 +186,10 @@ def check_fit(
     Raises:
         InputError: listing the tensors that are missing, unexpected, misshapen or of a type that is no weight's.
     """
-    layout = detect_layout(stored)
+    try:
+        layout = detect_layout(stored)
+    except InputError as error:
+        raise InputError(f"{heading}: {error}") from error
     pieces: dict[str, dict[int | None, StoredTensor]] = {}
     offenders = []
     for key, tensor in stored.items():
