@@ -1,4 +1,4 @@
-"""HiggsAudioModel against answers of the original release (goldens g1, g2, g5)."""
+"""HiggsAudioModel against answers of the original release (goldens g1 to g5)."""
 
 import pytest
 import torch
@@ -15,6 +15,8 @@ CASES = {
     "g1_dual_ffn": "g1_dual_ffn",
     "g2_fast_forward_all": "g2_fast_forward_all",
     "g2_fast_forward_all_b1": "g2_fast_forward_all",
+    "g3_fast_forward_02": "g3_fast_forward_02",
+    "g4_audio_tower": "g4_audio_tower",
     "g5_audio_in_and_out_batch3": "g5_audio_in_and_out_batch3",
 }
 """Golden -> whose weights it has."""

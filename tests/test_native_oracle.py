@@ -149,5 +149,5 @@ def test_slots_without_codes_are_refused() -> None:
     batch = {**vars(mixed_batch(model)), "audio_in_ids": None, "audio_in_ids_start": None}
     with pytest.raises(ValueError, match="3 reference .* slots but code columns for 0 segments"):
         model(**batch)
-    with pytest.raises(ValueError, match="audio_features"):
+    with pytest.raises(ValueError, match="no audio tower"):
         model(**vars(mixed_batch(model)), audio_features=torch.zeros(1, 16, 100))

@@ -1,4 +1,4 @@
-"""HiggsAudioModel: a Llama backbone whose every layer holds a second FFN and two more norms for audio positions.
+"""HiggsAudioModel: a Llama backbone whose layers hold a second FFN and two more norms for audio positions.
 
 The forward signature and the parameter names are those of Boson's original release, so its checkpoints load as they
 are. Inside, a batch is packed: see ``packing.py`` for the two orders of positions, ``loss.py`` for the heads.
@@ -20,7 +20,9 @@ from transformers.utils import ModelOutput
 
 from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.model.higgs_audio.audio_tower import HiggsAudioEncoder, HiggsAudioFeatureProjector
 from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAudioConfig
+from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
 from boson_multimodal.model.higgs_audio.loss import (
     LossConfig,
     head_loss_sums,
@@ -29,6 +31,16 @@ from boson_multimodal.model.higgs_audio.loss import (
     weighted_loss,
 )
 from boson_multimodal.model.higgs_audio.packing import PackedBatch, pack_batch, segment_lengths
+from boson_multimodal.model.higgs_audio.transfer import to_device
+
+UNSUPPORTED_FORMS = {
+    "use_audio_out_self_attention": "attention of its own for audio",
+    "use_audio_out_embed_projector": "a projector after the audio embedding",
+    "use_rq_transformer": "a transformer over codebooks",
+    "audio_embed_avg": "averaging the embeddings of the codebooks",
+    "audio_decoder_proj_num_layers": "further layers before the heads",
+}
+"""Switches of the original's configuration that no published checkpoint turns on."""
 
 VARLEN_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 """Not yet so in torch 2.11."""
@@ -49,7 +61,7 @@ class HiggsAudioModelOutput(ModelOutput):
             given as codes, target columns.
         hidden_states: with ``output_hidden_states=True``, (B, S, D) before each layer and after the final norm.
         audio_hidden_states: (columns of all targets, D) after the final norm. Wherever ``audio_logits`` are.
-        past_key_values: None; a key-value cache is not part of training.
+        past_key_values: with ``use_cache=True``, what to give with the positions that follow.
     """
 
     loss: Tensor | None = None
@@ -67,39 +79,85 @@ class HiggsAudioModelOutput(ModelOutput):
     audio_out_mask: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     audio_hidden_states: Tensor | None = None
-    past_key_values: Any | None = None
+    past_key_values: KeyValueCache | None = None
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """N rows of hidden states, sample after sample, each of which attends to its own sample.
+
+    Attributes:
+        lengths: rows of each sample.
+        bounds: (B + 1,) int32, where each sample begins and ends.
+        cos_Nd, sin_Nd: rotary angles of each row's position.
+        past_lengths: what a cache holds of each sample before these rows; None without a cache.
+        cache_rows_N: where the rows' keys and values go in it.
+    """
+
+    lengths: tuple[int, ...]
+    bounds: Tensor
+    cos_Nd: Tensor
+    sin_Nd: Tensor
+    past_lengths: tuple[int, ...] | None = None
+    cache_rows_N: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Routing:
-    """What a layer needs to know of the batch, on the device of the hidden states, made once per batch."""
+    """What a layer needs to know of the batch, on the device of the hidden states, made once per batch.
+
+    Attributes:
+        num_text: rows of the text slice.
+        sample_from_routed, routed_from_sample: see ``PackedBatch``.
+        every: all positions, in sample order.
+        text: those of the text slice alone, for layers that audio skips; None where no layer is one.
+    """
 
     num_text: int
     sample_from_routed: Tensor
     routed_from_sample: Tensor
-    sample_lengths: tuple[int, ...]
-    cumulative_lengths: Tensor
-    cos_Nd: Tensor
-    sin_Nd: Tensor
+    every: Sequences
+    text: Sequences | None
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, routing: Routing) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:
     """Causal attention of each sample to itself. (N, heads, d) in sample order -> (N, heads, d).
 
     On CUDA in half precision one varlen kernel takes all samples; elsewhere SDPA runs sample by sample, which spends
     nothing on the pairs of positions that one call under a block mask would compute and discard.
     """
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        bounds, longest = routing.cumulative_lengths, max(routing.sample_lengths)
+        bounds, longest = sequences.bounds, max(sequences.lengths)
         groups = {"enable_gqa": True}
         if not VARLEN_GROUPS_HEADS:
             groups = {}
             key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
         return varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=(-1, 0), **groups)
     outputs = []
-    for q, k, v in zip(*(x.split(routing.sample_lengths) for x in (query, key, value)), strict=True):
+    for q, k, v in zip(*(x.split(sequences.lengths) for x in (query, key, value)), strict=True):
         q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        outputs.append(attended.squeeze(0).transpose(0, 1))
+    return torch.cat(outputs)
+
+
+def attend_to_cache(query: Tensor, keys: Tensor, values: Tensor, sequences: Sequences) -> Tensor:
+    """As :func:`attend`, but to all that a cache holds. Keys and values are (B, capacity, heads, d)."""
+    past = sequences.past_lengths
+    if all(length == 1 for length in sequences.lengths):
+        longest = max(past) + 1
+        mask = None
+        if min(past) + 1 < longest:
+            held = torch.tensor(past)[:, None, None, None] + 1
+            mask = to_device(torch.arange(longest) < held, query.device)
+        q, k, v = query.unsqueeze(2), keys[:, :longest].transpose(1, 2), values[:, :longest].transpose(1, 2)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True).squeeze(2)
+    outputs = []
+    for sample, q in enumerate(query.split(sequences.lengths)):
+        new, held = q.shape[0], past[sample] + q.shape[0]
+        mask = torch.ones(new, held, dtype=torch.bool, device=query.device).tril(past[sample])
+        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, keys[sample, :held], values[sample, :held]))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
         outputs.append(attended.squeeze(0).transpose(0, 1))
     return torch.cat(outputs)
 
@@ -107,45 +165,78 @@ def attend(query: Tensor, key: Tensor, value: Tensor, routing: Routing) -> Tenso
 class HiggsAudioAttention(nn.Module):
     """Grouped-query attention with rotary positions, shared by text and audio."""
 
-    def __init__(self, config: HiggsAudioConfig) -> None:
+    def __init__(self, config: HiggsAudioConfig, layer_index: int) -> None:
         super().__init__()
         text = config.text_config
+        self.layer_index = layer_index
         self.head_dim = text.head_dim
         self.q_proj = nn.Linear(text.hidden_size, text.num_attention_heads * text.head_dim, bias=text.attention_bias)
         self.k_proj = nn.Linear(text.hidden_size, text.num_key_value_heads * text.head_dim, bias=text.attention_bias)
         self.v_proj = nn.Linear(text.hidden_size, text.num_key_value_heads * text.head_dim, bias=text.attention_bias)
         self.o_proj = nn.Linear(text.num_attention_heads * text.head_dim, text.hidden_size, bias=text.attention_bias)
 
-    def forward(self, hidden_ND: Tensor, routing: Routing) -> Tensor:
+    def forward(self, hidden_ND: Tensor, sequences: Sequences, cache: KeyValueCache | None) -> Tensor:
         """(N, D) in sample order -> (N, D) in sample order."""
         query, key, value = (
             projection(hidden_ND).unflatten(-1, (-1, self.head_dim))
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        query, key = apply_rotary_pos_emb(query, key, routing.cos_Nd, routing.sin_Nd)
-        return self.o_proj(attend(query, key, value, routing).flatten(-2))
+        query, key = apply_rotary_pos_emb(query, key, sequences.cos_Nd, sequences.sin_Nd)
+        if cache is not None:
+            keys, values = cache.write(self.layer_index, sequences.cache_rows_N, key, value)
+        if cache is not None and any(sequences.past_lengths):
+            attended = attend_to_cache(query, keys, values, sequences)
+        else:
+            attended = attend(query, key, value, sequences)
+        return self.o_proj(attended.flatten(-2))
 
 
-class HiggsAudioDualFFNDecoderLayer(GradientCheckpointingLayer):
-    """A Llama layer in which audio positions take norms and an FFN of their own; attention is shared."""
+class HiggsAudioDecoderLayer(GradientCheckpointingLayer):
+    """A plain Llama layer: text and audio take the same norms and FFN (``dual_ffn`` outside its dual layers)."""
 
-    def __init__(self, config: HiggsAudioConfig) -> None:
+    def __init__(self, config: HiggsAudioConfig, layer_index: int) -> None:
         super().__init__()
         text = config.text_config
-        audio = replace_ffn_width(text, config.audio_ffn_intermediate_size)
-        self.self_attn = HiggsAudioAttention(config)
+        self.self_attn = HiggsAudioAttention(config, layer_index)
         self.mlp = LlamaMLP(text)
         self.input_layernorm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
-        self.audio_mlp = LlamaMLP(audio)
+
+    def forward(self, hidden_ND: Tensor, routing: Routing, cache: KeyValueCache | None = None) -> Tensor:
+        """(N, D) in routed order -> (N, D) in routed order."""
+        normed = self.input_layernorm(hidden_ND)
+        attended = self.self_attn(normed[routing.sample_from_routed], routing.every, cache)
+        hidden_ND = hidden_ND + attended[routing.routed_from_sample]
+        return hidden_ND + self.mlp(self.post_attention_layernorm(hidden_ND))
+
+
+class HiggsAudioFastForwardDecoderLayer(HiggsAudioDecoderLayer):
+    """A layer that audio positions skip, and in which text attends to text alone."""
+
+    def forward(self, hidden_ND: Tensor, routing: Routing, cache: KeyValueCache | None = None) -> Tensor:
+        """(N, D) in routed order -> (N, D) in routed order."""
+        if routing.num_text == 0:
+            return hidden_ND
+        text, audio = hidden_ND[: routing.num_text], hidden_ND[routing.num_text :]
+        text = text + self.self_attn(self.input_layernorm(text), routing.text, cache)
+        return torch.cat([text + self.mlp(self.post_attention_layernorm(text)), audio])
+
+
+class HiggsAudioDualFFNDecoderLayer(HiggsAudioDecoderLayer):
+    """A layer in which audio positions take norms and an FFN of their own; attention is shared."""
+
+    def __init__(self, config: HiggsAudioConfig, layer_index: int) -> None:
+        super().__init__(config, layer_index)
+        text = config.text_config
+        self.audio_mlp = LlamaMLP(replace_ffn_width(text, config.audio_ffn_intermediate_size))
         self.audio_input_layernorm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
         self.audio_post_attention_layernorm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
 
-    def forward(self, hidden_ND: Tensor, routing: Routing) -> Tensor:
+    def forward(self, hidden_ND: Tensor, routing: Routing, cache: KeyValueCache | None = None) -> Tensor:
         """(N, D) in routed order -> (N, D) in routed order."""
         text, audio = hidden_ND[: routing.num_text], hidden_ND[routing.num_text :]
         normed = torch.cat([self.input_layernorm(text), self.audio_input_layernorm(audio)])
-        attended = self.self_attn(normed[routing.sample_from_routed], routing)
+        attended = self.self_attn(normed[routing.sample_from_routed], routing.every, cache)
         hidden_ND = hidden_ND + attended[routing.routed_from_sample]
 
         text, audio = hidden_ND[: routing.num_text], hidden_ND[routing.num_text :]
@@ -155,6 +246,15 @@ class HiggsAudioDualFFNDecoderLayer(GradientCheckpointingLayer):
                 audio + self.audio_mlp(self.audio_post_attention_layernorm(audio)),
             ]
         )
+
+
+def build_decoder_layer(config: HiggsAudioConfig, layer_index: int) -> HiggsAudioDecoderLayer:
+    """The kind of layer that the configuration has at an index."""
+    if layer_index in config.audio_dual_ffn_layers:
+        return HiggsAudioDualFFNDecoderLayer(config, layer_index)
+    if config.audio_adapter_type == "dual_ffn_fast_forward":
+        return HiggsAudioFastForwardDecoderLayer(config, layer_index)
+    return HiggsAudioDecoderLayer(config, layer_index)
 
 
 def replace_ffn_width(text_config: Any, intermediate_size: int) -> Any:
@@ -178,11 +278,16 @@ class HiggsAudioPreTrainedModel(PreTrainedModel):
     config_class = HiggsAudioConfig
     base_model_prefix = ""
     supports_gradient_checkpointing = True
-    _no_split_modules = ["HiggsAudioDualFFNDecoderLayer"]
+    _no_split_modules = [
+        "HiggsAudioDecoderLayer",
+        "HiggsAudioFastForwardDecoderLayer",
+        "HiggsAudioDualFFNDecoderLayer",
+        "WhisperEncoderLayer",
+    ]
 
 
 class HiggsAudioModel(HiggsAudioPreTrainedModel):
-    """Higgs Audio v2 as released: every layer dual, reference voices given as codes.
+    """Higgs Audio v2 in all forms of the original: as released every layer is dual and references are codes.
 
     Raises:
         InputError: if the configuration describes a form of the architecture that this class does not build.
@@ -196,10 +301,13 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         self.audio_codebook_embeddings = nn.Embedding(
             config.audio_num_codebooks * config.codebook_rows, text.hidden_size
         )
-        self.layers = nn.ModuleList(HiggsAudioDualFFNDecoderLayer(config) for _ in range(text.num_hidden_layers))
+        self.layers = nn.ModuleList(build_decoder_layer(config, i) for i in range(text.num_hidden_layers))
         self.norm = LlamaRMSNorm(text.hidden_size, eps=text.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(text)
         self.audio_decoder_proj = HiggsAudioDecoderProjection(config)
+        if not config.skip_audio_tower:
+            self.audio_tower = HiggsAudioEncoder(config.audio_encoder_config)
+            self.audio_encoder_proj = HiggsAudioFeatureProjector(config)
         self.post_init()
 
     @classmethod
@@ -243,7 +351,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         audio_out_ids_start_group_loc: Tensor | None = None,
         label_ids: Tensor | None = None,
         label_audio_ids: Tensor | None = None,
-        past_key_values: Any | None = None,
+        past_key_values: KeyValueCache | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -258,30 +366,87 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         Args:
             input_ids: (B, S0) token ids, one id per audio slot.
             attention_mask: (B, S0), 0 at padding; None means no padding.
+            audio_features: (references, mel bins, frames) log-mel features for the audio tower; a slot that has both
+                features and codes holds its features first.
+            audio_feature_attention_mask: (references, frames), 0 at padding.
             audio_in_ids: (K, columns) delayed codes of the references, side by side in order of appearance.
             audio_in_ids_start: first column of each reference.
             audio_out_ids, audio_out_ids_start: the same for targets.
             audio_out_ids_start_group_loc: sample of each target; the order of the slots already says it.
             label_ids: (B, S0) text labels aligned with ``input_ids``; ``IGNORE_INDEX`` where there is no loss.
             label_audio_ids: (K, columns) labels aligned with ``audio_out_ids``.
+            past_key_values: what an earlier call returned; all other arguments then describe only what follows.
+            use_cache: return ``past_key_values``. For inference, under ``torch.no_grad()``.
             output_hidden_states: also return padded hidden states.
             output_logits: also return logits where labels are given.
-            inputs_embeds, audio_features, audio_feature_attention_mask, past_key_values, use_cache,
-                output_attentions, output_audio_hidden_states, return_dict: of the original signature.
+            inputs_embeds, output_attentions, output_audio_hidden_states, return_dict: of the original signature.
 
         Raises:
             ValueError: if an argument asks for what this form of the model does not have, or audio slots and
                 segments differ in number.
         """
-        _refuse_unsupported(
-            inputs_embeds=inputs_embeds,
+        _refuse_unsupported(inputs_embeds=inputs_embeds, output_attentions=output_attentions)
+        has_labels = label_ids is not None or label_audio_ids is not None
+        if past_key_values is not None or use_cache:
+            past_key_values = self._cache(past_key_values, input_ids.shape[0], has_labels)
+        hidden, all_hidden, packed = self._run(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
             audio_features=audio_features,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            output_attentions=output_attentions,
+            audio_feature_attention_mask=audio_feature_attention_mask,
+            audio_in_ids=audio_in_ids,
+            audio_in_ids_start=audio_in_ids_start,
+            audio_out_ids=audio_out_ids,
+            audio_out_ids_start=audio_out_ids_start,
+            label_ids=label_ids,
+            cache=past_key_values,
+            keep_hidden=bool(output_hidden_states),
         )
+        output = _masks(packed, self.config)
+        output.past_key_values = past_key_values
+        if all_hidden:
+            in_sample_order = packed.sample_from_routed.to(self.device)
+            output.hidden_states = tuple(packed.pad(h[in_sample_order], 0.0) for h in all_hidden)
+        if has_labels:
+            self._add_losses(output, hidden, packed, label_audio_ids)
+        if output_logits or not has_labels:
+            self._add_logits(output, hidden, packed)
+        return output
+
+    def last_hidden_states(self, cache: KeyValueCache, **inputs: Tensor | None) -> Tensor:
+        """(B, D) after the final norm at the last position of each sample, without any logits: for generation.
+
+        Args:
+            cache: is filled.
+            inputs: ids, codes, features and masks as :meth:`forward` takes them.
+        """
+        hidden, _, packed = self._run(cache=cache, **inputs)
+        last = torch.tensor(packed.sample_lengths).cumsum(0) - 1
+        return hidden[to_device(packed.sample_from_routed[last], self.device)]
+
+    def _run(
+        self,
+        *,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_feature_attention_mask: Tensor | None = None,
+        audio_in_ids: Tensor | None = None,
+        audio_in_ids_start: Tensor | None = None,
+        audio_out_ids: Tensor | None = None,
+        audio_out_ids_start: Tensor | None = None,
+        label_ids: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        keep_hidden: bool = False,
+    ) -> tuple[Tensor, list[Tensor], PackedBatch]:
+        """Embed, pack and run the layers.
+
+        Returns:
+            (N, D) after the final norm in routed order; if kept, that and the input of every layer; the packing.
+        """
         audio_in_ids, audio_in_lengths = _segments(audio_in_ids, audio_in_ids_start, input_ids, self.config)
         audio_out_ids, audio_out_lengths = _segments(audio_out_ids, audio_out_ids_start, input_ids, self.config)
+        features, feature_lengths = self._embed_features(audio_features, audio_feature_attention_mask)
         packed = pack_batch(
             input_ids,
             attention_mask,
@@ -290,53 +455,87 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             label_ids,
             self.config.audio_in_token_idx,
             self.config.audio_out_token_idx,
+            feature_lengths,
+            None if cache is None else cache.lengths,
         )
-        hidden, all_hidden = self._run_layers(packed, audio_in_ids, audio_out_ids, bool(output_hidden_states))
-
-        output = _masks(packed, self.config)
-        if all_hidden:
-            in_sample_order = packed.sample_from_routed.to(self.device)
-            output.hidden_states = tuple(packed.pad(h[in_sample_order], 0.0) for h in all_hidden)
-        has_labels = label_ids is not None or label_audio_ids is not None
-        if has_labels:
-            self._add_losses(output, hidden, packed, label_audio_ids)
-        if output_logits or not has_labels:
-            self._add_logits(output, hidden, packed)
-        return output
-
-    def _run_layers(
-        self, packed: PackedBatch, audio_in_ids: Tensor, audio_out_ids: Tensor, keep_hidden: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """(N, D) after the final norm in routed order and, if kept, that and the input of every layer."""
-        text_ids = packed.input_ids_N[packed.routed_from_sample[: packed.num_text]]
-        hidden = torch.cat(
-            [
-                self.embed_tokens(to_device(text_ids, self.device)),
-                self._embed_audio(audio_in_ids),
-                self._embed_audio(audio_out_ids),
-            ]
-        )
-        position_ids = to_device(packed.position_ids_N, self.device)
-        cos, sin = self.rotary_emb(hidden, position_ids[None])
-        bounds = F.pad(torch.tensor(packed.sample_lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
-        routing = Routing(
-            num_text=packed.num_text,
-            sample_from_routed=to_device(packed.sample_from_routed, self.device),
-            routed_from_sample=to_device(packed.routed_from_sample, self.device),
-            sample_lengths=packed.sample_lengths,
-            cumulative_lengths=to_device(bounds, self.device),
-            cos_Nd=cos[0],
-            sin_Nd=sin[0],
-        )
+        text_rows = packed.routed_from_sample[: packed.num_text]
+        text = self.embed_tokens(to_device(packed.input_ids_N[text_rows], self.device))
+        if features is not None:
+            is_feature = packed.is_feature_N[text_rows].nonzero().squeeze(-1)
+            text = text.index_copy(0, to_device(is_feature, self.device), features)
+        hidden = torch.cat([text, self._embed_audio(audio_in_ids), self._embed_audio(audio_out_ids)])
+        routing = self._routing(packed, hidden, cache)
         all_hidden = []
         for layer in self.layers:
             if keep_hidden:
                 all_hidden.append(hidden)
-            hidden = layer(hidden, routing)
+            hidden = layer(hidden, routing, cache)
+        if cache is not None:
+            cache.advance(packed.sample_lengths, packed.text_lengths)
         hidden = self.norm(hidden)
         if keep_hidden:
             all_hidden.append(hidden)
-        return hidden, all_hidden
+        return hidden, all_hidden, packed
+
+    def _routing(self, packed: PackedBatch, hidden: Tensor, cache: KeyValueCache | None) -> Routing:
+        """The batch's index tensors and rotary angles, on the device of ``hidden``."""
+        cos, sin = self.rotary_emb(hidden, to_device(packed.position_ids_N, self.device)[None])
+        rows = None
+        if cache is not None:
+            longest = max(a + b for a, b in zip(cache.lengths, packed.sample_lengths, strict=True))
+            cache.reserve(longest)
+            rows = packed.sample_N * cache.capacity + packed.position_ids_N
+        every = _sequences(packed.sample_lengths, cos[0], sin[0], cache and cache.lengths, rows)
+        text = None
+        if any(isinstance(layer, HiggsAudioFastForwardDecoderLayer) for layer in self.layers):
+            text_rows = packed.routed_from_sample[: packed.num_text]
+            if cache is not None:
+                held = torch.tensor(cache.text_lengths)
+                bounds = torch.tensor(packed.text_lengths).cumsum(0) - torch.tensor(packed.text_lengths)
+                sample = packed.sample_N[text_rows].cpu()
+                rows = sample * cache.capacity + held[sample] + torch.arange(packed.num_text) - bounds[sample]
+            on_device = to_device(text_rows, self.device)
+            past = cache and cache.text_lengths
+            text = _sequences(packed.text_lengths, cos[0][on_device], sin[0][on_device], past, rows)
+        return Routing(
+            num_text=packed.num_text,
+            sample_from_routed=to_device(packed.sample_from_routed, self.device),
+            routed_from_sample=to_device(packed.routed_from_sample, self.device),
+            every=every,
+            text=text,
+        )
+
+    def _cache(self, cache: KeyValueCache | None, num_samples: int, has_labels: bool) -> KeyValueCache:
+        """The cache to go on with, or a new one."""
+        if has_labels or torch.is_grad_enabled():
+            raise InputError(
+                "HiggsAudioModel.forward: past_key_values and use_cache are for inference; give no labels, and call "
+                "under torch.no_grad()"
+            )
+        if cache is None:
+            return KeyValueCache(len(self.layers), num_samples)
+        if not isinstance(cache, KeyValueCache) or len(cache.lengths) != num_samples:
+            raise InputError(
+                f"HiggsAudioModel.forward: past_key_values is {type(cache).__name__}; it must be what an earlier call "
+                f"with use_cache=True returned for the same {num_samples} samples"
+            )
+        return cache
+
+    def _embed_features(
+        self, audio_features: Tensor | None, attention_mask: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """(positions of all references, D) in order, and how many each reference takes; None where none is given."""
+        if audio_features is None or audio_features.numel() == 0:
+            return None, None
+        if self.config.skip_audio_tower:
+            raise InputError(
+                "HiggsAudioModel.forward: audio_features given, but this checkpoint has no audio tower "
+                "(skip_audio_tower); give references as codes in audio_in_ids"
+            )
+        states, lengths = self.audio_tower(audio_features, attention_mask)
+        clips, longest, _ = states.shape
+        rows = (torch.arange(longest, device=lengths.device) < lengths[:, None]).flatten().nonzero().squeeze(-1)
+        return self.audio_encoder_proj(states.flatten(0, 1)[to_device(rows, states.device)]), lengths
 
     def _embed_audio(self, codes_KC: Tensor) -> Tensor:
         """(K, C) code columns -> (C, D): the embeddings of a column's K codes, summed."""
@@ -389,13 +588,13 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         )
 
 
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move without waiting: from pinned memory where the target is a CUDA device."""
-    if tensor.device == device:
-        return tensor
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+def _sequences(
+    lengths: tuple[int, ...], cos_Nd: Tensor, sin_Nd: Tensor, past: tuple[int, ...] | None, rows_N: Tensor | None
+) -> Sequences:
+    """Sequences on the device of the angles."""
+    bounds = F.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
+    rows = None if rows_N is None else to_device(rows_N, cos_Nd.device)
+    return Sequences(lengths, to_device(bounds, cos_Nd.device), cos_Nd, sin_Nd, past, rows)
 
 
 def _segments(
@@ -418,24 +617,19 @@ def _masks(packed: PackedBatch, config: HiggsAudioConfig) -> HiggsAudioModelOutp
         expanded_labels=None if labels is None else packed.pad(labels, IGNORE_INDEX),
         attention_mask=packed.pad(torch.ones_like(packed.input_ids_N), 0),
         audio_in_mask=in_mask,
-        audio_in_discrete_codes_mask=in_mask,
+        audio_in_discrete_codes_mask=in_mask & ~packed.pad(packed.is_feature_N, False),
         audio_out_mask=packed.pad(packed.input_ids_N == config.audio_out_token_idx, False),
     )
 
 
 def _refuse_other_forms(config: HiggsAudioConfig) -> None:
-    """Name what the checkpoint has beyond the released form, instead of computing something else."""
-    every_layer = list(range(config.text_config.num_hidden_layers))
-    offenders = []
-    if not config.skip_audio_tower:
-        offenders.append("skip_audio_tower is false: an audio tower is not supported")
-    if config.audio_adapter_type == "dual_ffn_fast_forward" and sorted(config.audio_dual_ffn_layers) != every_layer:
-        offenders.append("audio_dual_ffn_layers leaves out layers: fast-forward layers are not supported")
-    if config.audio_adapter_type == "dual_ffn" and sorted(config.audio_dual_ffn_layers) != every_layer:
-        offenders.append("audio_dual_ffn_layers leaves out layers: single-FFN layers are not supported")
-    if not config.encode_audio_in_tokens and config.encode_whisper_embed:
-        offenders.append("encode_whisper_embed without encode_audio_in_tokens: the reference would be dropped")
-    raise_if_any("this checkpoint is not of the released form of Higgs Audio v2", offenders)
+    """Name what the checkpoint has beyond what is built here, instead of computing something else."""
+    offenders = [
+        f"{name} is {getattr(config, name)!r}: {what} is not supported"
+        for name, what in UNSUPPORTED_FORMS.items()
+        if getattr(config, name, None)
+    ]
+    raise_if_any("this checkpoint is not of a form of Higgs Audio v2 that was published", offenders)
 
 
 def _refuse_unsupported(**arguments: Any) -> None:
