@@ -113,6 +113,11 @@ class HiggsAudioConfig(PreTrainedConfig):
         return self.audio_codebook_size + STREAM_TOKENS_PER_CODEBOOK
 
     @property
+    def reads_audio_features(self) -> bool:
+        """Whether references reach the model through the audio tower. Without one, features would be dropped."""
+        return self.encode_whisper_embed and not self.skip_audio_tower
+
+    @property
     def hidden_size(self) -> int:
         """Width D of the residual stream."""
         return self.text_config.hidden_size
