@@ -17,8 +17,6 @@ MEL_HOP_SAMPLES = 160
 """Samples per mel frame: 100 frames a second."""
 STATES_PER_SECOND = 50
 """Of the tower before pooling: ``max_source_positions`` is this times the seconds that it reads at once."""
-
-
 TOKENS_AROUND_CHUNK = 2
 """``<|audio_bos|>`` and ``<|audio_eos|>``: what each further chunk of a reference adds to its own positions."""
 
