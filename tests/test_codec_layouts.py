@@ -179,17 +179,25 @@ def test_both_formats_give_one_configuration(demo: Path, original: Path) -> None
 
 def test_either_spelling_of_weight_norm_is_read(copy: Path, codec: HiggsAudioTokenizer) -> None:
     def respell(tensors: dict[str, Tensor]) -> None:
-        for name in list(tensors):
-            for old, new in (("weight_g", "parametrizations.weight.original0"), ("weight_v", "original1")):
-                new = new if "." in new else f"parametrizations.weight.{new}"
-                if name.startswith("semantic_model.") and name.endswith(new):
-                    tensors[name.removesuffix(new) + old] = tensors.pop(name)
-                elif name.endswith(old):
-                    tensors[name.removesuffix(old) + new] = tensors.pop(name)
+        for part, number in (("weight_g", 0), ("weight_v", 1)):
+            spellings = (part, f"parametrizations.weight.original{number}")
+            for name in list(tensors):
+                for spelling, other in (spellings, spellings[::-1]):
+                    if name.endswith(f".{spelling}"):
+                        tensors[name.removesuffix(spelling) + other] = tensors.pop(name)
+        assert "semantic_model.encoder.pos_conv_embed.conv.weight_g" in tensors
+        assert "encoder.block.0.parametrizations.weight.original1" in tensors
 
     change_tensors(copy, respell)
     loaded = load_higgs_audio_tokenizer(copy).model.state_dict()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in codec.model.state_dict().items())
+
+
+def test_a_file_in_half_precision_becomes_fp32(copy: Path, codec: HiggsAudioTokenizer) -> None:
+    change_tensors(copy, lambda tensors: tensors.update({k: v.half() for k, v in tensors.items()}))
+    loaded = load_higgs_audio_tokenizer(copy).model.state_dict()
+    assert {tensor.dtype for tensor in loaded.values()} == {torch.float32}
+    assert torch.equal(loaded["fc.weight"], codec.model.fc.weight.half().float())
 
 
 def test_loading_keeps_the_callers_random_state(demo: Path, original: Path) -> None:
@@ -396,6 +404,13 @@ def test_every_wrong_field_of_the_configuration_is_listed(tmp_path: Path) -> Non
         "  semantic_techer: 'wavlm_base_plus' instead of 'hubert_base_general'",
         "  vq_scale: 2 instead of 1",
     ]
+
+
+def test_codebooks_that_transformers_class_would_count_otherwise_are_refused(tmp_path: Path) -> None:
+    """It divides bandwidths, and 7 codebooks of 11 bits at 13 frames/s round down to 6."""
+    config = {**RELEASED_CONFIG, "ratios": [8, 5, 4, 2, 3, 2], "bins": 2048, "n_q": 7}
+    with pytest.raises(InputError, match="n_q 7 at 13 frames/s and 2048 bins .* would make 6 codebooks"):
+        codec_config(write_config(tmp_path, config))
 
 
 @pytest.mark.parametrize(

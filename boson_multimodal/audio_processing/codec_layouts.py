@@ -148,7 +148,7 @@ def original_config(config: HiggsAudioV2TokenizerConfig) -> dict[str, Any]:
             "encoder_hidden_size": acoustic.encoder_hidden_size,
             "decoder_hidden_size": acoustic.decoder_hidden_size,
         },
-        "semantic_model_config": semantic.to_diff_dict(),
+        "semantic_model_config": {k: v for k, v in semantic.to_diff_dict().items() if k != "transformers_version"},
     }
 
 
@@ -264,7 +264,7 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 
 def read_original_tensors(path: Path, model: HiggsAudioV2TokenizerModel) -> dict[str, Tensor]:
-    """``model.pth`` under transformers' names and in its form; ``model`` gives names and shapes only (meta device).
+    """``model.pth`` under transformers' names and in its form, in fp32; only names and shapes of ``model`` are read.
 
     Raises:
         InputError: if the file is missing, truncated or holds more than tensors, or listing every tensor that is
@@ -283,6 +283,6 @@ def read_original_tensors(path: Path, model: HiggsAudioV2TokenizerModel) -> dict
             offenders.append(f"{name}: shape {tuple(found[name].shape)}, not {shapes[name]}")
     raise_if_any(f"{path}: tensors do not fit the codec's configuration", offenders)
     return {
-        name: merge_weight_norm(*(found[part] for part in theirs)) if len(theirs) == 2 else found[theirs[0]]
+        name: merge_weight_norm(*(found[part] for part in theirs)) if len(theirs) == 2 else found[theirs[0]].float()
         for name, theirs in names.items()
     }

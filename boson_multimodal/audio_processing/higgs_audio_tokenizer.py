@@ -62,11 +62,10 @@ def load_higgs_audio_tokenizer(folder: Path, device: torch.device | str = "cpu")
     if codec_layout(folder) == "original":
         with torch.device("meta"):
             model = HiggsAudioV2TokenizerModel(read_original_config(folder))
-        tensors = read_original_tensors(folder / ORIGINAL_WEIGHTS, model)
-        model.to_empty(device=device).load_state_dict(tensors)
+        model.load_state_dict(read_original_tensors(folder / ORIGINAL_WEIGHTS, model), assign=True)
     else:
-        model = _load_transformers_layout(folder).to(device)
-    return HiggsAudioTokenizer(model)
+        model = _load_transformers_layout(folder)
+    return HiggsAudioTokenizer(model.to(device))
 
 
 def _load_transformers_layout(folder: Path) -> HiggsAudioV2TokenizerModel:
