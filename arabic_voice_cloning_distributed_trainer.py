@@ -48,7 +48,7 @@ from arabic_voice_cloning_dataset import PROMPT_STYLES, ArabicVoiceCloningDatase
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
 from batch_planning import Step, plan_epoch, plan_evaluation
 from boson_multimodal import constants
-from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import CODEC_WEIGHTS, load_higgs_audio_tokenizer
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
@@ -194,7 +194,7 @@ class ArabicVoiceCloningDistributedTrainer:
             config.model_path, config.model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
         codec_folder = resolve_checkpoint(
-            config.audio_tokenizer_path, config.audio_tokenizer_revision, "--audio_tokenizer_path", ("*.safetensors",)
+            config.audio_tokenizer_path, config.audio_tokenizer_revision, "--audio_tokenizer_path", (CODEC_WEIGHTS,)
         )
         self.model_config = HiggsAudioConfig.from_pretrained(self.model_folder)
         self.feature_extractor = load_feature_extractor(config, self.model_config)

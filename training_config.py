@@ -54,7 +54,8 @@ class DistributedTrainingConfig:
     )
     model_revision: str = _flag(MODEL_REVISION, "Commit of model_path, if it is a hub id.")
     audio_tokenizer_path: str = _flag(
-        "bosonai/higgs-audio-v2-tokenizer", "Folder or hub id of the codec, in transformers' layout."
+        "bosonai/higgs-audio-v2-tokenizer",
+        "Folder or hub id of the codec, in transformers' format or Boson's original.",
     )
     audio_tokenizer_revision: str = _flag(AUDIO_TOKENIZER_REVISION, "Commit of audio_tokenizer_path, if a hub id.")
     whisper_processor_path: str | None = _flag(
