@@ -181,11 +181,15 @@ def test_a_half_alone_or_beside_the_whole_is_listed(model: HiggsAudioModel, save
     state["audio_decoder_proj.text_lm_head.weight"] = model.audio_decoder_proj.text_lm_head.weight.detach()
     narrow = "audio_decoder_proj.audio_lm_head.linear_trainable.weight"
     state[narrow] = state[narrow][:5].clone()
+    split(state, "audio_codebook_embeddings", 30, "embedding_frozen", "embedding_trainable")
+    odd = "audio_codebook_embeddings.embedding_trainable.weight"
+    state[odd] = state[odd][:, :7].clone()
     save_file(state, saved[ORIGINAL] / "model.safetensors")
     with pytest.raises(InputError) as caught:
         HiggsAudioModel.from_pretrained(saved[ORIGINAL])
     message = str(caught.value)
-    assert "tensors do not fit the configuration (3):" in message
+    assert "tensors do not fit the configuration (4):" in message
+    assert "audio_codebook_embeddings.weight: has shape (30, 64) and (242, 7), not (272, 64)" in message
     assert "embed_tokens.weight: stored as embed_tokens.embedding_frozen.weight; whole, or as both halves" in message
     assert "text_lm_head.weight: stored as" in message
     assert "audio_lm_head.weight: has shape (39, 64), not (272, 64)" in message
@@ -495,12 +499,16 @@ def test_what_transformers_has_no_place_for_is_refused(model: HiggsAudioModel, t
         audio_dual_ffn_layers=[0, 2],
         audio_ffn_intermediate_size=32,
         use_delay_pattern=False,
+        audio_out_bos_token_id=494,
     )
     with pytest.raises(InputError) as caught:
         save_checkpoint(model, config, tmp_path / "out", TRANSFORMERS)
     message = str(caught.value)
-    assert "no place for parts of this model; export the original layout (5):" in message
-    for part in ("skip_audio_tower", "encode_whisper_embed", "audio_dual_ffn_layers", "audio_ffn_inter", "use_delay"):
+    assert "no place for parts of this model; export the original layout (6):" in message
+    parts = (
+        "skip_audio_tower encode_whisper_embed audio_dual_ffn_layers audio_ffn_intermediate_size use_delay id".split()
+    )
+    for part in (f"  {part}" for part in parts):
         assert part in message
     assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="audio_tower.conv1: the transformers layout has no place for it"):
@@ -516,6 +524,12 @@ def test_what_transformers_has_no_place_for_is_refused(model: HiggsAudioModel, t
         (ORIGINAL, "audio_stream_eos_id", 40, "audio_stream_eos_id 40 is not in 0..33"),
         (TRANSFORMERS, "audio_stream_eos_id", 40, "audio_stream_eos_id 40 is not in 0..33"),
         (TRANSFORMERS, "num_codebooks", "eight", "num_codebooks"),
+        (
+            TRANSFORMERS,
+            "audio_bos_token_id",
+            495,
+            "'audio_out_bos_token_id': 495, 'audio_eos_token_id': 492} are not 4",
+        ),
         (TRANSFORMERS, "model_type", "higgs_audio_v2_tokenizer", "model_type 'higgs_audio_v2_tokenizer', not"),
     ],
 )
