@@ -277,14 +277,8 @@ def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: s
     """
     records = []
     for number, raw in enumerate(read_json_records(path)):
-        misc = raw.get("misc") if isinstance(raw, dict) else None
-        sample_id = (misc.get("sample_id") if isinstance(misc, dict) else None) or f"record {number}"
-        sample, problems = parse_sample(raw)
-        if sample is not None:
-            problems = _content_problems(sample)
-        if sample is not None and not problems and prompt_style == "voice_clone":
-            sample, problems = to_voice_clone(sample)
-        record = Record(str(sample_id), problems)
+        sample, problems = parse_record(raw, prompt_style)
+        record = Record(sample_id_of(raw, number), problems)
         records.append(record)
         if sample is None or problems:
             continue
@@ -292,6 +286,22 @@ def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: s
         record.clips = [Clip.of(content, path.parent) for content in contents]
         record.fields = [content.where for content in contents]
     return records
+
+
+def sample_id_of(raw: Any, number: int) -> str:
+    """What messages call a record: its ``misc.sample_id``, else ``record N``."""
+    misc = raw.get("misc") if isinstance(raw, dict) else None
+    return str((misc.get("sample_id") if isinstance(misc, dict) else None) or f"record {number}")
+
+
+def parse_record(raw: Any, prompt_style: str) -> tuple[ChatMLSample | None, list[str]]:
+    """The conversation of one JSON record in the given style, and every problem that makes it useless."""
+    sample, problems = parse_sample(raw)
+    if sample is not None:
+        problems = _content_problems(sample)
+    if sample is not None and not problems and prompt_style == "voice_clone":
+        sample, problems = to_voice_clone(sample)
+    return sample, problems
 
 
 def read_json_records(path: Path) -> list[Any]:

@@ -1,4 +1,4 @@
-"""ChatML messages -> token ids, text labels and audio slots; and the prompt that the model clones a voice from.
+"""ChatML messages -> token ids, text labels and audio slots; and the prompts that the model clones a voice from.
 
 Source of the format: Boson's ``prepare_chatml_sample``; two of its oddities are not copied: a recipient of an untrained
 turn carries no labels here, and a malformed sample never gets this far.
@@ -13,6 +13,11 @@ AUDIO_IN_SLOT = f"{c.AUDIO_BOS}{c.AUDIO_IN}{c.AUDIO_EOS}"
 AUDIO_OUT_SLOT = f"{c.AUDIO_OUT_BOS}{c.AUDIO_OUT}{c.AUDIO_EOS}"
 
 VOICE_CLONE_SYSTEM_PROMPT = "Generate audio following instruction."
+AS_WRITTEN_SYSTEM_PROMPT = (
+    "You are a helpful assistant capable of generating speech in the voice of the provided reference audio."
+)
+AS_WRITTEN_INSTRUCTION = "Please generate speech for given text in reference audio's voice: "
+"""What stands before the target text in the user turn."""
 
 
 def prepare_chatml_sample(
@@ -57,6 +62,24 @@ def _turn_end(sample: ChatMLSample, turn: int) -> str:
     return c.END_OF_MESSAGE if roles == ["assistant", "assistant"] else c.END_OF_TURN
 
 
+def speech_prompt(
+    sample: ChatMLSample, tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[int], list[AudioContent], AudioContent]:
+    """The head of a sample's ids that the model is to speak on from: up to ``<|audio_out_bos|>`` of its first trained clip.
+
+    Returns:
+        (input ids, the clips in them in order of their slots, the trained clip that would follow).
+
+    Raises:
+        ValueError: if the sample trains no clip.
+    """
+    input_ids, label_ids, clips, _ = prepare_chatml_sample(sample, tokenizer)
+    audio_in, audio_out = tokenizer.convert_tokens_to_ids([c.AUDIO_IN, c.AUDIO_OUT])
+    head = input_ids[: label_ids.index(audio_out)]
+    count = sum(token in (audio_in, audio_out) for token in head)
+    return head, clips[:count], clips[count]
+
+
 def text_problem(text: str) -> str | None:
     """Why ``text`` cannot stand in a conversation, and what would mend it; None if it can."""
     forged = [token for token in c.RESERVED_IN_TEXT if token in text]
@@ -83,6 +106,23 @@ def voice_clone_messages(
         Message("assistant", (target_audio,)),
     )
     return messages, len(messages) - 1
+
+
+def as_written_messages(
+    reference_text: str, reference_audio: AudioContent, target_text: str, target_audio: AudioContent
+) -> tuple[tuple[Message, ...], int]:
+    """The turns of the files that users train on as they are written: reference, instruction and target text at once.
+
+    Returns:
+        The messages, and the ``start_index`` of these files, which trains their one assistant turn, text and clip.
+    """
+    instruction = TextContent(AS_WRITTEN_INSTRUCTION + target_text)
+    messages = (
+        Message("system", (TextContent(AS_WRITTEN_SYSTEM_PROMPT),)),
+        Message("user", (TextContent(reference_text), reference_audio, instruction)),
+        Message("assistant", (TextContent(target_text), target_audio)),
+    )
+    return messages, 0
 
 
 def to_voice_clone(sample: ChatMLSample) -> tuple[ChatMLSample | None, list[str]]:
