@@ -100,19 +100,20 @@ def test_a_checkpoint_that_does_not_fit_lists_every_tensor(demo: Path, tmp_path:
 def test_another_kind_of_model_is_refused_by_its_type(demo: Path, tmp_path: Path) -> None:
     shutil.copytree(demo / "model", tmp_path / "model")
     path = tmp_path / "model" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "higgs_audio_v2"}))
-    with pytest.raises(InputError, match="model_type 'higgs_audio_v2', not 'higgs_audio': these weights are not in"):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "llama"}))
+    with pytest.raises(InputError, match="model_type 'llama', not 'higgs_audio' .original layout. or 'higgs_audio_v2'"):
         HiggsAudioModel.from_pretrained(tmp_path / "model")
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("skip_audio_tower", False, "skip_audio_tower is false"),
-        ("audio_dual_ffn_layers", [0, 2], "audio_dual_ffn_layers leaves out layers"),
+        ("skip_audio_tower", False, "audio_tower.conv1.bias: missing"),
+        ("audio_dual_ffn_layers", [0, 2], "layers.1.audio_mlp.down_proj.weight: unexpected"),
+        ("use_rq_transformer", True, "use_rq_transformer True: this form of the model is not supported"),
     ],
 )
-def test_a_form_that_the_model_does_not_build_is_named(
+def test_a_form_that_the_weights_are_not_of_is_named(
     demo: Path, tmp_path: Path, field: str, value: object, message: str
 ) -> None:
     shutil.copytree(demo / "model", tmp_path / "model")

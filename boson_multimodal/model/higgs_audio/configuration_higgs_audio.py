@@ -3,15 +3,23 @@
 from os import PathLike
 from typing import Any
 
-from transformers import LlamaConfig, WhisperConfig
+from huggingface_hub.errors import StrictDataclassError
+from transformers import HiggsAudioV2Config, LlamaConfig, WhisperConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from boson_multimodal.errors import InputError
+from boson_multimodal.model.higgs_audio.checkpoint_layouts import from_transformers_config
 
 ADAPTER_TYPES = ("dual_ffn_fast_forward", "dual_ffn")
 
 AUDIO_EOS_AFTER_EOT = 3
 """``<|eot_id|>``, ``<|python_tag|>``, ``<|audio_bos|>``, ``<|audio_eos|>`` follow one another in the vocabulary."""
+
+OTHER_FORMS = (
+    "audio_embed_avg use_audio_out_embed_projector use_audio_out_self_attention use_rq_transformer "
+    "audio_decoder_proj_num_layers"
+).split()
+"""Switches of the original's config that stand for forms never released; off in every checkpoint that is read here."""
 
 STREAM_TOKENS_PER_CODEBOOK = 2
 """Rows that each codebook holds beside its codes: the stream's bos and eos."""
@@ -81,19 +89,23 @@ class HiggsAudioConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:
-        """As in transformers, except that the configuration of another kind of model is an error.
+        """As in transformers, from a ``config.json`` of either layout.
 
         Raises:
-            InputError: if ``config.json`` names another ``model_type``.
+            InputError: if ``config.json`` is of another kind of model, or holds values that this one cannot have.
         """
-        found, _ = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
-        if found.get("model_type") != cls.model_type:
+        found, unused = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        kinds = (cls.model_type, HiggsAudioV2Config.model_type)
+        if found.get("model_type") not in kinds:
             raise InputError(
                 f"{pretrained_model_name_or_path}: config.json has model_type {found.get('model_type')!r}, not "
-                f"{cls.model_type!r}: these weights are not in the original layout of Higgs Audio v2 "
-                "(on the hub: the revision that --model_revision is pinned to)"
+                f"{kinds[0]!r} (original layout) or {kinds[1]!r} (transformers layout): give a Higgs Audio v2 model"
             )
-        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        try:
+            fields = found if found["model_type"] == cls.model_type else from_transformers_config(found)
+            return cls.from_dict(fields, **unused)
+        except (ValueError, TypeError, StrictDataclassError) as error:
+            raise InputError(f"{pretrained_model_name_or_path}: config.json: {error}") from error
 
     @property
     def codebook_rows(self) -> int:
@@ -130,5 +142,8 @@ class HiggsAudioConfig(PreTrainedConfig):
         for name in ("audio_stream_bos_id", "audio_stream_eos_id"):
             if not 0 <= getattr(self, name) < self.codebook_rows:
                 problems.append(f"{name} {getattr(self, name)} is not in 0..{self.codebook_rows - 1}")
+        for name in OTHER_FORMS:
+            if getattr(self, name, None):
+                problems.append(f"{name} {getattr(self, name)!r}: this form of the model is not supported")
         if problems:
             raise ValueError("HiggsAudioConfig: " + "; ".join(problems))

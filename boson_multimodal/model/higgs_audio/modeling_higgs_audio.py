@@ -4,6 +4,7 @@ The forward signature and the parameter names are those of Boson's original rele
 are. Inside, a batch is packed: see ``packing.py`` for the two orders of positions, ``loss.py`` for the heads.
 """
 
+import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +20,17 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
 from transformers.utils import ModelOutput
 
+from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.constants import IGNORE_INDEX
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.audio_tower import HiggsAudioEncoder, HiggsAudioFeatureProjector
+from boson_multimodal.model.higgs_audio.checkpoint_files import (
+    check_fit,
+    read_weights,
+    single_device,
+    stored_tensors,
+    weights_dtype,
+)
 from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.generation import HiggsAudioGenerationOutput, SamplingConfig, generate
 from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
@@ -34,15 +43,6 @@ from boson_multimodal.model.higgs_audio.loss import (
 )
 from boson_multimodal.model.higgs_audio.packing import PackedBatch, pack_batch, segment_lengths
 from boson_multimodal.model.higgs_audio.transfer import to_device
-
-UNSUPPORTED_FORMS = {
-    "use_audio_out_self_attention": "attention of its own for audio",
-    "use_audio_out_embed_projector": "a projector after the audio embedding",
-    "use_rq_transformer": "a transformer over codebooks",
-    "audio_embed_avg": "averaging the embeddings of the codebooks",
-    "audio_decoder_proj_num_layers": "further layers before the heads",
-}
-"""Switches of the original's configuration that no published checkpoint turns on."""
 
 VARLEN_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 """Not yet so in torch 2.11."""
@@ -289,15 +289,10 @@ class HiggsAudioPreTrainedModel(PreTrainedModel):
 
 
 class HiggsAudioModel(HiggsAudioPreTrainedModel):
-    """Higgs Audio v2 in all forms of the original: as released every layer is dual and references are codes.
-
-    Raises:
-        InputError: if the configuration describes a form of the architecture that this class does not build.
-    """
+    """Higgs Audio v2 in all forms of the original: as released every layer is dual and references are codes."""
 
     def __init__(self, config: HiggsAudioConfig) -> None:
         super().__init__(config)
-        _refuse_other_forms(config)
         text = config.text_config
         self.embed_tokens = nn.Embedding(text.vocab_size, text.hidden_size)
         self.audio_codebook_embeddings = nn.Embedding(
@@ -313,25 +308,44 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, *args: Any, **kwargs: Any) -> Any:
-        """``PreTrainedModel.from_pretrained``, except that a tensor missing, unexpected or misshapen is an error.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike,
+        *,
+        config: HiggsAudioConfig | None = None,
+        revision: str | None = None,
+        dtype: str | torch.dtype | None = "auto",
+        torch_dtype: str | torch.dtype | None = None,
+        device_map: str | torch.device | dict[str, Any] | None = None,
+    ) -> Any:
+        """A checkpoint in either published layout, in evaluation mode; each tensor is read straight into its place.
+
+        Args:
+            pretrained_model_name_or_path: a folder, or a hub id.
+            config: instead of the checkpoint's own.
+            revision: the hub's commit, branch or tag.
+            dtype: of the weights; ``"auto"`` or None: the config's, else the file's.
+            torch_dtype: the older name of ``dtype``.
+            device_map: one device, as such or as ``{"": device}``; None is the CPU, ``"auto"`` the first CUDA device
+                where there is one.
 
         Raises:
-            InputError: listing those tensors, instead of training on random weights.
+            InputError: if a file is missing or damaged, or listing the tensors that are missing, unexpected or
+                misshapen; before any weight is read.
         """
-        wants_info = kwargs.pop("output_loading_info", False)
-        if "config" not in kwargs:
-            kwargs["config"] = HiggsAudioConfig.from_pretrained(
-                pretrained_model_name_or_path, revision=kwargs.get("revision")
-            )
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
-        )
-        offenders = [f"{key}: missing" for key in sorted(info["missing_keys"])]
-        offenders += [f"{key}: unexpected" for key in sorted(info["unexpected_keys"])]
-        offenders += [f"{key}: has shape {tuple(a)}, not {tuple(b)}" for key, a, b in sorted(info["mismatched_keys"])]
-        raise_if_any(f"{pretrained_model_name_or_path}: tensors do not fit the configuration", offenders)
-        return (model, info) if wants_info else model
+        folder = resolve_checkpoint(str(pretrained_model_name_or_path), revision, "model", ())
+        config = HiggsAudioConfig.from_pretrained(folder) if config is None else copy.deepcopy(config)
+        device = single_device(device_map)
+        with torch.device("meta"):
+            model = cls(config)
+        stored = stored_tensors(folder)
+        wanted = model.state_dict()
+        fitting = check_fit(stored, wanted, f"{pretrained_model_name_or_path}: tensors do not fit the configuration")
+        config.dtype = weights_dtype(torch_dtype or dtype, config, stored.values())
+        config.name_or_path = model.name_or_path = str(pretrained_model_name_or_path)
+        model.load_state_dict(read_weights(fitting, wanted, config.dtype, device), assign=True)
+        model.rotary_emb = LlamaRotaryEmbedding(config.text_config).to(device)  # computed, not stored
+        return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed_tokens
@@ -673,16 +687,6 @@ def _masks(packed: PackedBatch, config: HiggsAudioConfig) -> HiggsAudioModelOutp
         audio_in_discrete_codes_mask=in_mask & ~packed.pad(packed.is_feature_N, False),
         audio_out_mask=packed.pad(packed.input_ids_N == config.audio_out_token_idx, False),
     )
-
-
-def _refuse_other_forms(config: HiggsAudioConfig) -> None:
-    """Name what the checkpoint has beyond what is built here, instead of computing something else."""
-    offenders = [
-        f"{name} is {getattr(config, name)!r}: {what} is not supported"
-        for name, what in UNSUPPORTED_FORMS.items()
-        if getattr(config, name, None)
-    ]
-    raise_if_any("this checkpoint is not of a form of Higgs Audio v2 that was published", offenders)
 
 
 def _refuse_unsupported(**arguments: Any) -> None:

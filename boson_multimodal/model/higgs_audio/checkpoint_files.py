@@ -1,0 +1,344 @@
+"""A checkpoint's safetensors files: what they hold, whether it fits the model, and its bytes straight into memory.
+
+Files are read, not mapped: a mapped page counts as the process's own memory once it is touched, so that loading fp32
+files as bf16 through maps peaks at three times the model's size; and weights that are copies may be changed in place.
+"""
+
+import copy
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from torch import Tensor, nn
+
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
+    COMPUTED,
+    LAYOUTS,
+    ORIGINAL,
+    detect_layout,
+    key_of,
+    role_of,
+    to_original_config,
+    to_transformers_config,
+    to_transformers_name,
+)
+from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAudioConfig
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+"""safetensors' names of the types that weights are read from."""
+
+SAMPLING = {
+    "do_sample": True,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 0.95,
+    "ras_win_len": 7,
+    "ras_win_max_num_repeat": 2,
+}
+"""The release's defaults, under the names that transformers' ``generate`` reads."""
+
+CHUNK_BYTES = 64 * 2**20
+"""Bytes read at once where they are converted or go to a device: what loading needs beside the weights."""
+
+HEADER_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor's bytes lie.
+
+    Attributes:
+        file, key: the file and the name it has there.
+        dtype: safetensors' name of its type, such as ``BF16``.
+        shape: its sizes.
+        start: offset of its first byte in the file.
+    """
+
+    file: Path
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Every tensor of a checkpoint folder, from the headers alone.
+
+    ``model.safetensors`` goes before an index, as in transformers: the released repository holds both, the single file
+    in the transformers layout and older shards in the original one.
+
+    Raises:
+        InputError: listing each file that is missing, cut short or unreadable, and each tensor that the index
+            promises in vain.
+    """
+    single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
+    problems: list[str] = []
+    if single.exists():
+        weight_map, names = None, [single.name]
+    elif index.exists():
+        weight_map = _weight_map(index)
+        names = sorted(set(weight_map.values()))
+    else:
+        others = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+        raise InputError(
+            f"{folder}: neither {WEIGHTS_FILE} nor {INDEX_FILE} in it (but {others or 'no weights at all'}); give a "
+            "folder with one of them"
+        )
+    shards = {}
+    for name in names:
+        try:
+            shards[name] = _read_header(folder / name)
+        except FileNotFoundError:
+            problems.append(f"{name}: named by {INDEX_FILE}, but not there")
+        except InputError as error:
+            problems.append(f"{name}: {error}")
+    if weight_map is not None:
+        problems += _index_against_shards(weight_map, shards)
+    raise_if_any(f"{folder}: its weight files are damaged or incomplete; fetch them again", problems)
+    return {key: tensor for shard in shards.values() for key, tensor in shard.items()}
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor name -> file name."""
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{index}: not JSON ({error}); fetch it again") from error
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise InputError(f"{index}: has no weight_map of tensor to file; fetch it again")
+    return weight_map
+
+
+def _index_against_shards(weight_map: Mapping[str, str], shards: Mapping[str, Mapping[str, StoredTensor]]) -> list[str]:
+    """Where the index and the shards that could be read differ."""
+    return [
+        f"{name}: {INDEX_FILE} says that it holds {key}, which it does not"
+        for key, name in weight_map.items()
+        if name in shards and key not in shards[name]
+    ] + [
+        f"{name}: holds {key}, which {INDEX_FILE} has in {weight_map.get(key, 'no file')}"
+        for name, shard in shards.items()
+        for key in shard
+        if weight_map.get(key) != name
+    ]
+
+
+def _read_header(file: Path) -> dict[str, StoredTensor]:
+    """The tensors of one file: 8 bytes of header length, the header as JSON, the tensors' bytes.
+
+    Raises:
+        InputError: without the file's name.
+    """
+    size = file.stat().st_size
+    with file.open("rb") as handle:
+        header_length = int.from_bytes(handle.read(HEADER_LENGTH_BYTES), "little")
+        start = HEADER_LENGTH_BYTES + header_length
+        if size < start:
+            raise InputError(f"cut short, or no safetensors file: {size} bytes, its header alone asks for {start}")
+        try:
+            entries = json.loads(handle.read(header_length))
+            entries.pop("__metadata__", None)
+            tensors = {key: _stored_tensor(file, key, entry, start) for key, entry in entries.items()}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise InputError(f"its header is not that of a safetensors file ({error!r})") from error
+    end = start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    if size != end:
+        raise InputError(f"cut short or damaged: {size} bytes, of {end} by its header")
+    return tensors
+
+
+def _stored_tensor(file: Path, key: str, entry: Mapping[str, Any], data_start: int) -> StoredTensor:
+    """One entry of a header; ``ValueError`` if its bytes are not as many as its shape asks for."""
+    begin, end = entry["data_offsets"]
+    tensor = StoredTensor(file, key, entry["dtype"], tuple(entry["shape"]), data_start + begin)
+    if tensor.dtype in DTYPES and end - begin != math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize:
+        raise ValueError(f"{key}: {end - begin} bytes for shape {tensor.shape} in {tensor.dtype}")
+    return tensor
+
+
+def check_fit(
+    stored: Mapping[str, StoredTensor], wanted: Mapping[str, Tensor], heading: str
+) -> dict[str, tuple[StoredTensor, ...]]:
+    """Where each of the model's tensors is stored: one piece, or the two halves of its rows.
+
+    Args:
+        stored: of :func:`stored_tensors`.
+        wanted: the model's state dict, which may lie on the meta device.
+        heading: what begins the error.
+
+    Raises:
+        InputError: listing the tensors that are missing, unexpected, misshapen or of a type that is no weight's.
+    """
+    layout = detect_layout(stored)
+    pieces: dict[str, dict[int | None, StoredTensor]] = {}
+    offenders = []
+    for key, tensor in stored.items():
+        role = role_of(key, layout)
+        if key.endswith(COMPUTED):
+            continue
+        if role is None or role.name not in wanted:
+            offenders.append(f"{key}: unexpected")
+        else:
+            pieces.setdefault(role.name, {})[role.half] = tensor
+    fitting = {}
+    for name, target in wanted.items():
+        fitting[name] = tuple(
+            tensor for _, tensor in sorted(pieces.get(name, {}).items(), key=lambda item: item[0] or 0)
+        )
+        problem = _misfit(pieces.get(name, {}), tuple(target.shape))
+        if problem:
+            offenders.append(f"{key_of(name, layout)}: {problem}")
+    raise_if_any(heading, sorted(offenders))
+    return fitting
+
+
+def _misfit(pieces: Mapping[int | None, StoredTensor], shape: tuple[int, ...]) -> str | None:
+    """What is wrong with the pieces of a tensor of this shape, if anything."""
+    if not pieces:
+        return "missing"
+    if set(pieces) not in ({None}, {0, 1}):
+        return f"stored as {' and '.join(piece.key for piece in pieces.values())}; whole, or as both halves"
+    odd = [piece for piece in pieces.values() if piece.dtype not in DTYPES]
+    if odd:
+        return f"stored as {odd[0].dtype}; weights are {', '.join(DTYPES)}"
+    rows = sum(piece.shape[0] if piece.shape else 0 for piece in pieces.values())
+    found = (rows, *next(iter(pieces.values())).shape[1:]) if len(pieces) > 1 else next(iter(pieces.values())).shape
+    if found != shape or len({piece.shape[1:] for piece in pieces.values()}) > 1:
+        return f"has shape {found}, not {shape}"
+    return None
+
+
+def read_weights(
+    fitting: Mapping[str, Sequence[StoredTensor]],
+    wanted: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """The model's tensors, read from the files into place, in ``dtype`` on ``device``.
+
+    Beside them, one buffer of :data:`CHUNK_BYTES` is held.
+
+    Raises:
+        InputError: if a file has become shorter since its header was read.
+    """
+    buffer = torch.empty(CHUNK_BYTES, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    weights = {}
+    for name, pieces in fitting.items():
+        weights[name] = torch.empty(wanted[name].shape, dtype=dtype, device=device)
+        rows = weights[name].split([piece.shape[0] for piece in pieces]) if len(pieces) > 1 else [weights[name]]
+        for target, piece in zip(rows, pieces, strict=True):
+            _read_into(target.view(-1), piece, buffer)
+    return weights
+
+
+def _read_into(target: Tensor, piece: StoredTensor, buffer: Tensor) -> None:
+    """Fill a flat tensor, chunk by chunk: directly where its bytes are the file's, else by way of ``buffer``."""
+    dtype = DTYPES[piece.dtype]
+    direct = target.dtype == dtype and target.device.type == "cpu"
+    landing = buffer.view(dtype)
+    with piece.file.open("rb", buffering=0) as handle:
+        handle.seek(piece.start)
+        for chunk in target.split(landing.numel()):
+            read = chunk if direct else landing[: chunk.numel()]
+            _read_exactly(handle, read, piece)
+            if not direct:
+                chunk.copy_(read)
+
+
+def _read_exactly(handle: Any, target: Tensor, piece: StoredTensor) -> None:
+    view = memoryview(target.view(torch.uint8).numpy())
+    while view:
+        count = handle.readinto(view)
+        if not count:
+            raise InputError(f"{piece.file}: ended inside {piece.key}; fetch it again")
+        view = view[count:]
+
+
+def weights_dtype(
+    dtype: str | torch.dtype | None, config: HiggsAudioConfig, stored: Iterable[StoredTensor]
+) -> torch.dtype:
+    """The type that ``dtype`` names; for ``"auto"`` or None the config's, else that of the first weight stored.
+
+    Raises:
+        InputError: if there is no such floating point type.
+    """
+    if dtype in ("auto", None):
+        dtype = config.dtype or next(DTYPES[tensor.dtype] for tensor in stored if tensor.dtype in DTYPES)
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"dtype {dtype!r}: not a floating point type of torch, such as bfloat16")
+    return found
+
+
+def single_device(device_map: str | torch.device | dict[str, Any] | None) -> torch.device:
+    """The one device that a ``device_map`` names.
+
+    Raises:
+        InputError: if it names parts of the model or several devices.
+    """
+    if isinstance(device_map, dict):
+        if set(device_map) != {""}:
+            raise InputError(f"device_map {device_map}: the model lies on one device; give it, or {{'': device}}")
+        device_map = device_map[""]
+    if device_map == "auto":
+        device_map = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device("cpu" if device_map is None else device_map)
+
+
+def save_checkpoint(
+    weights: nn.Module | Mapping[str, Tensor],
+    config: HiggsAudioConfig,
+    folder: str | Path,
+    layout: str = ORIGINAL,
+    max_shard_size: int | str = "5GB",
+) -> None:
+    """Write weights, ``config.json`` and ``generation_config.json`` in either layout, tensor for tensor as they are.
+
+    transformers reads the transformers layout without this project:
+    ``HiggsAudioV2ForConditionalGeneration.from_pretrained(folder, use_text_head=True)``; without ``use_text_head`` it
+    leaves out the text head, silently.
+
+    Args:
+        weights: the model, or its whole state dict under our names.
+        max_shard_size: bytes, or such as ``"5GB"``; beyond them there are several files and an index.
+
+    Raises:
+        InputError: if the layout has no place for parts of the model; nothing is written then.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"layout {layout!r} is not one of {LAYOUTS}")
+    state = weights.state_dict() if isinstance(weights, nn.Module) else dict(weights)
+    config = copy.deepcopy(config)
+    config.dtype = next(iter(state.values())).dtype
+    generation = {"pad_token_id": config.pad_token_id, "bos_token_id": config.text_config.bos_token_id}
+    if layout == ORIGINAL:
+        fields = to_original_config(config)
+        generation |= {"eos_token_id": config.text_config.eos_token_id}
+    else:
+        fields = to_transformers_config(config)
+        state = {to_transformers_name(name): tensor for name, tensor in state.items()}
+        generation |= {"eos_token_id": config.eot_token_id, **SAMPLING}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in (("config.json", fields), ("generation_config.json", generation)):
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
+    for file in folder.glob("*.safetensors"):  # which safetensors writes for its owner's eyes only
+        file.chmod((folder / "config.json").stat().st_mode)
