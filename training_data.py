@@ -42,7 +42,7 @@ def load_datasets(
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     codec = codec_config(codec_folder)
-    raise_if_any(f"{model_folder}: tokenizer or codec do not fit", _misfits(model_config, tokenizer, codec))
+    raise_if_any(f"{model_folder}: tokenizer or codec do not fit", checkpoint_misfits(model_config, tokenizer, codec))
     cache = CodeCache(
         Path(dataset_config.code_cache_dir),
         codec_identity(codec_folder),
@@ -73,7 +73,9 @@ def load_datasets(
     return datasets[0], datasets[1] if training_config.eval_data_path else None
 
 
-def _misfits(model: HiggsAudioConfig, tokenizer: PreTrainedTokenizerBase, codec: PreTrainedConfig) -> list[str]:
+def checkpoint_misfits(
+    model: HiggsAudioConfig, tokenizer: PreTrainedTokenizerBase, codec: PreTrainedConfig
+) -> list[str]:
     """Where tokenizer, codec and model disagree about ids and codes."""
     ids = {
         constants.AUDIO_IN: model.audio_in_token_idx,

@@ -62,22 +62,29 @@ def _turn_end(sample: ChatMLSample, turn: int) -> str:
     return c.END_OF_MESSAGE if roles == ["assistant", "assistant"] else c.END_OF_TURN
 
 
-def speech_prompt(
-    sample: ChatMLSample, tokenizer: PreTrainedTokenizerBase
-) -> tuple[list[int], list[AudioContent], AudioContent]:
-    """The head of a sample's ids that the model is to speak on from: up to ``<|audio_out_bos|>`` of its first trained clip.
+def speech_prompt(sample: ChatMLSample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[AudioContent]]:
+    """The head of a sample's ids from which the model speaks on: up to ``<|audio_out_bos|>`` of its first trained clip.
 
     Returns:
-        (input ids, the clips in them in order of their slots, the trained clip that would follow).
+        (input ids, the clips in them in order of their slots).
 
     Raises:
         ValueError: if the sample trains no clip.
     """
-    input_ids, label_ids, clips, _ = prepare_chatml_sample(sample, tokenizer)
-    audio_in, audio_out = tokenizer.convert_tokens_to_ids([c.AUDIO_IN, c.AUDIO_OUT])
-    head = input_ids[: label_ids.index(audio_out)]
-    count = sum(token in (audio_in, audio_out) for token in head)
-    return head, clips[:count], clips[count]
+    input_ids, label_ids, _, _ = prepare_chatml_sample(sample, tokenizer)
+    trained_clip = tokenizer.convert_tokens_to_ids(c.AUDIO_OUT)
+    return input_ids[: label_ids.index(trained_clip)], clips_before_target(sample)
+
+
+def clips_before_target(sample: ChatMLSample) -> list[AudioContent]:
+    """The clips that precede the first trained one."""
+    clips: list[AudioContent] = []
+    for turn, message in enumerate(sample.messages):
+        for part in filter(_is_audio, message.content):
+            if sample.trains(turn):
+                return clips
+            clips.append(part)
+    return clips
 
 
 def text_problem(text: str) -> str | None:
@@ -164,6 +171,15 @@ def to_voice_clone(sample: ChatMLSample) -> tuple[ChatMLSample | None, list[str]
         return None, problems
     messages, start_index = voice_clone_messages(reference_text.strip(), references[0][1], target_text, targets[0])
     return ChatMLSample(messages, start_index, sample.speaker, sample.misc), []
+
+
+def has_as_written_turns(sample: ChatMLSample) -> bool:
+    """Whether a sample's turns are those of :func:`as_written_messages`."""
+    clone, _ = to_voice_clone(sample)
+    if clone is None:
+        return False
+    reference_text, reference, text, target = (message.content[0] for message in clone.messages[1:])
+    return as_written_messages(reference_text.text, reference, text.text, target)[0] == sample.messages
 
 
 def _is_audio(part: TextContent | AudioContent) -> bool:
