@@ -146,6 +146,8 @@ def check_references(requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int]
 
 
 def _reference_frames(clip: Clip) -> int:
+    if isinstance(clip.source, Path) and not clip.source.exists():
+        raise InputError(f"{clip.name}: no such file; give the audio of the voice")
     waveform = read_waveform(clip)
     if waveform.seconds * FRAMES_PER_SECOND < 1:
         least = 1 / FRAMES_PER_SECOND

@@ -17,6 +17,8 @@ LETTERS_OF_A_DIGIT = LETTERS_OF_A_SYMBOL = 6
 """Read out, a digit or a symbol such as % is a word."""
 LETTERS_OF_A_MARK = 2
 """A punctuation mark is a pause."""
+SYMBOLS_AMONG_MARKS = "%\u066a&@#"
+"""Unicode calls them punctuation."""
 TATWEEL = "\u0640"
 """Lengthens a word in print, not in speech."""
 
@@ -39,7 +41,7 @@ def spoken_letters(text: str) -> int:
             letters += character != TATWEEL
         elif category == "N":
             letters += LETTERS_OF_A_DIGIT
-        elif category == "S":
+        elif category == "S" or character in SYMBOLS_AMONG_MARKS:
             letters += LETTERS_OF_A_SYMBOL
         elif category == "P":
             letters += LETTERS_OF_A_MARK
