@@ -19,7 +19,9 @@ from arabic_voice_cloning_training_collator import ChatMLDatasetSample
 from boson_multimodal.audio_processing.clips import Clip, content_hash, frames_of, read_waveform
 from boson_multimodal.audio_processing.code_cache import CodeCache, clip_key
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
+from boson_multimodal.audio_processing.mel_features import AS_CODES, MEL_SAMPLE_RATE, TOKENS_AROUND_CHUNK, ReferenceForm
 from boson_multimodal.chatml import prepare_chatml_sample, text_problem, to_voice_clone
+from boson_multimodal.constants import AUDIO_IN, AUDIO_OUT
 from boson_multimodal.data_types import ChatMLSample, TextContent, parse_sample
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
@@ -82,7 +84,7 @@ class ClipFacts:
     Attributes:
         key: its name in the cache.
         frames: code frames, where the cache holds it already.
-        samples, sampling_rate: of its waveform, where it is still to be encoded.
+        samples, sampling_rate: of its waveform, where it is still to be encoded or features are made of it.
         problem: why it cannot be used.
     """
 
@@ -101,6 +103,7 @@ class Record:
         sample_id: ``misc.sample_id``, else ``record N``.
         problems: what is wrong with it; empty for a sound one.
         input_ids, label_ids, clips: see ``prepare_chatml_sample``.
+        references: whether each clip stands in an ``<|AUDIO|>`` slot.
         fields: where in the record each clip stands.
         facts: what the check of each clip found.
     """
@@ -110,6 +113,7 @@ class Record:
     input_ids: list[int] = field(default_factory=list)
     label_ids: list[int] = field(default_factory=list)
     clips: list[Clip] = field(default_factory=list)
+    references: list[bool] = field(default_factory=list)
     fields: list[str] = field(default_factory=list)
     facts: list[ClipFacts] = field(default_factory=list)
 
@@ -130,6 +134,7 @@ class ArabicVoiceCloningDataset(Dataset):
         use_delay_pattern: as the model's configuration has it; decides how many columns a clip takes.
         frames_per_second: of the codec; for the limits of length before codes exist.
         max_positions: longest sample.
+        reference: as the model's configuration has it.
 
     Raises:
         InputError: listing every offender, unless ``drop_invalid``; or if no sample is left.
@@ -145,11 +150,13 @@ class ArabicVoiceCloningDataset(Dataset):
         use_delay_pattern: bool,
         frames_per_second: float,
         max_positions: int,
+        reference: ReferenceForm = AS_CODES,
     ) -> None:
         self.data_path = Path(data_path)
         self.cache = cache
         self.use_delay_pattern = use_delay_pattern
         self.frames_per_second = frames_per_second
+        self.reference = reference
         records = read_records(self.data_path, tokenizer, config.prompt_style)
         self._check_clips(records)
         self._check_limits(records, max_positions)
@@ -167,13 +174,18 @@ class ArabicVoiceCloningDataset(Dataset):
 
     def __getitem__(self, index: int) -> ChatMLDatasetSample:
         record = self.records[index]
-        codes = [self._codes(record, key) for key in record.keys]
+        no_codes = torch.zeros((self.cache.num_codebooks, 0), dtype=torch.long)
+        codes = [
+            self._codes(record, key) if self._is_coded(is_reference) else no_codes
+            for key, is_reference in zip(record.keys, record.references, strict=True)
+        ]
         frames = torch.tensor([c.shape[1] for c in codes], dtype=torch.long)
         return ChatMLDatasetSample(
             input_ids=torch.tensor(record.input_ids),
             label_ids=torch.tensor(record.label_ids),
-            audio_ids_concat=torch.cat(codes, dim=1) if codes else torch.zeros((self.cache.num_codebooks, 0)).long(),
+            audio_ids_concat=torch.cat([no_codes, *codes], dim=1),
             audio_ids_start=frames.cumsum(0) - frames,
+            **self._waveforms(record),
         )
 
     def fingerprint(self) -> str:
@@ -189,7 +201,8 @@ class ArabicVoiceCloningDataset(Dataset):
         Returns:
             How many clips all ranks encoded. The codec is loaded only if there are any.
         """
-        clips = {f.key: (c, f) for r in self.records for c, f in zip(r.clips, r.facts, strict=True)}
+        used = [use for r in self.records for use in zip(r.clips, r.facts, r.references, strict=True)]
+        clips = {facts.key: (clip, facts) for clip, facts, is_reference in used if self._is_coded(is_reference)}
         missing = sorted(key for key, (_, facts) in clips.items() if facts.frames is None)
         if missing:
             batches = _equal_length_batches([clips[key][1] for key in missing])[_rank() :: _world_size()]
@@ -203,8 +216,27 @@ class ArabicVoiceCloningDataset(Dataset):
         if dist.is_initialized():
             dist.barrier()
         frames = {key: facts.frames or self._frames(key) for key, (_, facts) in clips.items()}
-        self.lengths = [self._positions(r, [frames[key] for key in r.keys]) for r in self.records]
+        self.lengths = [self._positions(r, [frames.get(key, 0) for key in r.keys]) for r in self.records]
         return len(missing)
+
+    def _is_coded(self, is_reference: bool) -> bool:
+        return self.reference.codes or not is_reference
+
+    def _waveforms(self, record: Record) -> dict[str, torch.Tensor]:
+        """The waveform fields of a sample: its references, read and resampled now, and nothing for its other clips."""
+        if self.reference.chunk_seconds is None:
+            return {}
+        none = torch.zeros(0)
+        waveforms = [
+            read_waveform(clip).resampled(MEL_SAMPLE_RATE) if is_reference else none
+            for clip, is_reference in zip(record.clips, record.references, strict=True)
+        ]
+        samples = torch.tensor([waveform.numel() for waveform in waveforms], dtype=torch.long)
+        return {
+            "audio_waveforms_concat": torch.cat([none, *waveforms]),
+            "audio_waveforms_start": samples.cumsum(0) - samples,
+            "audio_sample_rate": torch.full_like(samples, MEL_SAMPLE_RATE),
+        }
 
     def _codes(self, record: Record, key: str) -> torch.Tensor:
         codes = self.cache.read(key)
@@ -222,44 +254,55 @@ class ArabicVoiceCloningDataset(Dataset):
 
     def _positions(self, record: Record, frames: list[int]) -> int:
         """Sequence positions of a sample whose clips have so many frames."""
-        columns = [columns_of(f, self.cache.num_codebooks, self.use_delay_pattern) for f in frames]
-        return len(record.input_ids) - len(columns) + sum(columns)
+        positions = len(record.input_ids) - len(frames)
+        for count, facts, is_reference in zip(frames, record.facts, record.references, strict=True):
+            if self._is_coded(is_reference):
+                positions += columns_of(count, self.cache.num_codebooks, self.use_delay_pattern)
+            if is_reference:
+                chunks = self.reference.chunk_positions(facts.samples, facts.sampling_rate)
+                positions += sum(chunks) + TOKENS_AROUND_CHUNK * max(0, len(chunks) - 1)
+        return positions
 
     def _check_clips(self, records: list[Record]) -> None:
         """Look up or open every clip, each rank its share; a problem goes to every record that uses the clip."""
-        users = defaultdict(list)
+        uses: dict[Clip, set[bool]] = defaultdict(set)
         for record in records:
-            for clip in record.clips:
-                users[clip].append(record)
-        clips = list(users)
+            for clip, is_reference in zip(record.clips, record.references, strict=True):
+                uses[clip].add(is_reference)
+        clips = list(uses)
         share = clips[_rank() :: _world_size()]
         title = f"checking audio of {self.data_path.name}"
         with ThreadPoolExecutor(READ_THREADS) as pool:
-            results = list(tqdm(pool.map(self._check_clip, share), title, len(share), unit="clip", disable=_rank() > 0))
+            checked = pool.map(self._check_clip, share, [uses[clip] for clip in share])
+            results = list(tqdm(checked, title, len(share), unit="clip", disable=_rank() > 0))
         found = dict(zip(clips, _interleave(_gather(results)), strict=True))
         for record in records:
             record.facts = [found[clip] for clip in record.clips]
             named = zip(record.fields, record.facts, strict=True)
             record.problems += [f"{where}: {facts.problem}" for where, facts in named if facts.problem]
 
-    def _check_clip(self, clip: Clip) -> ClipFacts:
+    def _check_clip(self, clip: Clip, as_reference: set[bool]) -> ClipFacts:
+        """Check one clip that stands in ``<|AUDIO|>`` slots, in others, or in both."""
+        is_heard = self.reference.chunk_seconds is not None and True in as_reference
         try:
             key = clip_key(clip, content_hash(clip.source))
-            cached = self.cache.read(key)
-            if cached is not None:
-                return ClipFacts(key, frames=cached.shape[1])
+            cached = self.cache.read(key) if any(map(self._is_coded, as_reference)) else None
+            frames = None if cached is None else cached.shape[1]
+            if frames is not None and not is_heard:
+                return ClipFacts(key, frames)
             waveform = read_waveform(clip)
         except InputError as error:
             return ClipFacts(problem=str(error))
         if waveform.seconds * self.frames_per_second < 1:
             least = 1 / self.frames_per_second
             return ClipFacts(problem=f"{clip.name}: {waveform.seconds:g} s of audio; a clip has at least {least:g} s")
-        return ClipFacts(key, samples=waveform.samples.numel(), sampling_rate=waveform.sampling_rate)
+        return ClipFacts(key, frames, waveform.samples.numel(), waveform.sampling_rate)
 
     def _check_limits(self, records: list[Record], max_positions: int) -> None:
         for record in records:
             if record.problems:
                 continue
+            record.problems += self._long_references(record)
             frames = [f.frames or frames_of(f.samples, f.sampling_rate, self.frames_per_second) for f in record.facts]
             positions = self._positions(record, frames)
             if positions > max_positions:
@@ -267,6 +310,17 @@ class ArabicVoiceCloningDataset(Dataset):
                     f"is {positions} positions long, {sum(frames)} of them audio frames; the limit is {max_positions} "
                     "(--max_positions_per_sample, --max_tokens_per_batch): cut its clips or raise the limit"
                 )
+
+    def _long_references(self, record: Record) -> list[str]:
+        """References that are given in both forms and are longer than a chunk: codes have no chunks."""
+        if not self.reference.codes:
+            return []
+        return [
+            f"{where}: a reference of {facts.samples / facts.sampling_rate:g} s; this model takes references as codes "
+            f"and as features of {self.reference.chunk_seconds} s at most: cut it (duration)"
+            for where, facts, is_reference in zip(record.fields, record.facts, record.references, strict=True)
+            if is_reference and len(self.reference.chunk_positions(facts.samples, facts.sampling_rate)) > 1
+        ]
 
 
 def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: str) -> list[Record]:
@@ -276,6 +330,7 @@ def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: s
         InputError: if the file is missing, empty or not JSON.
     """
     records = []
+    slots = tokenizer.convert_tokens_to_ids([AUDIO_IN, AUDIO_OUT])
     for number, raw in enumerate(read_json_records(path)):
         sample, problems = parse_record(raw, prompt_style)
         record = Record(sample_id_of(raw, number), problems)
@@ -284,6 +339,7 @@ def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: s
             continue
         record.input_ids, record.label_ids, contents, _ = prepare_chatml_sample(sample, tokenizer)
         record.clips = [Clip.of(content, path.parent) for content in contents]
+        record.references = [token == slots[0] for token in record.input_ids if token in slots]
         record.fields = [content.where for content in contents]
     return records
 

@@ -48,7 +48,7 @@ from arabic_voice_cloning_dataset import PROMPT_STYLES, ArabicVoiceCloningDatase
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
 from batch_planning import Step, plan_epoch, plan_evaluation
 from boson_multimodal import constants
-from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import CODEC_WEIGHTS, load_higgs_audio_tokenizer
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
@@ -73,7 +73,7 @@ from run_directory import (
 )
 from stop_signals import StopSignals
 from training_config import TORCH_DTYPES, DistributedTrainingConfig, parse_arguments
-from training_data import check_data_files, load_datasets
+from training_data import check_data_files, load_datasets, load_feature_extractor
 from training_log import LossTotals, MetricsWriter, NonFiniteLossError, StepLedger, Throughput, peak_memory_gb
 
 logger = logging.getLogger(Path(__file__).stem)
@@ -86,8 +86,8 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """How long a process waits for the others: one may have far more audio to check or encode."""
 NEUTRAL_FLAGS = frozenset(
     "data_path eval_data_path output_dir model_path model_revision audio_tokenizer_path audio_tokenizer_revision "
-    "init_adapter logging_steps eval_steps save_steps save_total_limit resume overwrite report_to code_cache_dir "
-    "drop_invalid max_positions_per_sample".split()
+    "whisper_processor_path whisper_processor_revision init_adapter logging_steps eval_steps save_steps "
+    "save_total_limit resume overwrite report_to code_cache_dir drop_invalid max_positions_per_sample".split()
 )
 """Flags that may change when a run goes on: they do not enter what it computes, or enter by a fingerprint instead."""
 
@@ -194,10 +194,11 @@ class ArabicVoiceCloningDistributedTrainer:
             config.model_path, config.model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
         codec_folder = resolve_checkpoint(
-            config.audio_tokenizer_path, config.audio_tokenizer_revision, "--audio_tokenizer_path", ("*.safetensors",)
+            config.audio_tokenizer_path, config.audio_tokenizer_revision, "--audio_tokenizer_path", (CODEC_WEIGHTS,)
         )
         self.model_config = HiggsAudioConfig.from_pretrained(self.model_folder)
-        self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.model_config)
+        self.feature_extractor = load_feature_extractor(config, self.model_config)
+        self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.model_config, self.feature_extractor)
         self._load_datasets(codec_folder)
         self.checkpoint = self._open_run_directory()
         self.finished = self.checkpoint is not None and read_state(self.checkpoint)["finished"]
@@ -218,6 +219,11 @@ class ArabicVoiceCloningDistributedTrainer:
         self.train_dataset, self.eval_dataset = load_datasets(
             self.config, self.dataset_config, self.model_config, self.model_folder, codec_folder
         )
+        if self.feature_extractor is not None:
+            codes = ", and as codes" if self.model_config.encode_audio_in_tokens else ""
+            extractor = self.feature_extractor
+            bins, seconds = extractor.feature_size, extractor.chunk_length
+            self._say("references reach the model as features: %d mel bins, %d s at once%s", bins, seconds, codes)
         for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
             self._say("%s: %d samples, %d dropped as invalid", dataset.data_path, len(dataset), dataset.num_dropped)
 
@@ -252,6 +258,8 @@ class ArabicVoiceCloningDistributedTrainer:
             "init_adapter": self.config.init_adapter
             and file_fingerprint(Path(self.config.init_adapter) / ADAPTER_FILE),
         }
+        if self.feature_extractor is not None:
+            identity["feature_extractor"] = self.feature_extractor.to_dict()
         for name, dataset in datasets.items():
             identity[name] = dataset and {"samples": len(dataset), "fingerprint": dataset.fingerprint()}
         return identity
@@ -368,6 +376,8 @@ class ArabicVoiceCloningDistributedTrainer:
             return self.model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
+                audio_features=batch.audio_features,
+                audio_feature_attention_mask=batch.audio_feature_attention_mask,
                 audio_in_ids=batch.audio_in_ids,
                 audio_in_ids_start=batch.audio_in_ids_start,
                 audio_out_ids=batch.audio_out_ids,

@@ -2,11 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import WhisperFeatureExtractor
 
+from boson_multimodal.audio_processing.clips import Waveform
+from boson_multimodal.audio_processing.mel_features import MEL_SAMPLE_RATE, build_feature_extractor, extract_features
 from boson_multimodal.constants import IGNORE_INDEX
+from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.delay_pattern import build_audio_columns, build_audio_labels
 from boson_multimodal.model.higgs_audio.packing import segment_lengths
@@ -19,14 +24,22 @@ class ChatMLDatasetSample:
     Attributes:
         input_ids: (S,) token ids, one id per audio clip.
         label_ids: (S,) text labels; ``<|AUDIO_OUT|>`` as its own label marks a trained clip.
-        audio_ids_concat: (K, sum of T) codes of all clips, in order of their slots.
+        audio_ids_concat: (K, sum of T) codes of all clips, in order of their slots; none for a reference that is not
+            given as codes.
         audio_ids_start: (clips,) first frame of each.
+        audio_waveforms_concat: (samples,) waveforms of all clips in the same order, None where no clip is given as
+            features; only those of references are read, and the others may be empty.
+        audio_waveforms_start: (clips,) first sample of each.
+        audio_sample_rate: (clips,) samples per second of each.
     """
 
     input_ids: Tensor
     label_ids: Tensor
     audio_ids_concat: Tensor
     audio_ids_start: Tensor
+    audio_waveforms_concat: Tensor | None = None
+    audio_waveforms_start: Tensor | None = None
+    audio_sample_rate: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,8 @@ class HiggsAudioBatchInput:
 
     Attributes:
         input_ids, attention_mask, label_ids: (B, S), padded on the right to a multiple of 8.
+        audio_features: (chunks, mel bins, frames) features of the references, chunk by chunk; None if there are none.
+        audio_feature_attention_mask: (chunks, frames), 0 at the silence that fills a chunk up.
         audio_in_ids, audio_in_ids_start: (K, columns) delayed codes of the references and where each begins; None
             where references are not given as codes.
         audio_out_ids, audio_out_ids_start: the same for the clips in assistant turns.
@@ -44,6 +59,8 @@ class HiggsAudioBatchInput:
 
     input_ids: Tensor
     attention_mask: Tensor
+    audio_features: Tensor | None
+    audio_feature_attention_mask: Tensor | None
     audio_in_ids: Tensor | None
     audio_in_ids_start: Tensor | None
     audio_out_ids: Tensor
@@ -63,6 +80,9 @@ class ArabicVoiceCloningTrainingCollator:
         audio_num_codebooks: K.
         use_delay_pattern: must be what the checkpoint was trained with.
         return_audio_in_tokens: give references as codes.
+        encode_whisper_embed: give references as features; one longer than a chunk takes a slot for each of its chunks.
+        whisper_feature_extractor: makes them.
+        chunk_size_seconds: what the audio tower reads at once.
         round_to: padded lengths are multiples of this.
     """
 
@@ -77,6 +97,9 @@ class ArabicVoiceCloningTrainingCollator:
         audio_num_codebooks: int,
         use_delay_pattern: bool,
         return_audio_in_tokens: bool = True,
+        encode_whisper_embed: bool = False,
+        whisper_feature_extractor: WhisperFeatureExtractor | None = None,
+        chunk_size_seconds: int = 30,
         round_to: int = 8,
     ) -> None:
         self.audio_in_token_id = audio_in_token_id
@@ -87,11 +110,20 @@ class ArabicVoiceCloningTrainingCollator:
         self.audio_num_codebooks = audio_num_codebooks
         self.use_delay_pattern = use_delay_pattern
         self.return_audio_in_tokens = return_audio_in_tokens
+        self.encode_whisper_embed = encode_whisper_embed
+        self.whisper_feature_extractor = whisper_feature_extractor
+        self.chunk_size_seconds = chunk_size_seconds
         self.round_to = round_to
 
     @classmethod
-    def from_config(cls, config: HiggsAudioConfig) -> "ArabicVoiceCloningTrainingCollator":
-        """The collator that a checkpoint's configuration asks for."""
+    def from_config(
+        cls, config: HiggsAudioConfig, feature_extractor: WhisperFeatureExtractor | None = None
+    ) -> "ArabicVoiceCloningTrainingCollator":
+        """The collator that a checkpoint's configuration asks for; ``feature_extractor`` replaces the tower's own."""
+        features: dict[str, Any] = {}
+        if config.reads_audio_features:
+            extractor = feature_extractor or build_feature_extractor(config)
+            features = {"whisper_feature_extractor": extractor, "chunk_size_seconds": extractor.chunk_length}
         return cls(
             audio_in_token_id=config.audio_in_token_idx,
             audio_out_token_id=config.audio_out_token_idx,
@@ -101,6 +133,8 @@ class ArabicVoiceCloningTrainingCollator:
             audio_num_codebooks=config.audio_num_codebooks,
             use_delay_pattern=config.use_delay_pattern,
             return_audio_in_tokens=config.encode_audio_in_tokens,
+            encode_whisper_embed=config.reads_audio_features,
+            **features,
         )
 
     def __call__(self, samples: Sequence[ChatMLDatasetSample]) -> HiggsAudioBatchInput:
@@ -108,6 +142,7 @@ class ArabicVoiceCloningTrainingCollator:
 
         Raises:
             ValueError: if a sample's audio slots and clips differ in number, or its codes have another K.
+            InputError: if a reference given as codes and as features is longer than a chunk.
         """
         audio_in: list[Tensor] = []
         audio_out: list[Tensor] = []
@@ -115,6 +150,8 @@ class ArabicVoiceCloningTrainingCollator:
         group_out: list[int] = []
         for index, sample in enumerate(samples):
             for codes, is_reference, is_trained in self._clips(sample):
+                if is_reference and not self.return_audio_in_tokens:
+                    continue
                 columns = build_audio_columns(
                     codes, self.audio_stream_bos_id, self.audio_stream_eos_id, self.use_delay_pattern
                 )
@@ -126,12 +163,22 @@ class ArabicVoiceCloningTrainingCollator:
                 labels_out.append(labels if is_trained else torch.full_like(labels, IGNORE_INDEX))
                 group_out.append(index)
 
-        label_ids = [s.label_ids.masked_fill(s.label_ids == self.audio_out_token_id, IGNORE_INDEX) for s in samples]
+        chunks = [self._reference_chunks(sample) for sample in samples]
+        orders = [self._repeat_slots(s.input_ids, [len(c) for c in cs]) for s, cs in zip(samples, chunks, strict=True)]
+        input_ids = [sample.input_ids[order] for sample, order in zip(samples, orders, strict=True)]
+        label_ids = [sample.label_ids[order] for sample, order in zip(samples, orders, strict=True)]
+        label_ids = [labels.masked_fill(labels == self.audio_out_token_id, IGNORE_INDEX) for labels in label_ids]
+        waveforms = [waveform for clips in chunks for clip in clips for waveform in clip]
+        features, feature_mask = None, None
+        if waveforms:
+            features, feature_mask = extract_features(self.whisper_feature_extractor, waveforms)
         audio_in_ids, audio_in_ids_start = self._concatenate(audio_in)
         audio_out_ids, audio_out_ids_start = self._concatenate(audio_out)
         return HiggsAudioBatchInput(
-            input_ids=self._pad([s.input_ids for s in samples], self.pad_token_id),
-            attention_mask=self._pad([torch.ones_like(s.input_ids) for s in samples], 0),
+            input_ids=self._pad(input_ids, self.pad_token_id),
+            attention_mask=self._pad([torch.ones_like(ids) for ids in input_ids], 0),
+            audio_features=features,
+            audio_feature_attention_mask=feature_mask,
             audio_in_ids=audio_in_ids if self.return_audio_in_tokens else None,
             audio_in_ids_start=audio_in_ids_start if self.return_audio_in_tokens else None,
             audio_out_ids=audio_out_ids,
@@ -140,6 +187,43 @@ class ArabicVoiceCloningTrainingCollator:
             label_ids=self._pad(label_ids, IGNORE_INDEX),
             label_audio_ids=self._concatenate(labels_out)[0],
         )
+
+    def _reference_chunks(self, sample: ChatMLDatasetSample) -> list[tuple[Tensor, ...]]:
+        """The waveform of each reference of a sample, cut into what the tower reads at once; none without a tower."""
+        is_in = sample.input_ids == self.audio_in_token_id
+        if not self.encode_whisper_embed or not is_in.any():
+            return []
+        if sample.audio_waveforms_concat is None:
+            raise ValueError("a sample has references but no waveforms, of which their features are made")
+        is_reference = is_in[is_in | (sample.input_ids == self.audio_out_token_id)].tolist()
+        lengths = segment_lengths(sample.audio_waveforms_concat.numel(), sample.audio_waveforms_start)
+        if lengths.numel() != len(is_reference):
+            raise ValueError(f"a sample has {len(is_reference)} audio slots but {lengths.numel()} waveforms")
+        waveforms = sample.audio_waveforms_concat.split(lengths.tolist())
+        clips = zip(waveforms, sample.audio_sample_rate.tolist(), is_reference, strict=True)
+        references = [Waveform(w, rate).resampled(MEL_SAMPLE_RATE) for w, rate, wanted in clips if wanted]
+        chunks = [reference.split(self.chunk_size_seconds * MEL_SAMPLE_RATE) for reference in references]
+        if self.return_audio_in_tokens and any(len(clip) > 1 for clip in chunks):
+            longest = max(reference.numel() for reference in references) / MEL_SAMPLE_RATE
+            raise InputError(
+                f"a reference of {longest:g} s is given as codes and as features: the audio tower reads "
+                f"{self.chunk_size_seconds} s at once, and codes have no such chunks; cut the clip"
+            )
+        return chunks
+
+    def _repeat_slots(self, input_ids: Tensor, counts: Sequence[int]) -> list[int]:
+        """Which of a sample's ids to take so that each reference has as many slots as it has chunks.
+
+        A slot is ``<|audio_bos|><|AUDIO|><|audio_eos|>``; all three are repeated, as in the original. Without features
+        there are no counts, and every slot stays single.
+        """
+        order: list[int] = []
+        done = 0
+        slots = (input_ids == self.audio_in_token_id).nonzero().squeeze(-1).tolist()
+        for slot, count in zip(slots, counts, strict=False):
+            order += [*range(done, slot + 2), *[slot - 1, slot, slot + 1] * (count - 1)]
+            done = slot + 2
+        return [*order, *range(done, input_ids.numel())]
 
     def _clips(self, sample: ChatMLDatasetSample) -> list[tuple[Tensor, bool, bool]]:
         """(codes, is a reference, is trained) of each clip of a sample, in order of its slots."""

@@ -49,13 +49,21 @@ class DistributedTrainingConfig:
     output_dir: str = field(metadata={"help": "Folder for checkpoints, metrics and the run's description."})
     eval_data_path: str | None = _flag(None, "ChatML samples to evaluate on; other speakers than data_path's.")
     model_path: str = _flag(
-        "bosonai/higgs-audio-v2-generation-3B-base", "Folder or hub id of the model, in the original layout."
+        "bosonai/higgs-audio-v2-generation-3B-base",
+        "Folder or hub id of the model, in the original or the transformers layout.",
     )
     model_revision: str = _flag(MODEL_REVISION, "Commit of model_path, if it is a hub id.")
     audio_tokenizer_path: str = _flag(
-        "bosonai/higgs-audio-v2-tokenizer", "Folder or hub id of the codec, in transformers' layout."
+        "bosonai/higgs-audio-v2-tokenizer",
+        "Folder or hub id of the codec, in transformers' format or Boson's original.",
     )
     audio_tokenizer_revision: str = _flag(AUDIO_TOKENIZER_REVISION, "Commit of audio_tokenizer_path, if a hub id.")
+    whisper_processor_path: str | None = _flag(
+        None,
+        "Folder or hub id of the Whisper processor that makes features of references, for a model with an audio tower; "
+        "by default it is built from the model's own mel bins.",
+    )
+    whisper_processor_revision: str | None = _flag(None, "Commit of whisper_processor_path, if it is a hub id.")
 
     num_train_epochs: int = _flag(3, "Passes over the data, unless max_steps is given.")
     max_steps: int | None = _flag(None, "Optimizer steps to run, instead of num_train_epochs.")

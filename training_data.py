@@ -1,14 +1,21 @@
 """From flags to the validated training and evaluation data, before any weight is loaded."""
 
+import os
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 from transformers.configuration_utils import PreTrainedConfig
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from boson_multimodal import constants
 from boson_multimodal.audio_processing.code_cache import CodeCache
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import codec_config, codec_identity
+from boson_multimodal.audio_processing.mel_features import (
+    STATES_PER_SECOND,
+    ReferenceForm,
+    build_feature_extractor,
+    chunk_seconds,
+)
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from training_config import DistributedTrainingConfig
@@ -23,6 +30,68 @@ def check_data_files(training_config: DistributedTrainingConfig) -> None:
     paths = {"--data_path": training_config.data_path, "--eval_data_path": training_config.eval_data_path}
     problems = [f"{flag} {path}: no such file" for flag, path in paths.items() if path and not Path(path).is_file()]
     raise_if_any("give ChatML files, .json or .jsonl", problems)
+
+
+def load_feature_extractor(
+    training_config: DistributedTrainingConfig, model_config: HiggsAudioConfig
+) -> WhisperFeatureExtractor | None:
+    """What makes features of references, from ``whisper_processor_path`` or as the tower needs it.
+
+    Returns:
+        None for a model that takes references as codes alone. One whose configuration asks for features too, but which
+        has no tower, is such a model: it holds no weight that features could ever have reached.
+
+    Raises:
+        InputError: if the model hears no reference at all, or the processor is not to be had or does not fit.
+    """
+    path = training_config.whisper_processor_path
+    if not model_config.reads_audio_features:
+        problems = _deafness(model_config)
+        if path is not None:
+            problems.append(f"--whisper_processor_path {path}: this model reads references as codes; leave it out")
+        raise_if_any(f"{training_config.model_path}: cannot take references as asked", problems)
+        return None
+    if chunk_seconds(model_config) < 1:
+        raise InputError(
+            f"{training_config.model_path}: config.json has audio_encoder_config.max_source_positions "
+            f"{model_config.audio_encoder_config.max_source_positions}, less than a second of audio; it is "
+            f"{STATES_PER_SECOND} times the seconds that the tower reads at once (1500 in Whisper)"
+        )
+    wanted = build_feature_extractor(model_config)
+    if path is None:
+        return wanted
+    try:
+        found = WhisperFeatureExtractor.from_pretrained(
+            os.path.expanduser(path), revision=training_config.whisper_processor_revision
+        )
+    except OSError as error:
+        raise InputError(
+            f"--whisper_processor_path {path}: no processor there, and none to be had from the hub "
+            f"({str(error).splitlines()[0]}); leave it out to build one from the model's mel bins"
+        ) from error
+    names = {"feature_size": "mel bins", "sampling_rate": "samples per second", "hop_length": "samples per frame"}
+    names["chunk_length"] = "seconds at once"
+    differ = [
+        f"makes features of {getattr(found, name)} {what}, the model's tower reads {getattr(wanted, name)}"
+        for name, what in names.items()
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    raise_if_any(f"--whisper_processor_path {path}: does not fit the model", differ)
+    return found
+
+
+def _deafness(config: HiggsAudioConfig) -> list[str]:
+    """Why a model without a tower in use hears no reference; nothing if it takes references as codes."""
+    if config.encode_audio_in_tokens:
+        return []
+    if config.encode_whisper_embed:
+        return [
+            "config.json has encode_whisper_embed true, but skip_audio_tower true: there is no tower to read the "
+            "features, and encode_audio_in_tokens is false: the model would not hear the reference"
+        ]
+    return [
+        "config.json has encode_audio_in_tokens and encode_whisper_embed false: the model would not hear the reference"
+    ]
 
 
 def load_datasets(
@@ -63,6 +132,7 @@ def load_datasets(
                 use_delay_pattern=model_config.use_delay_pattern,
                 frames_per_second=codec.frame_rate,
                 max_positions=max_positions,
+                reference=ReferenceForm.of(model_config),
             )
         except InputError as error:
             problems.append(str(error))
@@ -94,6 +164,4 @@ def checkpoint_misfits(
     ):
         if here != there:
             found.append(f"the model has {here} {name}, the codec {there}")
-    if not model.encode_audio_in_tokens:
-        found.append("config.json has encode_audio_in_tokens false: the model would not hear the reference")
     return found

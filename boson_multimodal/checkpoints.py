@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -19,40 +20,53 @@ from boson_multimodal.errors import InputError
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 
-def resolve_checkpoint(path_or_id: str, revision: str | None, flag: str, needed: Sequence[str]) -> Path:
+def resolve_checkpoint(
+    path_or_id: str, revision: str | None, flag: str, needed: Sequence[str | tuple[str, ...]]
+) -> Path:
     """The local folder of a checkpoint, fetched from the hub if need be.
 
     Args:
         path_or_id: a folder, or a hub id such as ``bosonai/higgs-audio-v2-generation-3B-base``.
         revision: the hub's commit, branch or tag; a local folder has none and ignores it.
         flag: the flag that named it, for the message.
-        needed: patterns of file names that it must hold beside ``config.json``.
+        needed: patterns of file names that it must hold beside ``config.json``; a tuple: one of these at least.
 
     Raises:
         InputError: if it is neither a folder with these files nor to be had from the hub.
     """
-    folder = Path(os.path.expanduser(path_or_id))
+    folder, choices = Path(os.path.expanduser(path_or_id)), [(n,) if isinstance(n, str) else n for n in needed]
     if not folder.exists():
-        folder = _fetch(path_or_id, revision, flag)
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{flag} {path_or_id}: no config.json in it; give the folder of a checkpoint") from error
-    except ValueError as error:
-        raise InputError(f"{flag} {path_or_id}: its config.json is not JSON ({error}); fetch it again") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{flag} {path_or_id}: its config.json holds no object; fetch it again")
-    missing = [pattern for pattern in needed if not any(folder.glob(pattern))]
+        folder = _fetch(path_or_id, revision, flag, {pattern for choice in choices for pattern in choice})
+    read_config(folder, f"{flag} {path_or_id}")
+    missing = [" or ".join(choice) for choice in choices if not any(any(folder.glob(p)) for p in choice)]
     if missing:
         raise InputError(f"{flag} {path_or_id}: no {' and no '.join(missing)} in it; give a whole checkpoint")
     return folder
 
 
-def _fetch(path_or_id: str, revision: str | None, flag: str) -> Path:
+def read_config(folder: Path, shown: str) -> dict[str, Any]:
+    """The content of a checkpoint's ``config.json``; ``shown`` names the folder in messages.
+
+    Raises:
+        InputError: if it is missing or holds no JSON object.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{shown}: no config.json in it; give the folder of a checkpoint") from error
+    except ValueError as error:
+        raise InputError(f"{shown}: its config.json is not JSON ({error}); fetch it again") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{shown}: its config.json holds no object; fetch it again")
+    return config
+
+
+def _fetch(path_or_id: str, revision: str | None, flag: str, needed: set[str]) -> Path:
     if path_or_id.startswith(("/", ".", "~")) or path_or_id.count("/") != 1:
         raise InputError(f"{flag} {path_or_id}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME")
     try:
-        return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=list(CHECKPOINT_FILES)))
+        patterns = sorted({*CHECKPOINT_FILES, *needed})
+        return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=patterns))
     except RevisionNotFoundError as error:
         raise InputError(f"{flag} {path_or_id}: no revision {revision!r} on the hub") from error
     except RepositoryNotFoundError as error:

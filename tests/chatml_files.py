@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from boson_multimodal.audio_processing.code_cache import CodeCache
+from boson_multimodal.audio_processing.mel_features import AS_CODES, ReferenceForm
 from boson_multimodal.constants import FRAMES_PER_SECOND
 
 
@@ -70,6 +71,7 @@ def load(
     cache: CodeCache,
     max_positions: int = 2048,
     use_delay_pattern: bool = True,
+    reference: ReferenceForm = AS_CODES,
     **settings: Any,
 ) -> ArabicVoiceCloningDataset:
     """The dataset of a file, checked but not yet encoded."""
@@ -81,4 +83,5 @@ def load(
         use_delay_pattern=use_delay_pattern,
         frames_per_second=FRAMES_PER_SECOND,
         max_positions=max_positions,
+        reference=reference,
     )

@@ -94,6 +94,17 @@ def test_the_tower_equals_its_rules_written_out_whatever_attention_the_model_is_
         torch.testing.assert_close(states[i], slow_states(model, mel[i], length), rtol=0.0, atol=ABSOLUTE_TOLERANCE)
 
 
+@pytest.mark.parametrize("lengths", [[57, 12], [58, 3], [4], [98], [99]])
+def test_padding_that_no_clip_needs_is_cut_off_and_changes_nothing(lengths: list[int]) -> None:
+    model, mel = tower(), torch.randn(len(lengths), 16, 100)
+    with torch.no_grad():
+        states, found = model(mel, mask_of(lengths))
+    assert states.shape[1] <= max(lengths) // 4 + 1
+    for i, (length, positions) in enumerate(zip(lengths, found.tolist(), strict=True)):
+        wanted = slow_states(model, mel[i], length)[:positions]
+        torch.testing.assert_close(states[i, :positions], wanted, rtol=0.0, atol=ABSOLUTE_TOLERANCE)
+
+
 def test_fewer_frames_than_the_tower_reads_take_fewer_positions_and_no_mask_means_no_padding() -> None:
     model, mel = tower(), torch.randn(2, 16, 37)
     with torch.no_grad():
@@ -144,7 +155,7 @@ def test_features_are_taken_to_the_type_of_the_weights() -> None:
     ("shape", "mask", "says"),
     [
         ((1, 80, 100), (1, 100), "80 mel bins; the tower reads 16"),
-        ((1, 16, 101), (1, 101), "101 frames; the tower reads 1 to 100"),
+        ((1, 16, 101), (1, 101), "101 frames; the tower reads 3 to 100"),
         ((2, 16, 100), (1, 100), r"shape \(1, 100\); audio_features make it \(2, 100\)"),
     ],
 )

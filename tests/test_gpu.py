@@ -7,6 +7,7 @@ import torch
 
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
+from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint
 from tests.native_oracle import random_sample, tiny_config
 from tests.training_runs import metrics, trainer
 
@@ -46,3 +47,14 @@ def test_bfloat16_training_falls_and_resumes(demo: Path, tmp_path: Path, gradien
     assert subject.train().finished
     values = [line["loss"] for line in metrics(tmp_path / "out") if "loss" in line]
     assert values[-1] < values[0] - 0.2
+
+
+def test_weights_reach_the_device_as_the_cpu_gets_them(tmp_path: Path) -> None:
+    """There they go by way of a pinned buffer, rounded on the way."""
+    model = HiggsAudioModel(tiny_config())
+    save_checkpoint(model, model.config, tmp_path, "transformers")
+    for dtype in (torch.float32, torch.bfloat16):
+        found = HiggsAudioModel.from_pretrained(tmp_path, dtype=dtype, device_map={"": "cuda"})
+        assert {tensor.device.type for tensor in (*found.parameters(), *found.buffers())} == {"cuda"}
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(found.state_dict()[name].cpu(), tensor.to(dtype)), name

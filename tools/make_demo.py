@@ -1,6 +1,7 @@
 """Build a self-contained demo: Arabic clips, a tiny Higgs Audio v2 and a tiny codec, all made here, nothing downloaded.
 
-    python -m tools.make_demo --output_dir DIR [--seed 0]
+    python -m tools.make_demo --output_dir DIR [--seed 0] [--layout original|transformers]
+        [--codec_layout original|transformers]
 
 DIR gets `train_chatml_samples.json`, `val_chatml_samples.json`, `clips/VOICE/NAME.wav` (24 kHz mono 16-bit), `model/`
 (Llama-3-style tokenizer, config and random weights) and `audio_tokenizer/` (24 kHz, 25 frames/s, 8 codebooks of 1024).
@@ -12,6 +13,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import soundfile
@@ -20,8 +22,17 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import HiggsAudioV2TokenizerConfig, HiggsAudioV2TokenizerModel
 from transformers.utils.logging import disable_progress_bar
 
+from boson_multimodal.audio_processing.codec_layouts import (
+    ORIGINAL_WEIGHTS,
+    UNUSED_TENSORS,
+    Layout,
+    original_config,
+    original_tensors,
+)
 from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION, AS_WRITTEN_SYSTEM_PROMPT
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
+from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint
+from boson_multimodal.model.higgs_audio.checkpoint_layouts import LAYOUTS, ORIGINAL
 from tools.demo_speech import SAMPLE_RATE, SENTENCES, VOICES, Voice, parts, spoken_sentences, synthesise
 
 N_CODEBOOKS, CODEBOOK_SIZE, CODEBOOK_DIM = 8, 1024, 16
@@ -234,7 +245,7 @@ def _level_decoder(codec: HiggsAudioV2TokenizerModel, clips: list[np.ndarray]) -
     last.bias.copy_((last.bias - wave.mean()) * gain)
 
 
-def build_codec(codec_dir: Path, clips: list[np.ndarray], seed: int) -> None:
+def build_codec(codec_dir: Path, clips: list[np.ndarray], seed: int, layout: Layout = "transformers") -> None:
     """Write the tiny codec: random networks, fitted to the clips and to further speech so that codes tell frames apart.
 
     As initialised by transformers the codebooks are all zero, and every frame of every clip gets the same codes.
@@ -247,10 +258,23 @@ def build_codec(codec_dir: Path, clips: list[np.ndarray], seed: int) -> None:
     # The demo's own frames are not drawn: an entry equal to a frame leaves nothing for the later codebooks to code.
     _draw_codebooks(codec, calibration)
     _level_decoder(codec, clips)
-    codec.save_pretrained(codec_dir)
+    if layout == "original":
+        write_original_codec(codec, codec_dir)
+    else:
+        codec.save_pretrained(codec_dir)
 
 
-def build_model(model_dir: Path, special_ids: dict[str, int], seed: int) -> None:
+def write_original_codec(codec: HiggsAudioV2TokenizerModel, folder: Path) -> None:
+    """Write the codec in Boson's original format: ``model.pth`` beside a ``config.json`` of its own."""
+    tensors = original_tensors(codec)
+    tensors |= {name: torch.zeros(codec.config.semantic_hidden_size) for name in UNUSED_TENSORS}  # as in the release
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(tensors, folder / ORIGINAL_WEIGHTS)
+    content = json.dumps(original_config(codec.config), indent=2) + "\n"
+    (folder / "config.json").write_text(content, encoding="utf-8")
+
+
+def build_model(model_dir: Path, special_ids: dict[str, int], seed: int, layout: str = ORIGINAL) -> None:
     """Write the config and the random fp32 weights of a Higgs Audio v2 with 3 layers, all dual, of width 128."""
     layers, width, ffn = 3, 128, 256
     rope = {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "rope_type": "llama3"}
@@ -282,19 +306,22 @@ def build_model(model_dir: Path, special_ids: dict[str, int], seed: int) -> None
         use_delay_pattern=True,
     )
     torch.manual_seed(seed)
-    HiggsAudioModel(config).save_pretrained(model_dir)
+    save_checkpoint(HiggsAudioModel(config), config, model_dir, layout)
 
 
-def build_demo(output_dir: Path, seed: int = 0) -> None:
-    """Write the demo under `output_dir`; the same seed gives the same bytes. The caller's random state is kept."""
+def build_demo(output_dir: Path, seed: int = 0, layout: str = ORIGINAL, codec_layout: Layout = "transformers") -> None:
+    """Write the demo under `output_dir`; the same seed gives the same bytes. The caller's random state is kept.
+
+    `layout` and `codec_layout` are those of the files; the weights are the same in each.
+    """
     output_dir, threads = Path(output_dir), torch.get_num_threads()
     torch.set_num_threads(1)  # the order of float sums, and with it the last bits, depends on the number of threads
     try:
         with torch.random.fork_rng(devices=[]):
             clips = build_clips(output_dir, seed)
             special_ids = build_tokenizer(output_dir / "model")
-            build_model(output_dir / "model", special_ids, seed)
-            build_codec(output_dir / "audio_tokenizer", clips, seed)
+            build_model(output_dir / "model", special_ids, seed, layout)
+            build_codec(output_dir / "audio_tokenizer", clips, seed, codec_layout)
     finally:
         torch.set_num_threads(threads)
 
@@ -304,9 +331,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layout", choices=LAYOUTS, default=ORIGINAL, help="of the model's files")
+    parser.add_argument("--codec_layout", choices=get_args(Layout), default="transformers", help="of the codec's")
     args = parser.parse_args()
     disable_progress_bar()  # "Writing model shards", for one shard each
-    build_demo(args.output_dir, args.seed)
+    build_demo(args.output_dir, args.seed, args.layout, args.codec_layout)
     for split, voices in SPLITS.items():
         path = args.output_dir / f"{split}_chatml_samples.json"
         seconds = [sample["misc"]["duration"] for sample in json.loads(path.read_text(encoding="utf-8"))]
@@ -315,7 +344,8 @@ def main() -> None:
     codes = f"{N_CODEBOOKS} codebooks of {CODEBOOK_SIZE}, 25 frames/s"
     for name, what in (("model", tokens), ("audio_tokenizer", codes)):
         folder = args.output_dir / name
-        print(f"{folder}: {what}, weights {(folder / 'model.safetensors').stat().st_size / 1e6:.2f} MB")
+        size = sum(path.stat().st_size for path in folder.glob("model.*"))
+        print(f"{folder}: {what}, weights {size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

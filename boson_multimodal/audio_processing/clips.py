@@ -72,6 +72,13 @@ class Waveform:
         return torchaudio.functional.resample(self.samples, self.sampling_rate, sampling_rate)
 
 
+def resampled_length(samples: int, sampling_rate: int, new_rate: int) -> int:
+    """Samples that :meth:`Waveform.resampled` gives: torchaudio rounds the quotient to float32, and then up."""
+    common = math.gcd(sampling_rate, new_rate)
+    quotient = (new_rate // common) * samples / (sampling_rate // common)
+    return samples if sampling_rate == new_rate else math.ceil(np.float32(quotient))
+
+
 def content_hash(source: Path | bytes) -> str:
     """SHA-256 of the encoded file.
 

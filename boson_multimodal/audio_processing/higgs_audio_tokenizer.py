@@ -4,11 +4,21 @@ import hashlib
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import HiggsAudioV2TokenizerConfig, HiggsAudioV2TokenizerModel
 
+from boson_multimodal.audio_processing.codec_layouts import (
+    ORIGINAL_WEIGHTS,
+    codec_layout,
+    read_original_config,
+    read_original_tensors,
+)
 from boson_multimodal.errors import InputError, raise_if_any
 
+TRANSFORMERS_WEIGHTS = "*.safetensors"
+CODEC_WEIGHTS = (TRANSFORMERS_WEIGHTS, ORIGINAL_WEIGHTS)
+"""One of these lies beside a codec's ``config.json``."""
 HASH_BLOCK_BYTES = 1 << 20
 
 
@@ -42,42 +52,62 @@ class HiggsAudioTokenizer:
 
 
 def load_higgs_audio_tokenizer(folder: Path, device: torch.device | str = "cpu") -> HiggsAudioTokenizer:
-    """Load the codec from a local folder in transformers' layout.
+    """Load the codec from a local folder in either published format. The caller's random state is kept.
 
     Raises:
-        InputError: if tensors are missing, unexpected or misshapen, or the folder holds another kind of model.
+        InputError: if tensors are missing, unexpected or misshapen, a file is missing or broken, or the folder holds
+            another kind of model.
     """
+    folder = Path(folder)
+    if codec_layout(folder) == "original":
+        with torch.device("meta"):
+            model = HiggsAudioV2TokenizerModel(read_original_config(folder))
+        model.load_state_dict(read_original_tensors(folder / ORIGINAL_WEIGHTS, model), assign=True)
+    else:
+        model = _load_transformers_layout(folder)
+    return HiggsAudioTokenizer(model.to(device))
+
+
+def _load_transformers_layout(folder: Path) -> HiggsAudioV2TokenizerModel:
     codec_config(folder)
-    model, info = HiggsAudioV2TokenizerModel.from_pretrained(
-        folder, output_loading_info=True, ignore_mismatched_sizes=True
-    )
+    if not any(folder.glob(TRANSFORMERS_WEIGHTS)):
+        raise InputError(f"{folder}: no {TRANSFORMERS_WEIGHTS} in it, and its config.json is transformers'")
+    try:
+        with torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
+            model, info = HiggsAudioV2TokenizerModel.from_pretrained(
+                folder, output_loading_info=True, ignore_mismatched_sizes=True
+            )
+    except SafetensorError as error:
+        raise InputError(f"{folder}: {TRANSFORMERS_WEIGHTS} cannot be read ({error}); fetch it again") from error
     offenders = [f"{key}: missing" for key in sorted(info["missing_keys"])]
     offenders += [f"{key}: unexpected" for key in sorted(info["unexpected_keys"])]
     offenders += [f"{entry[0]}: wrong shape" for entry in info["mismatched_keys"]]
     raise_if_any(f"{folder}: tensors do not fit the codec's configuration", offenders)
-    return HiggsAudioTokenizer(model.to(device))
+    return model
 
 
 def codec_config(folder: Path) -> HiggsAudioV2TokenizerConfig:
-    """The codec's configuration, without its weights.
+    """The codec's configuration, without its weights; both formats give transformers' configuration.
 
     Raises:
-        InputError: if the folder does not hold a codec in transformers' layout.
+        InputError: if the folder holds a codec in neither format, or a field of the original's is wrong.
     """
-    found, _ = HiggsAudioV2TokenizerConfig.get_config_dict(folder)
-    if found.get("model_type") != HiggsAudioV2TokenizerConfig.model_type:
-        raise InputError(
-            f"{folder}: config.json has model_type {found.get('model_type')!r}, not "
-            f"{HiggsAudioV2TokenizerConfig.model_type!r}: give the codec in transformers' layout "
-            "(on the hub: the revision that --audio_tokenizer_revision is pinned to)"
-        )
+    if codec_layout(folder) == "original":
+        return read_original_config(folder)
     return HiggsAudioV2TokenizerConfig.from_pretrained(folder)
 
 
 def codec_identity(folder: Path) -> str:
-    """16 hex digits that change with the codec's weights or configuration: codes of another codec mean nothing."""
+    """16 hex digits that change with the codec's weights or configuration: codes of another codec mean nothing.
+
+    The same codec in the other format is another codec to it: merging weight norm rounds.
+
+    Raises:
+        InputError: if the folder holds a codec in neither format.
+    """
     digest = hashlib.sha256()
-    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+    weights = ORIGINAL_WEIGHTS if codec_layout(folder) == "original" else TRANSFORMERS_WEIGHTS
+    for path in (folder / "config.json", *sorted(folder.glob(weights))):
         digest.update(f"{path.name}:".encode())
         with path.open("rb") as file:
             while block := file.read(HASH_BLOCK_BYTES):

@@ -57,7 +57,7 @@ class HiggsAudioEncoder(nn.Module):
             audio_features: (clips, mel bins, frames) log-mel features, padded on the right; at most
                 ``2 * max_source_positions`` frames. Moved to the weights' device and type.
             audio_feature_attention_mask: (clips, frames), 0 at padding; None means no padding. On the CPU it costs an
-                accelerator no synchronisation.
+                accelerator no synchronisation, and padding that no clip needs costs no time.
 
         Returns:
             (clips, pooled frames, d_model) states, noise from each clip's length on; and those lengths, (clips,), on
@@ -73,11 +73,14 @@ class HiggsAudioEncoder(nn.Module):
             mel_lengths = torch.full((clips,), frames)
         else:
             mel_lengths = audio_feature_attention_mask.sum(dim=1)
+        if clips and mel_lengths.device.type == "cpu":
+            # The last state of the longest clip sees one frame beyond its own two; Whisper pads to 30 s.
+            frames = min(frames, CONVOLUTION_STRIDE * int(convolved_length(mel_lengths.max())) + 1)
         states = convolved_length(frames)
         is_key = torch.arange(states, device=mel_lengths.device) < convolved_length(mel_lengths)[:, None]
         is_key = to_device(is_key, weight.device)[:, None, None, :].expand(-1, -1, states, -1)
 
-        hidden = to_device(audio_features, weight.device).to(weight.dtype)
+        hidden = to_device(audio_features[..., :frames], weight.device).to(weight.dtype)
         hidden = F.gelu(self.conv2(F.gelu(self.conv1(hidden)))).transpose(1, 2)
         hidden = hidden + self.embed_positions.weight[:states]
         for layer in self.layers:
@@ -89,8 +92,8 @@ class HiggsAudioEncoder(nn.Module):
         longest = CONVOLUTION_STRIDE * self.embed_positions.num_embeddings
         if mel_bins != self.conv1.in_channels:
             raise ValueError(f"audio_features have {mel_bins} mel bins; the tower reads {self.conv1.in_channels}")
-        if not 0 < frames <= longest:
-            raise ValueError(f"audio_features have {frames} frames; the tower reads 1 to {longest}")
+        if not CONVOLUTION_STRIDE < frames <= longest:
+            raise ValueError(f"audio_features have {frames} frames; the tower reads 3 to {longest}")
         if mask is not None and mask.shape != mask_shape:
             raise ValueError(
                 f"audio_feature_attention_mask has shape {tuple(mask.shape)}; audio_features make it {mask_shape}"

@@ -53,7 +53,7 @@ SAMPLING = {
 }
 """The release's defaults, under the names that transformers' ``generate`` reads."""
 
-CHUNK_BYTES = 64 * 2**20
+CHUNK_BYTES = 16 * 2**20
 """Bytes read at once where they are converted or go to a device: what loading needs beside the weights."""
 
 HEADER_LENGTH_BYTES = 8
@@ -186,27 +186,24 @@ def check_fit(
     Raises:
         InputError: listing the tensors that are missing, unexpected, misshapen or of a type that is no weight's.
     """
-    layout = detect_layout(stored)
-    pieces: dict[str, dict[int | None, StoredTensor]] = {}
+    try:
+        layout = detect_layout(stored)
+    except InputError as error:
+        raise InputError(f"{heading}: {error}") from error
+    pieces: dict[str, dict[int | None, StoredTensor]] = {name: {} for name in wanted}
     offenders = []
     for key, tensor in stored.items():
         role = role_of(key, layout)
-        if key.endswith(COMPUTED):
-            continue
-        if role is None or role.name not in wanted:
+        if role is not None and role.name in wanted:
+            pieces[role.name][role.half] = tensor
+        elif not key.endswith(COMPUTED):
             offenders.append(f"{key}: unexpected")
-        else:
-            pieces.setdefault(role.name, {})[role.half] = tensor
-    fitting = {}
     for name, target in wanted.items():
-        fitting[name] = tuple(
-            tensor for _, tensor in sorted(pieces.get(name, {}).items(), key=lambda item: item[0] or 0)
-        )
-        problem = _misfit(pieces.get(name, {}), tuple(target.shape))
+        problem = _misfit(pieces[name], tuple(target.shape))
         if problem:
             offenders.append(f"{key_of(name, layout)}: {problem}")
     raise_if_any(heading, sorted(offenders))
-    return fitting
+    return {name: tuple(found[half] for half in (None, 0, 1) if half in found) for name, found in pieces.items()}
 
 
 def _misfit(pieces: Mapping[int | None, StoredTensor], shape: tuple[int, ...]) -> str | None:
@@ -218,10 +215,11 @@ def _misfit(pieces: Mapping[int | None, StoredTensor], shape: tuple[int, ...]) -
     odd = [piece for piece in pieces.values() if piece.dtype not in DTYPES]
     if odd:
         return f"stored as {odd[0].dtype}; weights are {', '.join(DTYPES)}"
-    rows = sum(piece.shape[0] if piece.shape else 0 for piece in pieces.values())
-    found = (rows, *next(iter(pieces.values())).shape[1:]) if len(pieces) > 1 else next(iter(pieces.values())).shape
-    if found != shape or len({piece.shape[1:] for piece in pieces.values()}) > 1:
-        return f"has shape {found}, not {shape}"
+    shapes = [piece.shape for piece in pieces.values()]
+    joins = len(shapes) == 1 or all(found[1:] == shape[1:] for found in shapes)
+    found = shapes[0] if len(shapes) == 1 else (sum(rows for rows, *_ in shapes), *shapes[0][1:])
+    if not joins or found != shape:
+        return f"has shape {found if joins else ' and '.join(map(str, shapes))}, not {shape}"
     return None
 
 

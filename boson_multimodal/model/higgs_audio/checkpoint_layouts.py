@@ -188,13 +188,18 @@ def to_transformers_config(config: Any) -> dict[str, Any]:
         "architectures": ["HiggsAudioV2ForConditionalGeneration"],
         "model_type": HiggsAudioV2Config.model_type,
         "codebook_size": config.codebook_rows,
-        "audio_delay_token_id": config.audio_out_bos_token_id + 1,
+        "audio_delay_token_id": delay_token_id(config),
         "eos_token_id": config.eot_token_id,
         "tie_word_embeddings": False,
     }
     if config.dtype is not None:
         fields["dtype"] = str(config.dtype).removeprefix("torch.")
     return fields | {name: getattr(config, name) for name in OWN_FIELDS}
+
+
+def delay_token_id(config: Any) -> int:
+    """Id of the token under which transformers' ``generate`` ends a clip, which our config does not name (128014)."""
+    return config.audio_out_bos_token_id + 1
 
 
 def _beyond_transformers(config: Any) -> list[str]:
@@ -212,6 +217,8 @@ def _beyond_transformers(config: Any) -> list[str]:
             f"audio_ffn_intermediate_size {config.audio_ffn_intermediate_size}: its audio FFN is as wide as its text "
             f"FFN, {config.text_config.intermediate_size}"
         )
+    if delay_token_id(config) in (config.audio_in_token_idx, config.audio_out_token_idx):
+        offenders.append(f"id {delay_token_id(config)}, after <|audio_out_bos|>: it has its delay token there")
     if not config.use_delay_pattern:
         offenders.append("use_delay_pattern is false: it always delays the codebooks")
     return offenders

@@ -14,6 +14,7 @@ ADAPTER_TYPES = ("dual_ffn_fast_forward", "dual_ffn")
 
 AUDIO_EOS_AFTER_EOT = 3
 """``<|eot_id|>``, ``<|python_tag|>``, ``<|audio_bos|>``, ``<|audio_eos|>`` follow one another in the vocabulary."""
+AUDIO_MARKS = ("audio_in_token_idx", "audio_out_token_idx", "audio_out_bos_token_id", "audio_eos_token_id")
 
 OTHER_FORMS = (
     "audio_embed_avg use_audio_out_embed_projector use_audio_out_self_attention use_rq_transformer "
@@ -113,6 +114,11 @@ class HiggsAudioConfig(PreTrainedConfig):
         return self.audio_codebook_size + STREAM_TOKENS_PER_CODEBOOK
 
     @property
+    def reads_audio_features(self) -> bool:
+        """Whether references reach the model through the audio tower. Without one, features would be dropped."""
+        return self.encode_whisper_embed and not self.skip_audio_tower
+
+    @property
     def hidden_size(self) -> int:
         """Width D of the residual stream."""
         return self.text_config.hidden_size
@@ -142,6 +148,9 @@ class HiggsAudioConfig(PreTrainedConfig):
         for name in ("audio_stream_bos_id", "audio_stream_eos_id"):
             if not 0 <= getattr(self, name) < self.codebook_rows:
                 problems.append(f"{name} {getattr(self, name)} is not in 0..{self.codebook_rows - 1}")
+        marks = {name: getattr(self, name) for name in AUDIO_MARKS}
+        if len(set(marks.values())) < len(marks):
+            problems.append(f"{marks} are not {len(marks)} different ids")
         for name in OTHER_FORMS:
             if getattr(self, name, None):
                 problems.append(f"{name} {getattr(self, name)!r}: this form of the model is not supported")
