@@ -46,7 +46,7 @@ def load_feature_extractor(
     """
     path = training_config.whisper_processor_path
     if not model_config.reads_audio_features:
-        problems = _deafness(model_config)
+        problems = deafness(model_config)
         if path is not None:
             problems.append(f"--whisper_processor_path {path}: this model reads references as codes; leave it out")
         raise_if_any(f"{training_config.model_path}: cannot take references as asked", problems)
@@ -80,9 +80,9 @@ def load_feature_extractor(
     return found
 
 
-def _deafness(config: HiggsAudioConfig) -> list[str]:
-    """Why a model without a tower in use hears no reference; nothing if it takes references as codes."""
-    if config.encode_audio_in_tokens:
+def deafness(config: HiggsAudioConfig) -> list[str]:
+    """Why a model hears no reference; nothing if it takes references as codes or as features."""
+    if config.encode_audio_in_tokens or config.reads_audio_features:
         return []
     if config.encode_whisper_embed:
         return [

@@ -30,6 +30,7 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
     codec_config,
     load_higgs_audio_tokenizer,
 )
+from boson_multimodal.audio_processing.mel_features import ReferenceForm
 from boson_multimodal.chatml import has_as_written_turns, speech_prompt
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.constants import IGNORE_INDEX
@@ -44,7 +45,7 @@ from tools.speech_audio import join_pieces
 from tools.speech_requests import TEMPLATES, Piece, SpeechRequest, check_references, request_of_text, text_problems
 from tools.speech_text import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND, longest_seconds
 from training_config import AUDIO_TOKENIZER_REVISION, MODEL_REVISION, TORCH_DTYPES
-from training_data import checkpoint_misfits
+from training_data import checkpoint_misfits, deafness
 
 STYLE_WITHOUT_RUN = "voice_clone"
 """What the released model was shown."""
@@ -171,11 +172,12 @@ class VoiceCloner:
         codec = codec_config(self.codec_folder)
         self.frames_per_second = codec.frame_rate
         misfits = checkpoint_misfits(self.config, self.tokenizer, codec)
-        raise_if_any(f"{self.model_folder}: tokenizer or codec do not fit", misfits)
+        raise_if_any(f"{self.model_folder}: tokenizer or codec do not fit", misfits + deafness(self.config))
         if self.adapter is not None:
             check_adapter_fits(self.adapter, self.config)
         if self.prompt_style == "as_written" and (warning := turns_warning(self.adapter)):
             print(f"warning: {warning}", file=sys.stderr)
+        self.reference = ReferenceForm.of(self.config)
         self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.config)
         self._codes: dict[str, Tensor] = {}
 
@@ -284,14 +286,16 @@ class VoiceCloner:
     def prompt(self, piece: Piece, base_dir: Path) -> ChatMLDatasetSample:
         """The head of the training sample that this conversation would be; nothing in it is trained."""
         input_ids, contents = speech_prompt(piece.sample, self.tokenizer)
-        codes = [self.reference_codes(Clip.of(content, base_dir)) for content in contents]
-        frames = torch.tensor([c.shape[1] for c in codes], dtype=torch.long)
-        no_codes = torch.zeros((self.config.audio_num_codebooks, 0), dtype=torch.long)
-        return ChatMLDatasetSample(
-            input_ids=torch.tensor(input_ids),
-            label_ids=torch.full((len(input_ids),), IGNORE_INDEX),
-            audio_ids_concat=torch.cat([no_codes, *codes], dim=1),
-            audio_ids_start=frames.cumsum(0) - frames,
+        clips = [Clip.of(content, base_dir) for content in contents]
+        slots = (self.config.audio_in_token_idx, self.config.audio_out_token_idx)
+        references = [token == slots[0] for token in input_ids if token in slots]
+        codes = [
+            self.reference_codes(clip) if self.reference.codes or not is_reference else None
+            for clip, is_reference in zip(clips, references, strict=True)
+        ]
+        waveforms = self.reference.waveforms(clips, references)
+        return ChatMLDatasetSample.of_clips(
+            input_ids, [IGNORE_INDEX] * len(input_ids), codes, waveforms, self.config.audio_num_codebooks
         )
 
     def reference_codes(self, clip: Clip) -> Tensor:
@@ -327,6 +331,8 @@ class VoiceCloner:
             audio_in_ids_start=prompts.audio_in_ids_start,
             audio_out_ids=prompts.audio_out_ids,
             audio_out_ids_start=prompts.audio_out_ids_start,
+            audio_features=prompts.audio_features,
+            audio_feature_attention_mask=prompts.audio_feature_attention_mask,
             max_new_tokens=max(limits),
             seed=[_seed(self.settings.seed, index, attempt) for _, index in batch],
             **asdict(self.settings.sampling),
