@@ -19,7 +19,7 @@ from arabic_voice_cloning_training_collator import ChatMLDatasetSample
 from boson_multimodal.audio_processing.clips import Clip, content_hash, frames_of, read_waveform
 from boson_multimodal.audio_processing.code_cache import CodeCache, clip_key
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
-from boson_multimodal.audio_processing.mel_features import AS_CODES, MEL_SAMPLE_RATE, TOKENS_AROUND_CHUNK, ReferenceForm
+from boson_multimodal.audio_processing.mel_features import AS_CODES, TOKENS_AROUND_CHUNK, ReferenceForm
 from boson_multimodal.chatml import prepare_chatml_sample, text_problem, to_voice_clone
 from boson_multimodal.constants import AUDIO_IN, AUDIO_OUT
 from boson_multimodal.data_types import ChatMLSample, TextContent, parse_sample
@@ -174,18 +174,13 @@ class ArabicVoiceCloningDataset(Dataset):
 
     def __getitem__(self, index: int) -> ChatMLDatasetSample:
         record = self.records[index]
-        no_codes = torch.zeros((self.cache.num_codebooks, 0), dtype=torch.long)
         codes = [
-            self._codes(record, key) if self._is_coded(is_reference) else no_codes
+            self._codes(record, key) if self._is_coded(is_reference) else None
             for key, is_reference in zip(record.keys, record.references, strict=True)
         ]
-        frames = torch.tensor([c.shape[1] for c in codes], dtype=torch.long)
-        return ChatMLDatasetSample(
-            input_ids=torch.tensor(record.input_ids),
-            label_ids=torch.tensor(record.label_ids),
-            audio_ids_concat=torch.cat([no_codes, *codes], dim=1),
-            audio_ids_start=frames.cumsum(0) - frames,
-            **self._waveforms(record),
+        waveforms = self.reference.waveforms(record.clips, record.references)
+        return ChatMLDatasetSample.of_clips(
+            record.input_ids, record.label_ids, codes, waveforms, self.cache.num_codebooks
         )
 
     def fingerprint(self) -> str:
@@ -221,22 +216,6 @@ class ArabicVoiceCloningDataset(Dataset):
 
     def _is_coded(self, is_reference: bool) -> bool:
         return self.reference.codes or not is_reference
-
-    def _waveforms(self, record: Record) -> dict[str, torch.Tensor]:
-        """The waveform fields of a sample: its references, read and resampled now, and nothing for its other clips."""
-        if self.reference.chunk_seconds is None:
-            return {}
-        none = torch.zeros(0)
-        waveforms = [
-            read_waveform(clip).resampled(MEL_SAMPLE_RATE) if is_reference else none
-            for clip, is_reference in zip(record.clips, record.references, strict=True)
-        ]
-        samples = torch.tensor([waveform.numel() for waveform in waveforms], dtype=torch.long)
-        return {
-            "audio_waveforms_concat": torch.cat([none, *waveforms]),
-            "audio_waveforms_start": samples.cumsum(0) - samples,
-            "audio_sample_rate": torch.full_like(samples, MEL_SAMPLE_RATE),
-        }
 
     def _codes(self, record: Record, key: str) -> torch.Tensor:
         codes = self.cache.read(key)
@@ -332,14 +311,8 @@ def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: s
     records = []
     slots = tokenizer.convert_tokens_to_ids([AUDIO_IN, AUDIO_OUT])
     for number, raw in enumerate(read_json_records(path)):
-        misc = raw.get("misc") if isinstance(raw, dict) else None
-        sample_id = (misc.get("sample_id") if isinstance(misc, dict) else None) or f"record {number}"
-        sample, problems = parse_sample(raw)
-        if sample is not None:
-            problems = _content_problems(sample)
-        if sample is not None and not problems and prompt_style == "voice_clone":
-            sample, problems = to_voice_clone(sample)
-        record = Record(str(sample_id), problems)
+        sample, problems = parse_record(raw, prompt_style)
+        record = Record(sample_id_of(raw, number), problems)
         records.append(record)
         if sample is None or problems:
             continue
@@ -348,6 +321,22 @@ def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: s
         record.references = [token == slots[0] for token in record.input_ids if token in slots]
         record.fields = [content.where for content in contents]
     return records
+
+
+def sample_id_of(raw: Any, number: int) -> str:
+    """What messages call a record: its ``misc.sample_id``, else ``record N``."""
+    misc = raw.get("misc") if isinstance(raw, dict) else None
+    return str((misc.get("sample_id") if isinstance(misc, dict) else None) or f"record {number}")
+
+
+def parse_record(raw: Any, prompt_style: str) -> tuple[ChatMLSample | None, list[str]]:
+    """The conversation of one JSON record in the given style, and every problem that makes it useless."""
+    sample, problems = parse_sample(raw)
+    if sample is not None:
+        problems = _content_problems(sample)
+    if sample is not None and not problems and prompt_style == "voice_clone":
+        sample, problems = to_voice_clone(sample)
+    return sample, problems
 
 
 def read_json_records(path: Path) -> list[Any]:

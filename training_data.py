@@ -46,7 +46,7 @@ def load_feature_extractor(
     """
     path = training_config.whisper_processor_path
     if not model_config.reads_audio_features:
-        problems = _deafness(model_config)
+        problems = deafness(model_config)
         if path is not None:
             problems.append(f"--whisper_processor_path {path}: this model reads references as codes; leave it out")
         raise_if_any(f"{training_config.model_path}: cannot take references as asked", problems)
@@ -80,9 +80,9 @@ def load_feature_extractor(
     return found
 
 
-def _deafness(config: HiggsAudioConfig) -> list[str]:
-    """Why a model without a tower in use hears no reference; nothing if it takes references as codes."""
-    if config.encode_audio_in_tokens:
+def deafness(config: HiggsAudioConfig) -> list[str]:
+    """Why a model hears no reference; nothing if it takes references as codes or as features."""
+    if config.encode_audio_in_tokens or config.reads_audio_features:
         return []
     if config.encode_whisper_embed:
         return [
@@ -111,7 +111,7 @@ def load_datasets(
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     codec = codec_config(codec_folder)
-    raise_if_any(f"{model_folder}: tokenizer or codec do not fit", _misfits(model_config, tokenizer, codec))
+    raise_if_any(f"{model_folder}: tokenizer or codec do not fit", checkpoint_misfits(model_config, tokenizer, codec))
     cache = CodeCache(
         Path(dataset_config.code_cache_dir),
         codec_identity(codec_folder),
@@ -143,7 +143,9 @@ def load_datasets(
     return datasets[0], datasets[1] if training_config.eval_data_path else None
 
 
-def _misfits(model: HiggsAudioConfig, tokenizer: PreTrainedTokenizerBase, codec: PreTrainedConfig) -> list[str]:
+def checkpoint_misfits(
+    model: HiggsAudioConfig, tokenizer: PreTrainedTokenizerBase, codec: PreTrainedConfig
+) -> list[str]:
     """Where tokenizer, codec and model disagree about ids and codes."""
     ids = {
         constants.AUDIO_IN: model.audio_in_token_idx,

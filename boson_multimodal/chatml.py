@@ -1,4 +1,4 @@
-"""ChatML messages -> token ids, text labels and audio slots; and the prompt that the model clones a voice from.
+"""ChatML messages -> token ids, text labels and audio slots; and the prompts that the model clones a voice from.
 
 Source of the format: Boson's ``prepare_chatml_sample``; two of its oddities are not copied: a recipient of an untrained
 turn carries no labels here, and a malformed sample never gets this far.
@@ -13,6 +13,11 @@ AUDIO_IN_SLOT = f"{c.AUDIO_BOS}{c.AUDIO_IN}{c.AUDIO_EOS}"
 AUDIO_OUT_SLOT = f"{c.AUDIO_OUT_BOS}{c.AUDIO_OUT}{c.AUDIO_EOS}"
 
 VOICE_CLONE_SYSTEM_PROMPT = "Generate audio following instruction."
+AS_WRITTEN_SYSTEM_PROMPT = (
+    "You are a helpful assistant capable of generating speech in the voice of the provided reference audio."
+)
+AS_WRITTEN_INSTRUCTION = "Please generate speech for given text in reference audio's voice: "
+"""What stands before the target text in the user turn."""
 
 
 def prepare_chatml_sample(
@@ -57,6 +62,31 @@ def _turn_end(sample: ChatMLSample, turn: int) -> str:
     return c.END_OF_MESSAGE if roles == ["assistant", "assistant"] else c.END_OF_TURN
 
 
+def speech_prompt(sample: ChatMLSample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[AudioContent]]:
+    """The head of a sample's ids from which the model speaks on: up to ``<|audio_out_bos|>`` of its first trained clip.
+
+    Returns:
+        (input ids, the clips in them in order of their slots).
+
+    Raises:
+        ValueError: if the sample trains no clip.
+    """
+    input_ids, label_ids, _, _ = prepare_chatml_sample(sample, tokenizer)
+    trained_clip = tokenizer.convert_tokens_to_ids(c.AUDIO_OUT)
+    return input_ids[: label_ids.index(trained_clip)], clips_before_target(sample)
+
+
+def clips_before_target(sample: ChatMLSample) -> list[AudioContent]:
+    """The clips that precede the first trained one."""
+    clips: list[AudioContent] = []
+    for turn, message in enumerate(sample.messages):
+        for part in filter(_is_audio, message.content):
+            if sample.trains(turn):
+                return clips
+            clips.append(part)
+    return clips
+
+
 def text_problem(text: str) -> str | None:
     """Why ``text`` cannot stand in a conversation, and what would mend it; None if it can."""
     forged = [token for token in c.RESERVED_IN_TEXT if token in text]
@@ -83,6 +113,23 @@ def voice_clone_messages(
         Message("assistant", (target_audio,)),
     )
     return messages, len(messages) - 1
+
+
+def as_written_messages(
+    reference_text: str, reference_audio: AudioContent, target_text: str, target_audio: AudioContent
+) -> tuple[tuple[Message, ...], int]:
+    """The turns of the files that users train on as they are written: reference, instruction and target text at once.
+
+    Returns:
+        The messages, and the ``start_index`` of these files, which trains their one assistant turn, text and clip.
+    """
+    instruction = TextContent(AS_WRITTEN_INSTRUCTION + target_text)
+    messages = (
+        Message("system", (TextContent(AS_WRITTEN_SYSTEM_PROMPT),)),
+        Message("user", (TextContent(reference_text), reference_audio, instruction)),
+        Message("assistant", (TextContent(target_text), target_audio)),
+    )
+    return messages, 0
 
 
 def to_voice_clone(sample: ChatMLSample) -> tuple[ChatMLSample | None, list[str]]:
@@ -124,6 +171,15 @@ def to_voice_clone(sample: ChatMLSample) -> tuple[ChatMLSample | None, list[str]
         return None, problems
     messages, start_index = voice_clone_messages(reference_text.strip(), references[0][1], target_text, targets[0])
     return ChatMLSample(messages, start_index, sample.speaker, sample.misc), []
+
+
+def has_as_written_turns(sample: ChatMLSample) -> bool:
+    """Whether a sample's turns are those of :func:`as_written_messages`."""
+    clone, _ = to_voice_clone(sample)
+    if clone is None:
+        return False
+    reference_text, reference, text, target = (message.content[0] for message in clone.messages[1:])
+    return as_written_messages(reference_text.text, reference, text.text, target)[0] == sample.messages
 
 
 def _is_audio(part: TextContent | AudioContent) -> bool:

@@ -78,28 +78,9 @@ def test_the_label_counts_are_those_of_the_batches(demo: Path, tmp_path: Path) -
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 
-def test_memorises_four_clips_to_the_last_eos(demo: Path, tmp_path: Path) -> None:
+def test_memorises_four_clips_to_the_last_eos(memorised: ArabicVoiceCloningDistributedTrainer) -> None:
     """Greedy teacher-forced accuracy of every codebook is 100 %, eos included; the text is learnt too."""
-    records = json.loads((demo / "train_chatml_samples.json").read_text(encoding="utf-8"))
-    four = demo / "four.json"
-    four.write_text(json.dumps(records[::4]), encoding="utf-8")
-    subject = trainer(
-        demo,
-        tmp_path / "out",
-        data_path=four,
-        eval_data_path=None,
-        max_steps=80,
-        max_tokens_per_batch=2048,
-        learning_rate=5e-3,
-        lora_rank=64,
-        lora_alpha=64,
-        lora_dropout=0.0,
-        lora_targets=EVERY_GROUP,
-        logging_steps=80,
-        save_steps=80,
-    )
-    subject.train()
-    subject.model.eval()
+    subject = memorised
     batch = subject.collator([subject.train_dataset[i] for i in range(4)])
     with torch.no_grad():
         output = subject.model(**vars(batch), output_logits=True)

@@ -29,6 +29,7 @@ from boson_multimodal.audio_processing.codec_layouts import (
     original_config,
     original_tensors,
 )
+from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION, AS_WRITTEN_SYSTEM_PROMPT
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import LAYOUTS, ORIGINAL
@@ -36,8 +37,6 @@ from tools.demo_speech import SAMPLE_RATE, SENTENCES, VOICES, Voice, parts, spok
 
 N_CODEBOOKS, CODEBOOK_SIZE, CODEBOOK_DIM = 8, 1024, 16
 ACOUSTIC_DIM = SEMANTIC_DIM = 32
-SYSTEM_PROMPT = "You are a helpful assistant capable of generating speech in the voice of the provided reference audio."
-USER_PROMPT = "Please generate speech for given text in reference audio's voice: "
 SPLITS = {"train": ("amal", "badr", "dina", "faris"), "val": ("hana", "karim")}
 
 # Text for the tokenizer, beside the Arabic that is spoken.
@@ -74,10 +73,11 @@ def _chatml(voice: str, split: str, index: int, texts: list[str], seconds: list[
         url = f"clips/{voice}/{split}_{i:02d}.wav"
         return {"type": "audio", "audio_url": url, "raw_audio": "", "duration": seconds[i], "offset": None}
 
-    user = [{"type": "text", "text": texts[ref]}, audio(ref), {"type": "text", "text": USER_PROMPT + texts[index]}]
+    instruction = {"type": "text", "text": AS_WRITTEN_INSTRUCTION + texts[index]}
+    user = [{"type": "text", "text": texts[ref]}, audio(ref), instruction]
     return {
         "messages": [
-            {"role": "system", "content": SYSTEM_PROMPT},
+            {"role": "system", "content": AS_WRITTEN_SYSTEM_PROMPT},
             {"role": "user", "content": user},
             {"role": "assistant", "content": [{"type": "text", "text": texts[index]}, audio(index)]},
         ],
@@ -122,7 +122,7 @@ def build_tokenizer(model_dir: Path) -> dict[str, int]:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=N_ORDINARY_TOKENS, initial_alphabet=alphabet, show_progress=False)
-    prompts = ["system\n\n", "user\n\n", "assistant\n\n", SYSTEM_PROMPT, USER_PROMPT]
+    prompts = ["system\n\n", "user\n\n", "assistant\n\n", AS_WRITTEN_SYSTEM_PROMPT, AS_WRITTEN_INSTRUCTION]
     tokenizer.train_from_iterator([*spoken_sentences(), *prompts, *parts(ENGLISH_CORPUS)], trainer)
     size = tokenizer.get_vocab_size()
     if size != N_ORDINARY_TOKENS:

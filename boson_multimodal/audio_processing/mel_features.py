@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from boson_multimodal.audio_processing.clips import resampled_length
+from boson_multimodal.audio_processing.clips import Clip, read_waveform, resampled_length
 from boson_multimodal.model.higgs_audio.audio_tower import pooled_length
 from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAudioConfig
 
@@ -46,6 +46,17 @@ class ReferenceForm:
         chunk = self.chunk_seconds * MEL_SAMPLE_RATE
         lengths = [min(chunk, total - start) for start in range(0, total, chunk)]
         return [pooled_length(-(-length // MEL_HOP_SAMPLES)) for length in lengths]
+
+    def waveforms(self, clips: Sequence[Clip], is_reference: Sequence[bool]) -> list[Tensor] | None:
+        """(samples,) at ``MEL_SAMPLE_RATE`` of each reference, read now, and nothing of other clips; None: no features.
+
+        Raises:
+            InputError: if a clip cannot be read.
+        """
+        if self.chunk_seconds is None:
+            return None
+        pairs = zip(clips, is_reference, strict=True)
+        return [read_waveform(clip).resampled(MEL_SAMPLE_RATE) if wanted else torch.zeros(0) for clip, wanted in pairs]
 
 
 AS_CODES = ReferenceForm()
