@@ -11,7 +11,8 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 
 ADAPTER_FILE = "adapter_model.safetensors"
-"""PEFT's name for an adapter's weights."""
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+"""PEFT's names for an adapter's weights and settings."""
 
 TARGET_GROUPS = {
     "attention": r"layers\.\d+\.self_attn\.(q|k|v|o)_proj",
@@ -115,9 +116,7 @@ def check_adapter(adapter: Path, config: HiggsAudioLoRATrainingConfig) -> None:
     Raises:
         InputError: naming each difference, or that it is no adapter.
     """
-    missing = [name for name in ("adapter_config.json", ADAPTER_FILE) if not (adapter / name).is_file()]
-    if missing:
-        raise InputError(f"--init_adapter {adapter}: no {' and no '.join(missing)} in it; give an adapter's folder")
+    require_adapter_files(adapter, "--init_adapter")
     found, wanted = LoraConfig.from_pretrained(str(adapter)), config.to_peft()
     names = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
     differ = [
@@ -127,6 +126,13 @@ def check_adapter(adapter: Path, config: HiggsAudioLoRATrainingConfig) -> None:
     ]
     if differ:
         raise InputError(f"--init_adapter {adapter}: {'; '.join(differ)}; give the flags it was trained with")
+
+
+def require_adapter_files(adapter: Path, flag: str) -> None:
+    """Raise :class:`InputError` if a folder lacks a file of an adapter."""
+    missing = [name for name in (ADAPTER_CONFIG_FILE, ADAPTER_FILE) if not (adapter / name).is_file()]
+    if missing:
+        raise InputError(f"{flag} {adapter}: no {' and no '.join(missing)} in it; give an adapter's folder")
 
 
 def load_adapter(base: HiggsAudioModel, adapter: Path, config: HiggsAudioLoRATrainingConfig) -> PeftModel:
