@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from peft.utils.error import NoMatchingPeftModuleError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -139,7 +138,7 @@ def read_adapter(folder: Path, flag: str = "--adapter") -> Adapter:
     if kind != "LORA":
         raise InputError(f"{heading}: {ADAPTER_CONFIG_FILE} has peft_type {kind!r}; only LORA can be handed on")
     config = LoraConfig.from_pretrained(str(folder))
-    raise_if_any(f"{heading}: settings that cannot be handed on", _beyond_plain_lora(config))
+    raise_if_any(f"{heading}: settings that cannot be handed on", _beyond_plain_lora(config, content))
     offenders = [f"{name}: not named as a tensor of a LoRA adapter" for name in tensors if not _is_adapter_name(name)]
     offenders += [f"{name}: not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()]
     raise_if_any(f"{heading}: {ADAPTER_FILE}", offenders or ([] if tensors else ["holds no tensors"]))
@@ -161,8 +160,8 @@ def check_fit(adapter: Adapter, config: HiggsAudioConfig, heading: str) -> None:
     with torch.device("meta"):
         model = HiggsAudioModel(config)
     try:
-        wrapped = get_peft_model(model, copy.deepcopy(adapter.config))
-    except NoMatchingPeftModuleError as error:
+        wrapped = _wrap(model, adapter.config)
+    except ValueError as error:  # no module is named, or one that LoRA cannot adapt
         raise InputError(f"{heading}: {error}") from error
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     offenders = []
@@ -180,7 +179,7 @@ def check_fit(adapter: Adapter, config: HiggsAudioConfig, heading: str) -> None:
 
 def apply_adapter(base: HiggsAudioModel, adapter: Adapter) -> PeftModel:
     """Put an adapter that :func:`check_fit` accepts on the base; it computes in fp32, whatever type it is stored in."""
-    model = get_peft_model(base, copy.deepcopy(adapter.config))
+    model = _wrap(base, adapter.config)
     set_peft_model_state_dict(model, dict(adapter.tensors))
     return model.eval()
 
@@ -205,14 +204,22 @@ def merge_adapter(model: PeftModel, dtype: torch.dtype) -> HiggsAudioModel:
     return base
 
 
-def _beyond_plain_lora(config: LoraConfig) -> list[str]:
+def _wrap(base: HiggsAudioModel, config: LoraConfig) -> PeftModel:
+    """A fresh adapter on the base; the settings are copied, for PEFT writes into them."""
+    config = copy.deepcopy(config)
+    config.base_model_name_or_path = None  # PEFT warns of every base but the one that was trained on
+    return get_peft_model(base, config)
+
+
+def _beyond_plain_lora(config: LoraConfig, stored: dict[str, Any]) -> list[str]:
     """Settings that are not what they are by default, apart from those that this module reads or need not read."""
     usual = LoraConfig().to_dict()
-    known = {*READ_SETTINGS, *NEUTRAL_SETTINGS}
+    values = {**stored, **config.to_dict()}
+    read = {*READ_SETTINGS, *NEUTRAL_SETTINGS, "init_lora_weights", "peft_type"}
     offenders = [
         f"{name} is {value!r}, not {usual.get(name)!r}"
-        for name, value in config.to_dict().items()
-        if name not in known | {"init_lora_weights"} and value != usual.get(name)
+        for name, value in values.items()
+        if name not in read and value != usual.get(name)
     ]
     if config.init_lora_weights not in HARMLESS_INITIALISATIONS:
         offenders.append(f"init_lora_weights is {config.init_lora_weights!r}, which changes the base's weights")

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from boson_multimodal.checkpoints import is_hub_id
+from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
 from lora_config import ADAPTER_CONFIG_FILE
 from run_directory import METRICS_FILE, RUN_FILE, STATE_FILE
@@ -48,16 +49,24 @@ def read_facts(adapter: Path, run_folder: Path | None = None) -> dict[str, Any]:
     Args:
         adapter: a trainer's checkpoint, or a folder that holds such facts as its ``run.json``.
         run_folder: where ``metrics.jsonl`` lies; the folder around the checkpoint by default.
+
+    Raises:
+        InputError: if its ``run.json`` is not one.
     """
     if not (adapter / RUN_FILE).is_file():
         return {}
-    run = json.loads((adapter / RUN_FILE).read_text(encoding="utf-8"))
+    try:
+        run = json.loads((adapter / RUN_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{adapter / RUN_FILE}: not JSON ({error}); mend it, or take it away") from error
+    if not isinstance(run, dict) or not isinstance(run.get("flags"), dict):
+        raise InputError(f"{adapter / RUN_FILE}: says nothing of a training run; take it away")
     if "results" in run:
         return run
     settings = json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
     flags = {name: _told(name, value) for name, value in run["flags"].items() if name not in UNTOLD_FLAGS}
     if settings.get("revision") is None:  # the trainer's mark of a base that it read from a folder
-        flags["model_path"] = Path(flags["model_path"]).name
+        flags["model_path"] = Path(flags.get("model_path", "")).name
     for name, revision in REPOSITORY_FLAGS.items():
         if not is_hub_id(flags.get(name, "")):
             flags[revision] = None
@@ -112,12 +121,9 @@ def adapter_card(facts: dict[str, Any], settings: dict[str, Any], layout: str, n
         needs_text_head: whether transformers' class must be built with its text head.
     """
     base = _base(facts, settings)
-    about = "A LoRA adapter of Higgs Audio v2 for zero-shot Arabic voice cloning" + (
-        ", trained with a delay pattern on inputs and labels, every end of a clip learnt, and the reference voice left "
-        "out of the loss."
-        if facts
-        else "."
-    )
+    about = "A LoRA adapter of Higgs Audio v2 for zero-shot Arabic voice cloning."
+    if facts:
+        about += " It learnt to predict every codebook and the end of every clip; the reference voice has no loss."
     names = "as in Boson's original release" if layout == ORIGINAL else "as in transformers' class"
     about += f" Its tensors are named {names}."
     return "\n".join(
