@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -302,6 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Export, and say where it lies. Returns the exit status."""
     args = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     disable_progress_bar()
+    # PEFT still asks transformers by the older name.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         (export_adapter if args.adapter_only else export_merged)(args)
     except (InputError, VerificationError) as error:
