@@ -190,6 +190,18 @@ class ArabicVoiceCloningDataset(Dataset):
             digest.update(json.dumps([r.sample_id, r.input_ids, r.label_ids, r.keys]).encode())
         return digest.hexdigest()[:16]
 
+    def summary(self) -> dict[str, Any]:
+        """For people: the file's name, how many samples and distinct clips, and the hours of all these clips."""
+        clips = {f.key: f for r in self.records for f in r.facts}.values()
+        seconds = sum(f.frames / self.frames_per_second if f.frames else f.samples / f.sampling_rate for f in clips)
+        return {
+            "file": self.data_path.name,
+            "samples": len(self),
+            "dropped": self.num_dropped,
+            "clips": len(clips),
+            "hours": seconds / 3600,
+        }
+
     def encode_missing(self, load_codec: Callable[[], HiggsAudioTokenizer]) -> int:
         """Encode what the cache lacks, clips of equal length together, each rank its share; then take the lengths.
 

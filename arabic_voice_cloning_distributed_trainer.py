@@ -62,6 +62,7 @@ from lora_config import (
     load_adapter,
     load_base_model,
 )
+from model_card import write_checkpoint_card
 from run_directory import (
     TENSORBOARD_FOLDER,
     RunDirectory,
@@ -265,7 +266,9 @@ class ArabicVoiceCloningDistributedTrainer:
         return identity
 
     def _details(self) -> dict[str, Any]:
-        return {"flags": self._flags(), **environment(PROJECT_FOLDER)}
+        datasets = {"training": self.train_dataset, "evaluation": self.eval_dataset}
+        data = {part: dataset and dataset.summary() for part, dataset in datasets.items()}
+        return {"flags": self._flags(), "data": data, **environment(PROJECT_FOLDER)}
 
     def _encode(self, codec_folder: Path) -> None:
         for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
@@ -623,6 +626,7 @@ class ArabicVoiceCloningDistributedTrainer:
 
     def _write_weights(self, folder: Path) -> None:
         self.model.save_pretrained(folder, save_embedding_layers=False)
+        write_checkpoint_card(folder, self.run.folder)
         torch.save(self.optimizer.state_dict(), folder / OPTIMIZER_FILE)
 
     def _summary(self, step: int, total_steps: int, stopped_by: int | None) -> TrainingSummary:

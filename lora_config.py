@@ -118,7 +118,7 @@ def check_adapter(adapter: Path, config: HiggsAudioLoRATrainingConfig) -> None:
     Raises:
         InputError: naming each difference, or that it is no adapter.
     """
-    _check_adapter_files(adapter, "--init_adapter")
+    require_adapter_files(adapter, "--init_adapter")
     found, wanted = LoraConfig.from_pretrained(str(adapter)), config.to_peft()
     names = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
     differ = [
@@ -137,7 +137,7 @@ def check_adapter_fits(adapter: Path, model_config: HiggsAudioConfig) -> None:
         InputError: if it is no LoRA adapter or damaged, or naming each tensor that the model has no place for, that has
             another shape, or that is missing.
     """
-    _check_adapter_files(adapter, "--adapter")
+    require_adapter_files(adapter, "--adapter")
     try:
         settings = json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
         with safe_open(adapter / ADAPTER_FILE, "pt") as file:
@@ -163,7 +163,8 @@ def check_adapter_fits(adapter: Path, model_config: HiggsAudioConfig) -> None:
     raise_if_any(f"--adapter {adapter}: does not fit; give the model that it was trained on", sorted(problems))
 
 
-def _check_adapter_files(adapter: Path, flag: str) -> None:
+def require_adapter_files(adapter: Path, flag: str) -> None:
+    """Raise :class:`InputError` if a folder lacks a file of an adapter."""
     missing = [name for name in (ADAPTER_CONFIG_FILE, ADAPTER_FILE) if not (adapter / name).is_file()]
     if missing:
         raise InputError(f"{flag} {adapter}: no {' and no '.join(missing)} in it; give an adapter's folder")

@@ -3,7 +3,7 @@
     run.json                     what the run is: resolved flags, data fingerprints, versions, commit
     metrics.jsonl                one line per logged step and per evaluation
     tensorboard/                 the same, plotted
-    checkpoint-000120/           adapter_model.safetensors, adapter_config.json, run.json,
+    checkpoint-000120/           adapter_model.safetensors, adapter_config.json, README.md (its card), run.json,
                                  trainer_state.json, optimizer.pt
 
 A checkpoint is written under a temporary name and renamed, so each one that has its name is whole.
@@ -107,13 +107,13 @@ class RunDirectory:
         return found[-1] if found else None
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
-        """Let ``write`` fill a temporary folder, add the trainer's state, and rename it to the step's name."""
+        """Begin a temporary folder with both descriptions, let ``write`` fill it, and rename it to the step's name."""
         target = self.checkpoint_path(step)
         temporary = self.folder / f"{TEMPORARY_PREFIX}{target.name}"
         temporary.mkdir()
-        write(temporary)
         _write_json(temporary / RUN_FILE, {"identity": self.identity, **self.details})
         _write_json(temporary / STATE_FILE, state)
+        write(temporary)
         for path in temporary.iterdir():
             _sync(path)
         if target.exists():  # a run that went on from an earlier checkpoint comes by here again

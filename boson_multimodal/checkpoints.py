@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 
 from boson_multimodal.errors import InputError
 
-CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
+CHECKPOINT_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
 
 
 def resolve_checkpoint(
@@ -61,8 +61,14 @@ def read_config(folder: Path, shown: str) -> dict[str, Any]:
     return config
 
 
+def is_hub_id(path_or_id: str) -> bool:
+    """Whether a checkpoint's name is OWNER/NAME on the hub rather than a folder of this machine."""
+    is_path = path_or_id.startswith(("/", ".", "~")) or path_or_id.count("/") != 1
+    return not is_path and not Path(path_or_id).exists()
+
+
 def _fetch(path_or_id: str, revision: str | None, flag: str, needed: set[str]) -> Path:
-    if path_or_id.startswith(("/", ".", "~")) or path_or_id.count("/") != 1:
+    if not is_hub_id(path_or_id):
         raise InputError(f"{flag} {path_or_id}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME")
     try:
         patterns = sorted({*CHECKPOINT_FILES, *needed})
