@@ -272,8 +272,10 @@ def synthesize(flags: argparse.Namespace) -> int:
     cloner.check_lengths(requests, frames)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / ".written", b"")
+        (folder / ".written").unlink()
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
+        raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
     print(f"prompt_style {prompt_style}, {cloner.dtype} on {cloner.device}", file=sys.stderr)
     return report(make_outputs(cloner, requests, files, flags))
 
