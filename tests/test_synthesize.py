@@ -296,6 +296,20 @@ def test_one_call_speaks_and_a_seed_repeats_it(demo: Path, cloner: VoiceCloner) 
         cloner.speak(" ", *told[1:])
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_a_batch_draws_what_each_draws_alone(demo: Path, codec: HiggsAudioTokenizer, style: str) -> None:
+    """References of different lengths, in the user turn and in an earlier assistant turn; other bounds beside."""
+    settings = SpeechSettings(sampling=SamplingConfig(temperature=9.0), retries=0, slowest_letters_per_second=20.0)
+    subject = make_cloner(demo, prompt_style=style, settings=settings)
+    subject.codec = codec
+    requests, _ = read_manifest(demo / "val_chatml_samples.json", style)
+    together = {request.name: speech for request, speech in subject.speak_all(requests, 4)}
+    assert len({speech.pieces[0].codes.shape[1] for speech in together.values()}) > 1
+    for request in requests:
+        ((_, alone),) = subject.speak_all([request], 1)
+        assert torch.equal(alone.pieces[0].codes, together[request.name].pieces[0].codes)
+
+
 def test_bfloat16_on_cpu(demo: Path, memorised: ArabicVoiceCloningDistributedTrainer) -> None:
     """The whole path, adapter included: most frames of a memorised clip come out as in float32."""
     subject = make_cloner(demo, adapter=checkpoint_of(memorised), settings=GREEDY, torch_dtype="bfloat16")
