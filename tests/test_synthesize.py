@@ -1,6 +1,7 @@
 """Speech: the prompt is the head of a training sample, what was memorised is spoken, and files are what they say."""
 
 import json
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -295,6 +296,20 @@ def test_one_call_speaks_and_a_seed_repeats_it(demo: Path, cloner: VoiceCloner) 
         cloner.speak(" ", *told[1:])
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_a_batch_draws_what_each_draws_alone(demo: Path, codec: HiggsAudioTokenizer, style: str) -> None:
+    """References of different lengths, in the user turn and in an earlier assistant turn; other bounds beside."""
+    settings = SpeechSettings(sampling=SamplingConfig(temperature=9.0), retries=0, slowest_letters_per_second=20.0)
+    subject = make_cloner(demo, prompt_style=style, settings=settings)
+    subject.codec = codec
+    requests, _ = read_manifest(demo / "val_chatml_samples.json", style)
+    together = {request.name: speech for request, speech in subject.speak_all(requests, 4)}
+    assert len({speech.pieces[0].codes.shape[1] for speech in together.values()}) > 1
+    for request in requests:
+        ((_, alone),) = subject.speak_all([request], 1)
+        assert torch.equal(alone.pieces[0].codes, together[request.name].pieces[0].codes)
+
+
 def test_bfloat16_on_cpu(demo: Path, memorised: ArabicVoiceCloningDistributedTrainer) -> None:
     """The whole path, adapter included: most frames of a memorised clip come out as in float32."""
     subject = make_cloner(demo, adapter=checkpoint_of(memorised), settings=GREEDY, torch_dtype="bfloat16")
@@ -440,24 +455,28 @@ def test_only_what_is_missing_broken_or_changed_is_made(demo: Path, tmp_path: Pa
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
-def test_a_changed_reference_or_adapter_is_seen(
+def test_a_changed_reference_adapter_or_model_is_seen(
     demo: Path, memorised: ArabicVoiceCloningDistributedTrainer, tmp_path: Path, script: Script
 ) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(checkpoint_of(memorised), adapter)
+    model = tmp_path / "model"
+    shutil.copytree(demo / "model", model)
     voice, out = write_clip(tmp_path / "voice.wav", 1.0), tmp_path / "out.wav"
     words = ["--text", "نعم", "--reference", voice, "--reference_text", "لا", "--output", out, "--adapter", adapter]
     spoken = []
-    for change in range(4):
+    for change in range(5):
         if change == 2:
             write_clip(voice, 1.0, seed=1)
         if change == 3:
             tensors = load_file(adapter / "adapter_model.safetensors")
             save_file({name: tensor + 1 for name, tensor in tensors.items()}, adapter / "adapter_model.safetensors")
+        if change == 4:
+            os.utime(model / "model.safetensors", ns=(0, 0))
         script.seeds.clear()
-        assert tool.main(flags(demo, *words)) == 0
+        assert tool.main([*flags(demo, *words), "--model_path", str(model)]) == 0
         spoken.append(len(script.seeds))
-    assert spoken == [1, 0, 1, 1]
+    assert spoken == [1, 0, 1, 1, 1]
 
 
 def test_run_aways_are_reported_and_not_written(
@@ -596,6 +615,15 @@ def test_a_reference_longer_than_the_model_can_take(demo: Path, tmp_path: Path, 
     voice = write_clip(tmp_path / "voice.wav", 12.0)
     with pytest.raises(InputError, match=r"the text: .* may come to \d+ positions; the model takes 300"):
         subject.speak("نعم", voice, "لا")
+
+
+def test_a_folder_that_cannot_be_written_to(
+    demo: Path, tmp_path: Path, no_weights: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file")
+    words = flags(demo, "--manifest", manifest(demo, tmp_path, a="نعم"), "--output_dir", taken)
+    assert f"{taken}: cannot be written to" in errors(capsys, words)
 
 
 def test_a_device_that_cannot_be_used(demo: Path) -> None:

@@ -10,7 +10,7 @@ given again makes what is missing, cut short, or was made of something else.
 
 Long texts are cut at ends of sentences and spoken piece by piece. What does not end within the time that its text can
 plausibly take ran away: it is tried again with other seeds, then reported, and not written (--keep_runaways writes it
-as ID.runaway.wav). Exit status: 0 if all was spoken, 2 if something ran away, 1 for a wrong input.
+as ID.runaway.wav). Exit status: 0 if all was spoken, 3 if something ran away, 1 for a wrong input, 2 for an unknown flag.
 """
 
 import argparse
@@ -47,8 +47,8 @@ ONE_TEXT = ("text", "reference", "reference_text", "output")
 MANY_TEXTS = ("manifest", "output_dir")
 RECORD_SUFFIX = ".json"
 """Added to a WAV's name: what it was made of."""
-RAN_AWAY = 2
-"""Exit status when everything was tried and something did not end."""
+RAN_AWAY = 3
+"""Exit status when everything was tried and something did not end; 2 is argparse's."""
 
 
 class OutputFile:
@@ -272,8 +272,10 @@ def synthesize(flags: argparse.Namespace) -> int:
     cloner.check_lengths(requests, frames)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / ".written", b"")
+        (folder / ".written").unlink()
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror})") from error
+        raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
     print(f"prompt_style {prompt_style}, {cloner.dtype} on {cloner.device}", file=sys.stderr)
     return report(make_outputs(cloner, requests, files, flags))
 

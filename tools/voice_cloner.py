@@ -26,8 +26,10 @@ from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCol
 from boson_multimodal.audio_processing.clips import Clip, content_hash, read_waveform
 from boson_multimodal.audio_processing.code_cache import clip_key
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
+    CODEC_WEIGHTS,
     HiggsAudioTokenizer,
     codec_config,
+    codec_identity,
     load_higgs_audio_tokenizer,
 )
 from boson_multimodal.audio_processing.mel_features import ReferenceForm
@@ -165,7 +167,7 @@ class VoiceCloner:
             model_path, model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
         self.codec_folder = resolve_checkpoint(
-            audio_tokenizer_path, audio_tokenizer_revision, "--audio_tokenizer_path", ("*.safetensors",)
+            audio_tokenizer_path, audio_tokenizer_revision, "--audio_tokenizer_path", (CODEC_WEIGHTS,)
         )
         self.config = HiggsAudioConfig.from_pretrained(self.model_folder)
         self.tokenizer = AutoTokenizer.from_pretrained(self.model_folder)
@@ -259,9 +261,11 @@ class VoiceCloner:
     @cached_property
     def _checkpoints(self) -> dict[str, Any]:
         adapter = self.adapter and [folder_fingerprint(self.adapter), file_fingerprint(self.adapter / ADAPTER_FILE)]
+        # Merged models have weights of the same names and sizes; to read them all would take as long as to load them.
+        written = max(path.stat().st_mtime_ns for path in self.model_folder.glob("*.safetensors"))
         return {
-            "model": folder_fingerprint(self.model_folder),
-            "audio_tokenizer": folder_fingerprint(self.codec_folder),
+            "model": [folder_fingerprint(self.model_folder), str(self.model_folder.resolve()), written],
+            "audio_tokenizer": codec_identity(self.codec_folder),
             "adapter": adapter,
         }
 
