@@ -10,7 +10,8 @@ given again makes what is missing, cut short, or was made of something else.
 
 Long texts are cut at ends of sentences and spoken piece by piece. What does not end within the time that its text can
 plausibly take ran away: it is tried again with other seeds, then reported, and not written (--keep_runaways writes it
-as ID.runaway.wav). Exit status: 0 if all was spoken, 3 if something ran away, 1 for a wrong input, 2 for an unknown flag.
+as ID.runaway.wav). Exit status: 0 if all was spoken, 1 for a wrong input, 2 for an unknown flag, 3 if something ran
+away.
 """
 
 import argparse
