@@ -136,9 +136,9 @@ def read_adapter(folder: Path, flag: str = "--adapter") -> Adapter:
         raise InputError(f"{heading}: {ADAPTER_FILE} is damaged ({error}); fetch it again") from error
     kind = content.get("peft_type") if isinstance(content, dict) else None
     if kind != "LORA":
-        raise InputError(f"{heading}: {ADAPTER_CONFIG_FILE} has peft_type {kind!r}; only LORA can be handed on")
+        raise InputError(f"{heading}: {ADAPTER_CONFIG_FILE} has peft_type {kind!r}; it must be LORA")
     config = LoraConfig.from_pretrained(str(folder))
-    raise_if_any(f"{heading}: settings that cannot be handed on", _beyond_plain_lora(config, content))
+    raise_if_any(f"{heading}: settings beyond LoRA as it is trained here", _beyond_plain_lora(config, content))
     offenders = [f"{name}: not named as a tensor of a LoRA adapter" for name in tensors if not _is_adapter_name(name)]
     offenders += [f"{name}: not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()]
     raise_if_any(f"{heading}: {ADAPTER_FILE}", offenders or ([] if tensors else ["holds no tensors"]))

@@ -1,15 +1,13 @@
 """LoRA on Higgs Audio v2: which modules, with which settings."""
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors import SafetensorError, safe_open
+from peft import LoraConfig, PeftModel, get_peft_model
 
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -130,57 +128,11 @@ def check_adapter(adapter: Path, config: HiggsAudioLoRATrainingConfig) -> None:
         raise InputError(f"--init_adapter {adapter}: {'; '.join(differ)}; give the flags it was trained with")
 
 
-def check_adapter_fits(adapter: Path, model_config: HiggsAudioConfig) -> None:
-    """Whether a trained adapter (``--adapter``) belongs to a model of this configuration; loads no weight.
-
-    Raises:
-        InputError: if it is no LoRA adapter or damaged, or naming each tensor that the model has no place for, that has
-            another shape, or that is missing.
-    """
-    require_adapter_files(adapter, "--adapter")
-    try:
-        settings = json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-        with safe_open(adapter / ADAPTER_FILE, "pt") as file:
-            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (ValueError, SafetensorError) as error:
-        raise InputError(f"--adapter {adapter}: damaged ({error}); copy or train it again") from error
-    if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
-        raise InputError(f"--adapter {adapter}: {ADAPTER_CONFIG_FILE} is not that of a LoRA adapter")
-    try:
-        with torch.device("meta"):
-            model = PeftModel(HiggsAudioModel(model_config), LoraConfig.from_pretrained(str(adapter)))
-    except ValueError as error:  # no module of the name that it adapts
-        raise InputError(f"--adapter {adapter}: is not one of this model ({error})") from error
-    state = get_peft_model_state_dict(model, save_embedding_layers=False)
-    wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    problems = [f"{name}: missing" for name in wanted.keys() - found.keys()]
-    problems += [f"{name}: this model has no place for it" for name in found.keys() - wanted.keys()]
-    problems += [
-        f"{name}: has shape {found[name]}, this model takes {wanted[name]}"
-        for name in wanted.keys() & found.keys()
-        if found[name] != wanted[name]
-    ]
-    raise_if_any(f"--adapter {adapter}: does not fit; give the model that it was trained on", sorted(problems))
-
-
 def require_adapter_files(adapter: Path, flag: str) -> None:
     """Raise :class:`InputError` if a folder lacks a file of an adapter."""
     missing = [name for name in (ADAPTER_CONFIG_FILE, ADAPTER_FILE) if not (adapter / name).is_file()]
     if missing:
         raise InputError(f"{flag} {adapter}: no {' and no '.join(missing)} in it; give an adapter's folder")
-
-
-def load_speaking_model(
-    model_path: str | Path, adapter: Path | None, device: torch.device, torch_dtype: torch.dtype
-) -> HiggsAudioModel:
-    """The checkpoint in inference mode, with an adapter that :func:`check_adapter_fits` accepts on its layers.
-
-    The adapter is not merged: in bfloat16 that would round the sum of both weights.
-    """
-    base = load_base_model(model_path, {"": device}, torch_dtype, enable_gradient_checkpointing=False)
-    if adapter is not None:
-        base = PeftModel.from_pretrained(base, str(adapter)).get_base_model()
-    return base.eval()
 
 
 def load_adapter(base: HiggsAudioModel, adapter: Path, config: HiggsAudioLoRATrainingConfig) -> PeftModel:

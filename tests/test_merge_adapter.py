@@ -454,11 +454,11 @@ def test_an_adapter_whose_targets_the_model_lacks_is_refused(
 @pytest.mark.parametrize(
     ("tensors", "config", "message"),
     [
-        ({}, {"peft_type": "LOHA"}, "has peft_type 'LOHA'; only LORA can be handed on"),
+        ({}, {"peft_type": "LOHA"}, "has peft_type 'LOHA'; it must be LORA"),
         (
             {},
             {"bias": "all", "rank_pattern": {"q_proj": 3}, "init_lora_weights": "pissa", "of_a_later_peft": True},
-            r"cannot be handed on \(4\):\n  bias is 'all', not 'none'\n  rank_pattern is {'q_proj': 3}, not {}\n"
+            r"settings beyond LoRA as it is trained here \(4\):\n  bias is 'all', not 'none'\n  rank_pattern is {'q_proj': 3}, not {}\n"
             "  of_a_later_peft is True, not None\n"
             "  init_lora_weights is 'pissa', which changes the base's weights",
         ),

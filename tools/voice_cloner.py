@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
+from adapter_export import Adapter, apply_adapter, check_fit, read_adapter
 from arabic_voice_cloning_dataset import parse_record, read_json_records
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, ChatMLDatasetSample
 from boson_multimodal.audio_processing.clips import Clip, content_hash, read_waveform
@@ -39,9 +40,10 @@ from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
+from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig, codes_of_columns
-from lora_config import ADAPTER_FILE, check_adapter_fits, load_speaking_model
+from lora_config import ADAPTER_FILE, load_base_model
 from run_directory import RUN_FILE, file_fingerprint, folder_fingerprint
 from tools.speech_audio import join_pieces
 from tools.speech_requests import TEMPLATES, Piece, SpeechRequest, check_references, request_of_text, text_problems
@@ -126,6 +128,30 @@ class Speech:
         return [f"{piece.failure}: {piece.text!r}" for piece in self.pieces if piece.failure]
 
 
+def fitting_adapter(folder: Path, config: HiggsAudioConfig) -> Adapter:
+    """A trained adapter, in the names of either layout, that belongs to a model of this configuration.
+
+    Raises:
+        InputError: if it is no LoRA adapter or damaged, or naming each tensor that does not fit the model.
+    """
+    adapter = read_adapter(folder).in_layout(ORIGINAL)
+    check_fit(adapter, config, f"--adapter {folder}")
+    return adapter
+
+
+def load_speaking_model(
+    folder: Path, adapter: Adapter | None, device: torch.device, torch_dtype: torch.dtype
+) -> HiggsAudioModel:
+    """The checkpoint in inference mode, with an adapter on its layers.
+
+    The adapter is not merged: in bfloat16 that would round the sum of both weights.
+    """
+    base = load_base_model(folder, {"": device}, torch_dtype, enable_gradient_checkpointing=False)
+    if adapter is not None:
+        base = apply_adapter(base, adapter).get_base_model()
+    return base.eval()
+
+
 class VoiceCloner:
     """A model, perhaps an adapter on it, and the codec.
 
@@ -175,8 +201,7 @@ class VoiceCloner:
         self.frames_per_second = codec.frame_rate
         misfits = checkpoint_misfits(self.config, self.tokenizer, codec)
         raise_if_any(f"{self.model_folder}: tokenizer or codec do not fit", misfits + deafness(self.config))
-        if self.adapter is not None:
-            check_adapter_fits(self.adapter, self.config)
+        self._trained = None if self.adapter is None else fitting_adapter(self.adapter, self.config)
         if self.prompt_style == "as_written" and (warning := turns_warning(self.adapter)):
             print(f"warning: {warning}", file=sys.stderr)
         self.reference = ReferenceForm.of(self.config)
@@ -186,7 +211,7 @@ class VoiceCloner:
     @cached_property
     def model(self) -> HiggsAudioModel:
         """The model with its adapter; loaded when first used."""
-        return load_speaking_model(self.model_folder, self.adapter, self.device, self.dtype)
+        return load_speaking_model(self.model_folder, self._trained, self.device, self.dtype)
 
     @cached_property
     def codec(self) -> HiggsAudioTokenizer:
