@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from peft import get_peft_model
 from torch import Tensor
 
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel, generation
@@ -16,6 +17,7 @@ from boson_multimodal.model.higgs_audio.generation import (
     codes_of_columns,
     force_delay,
 )
+from lora_config import HiggsAudioLoRATrainingConfig
 from tests.goldens import GOLDEN_DIR, meta, needs_golden, tensors
 from tests.native_oracle import AUDIO_IN, AUDIO_OUT, tiny_config
 
@@ -161,6 +163,20 @@ def test_the_prompt_runs_once_and_each_head_only_where_it_is_needed(model: Higgs
     assert rows["layer"] == [(12 + 3 + 7) + 2 * 9 + 3 * 3, 3, 3, 3, 3, 3]
     assert rows["text_lm_head"] == []
     assert rows["audio_lm_head"] == [3] * 6
+
+
+def test_a_model_under_peft_generates(model: HiggsAudioModel) -> None:
+    prompt = random_prompts()[0]
+    plain = model.generate(**prompt, do_sample=False, max_new_tokens=12).audio_sequences[0]
+    wrapped = get_peft_model(model, HiggsAudioLoRATrainingConfig(lora_rank=4).to_peft()).eval()
+    fresh = wrapped.generate(**prompt, do_sample=False, max_new_tokens=12).audio_sequences[0]
+    assert torch.equal(fresh, plain), "a fresh adapter changes nothing"
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn_like(parameter))
+    adapted = wrapped.generate(**prompt, do_sample=False, max_new_tokens=12).audio_sequences[0]
+    assert not torch.equal(adapted, plain)
 
 
 # -- text mode --------------------------------------------------------------------------------------------------------

@@ -458,7 +458,8 @@ def test_an_adapter_whose_targets_the_model_lacks_is_refused(
         (
             {},
             {"bias": "all", "rank_pattern": {"q_proj": 3}, "init_lora_weights": "pissa", "of_a_later_peft": True},
-            r"settings beyond LoRA as it is trained here \(4\):\n  bias is 'all', not 'none'\n  rank_pattern is {'q_proj': 3}, not {}\n"
+            r"settings beyond LoRA as it is trained here \(4\):\n  bias is 'all', not 'none'"
+            r"\n  rank_pattern is {'q_proj': 3}, not {}\n"
             "  of_a_later_peft is True, not None\n"
             "  init_lora_weights is 'pissa', which changes the base's weights",
         ),
