@@ -37,7 +37,7 @@ def native_mixed_batch() -> dict[str, Tensor]:
     logits = native_logits(native_model(model), model.config, batch, output.expanded_input_ids, mask)
     return {
         **{f"weight.{name}": value.clone() for name, value in model.state_dict().items()},
-        **{f"in.{name}": value for name, value in vars(batch).items()},
+        **{f"in.{name}": value for name, value in vars(batch).items() if value is not None},
         "out.text_logits_valid": logits.text_BSV[mask.bool()],
         "out.audio_logits": logits.audio_CKV,
         "out.expanded_labels": output.expanded_labels,

@@ -150,4 +150,4 @@ def test_slots_without_codes_are_refused() -> None:
     with pytest.raises(ValueError, match="3 reference .* slots but code columns for 0 segments"):
         model(**batch)
     with pytest.raises(ValueError, match="no audio tower"):
-        model(**vars(mixed_batch(model)), audio_features=torch.zeros(1, 16, 100))
+        model(**{**vars(mixed_batch(model)), "audio_features": torch.zeros(1, 16, 100)})
