@@ -11,6 +11,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import TRANSFORMERS
 from tests.training_runs import trainer
 from tools import make_demo, merge_adapter, synthesize
+from tools.voice_cloner import style_of_adapter
 
 
 def test_load_train_speak_merge_and_speak_again(demo: Path, tmp_path: Path) -> None:
@@ -26,6 +27,7 @@ def test_load_train_speak_merge_and_speak_again(demo: Path, tmp_path: Path) -> N
     assert merge_adapter.main([*map(str, words), "--torch_dtype", "bfloat16"]) == 0
     assert {t.dtype for t in load_file(merged / "model.safetensors").values()} == {torch.bfloat16}
 
+    assert style_of_adapter(merged) == style_of_adapter(checkpoint) == "as_written"
     for name, model_words in (("adapter", [base, "--adapter", checkpoint]), ("merged", [merged])):
         output = tmp_path / f"{name}.wav"
         speech = ["--audio_tokenizer_path", demo / "audio_tokenizer", "--torch_dtype", "bfloat16", "--device", "cpu"]

@@ -189,11 +189,11 @@ def test_the_style_is_that_of_the_adapters_run(
     assert make_cloner(demo, adapter=adapter).prompt_style == "as_written"
     assert make_cloner(demo, adapter=adapter, prompt_style="voice_clone").prompt_style == "voice_clone"
     described = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
-    described["identity"]["flags"]["prompt_style"] = "voice_clone"
+    described["flags"]["prompt_style"] = "voice_clone"
     (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
     assert make_cloner(demo, adapter=adapter).prompt_style == "voice_clone"
     (adapter / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="does not say identity.flags.prompt_style"):
+    with pytest.raises(InputError, match="does not say flags.prompt_style"):
         make_cloner(demo, adapter=adapter)
     (adapter / "run.json").unlink()
     assert make_cloner(demo, adapter=adapter).prompt_style == "voice_clone"

@@ -251,7 +251,7 @@ def synthesize(flags: argparse.Namespace) -> int:
         slowest_letters_per_second=flags.slowest_letters_per_second,
     )
     adapter = None if flags.adapter is None else Path(flags.adapter).expanduser()
-    prompt_style = flags.prompt_style or style_of_adapter(adapter)
+    prompt_style = flags.prompt_style or style_of_adapter(adapter or Path(flags.model_path).expanduser())
     requests, problems = read_requests(flags, prompt_style)
     frames, unusable = check_references(requests)
     folder = Path(flags.output_dir or Path(flags.output).parent)

@@ -181,7 +181,7 @@ class VoiceCloner:
     ) -> None:
         self.settings = settings or SpeechSettings()
         self.adapter = None if adapter is None else Path(adapter).expanduser()
-        self.prompt_style = prompt_style or style_of_adapter(self.adapter)
+        self.prompt_style = prompt_style or style_of_adapter(self.adapter or Path(model_path).expanduser())
         if self.prompt_style not in TEMPLATES:
             raise InputError(f"prompt_style is {self.prompt_style!r}; it must be one of {list(TEMPLATES)}")
         if torch_dtype not in TORCH_DTYPES:
@@ -396,19 +396,19 @@ def _usable_device(device: torch.device | str) -> torch.device:
         raise InputError(f"--device {device}: cannot be used ({error})") from error
 
 
-def style_of_adapter(adapter: Path | None) -> str:
-    """The prompt style of the run that an adapter is from, as the ``run.json`` beside it says.
+def style_of_adapter(folder: Path) -> str:
+    """The prompt style of the run that an adapter, or a model it was merged into, is from: its ``run.json`` says it.
 
     Raises:
         InputError: if that file is not one of the trainer's.
     """
-    if adapter is None or not (adapter / RUN_FILE).is_file():
+    if not (folder / RUN_FILE).is_file():
         return STYLE_WITHOUT_RUN
     try:
-        return json.loads((adapter / RUN_FILE).read_text(encoding="utf-8"))["identity"]["flags"]["prompt_style"]
+        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["flags"]["prompt_style"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{adapter / RUN_FILE}: does not say identity.flags.prompt_style ({error}); give --prompt_style"
+            f"{folder / RUN_FILE}: does not say flags.prompt_style ({error}); give --prompt_style"
         ) from error
 
 
