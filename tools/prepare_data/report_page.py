@@ -121,22 +121,15 @@ class _Samples:
             who.append(f"<span class='soft'>speaker <bdi>{visible(str(speaker))}</bdi></span>")
         if seconds is not None:
             who.append(f"<span class='soft'>{seconds:.2f} s</span>")
-        parts = [f"<p class='who'>{''.join(who)}</p>", _text(sample.get("text"))]
-        players = [self._player(sample_id, sample, "Target", "audio", "", None)]
-        players.append(
-            self._player(sample_id, sample, "Reference", "reference", "reference_", sample.get("reference_text"))
-        )
-        if any(players):
-            parts.append(f"<div class='players'>{''.join(players)}</div>")
-        return f"<li>{''.join(parts)}</li>"
+        clips = self._clip(sample_id, sample, "Target", "audio", "")
+        clips += self._clip(sample_id, sample, "Reference", "reference", "reference_")
+        return f"<li><p class='who'>{''.join(who)}</p><div class='players'>{clips}</div></li>"
 
-    def _player(
-        self, sample_id: str, sample: Report, title: str, field: str, prefix: str, text: str | None
-    ) -> str:
-        """A player of one of a sample's clips; words instead where there is no clip to play."""
-        source = sample.get(field)
+    def _clip(self, sample_id: str, sample: Report, title: str, field: str, prefix: str) -> str:
+        """What is said in one of a sample's clips, and its player; words instead where there is no clip to play."""
+        source, text = sample.get(field), _text(sample.get(f"{prefix}text"))
         if not source:
-            return ""
+            return text
         address = self._address(source, sample.get(f"{prefix}offset"), sample.get(f"{prefix}seconds"))
         label = escape(f"{title} of {sample_id}")
         player = f'<audio controls preload="none" aria-label="{label}" src="{escape(address)}"></audio>'
@@ -144,7 +137,7 @@ class _Samples:
             player = "<p class='soft'>held by the record itself, and too long to be put into this page</p>"
         elif not source.startswith("data:") and not os.path.exists(source):
             player = f"<p class='soft'>not there: {visible(source)}</p>"
-        return f"<figure><figcaption>{title}</figcaption>{player}{_text(text)}</figure>"
+        return f"<figure><figcaption>{title}</figcaption>{player}{text}</figure>"
 
     def _address(self, source: str, offset: float | None, seconds: float | None) -> str:
         """What the player loads; empty for embedded audio that no longer fits the page."""

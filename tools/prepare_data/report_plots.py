@@ -67,7 +67,9 @@ def histogram(name: str, edges: Sequence[float], counts: Sequence[int]) -> str:
     if not total:
         return f'<figure class="card">{heading}<p class="soft">no values</p></figure>'
     filled = [i for i, count in enumerate(counts) if count]
-    caption = f"{number(total)} clips, from {number(edges[filled[0]])} to {number(edges[filled[-1] + 1])} {unit}".strip()
+    caption = (
+        f"{number(total)} clips, from {number(edges[filled[0]])} to {number(edges[filled[-1] + 1])} {unit}".strip()
+    )
     return (
         f'<figure class="card">{heading}<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(f"{title}: {caption}")}">{_axis(edges)}{_bars(edges, counts, unit)}</svg>'
