@@ -1,0 +1,94 @@
+"""Pictures of the example report that do not depend on the machine's fonts; run it to make the references anew.
+
+    python -m tests.report_pictures
+
+Every letter is drawn as the same box by a font made here, and players, which each Chromium draws in its own way, are
+hidden: what is left is the layout, the colours, the plots and the lines.
+"""
+
+import base64
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+
+from tests.chromium import PROGRAM, Browser
+from tests.report_example import example, write_clips
+from tools.prepare_data.report_page import write_page
+
+PICTURES = {"desktop_light": (1000, False, 0.25), "phone_dark": (390, True, 0.4)}
+"""Name -> window width in pixels, dark colours, scale of the picture."""
+FOLDER = Path(__file__).with_name("report_pictures")
+EM = 1000
+UNWRITTEN = "\u25b8\u25be \n\t\xa0"
+"""Characters that the browser adds to those of the page: the marks of what is closed and open, and spaces."""
+STYLE = """
+* { font-family: Boxes !important; font-synthesis: none; text-rendering: geometricPrecision; }
+* { content-visibility: visible !important; }
+audio { visibility: hidden; }
+"""
+
+
+def box_font(characters: str) -> bytes:
+    """A TrueType font with one glyph, a box of 0.45 by 0.6 em, for each of ``characters``."""
+    pen = TTGlyphPen(None)
+    pen.moveTo((40, 0))
+    for point in ((40, 600), (410, 600), (410, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    box = pen.glyph()
+    font = FontBuilder(EM)
+    font.setupGlyphOrder([".notdef", "box"])
+    font.setupCharacterMap({ord(character): "box" for character in characters})
+    font.setupGlyf({".notdef": box, "box": box})
+    font.setupHorizontalMetrics({".notdef": (450, 40), "box": (450, 40)})
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": "Boxes", "styleName": "Regular"})
+    font.setupOS2(sTypoAscender=800, sTypoDescender=-200, usWinAscent=800, usWinDescent=200)
+    font.setupPost()
+    file = io.BytesIO()
+    font.save(file)
+    return file.getvalue()
+
+
+def take(browser: Browser, page: Path, name: str) -> bytes:
+    """The PNG of one of ``PICTURES``."""
+    width, dark, scale = PICTURES[name]
+    browser.open(page, width, dark)
+    characters = "".join(sorted({c for c in browser.ask("document.documentElement.textContent") if c.isprintable()}))
+    font = base64.b64encode(box_font(characters + UNWRITTEN)).decode()
+    browser.ask(
+        f"""(async () => {{
+          const bytes = Uint8Array.from(atob("{font}"), letter => letter.charCodeAt(0));
+          document.fonts.add(await new FontFace("Boxes", bytes.buffer).load());
+          const style = document.createElement("style");
+          style.textContent = {json.dumps(STYLE)};
+          document.head.append(style);
+          await document.fonts.ready;
+        }})()"""
+    )
+    return browser.picture(scale)
+
+
+def main() -> int:
+    """Write the references. Returns the exit status."""
+    if PROGRAM is None:
+        print("error: no Chromium is installed", file=sys.stderr)
+        return 1
+    FOLDER.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        page = write_page(example(write_clips(Path(folder) / "clips")), Path(folder))
+        with Browser(Path(folder) / "profile") as browser:
+            for name in PICTURES:
+                path = FOLDER / f"{name}.png"
+                path.write_bytes(take(browser, page, name))
+                print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

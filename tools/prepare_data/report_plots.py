@@ -1,0 +1,166 @@
+"""The figures of the report: histograms as inline SVG, speakers as a table of bars, characters as a grid.
+
+All return HTML whose data is escaped; colours and sizes are those of ``report_page.html``.
+"""
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+WIDTH, HEIGHT = 320, 150
+"""Of a histogram, in units of its view box."""
+LEFT, RIGHT, TOP, BOTTOM = 8, 8, 16, 20
+"""Margins around its bars."""
+LEAST_BAR = 1.5
+"""Height of a bar of one clip among very many: an outlier is what one looks for."""
+TICKS = 5
+SPEAKERS_SHOWN = 30
+HISTOGRAMS = {
+    "target_seconds": ("Length of targets", "s"),
+    "reference_seconds": ("Length of references", "s"),
+    "pitch_hz": ("Pitch", "Hz"),
+    "characters_per_second": ("Characters per second", ""),
+    "peak_dbfs": ("Peak", "dBFS"),
+    "level_dbfs": ("Level", "dBFS"),
+    "silence_share": ("Share of silence", ""),
+}
+"""Name in report.json -> title and unit."""
+CHARACTER_GROUPS = {
+    "L": "Letters",
+    "M": "Diacritics and other marks",
+    "N": "Digits and numbers",
+    "P": "Punctuation",
+    "S": "Symbols",
+    "Z": "Spaces",
+    "C": "Invisible and unassigned",
+}
+"""First letter of the Unicode category -> heading."""
+
+
+def number(value: float) -> str:
+    """A number as people read it: ``12,345`` or ``3.25``."""
+    if not math.isfinite(value):
+        return str(value)
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def visible(text: str) -> str:
+    """``text`` as HTML, with control, format and unassigned characters and half surrogates shown by their numbers."""
+    parts = []
+    for character in text:
+        if unicodedata.category(character)[0] == "C" and character != "\n":
+            parts.append(f'<span class="code" dir="ltr">U+{ord(character):04X}</span>')
+        else:
+            parts.append(escape(character))
+    return "".join(parts)
+
+
+def histogram(name: str, edges: Sequence[float], counts: Sequence[int]) -> str:
+    """A figure of one distribution; ``edges`` has one value more than ``counts``."""
+    title, unit = HISTOGRAMS.get(name, (name.replace("_", " ").capitalize(), ""))
+    heading = f"<h3>{escape(title)}{f' ({escape(unit)})' if unit else ''}</h3>"
+    total = sum(counts)
+    if not total:
+        return f'<figure class="card">{heading}<p class="soft">no values</p></figure>'
+    filled = [i for i, count in enumerate(counts) if count]
+    caption = (
+        f"{number(total)} clips, from {number(edges[filled[0]])} to {number(edges[filled[-1] + 1])} {unit}".strip()
+    )
+    return (
+        f'<figure class="card">{heading}<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'aria-label="{escape(f"{title}: {caption}")}">{_axis(edges)}{_bars(edges, counts, unit)}</svg>'
+        f"<figcaption>{escape(caption)}; the tallest bar is {number(max(counts))}</figcaption></figure>"
+    )
+
+
+def _x(value: float, edges: Sequence[float]) -> float:
+    span = edges[-1] - edges[0]
+    return LEFT + (WIDTH - LEFT - RIGHT) * ((value - edges[0]) / span if span else 0.5)
+
+
+def _bars(edges: Sequence[float], counts: Sequence[int], unit: str) -> str:
+    height, highest, bars = HEIGHT - TOP - BOTTOM, max(counts), []
+    for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True):
+        if count:
+            bar = max(LEAST_BAR, height * count / highest)
+            x, width = _x(low, edges), max(1.0, _x(high, edges) - _x(low, edges) - 0.5)
+            tip = escape(f"{number(low)} to {number(high)} {unit}".strip() + f": {number(count)}")
+            shape = f'x="{x:.1f}" y="{HEIGHT - BOTTOM - bar:.1f}" width="{width:.1f}" height="{bar:.1f}"'
+            bars.append(f"<rect {shape}><title>{tip}</title></rect>")
+    return "".join(bars)
+
+
+def _axis(edges: Sequence[float]) -> str:
+    y = HEIGHT - BOTTOM
+    parts = [f'<line x1="{LEFT}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}"/>']
+    for tick in _ticks(edges[0], edges[-1]):
+        x = _x(tick, edges)
+        anchor = "start" if x < 2 * LEFT else "end" if x > WIDTH - 2 * RIGHT else "middle"
+        parts.append(f'<line x1="{x:.1f}" y1="{y}" x2="{x:.1f}" y2="{y + 4}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 4}" text-anchor="{anchor}">{number(tick)}</text>')
+    return "".join(parts)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About ``TICKS`` round numbers from ``low`` to ``high``."""
+    if high <= low:
+        return [low]
+    rough = (high - low) / TICKS
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 10) for i in range(first, last + 1)]
+
+
+def speakers_table(speakers: Sequence[dict[str, Any]]) -> str:
+    """Hours and clips of each speaker, the longest first, with bars; ``{"name", "hours", "clips"}`` each."""
+    ranked = sorted(speakers, key=lambda speaker: -speaker["hours"])
+    total = sum(speaker["hours"] for speaker in ranked) or 1.0
+    longest = ranked[0]["hours"] or 1.0
+    rows = [
+        f"<tr><th scope='row'><bdi>{visible(str(s['name']))}</bdi></th>"
+        f"<td class='track'><div style='width:{100 * s['hours'] / longest:.1f}%'></div></td>"
+        f"<td class='number'>{s['hours']:.2f}</td><td class='number'>{100 * s['hours'] / total:.1f} %</td>"
+        f"<td class='number'>{number(s['clips'])}</td></tr>"
+        for s in ranked[:SPEAKERS_SHOWN]
+    ]
+    rest = ranked[SPEAKERS_SHOWN:]
+    left_out = f"; {number(len(rest))} more hold {sum(s['hours'] for s in rest):.2f} h" if rest else ""
+    heads = "".join(f"<th scope='col' class='number'>{head}</th>" for head in ("Hours", "Share", "Clips"))
+    return (
+        f"<table class='speakers'><caption class='soft'>{number(len(ranked))} speakers{left_out}</caption>"
+        f"<thead><tr><th scope='col'>Speaker</th><td></td>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def characters_grid(characters: Sequence[dict[str, Any]]) -> str:
+    """What the texts are written with, by kind and the commonest first; ``{"character", "name", "count"}`` each."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for entry in sorted(characters, key=lambda entry: -entry["count"]):
+        category = unicodedata.category(entry["character"][:1] or " ")[0]
+        script = "Latin letters" if category == "L" and "LATIN" in entry["name"] else CHARACTER_GROUPS[category]
+        groups.setdefault(script, []).append(entry)
+    order = [*CHARACTER_GROUPS.values()]
+    order.insert(1, "Latin letters")
+    parts = []
+    for heading in (name for name in order if name in groups):
+        chips = "".join(
+            f"<li title='{escape(e['name'], quote=True)}'><bdi lang='ar'>{_shown(e['character'])}</bdi>"
+            f"<span class='soft'>{number(e['count'])}</span></li>"
+            for e in groups[heading]
+        )
+        parts.append(f"<p class='soft'>{heading} ({len(groups[heading])})</p><ul class='characters'>{chips}</ul>")
+    return "".join(parts)
+
+
+def _shown(character: str) -> str:
+    """A character that can be seen alone: marks on a dotted circle, spaces by their number."""
+    if unicodedata.category(character[:1] or " ")[0] == "M":
+        return f"&#x25CC;{escape(character)}"
+    if character.isspace():
+        return f'<span class="code" dir="ltr">U+{ord(character):04X}</span>'
+    return visible(character)

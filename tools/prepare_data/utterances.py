@@ -1,0 +1,140 @@
+"""What a collection of speech consists of, whatever its form: utterances, and why one cannot be used."""
+
+import io
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import soundfile
+from tqdm import tqdm
+
+from boson_multimodal.chatml import text_problem
+from boson_multimodal.errors import InputError
+
+READ_THREADS = 8
+ONE_SPEAKER = "one"
+"""Value of ``--speaker_from``: all of the collection is one voice."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Audio that a file of a data set holds itself.
+
+    Attributes:
+        path: an Arrow or Parquet file.
+        column: of the audio.
+        row: counted from 0 over the whole file.
+        name: of the file that it becomes.
+    """
+
+    path: Path
+    column: str
+    row: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One thing said by one speaker.
+
+    Attributes:
+        utterance_id: unique in the collection.
+        audio: the file it is in, or a cell of a data set.
+        offset, duration: its cut of that file, in seconds; None for the file's start and end.
+        where: the file and line that name it, for messages.
+        seconds: how long it is; 0 until :func:`measured`.
+    """
+
+    utterance_id: str
+    audio: Path | Cell
+    text: str
+    speaker: str
+    where: str
+    offset: float | None = None
+    duration: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass
+class Collection:
+    """What was read of a source.
+
+    Attributes:
+        form: one of the names of ``--format``.
+        problems: every reason why it cannot be used.
+    """
+
+    form: str
+    utterances: list[Utterance] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, utterance: Utterance) -> None:
+        """Take an utterance, its text on one line; a text or a speaker that is missing or wrong is a problem."""
+        text = " ".join(utterance.text.split())
+        if not text:
+            self.problems.append(f"{utterance.where}: the text is empty; write what is said, or remove the entry")
+        elif reason := text_problem(text):
+            self.problems.append(f"{utterance.where}: {reason}")
+        if not utterance.speaker.strip():
+            self.problems.append(f"{utterance.where}: no speaker is named; name one, or give --speaker_from one")
+        self.utterances.append(replace(utterance, text=text, speaker=utterance.speaker.strip()))
+
+    def check_ids(self) -> None:
+        """Note the ids that several utterances have."""
+        counts = Counter(u.utterance_id for u in self.utterances)
+        wheres: dict[str, list[str]] = {name: [] for name, count in counts.items() if count > 1}
+        for utterance in self.utterances:
+            if utterance.utterance_id in wheres:
+                wheres[utterance.utterance_id].append(utterance.where)
+        self.problems += [
+            f"{name}: {len(places)} utterances have this id ({', '.join(places[:3])}); keep one"
+            for name, places in wheres.items()
+        ]
+
+
+def seconds_of(audio: Path | bytes, name: str) -> float:
+    """Length of an audio file by its header.
+
+    Raises:
+        InputError: if it is missing, cannot be read, or is empty.
+    """
+    if isinstance(audio, Path) and not os.path.isfile(audio):
+        raise InputError(f"{name}: no such file")
+    try:
+        info = soundfile.info(io.BytesIO(audio) if isinstance(audio, bytes) else str(audio))
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:
+        raise InputError(f"{name}: not readable as audio ({error}); give WAV, FLAC, OGG or MP3") from error
+    if info.frames == 0:
+        raise InputError(f"{name}: empty audio")
+    return info.frames / info.samplerate
+
+
+def measured(collection: Collection) -> list[Utterance]:
+    """The utterances with their lengths; a file that is missing, unreadable or too short for its cut is a problem."""
+    files = list(dict.fromkeys(u.audio for u in collection.utterances if isinstance(u.audio, Path)))
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        lengths = dict(zip(files, tqdm(pool.map(_length, files), "reading lengths", len(files)), strict=True))
+    found = []
+    for utterance in collection.utterances:
+        length = lengths.get(utterance.audio, utterance.seconds)
+        if isinstance(length, str):
+            collection.problems.append(f"{utterance.where}: {length}")
+            continue
+        rest = length - (utterance.offset or 0.0)
+        seconds = rest if utterance.duration is None else min(rest, utterance.duration)
+        if seconds <= 0:
+            collection.problems.append(
+                f"{utterance.where}: begins at {utterance.offset:g} s of {utterance.audio}, which lasts {length:g} s"
+            )
+        found.append(replace(utterance, seconds=seconds))
+    return found
+
+
+def _length(path: Path) -> float | str:
+    """Seconds, or what is wrong."""
+    try:
+        return seconds_of(path, str(path))
+    except InputError as error:
+        return str(error)
