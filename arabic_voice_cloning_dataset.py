@@ -17,10 +17,11 @@ from transformers import PreTrainedTokenizerBase
 
 from arabic_text import TEXT_NORMALISATIONS
 from arabic_voice_cloning_training_collator import ChatMLDatasetSample
-from boson_multimodal.audio_processing.clips import Clip, content_hash, frames_of, read_waveform
+from boson_multimodal.audio_processing.clips import frames_of, read_waveform
 from boson_multimodal.audio_processing.code_cache import CodeCache, clip_key
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.mel_features import AS_CODES, TOKENS_AROUND_CHUNK, ReferenceForm
+from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.chatml import prepare_chatml_sample, text_problem, to_voice_clone
 from boson_multimodal.constants import AUDIO_IN, AUDIO_OUT
 from boson_multimodal.data_types import ChatMLSample, TextContent, parse_sample

@@ -16,7 +16,8 @@ from typing import Any
 
 from arabic_text import normalise_text
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
-from boson_multimodal.audio_processing.clips import Clip, frames_of, read_waveform
+from boson_multimodal.audio_processing.clips import frames_of, read_waveform
+from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import as_written_messages, clips_before_target, text_problem, voice_clone_messages
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent, ChatMLSample, TextContent

@@ -25,7 +25,7 @@ from adapter_export import Adapter, apply_adapter, check_fit, read_adapter
 from arabic_text import TEXT_NORMALISATIONS
 from arabic_voice_cloning_dataset import parse_record, read_json_records
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, ChatMLDatasetSample
-from boson_multimodal.audio_processing.clips import Clip, content_hash, read_waveform
+from boson_multimodal.audio_processing.clips import read_waveform
 from boson_multimodal.audio_processing.code_cache import clip_key
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
     CODEC_WEIGHTS,
@@ -35,6 +35,7 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
     load_higgs_audio_tokenizer,
 )
 from boson_multimodal.audio_processing.mel_features import ReferenceForm
+from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.chatml import has_as_written_turns, speech_prompt
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.constants import IGNORE_INDEX
