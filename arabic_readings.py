@@ -184,11 +184,11 @@ def _plain(digits: str, feminine_noun: bool = False, oblique: bool = False) -> s
         return digit_words(re.sub("[^0-9]", "", digits))
     if not decimals:
         return number_words(value, feminine_noun, oblique)
-    zeros = len(decimals) - len(decimals.lstrip("0"))
-    rest = decimals[zeros:]
-    spoken = (
-        digit_words(decimals) if len(rest) > 3 else " ".join(["صفر"] * zeros + [number_words(int(rest))] * bool(rest))
-    )
+    rest = decimals.lstrip("0")
+    if not rest or len(rest) > 3:
+        spoken = digit_words(decimals)
+    else:
+        spoken = " ".join(["صفر"] * (len(decimals) - len(rest)) + [number_words(int(rest))])
     return number_words(value, False, oblique) + POINT + spoken
 
 

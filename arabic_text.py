@@ -6,6 +6,7 @@ by a second call, and holds no Latin letter that was not there.
 
 import re
 import unicodedata
+from collections.abc import Callable
 from functools import cache
 
 from arabic_readings import ARABIC, LATIN, URL, is_foreign, read_aloud
@@ -86,14 +87,7 @@ def normalise_for_speech(text: str, digits: str = "spell") -> str:
     """
     if digits not in ("spell", "keep"):
         raise ValueError(f"digits is {digits!r}; it must be 'spell' or 'keep'")
-    text = _clean(text)
-    foreign = is_foreign(text.translate(FOREIGN_DIGITS))
-    parts, end = [], 0
-    for url in URL.finditer(text):
-        parts += [_sound(text[end : url.start()], digits, foreign), url[0]]
-        end = url.end()
-    parts.append(_sound(text[end:], digits, foreign))
-    return _tidy_spaces("".join(parts))
+    return _until_stable(lambda text: _normalise_once(text, digits), text)
 
 
 def normalise_for_scoring(text: str) -> str:
@@ -102,11 +96,7 @@ def normalise_for_scoring(text: str) -> str:
     Speech's form with digits spelt out, without marks and punctuation, and with one form each of alef, of hamza on its
     seats, of yeh and alef maqsura, of heh and taa marbuta; ASCII letters in lower case.
     """
-    while True:
-        scored = _score(text)
-        if scored == text:
-            return scored
-        text = scored
+    return _until_stable(_score_once, text)
 
 
 def diacritised_share(text: str) -> float | None:
@@ -153,6 +143,28 @@ def _odd_kind(character: str) -> str | None:
     return "unknown_characters" if is_letter and not known else None
 
 
+def _until_stable(change: Callable[[str], str], text: str) -> str:
+    """Change a text until nothing changes any more.
+
+    Once is enough but for knots of signs, where what is read sets free what stood beside it. It ends, for digits and
+    signs are only ever taken away, and a text without them is stable.
+    """
+    while (changed := change(text)) != text:
+        text = changed
+    return text
+
+
+def _normalise_once(text: str, digits: str) -> str:
+    text = _clean(text)
+    foreign = is_foreign(text.translate(FOREIGN_DIGITS))
+    parts, end = [], 0
+    for url in URL.finditer(text):
+        parts += [_sound(text[end : url.start()], digits, foreign), url[0]]
+        end = url.end()
+    parts.append(_sound(text[end:], digits, foreign))
+    return _tidy_spaces("".join(parts))
+
+
 def _clean(text: str) -> str:
     """Characters made plain: letters for presentation forms, one form of each mark, nothing invisible."""
     text = re.sub("\u06dd *[0-9٠-٩۰-۹]*", " ", text)  # the number of a verse is not recited
@@ -176,7 +188,7 @@ def _plain_character(character: str) -> str:
         return f" {LIGATURES[character]} "
     if character in PUNCTUATION:
         return PUNCTUATION[character]
-    if character == "\u066d" or character in PAUSE_MARKS:
+    if character in PAUSE_MARKS:
         return ""
     code, category = ord(character), unicodedata.category(character)
     if character in "\n\r\v\f\x85\u2028\u2029":
@@ -236,8 +248,8 @@ def _tidy_spaces(text: str) -> str:
     return re.sub(r" *\n[ \n]*", "\n", re.sub(" +", " ", text)).strip(" \n")
 
 
-def _score(text: str) -> str:
-    text = normalise_for_speech(text, "spell").translate(FOREIGN_DIGITS)
+def _score_once(text: str) -> str:
+    text = _normalise_once(text, "spell").translate(FOREIGN_DIGITS)
     text = re.sub(f"[{MARKS}]", "", text)
     text = re.sub("مائ(?=[ةت])", "مئ", text)
     text = text.translate(str.maketrans("أإآٱؤئىة", "اااا" + "وييه"))
