@@ -15,16 +15,19 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from arabic_text import TEXT_NORMALISATIONS
 from arabic_voice_cloning_training_collator import ChatMLDatasetSample
-from boson_multimodal.audio_processing.clips import Clip, content_hash, frames_of, read_waveform
+from boson_multimodal.audio_processing.clips import frames_of, read_waveform
 from boson_multimodal.audio_processing.code_cache import CodeCache, clip_key
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.mel_features import AS_CODES, TOKENS_AROUND_CHUNK, ReferenceForm
+from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.chatml import prepare_chatml_sample, text_problem, to_voice_clone
 from boson_multimodal.constants import AUDIO_IN, AUDIO_OUT
 from boson_multimodal.data_types import ChatMLSample, TextContent, parse_sample
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
+from sample_texts import normalise_sample
 
 PROMPT_STYLES = {
     "as_written": "keeps the turns of the file",
@@ -42,6 +45,7 @@ class ArabicVoiceCloningDatasetConfig:
 
     Attributes:
         prompt_style: ``as_written`` or ``voice_clone`` (see ``PROMPT_STYLES``).
+        text_normalisation: what is done to texts before they are tokenized (see ``TEXT_NORMALISATIONS``).
         code_cache_dir: folder of encoded clips; may be shared by runs.
         drop_invalid: leave out samples that are wrong, and count them, instead of stopping.
         max_positions_per_sample: longest sample, in sequence positions after audio is expanded.
@@ -54,6 +58,15 @@ class ArabicVoiceCloningDatasetConfig:
             "released model was shown to clone with (reference text, reference audio as an untrained assistant turn, "
             "target text, target audio).",
             "choices": list(PROMPT_STYLES),
+        },
+    )
+    text_normalisation: str = field(
+        default="none",
+        metadata={
+            "help": "none trains on texts as written, for only who wrote them knows how their digits were read; speech "
+            "normalises user and assistant texts and spells digits and signs out in Arabic, speech_keep_digits leaves "
+            "the digits (docs/arabic_text.md). Speech with the adapter follows it.",
+            "choices": list(TEXT_NORMALISATIONS),
         },
     )
     code_cache_dir: str = field(
@@ -73,6 +86,10 @@ class ArabicVoiceCloningDatasetConfig:
     def __post_init__(self) -> None:
         if self.prompt_style not in PROMPT_STYLES:
             raise InputError(f"prompt_style is {self.prompt_style!r}; it must be one of {list(PROMPT_STYLES)}")
+        if self.text_normalisation not in TEXT_NORMALISATIONS:
+            raise InputError(
+                f"text_normalisation is {self.text_normalisation!r}; it must be one of {list(TEXT_NORMALISATIONS)}"
+            )
         if self.max_positions_per_sample < 1:
             raise InputError(f"max_positions_per_sample is {self.max_positions_per_sample}; it must be at least 1")
 
@@ -157,7 +174,7 @@ class ArabicVoiceCloningDataset(Dataset):
         self.use_delay_pattern = use_delay_pattern
         self.frames_per_second = frames_per_second
         self.reference = reference
-        records = read_records(self.data_path, tokenizer, config.prompt_style)
+        records = read_records(self.data_path, tokenizer, config.prompt_style, config.text_normalisation)
         self._check_clips(records)
         self._check_limits(records, max_positions)
         self.records = [record for record in records if not record.problems]
@@ -314,7 +331,9 @@ class ArabicVoiceCloningDataset(Dataset):
         ]
 
 
-def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: str) -> list[Record]:
+def read_records(
+    path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: str, text_normalisation: str = "none"
+) -> list[Record]:
     """Parse and tokenize every record of a file; what is wrong with one is noted in it.
 
     Raises:
@@ -323,7 +342,7 @@ def read_records(path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: s
     records = []
     slots = tokenizer.convert_tokens_to_ids([AUDIO_IN, AUDIO_OUT])
     for number, raw in enumerate(read_json_records(path)):
-        sample, problems = parse_record(raw, prompt_style)
+        sample, problems = parse_record(raw, prompt_style, text_normalisation)
         record = Record(sample_id_of(raw, number), problems)
         records.append(record)
         if sample is None or problems:
@@ -341,11 +360,18 @@ def sample_id_of(raw: Any, number: int) -> str:
     return str((misc.get("sample_id") if isinstance(misc, dict) else None) or f"record {number}")
 
 
-def parse_record(raw: Any, prompt_style: str) -> tuple[ChatMLSample | None, list[str]]:
-    """The conversation of one JSON record in the given style, and every problem that makes it useless."""
+def parse_record(
+    raw: Any, prompt_style: str, text_normalisation: str = "none"
+) -> tuple[ChatMLSample | None, list[str]]:
+    """The conversation of one JSON record in the given form, and every problem that makes it useless."""
     sample, problems = parse_sample(raw)
     if sample is not None:
         problems = _content_problems(sample)
+    if sample is not None and not problems and text_normalisation != "none":
+        sample = normalise_sample(sample, text_normalisation)
+        problems = [
+            f"{problem}, after text_normalisation {text_normalisation}" for problem in _content_problems(sample)
+        ]
     if sample is not None and not problems and prompt_style == "voice_clone":
         sample, problems = to_voice_clone(sample)
     return sample, problems

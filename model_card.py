@@ -300,6 +300,9 @@ def _data_lines(facts: dict[str, Any]) -> list[str]:
     style = facts.get("flags", {}).get("prompt_style")
     if style:
         lines.append(f"- prompt_style: `{style}`; prompt it the same way")
+    normalisation = facts.get("flags", {}).get("text_normalisation", "none")
+    if normalisation != "none":
+        lines.append(f"- text_normalisation: `{normalisation}`; normalise what is to be spoken the same way")
     return lines
 
 

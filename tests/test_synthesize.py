@@ -647,7 +647,10 @@ def test_the_command_speaks_one_text(
     result = run([sys.executable, "-m", "tools.synthesize", *flags(demo, *words)])
     assert result.returncode == 0, result.stderr
     assert soundfile.info(out).frames == targets(memorised)[2].shape[1] * SAMPLES_PER_FRAME
-    assert "1 files" in result.stdout and "prompt_style as_written, torch.float32 on cpu" in result.stderr
+    assert (
+        "1 files" in result.stdout
+        and "prompt_style as_written, text_normalisation none, torch.float32 on cpu" in result.stderr
+    )
     assert "Warning" not in result.stderr
 
 

@@ -16,8 +16,9 @@ from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, ChatMLDatasetSample
-from boson_multimodal.audio_processing.clips import Clip, frames_of, read_waveform, resampled_length
+from boson_multimodal.audio_processing.clips import frames_of, read_waveform, resampled_length
 from boson_multimodal.audio_processing.mel_features import ReferenceForm, build_feature_extractor
+from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel

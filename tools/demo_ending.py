@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from boson_multimodal.audio_processing.clips import Clip
+from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import prepare_chatml_sample
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from arabic_text import normalise_text
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
-from boson_multimodal.audio_processing.clips import Clip, frames_of, read_waveform
+from boson_multimodal.audio_processing.clips import frames_of, read_waveform
+from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import as_written_messages, clips_before_target, text_problem, voice_clone_messages
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent, ChatMLSample, TextContent
@@ -74,8 +76,10 @@ def request_of_text(
     prompt_style: str,
     base_dir: Path = Path(),
     letters_per_piece: int = LETTERS_PER_PIECE,
+    text_normalisation: str = "none",
 ) -> SpeechRequest:
     """Ask for a text in a reference's voice; a long one in pieces (``cut_text``), each after the same reference."""
+    text, reference_text = (normalise_text(words, text_normalisation) for words in (text, reference_text))
     pieces = []
     for words in cut_text(text, letters_per_piece):
         messages, start = TEMPLATES[prompt_style](reference_text.strip(), reference, words, AudioContent())
@@ -84,7 +88,7 @@ def request_of_text(
 
 
 def read_manifest(
-    path: Path, prompt_style: str, letters_per_piece: int = LETTERS_PER_PIECE
+    path: Path, prompt_style: str, letters_per_piece: int = LETTERS_PER_PIECE, text_normalisation: str = "none"
 ) -> tuple[list[SpeechRequest], list[str]]:
     """The requests of a manifest, and every problem with its entries.
 
@@ -98,13 +102,13 @@ def read_manifest(
         request: SpeechRequest | None = None
         if isinstance(raw, dict) and "messages" in raw:
             name = sample_id_of(raw, number)
-            request, found = _request_of_record(raw, name, prompt_style, path.parent)
+            request, found = _request_of_record(raw, name, prompt_style, path.parent, text_normalisation)
         else:
-            name, found = _entry_problems(raw, number)
+            name, found = _entry_problems(raw, number, text_normalisation)
             if not found:
                 reference = AudioContent(audio_url=raw["reference"], where="reference")
                 told = raw["text"], reference, raw["reference_text"]
-                request = request_of_text(name, *told, prompt_style, path.parent, letters_per_piece)
+                request = request_of_text(name, *told, prompt_style, path.parent, letters_per_piece, text_normalisation)
         if name in names:
             found.append("id: another entry has it; each names a file of its own")
         names.add(name)
@@ -114,11 +118,12 @@ def read_manifest(
     return requests, problems
 
 
-def text_problems(text: str, field: str) -> list[str]:
+def text_problems(text: str, field: str, text_normalisation: str = "none") -> list[str]:
     """Why a text cannot be spoken, or stand for what a reference says."""
-    if not has_words(text):
+    normalised = normalise_text(text, text_normalisation)
+    if not has_words(text) or not has_words(normalised):
         return [f"{field}: {text!r} has no words; say what is spoken"]
-    reason = text_problem(text)
+    reason = text_problem(text) or text_problem(normalised)
     return [f"{field}: {reason}"] if reason else []
 
 
@@ -167,9 +172,9 @@ def _warn_of_lengths(frames: dict[Clip, int]) -> None:
 
 
 def _request_of_record(
-    raw: dict[str, Any], name: str, prompt_style: str, base_dir: Path
+    raw: dict[str, Any], name: str, prompt_style: str, base_dir: Path, text_normalisation: str
 ) -> tuple[SpeechRequest | None, list[str]]:
-    sample, problems = parse_record(raw, prompt_style)
+    sample, problems = parse_record(raw, prompt_style, text_normalisation)
     if sample is None or problems:
         return None, problems
     trained = [m for turn, m in enumerate(sample.messages) if sample.trains(turn)]
@@ -190,7 +195,7 @@ def _target_text(sample: ChatMLSample) -> str:
     return transcript if isinstance(transcript, str) and transcript else next(t[-1] for t in reversed(texts) if t)
 
 
-def _entry_problems(raw: Any, number: int) -> tuple[str, list[str]]:
+def _entry_problems(raw: Any, number: int, text_normalisation: str) -> tuple[str, list[str]]:
     """The id of an entry, or its number in the list; and what is wrong with its fields."""
     if not isinstance(raw, dict):
         return f"entry {number}", [f"is {type(raw).__name__}; it must be an object with {list(ENTRY_KEYS)}"]
@@ -200,7 +205,7 @@ def _entry_problems(raw: Any, number: int) -> tuple[str, list[str]]:
             found = f"{raw[key]!r}; it must be a string that is not empty" if key in raw else "missing"
             problems.append(f"{key}: {found}")
         elif key in ("text", "reference_text"):
-            problems += text_problems(raw[key], key)
+            problems += text_problems(raw[key], key, text_normalisation)
     name = raw.get("id")
     return name if isinstance(name, str) and name else f"entry {number}", problems
 

@@ -27,6 +27,7 @@ import torch
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
+from arabic_text import TEXT_NORMALISATIONS
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
@@ -41,7 +42,7 @@ from tools.speech_requests import (
     text_problems,
 )
 from tools.speech_text import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND
-from tools.voice_cloner import Speech, SpeechSettings, VoiceCloner, style_of_adapter
+from tools.voice_cloner import Speech, SpeechSettings, VoiceCloner, normalisation_of_adapter, style_of_adapter
 from training_config import AUDIO_TOKENIZER_REVISION, MODEL_REVISION, TORCH_DTYPES
 
 ONE_TEXT = ("text", "reference", "reference_text", "output")
@@ -140,6 +141,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=list(TEMPLATES),
         help="Turns of the prompt; by default those that the adapter was trained with, voice_clone without an adapter.",
     )
+    add(
+        "--text_normalisation",
+        choices=list(TEXT_NORMALISATIONS),
+        help="What is done to texts; by default what was done to those the adapter was trained on, none without one.",
+    )
     add("--text", help="What to say.")
     add("--reference", help="Clip of the voice, best of 3 to 10 s.")
     add("--reference_text", help="What is said in it.")
@@ -184,14 +190,16 @@ def _flag_problems(flags: argparse.Namespace) -> list[str]:
     return problems
 
 
-def read_requests(flags: argparse.Namespace, prompt_style: str) -> tuple[list[SpeechRequest], list[str]]:
+def read_requests(flags: argparse.Namespace, prompt_style: str, how: str) -> tuple[list[SpeechRequest], list[str]]:
     """What the flags ask to be spoken, and every problem with the texts."""
     if flags.manifest is not None:
-        return read_manifest(Path(flags.manifest), prompt_style, flags.letters_per_piece)
-    problems = [*text_problems(flags.text, "--text"), *text_problems(flags.reference_text, "--reference_text")]
+        return read_manifest(Path(flags.manifest), prompt_style, flags.letters_per_piece, how)
+    problems = text_problems(flags.text, "--text", how)
+    problems += text_problems(flags.reference_text, "--reference_text", how)
     told = flags.text, AudioContent(audio_url=flags.reference, where="--reference"), flags.reference_text
     name = Path(flags.output).stem
-    return [request_of_text(name, *told, prompt_style, letters_per_piece=flags.letters_per_piece)], problems
+    settings = {"letters_per_piece": flags.letters_per_piece, "text_normalisation": how}
+    return [request_of_text(name, *told, prompt_style, **settings)], problems
 
 
 def make_outputs(
@@ -251,8 +259,10 @@ def synthesize(flags: argparse.Namespace) -> int:
         slowest_letters_per_second=flags.slowest_letters_per_second,
     )
     adapter = None if flags.adapter is None else Path(flags.adapter).expanduser()
-    prompt_style = flags.prompt_style or style_of_adapter(adapter or Path(flags.model_path).expanduser())
-    requests, problems = read_requests(flags, prompt_style)
+    trained = adapter or Path(flags.model_path).expanduser()
+    prompt_style = flags.prompt_style or style_of_adapter(trained)
+    text_normalisation = flags.text_normalisation or normalisation_of_adapter(trained)
+    requests, problems = read_requests(flags, prompt_style, text_normalisation)
     frames, unusable = check_references(requests)
     folder = Path(flags.output_dir or Path(flags.output).parent)
     paths = {r.name: folder / f"{r.name}.wav" if flags.output is None else Path(flags.output) for r in requests}
@@ -266,6 +276,7 @@ def synthesize(flags: argparse.Namespace) -> int:
         audio_tokenizer_revision=flags.audio_tokenizer_revision,
         adapter=adapter,
         prompt_style=prompt_style,
+        text_normalisation=text_normalisation,
         torch_dtype=flags.torch_dtype,
         device=flags.device,
         settings=settings,
@@ -277,7 +288,8 @@ def synthesize(flags: argparse.Namespace) -> int:
         (folder / ".written").unlink()
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
-    print(f"prompt_style {prompt_style}, {cloner.dtype} on {cloner.device}", file=sys.stderr)
+    done = f"prompt_style {prompt_style}, text_normalisation {text_normalisation}"
+    print(f"{done}, {cloner.dtype} on {cloner.device}", file=sys.stderr)
     return report(make_outputs(cloner, requests, files, flags))
 
 

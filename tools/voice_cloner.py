@@ -22,9 +22,10 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from adapter_export import Adapter, apply_adapter, check_fit, read_adapter
+from arabic_text import TEXT_NORMALISATIONS
 from arabic_voice_cloning_dataset import parse_record, read_json_records
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, ChatMLDatasetSample
-from boson_multimodal.audio_processing.clips import Clip, content_hash, read_waveform
+from boson_multimodal.audio_processing.clips import read_waveform
 from boson_multimodal.audio_processing.code_cache import clip_key
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
     CODEC_WEIGHTS,
@@ -34,6 +35,7 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
     load_higgs_audio_tokenizer,
 )
 from boson_multimodal.audio_processing.mel_features import ReferenceForm
+from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.chatml import has_as_written_turns, speech_prompt
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.constants import IGNORE_INDEX
@@ -159,6 +161,7 @@ class VoiceCloner:
         model_path, model_revision, audio_tokenizer_path, audio_tokenizer_revision, torch_dtype: as the trainer's flags.
         adapter: folder of a trained adapter.
         prompt_style: ``as_written`` or ``voice_clone``; None is that of the run which the adapter is from.
+        text_normalisation: what is done to texts (``TEXT_NORMALISATIONS``); None is what that run did.
         device: by default the GPU if there is one.
         settings: how speech is drawn.
 
@@ -175,15 +178,21 @@ class VoiceCloner:
         audio_tokenizer_revision: str = AUDIO_TOKENIZER_REVISION,
         adapter: str | Path | None = None,
         prompt_style: str | None = None,
+        text_normalisation: str | None = None,
         torch_dtype: str = "auto",
         device: torch.device | str | None = None,
         settings: SpeechSettings | None = None,
     ) -> None:
         self.settings = settings or SpeechSettings()
         self.adapter = None if adapter is None else Path(adapter).expanduser()
-        self.prompt_style = prompt_style or style_of_adapter(self.adapter or Path(model_path).expanduser())
+        trained = self.adapter or Path(model_path).expanduser()
+        self.prompt_style = prompt_style or style_of_adapter(trained)
         if self.prompt_style not in TEMPLATES:
             raise InputError(f"prompt_style is {self.prompt_style!r}; it must be one of {list(TEMPLATES)}")
+        self.text_normalisation = text_normalisation or normalisation_of_adapter(trained)
+        if self.text_normalisation not in TEXT_NORMALISATIONS:
+            found = f"text_normalisation is {self.text_normalisation!r}"
+            raise InputError(f"{found}; it must be one of {list(TEXT_NORMALISATIONS)}")
         if torch_dtype not in TORCH_DTYPES:
             raise InputError(f"torch_dtype is {torch_dtype!r}; it must be one of {list(TORCH_DTYPES)}")
         self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -228,10 +237,11 @@ class VoiceCloner:
         Raises:
             InputError: if a text cannot be spoken, or the reference cannot be used.
         """
-        problems = [*text_problems(text, "text"), *text_problems(reference_text, "reference_text")]
+        how = self.text_normalisation
+        problems = [*text_problems(text, "text", how), *text_problems(reference_text, "reference_text", how)]
         audio = AudioContent(audio_url=str(reference), where="reference")
         told = text, audio, reference_text, self.prompt_style
-        request = request_of_text("the text", *told, letters_per_piece=letters_per_piece)
+        request = request_of_text("the text", *told, letters_per_piece=letters_per_piece, text_normalisation=how)
         frames, unusable = check_references([request])
         raise_if_any("cannot be spoken", problems + unusable)
         self.check_lengths([request], frames)
@@ -402,14 +412,30 @@ def style_of_adapter(folder: Path) -> str:
     Raises:
         InputError: if that file is not one of the trainer's.
     """
+    flags = _flags_of_run(folder, "prompt_style")
+    return STYLE_WITHOUT_RUN if flags is None else flags["prompt_style"]
+
+
+def normalisation_of_adapter(folder: Path) -> str:
+    """What the run that an adapter, or a merged model, is from did to texts; ``none`` for runs older than the flag.
+
+    Raises:
+        InputError: if the ``run.json`` in it is not one of the trainer's.
+    """
+    return (_flags_of_run(folder, None) or {}).get("text_normalisation", "none")
+
+
+def _flags_of_run(folder: Path, needed: str | None) -> dict[str, Any] | None:
+    """The flags of the run that a folder is from; None if nothing says which it was."""
     if not (folder / RUN_FILE).is_file():
-        return STYLE_WITHOUT_RUN
+        return None
+    field = "flags" + (f".{needed}" if needed else "")
     try:
-        return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["flags"]["prompt_style"]
+        flags = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["flags"]
+        return flags if needed is None else {**flags, needed: flags[needed]}
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder / RUN_FILE}: does not say flags.prompt_style ({error}); give --prompt_style"
-        ) from error
+        advice = f"give --{needed or 'text_normalisation'}"
+        raise InputError(f"{folder / RUN_FILE}: does not say {field} ({error}); {advice}") from error
 
 
 def turns_warning(adapter: Path | None) -> str | None:

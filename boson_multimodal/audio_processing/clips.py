@@ -1,20 +1,15 @@
-"""Audio clips on disk: reading a cut of a file as a mono waveform, and its identity by content."""
+"""Audio clips as mono waveforms: reading them, and how long they are for the codec."""
 
-import hashlib
-import io
 import math
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 import torchaudio
 from torch import Tensor
 
+from boson_multimodal.audio_processing.sound_files import Clip, read_samples
 from boson_multimodal.constants import CODEC_SAMPLE_RATE
-from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError
 
 LARGEST_RESAMPLING_KERNEL = 10**8
@@ -26,34 +21,6 @@ SEMANTIC_WINDOW_SAMPLES = 400
 """Samples that HuBERT's convolutions see at once."""
 SEMANTIC_PADDING_SAMPLES = 2 * 160
 """Zeros that the codec puts around the wave for it."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One cut of one audio file.
-
-    Attributes:
-        source: the file's path, or its bytes where the record held them.
-        offset: seconds skipped at its start.
-        duration: seconds kept at most; None keeps the rest.
-    """
-
-    source: Path | bytes
-    offset: float
-    duration: float | None
-
-    @classmethod
-    def of(cls, content: AudioContent, base_dir: Path) -> "Clip":
-        """The clip that a record names; relative paths are relative to ``base_dir``."""
-        source: Path | bytes = content.raw_audio or b""
-        if content.audio_url:
-            source = base_dir / os.path.expanduser(content.audio_url)  # leaves ~nobody as it is; Path's raises
-        return cls(source, float(content.offset or 0.0), None if content.duration is None else float(content.duration))
-
-    @property
-    def name(self) -> str:
-        """What messages call it."""
-        return f"{len(self.source)} bytes" if isinstance(self.source, bytes) else str(self.source)
 
 
 @dataclass(frozen=True)
@@ -79,43 +46,13 @@ def resampled_length(samples: int, sampling_rate: int, new_rate: int) -> int:
     return samples if sampling_rate == new_rate else math.ceil(np.float32(quotient))
 
 
-def content_hash(source: Path | bytes) -> str:
-    """SHA-256 of the encoded file.
-
-    Raises:
-        InputError: if the file is missing or cannot be opened.
-    """
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    try:
-        with source.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise InputError(f"{source}: no such file; paths are absolute or relative to the JSON file") from error
-    except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror}); give an audio file") from error
-    except ValueError as error:  # a null byte, or half a surrogate pair
-        raise InputError(f"{str(source)!r}: not a path ({error}); give an audio file") from error
-
-
 def read_waveform(clip: Clip) -> Waveform:
     """Read a clip, any rate and channel count, as mono.
 
     Raises:
         InputError: if it cannot be decoded, is empty, has an unusual rate, or holds NaN or infinite samples.
     """
-    source = io.BytesIO(clip.source) if isinstance(clip.source, bytes) else clip.source
-    try:
-        with soundfile.SoundFile(source) as file:
-            rate = file.samplerate
-            file.seek(round(min(clip.offset * rate, file.frames)))
-            wanted = -1 if clip.duration is None else max(1, round(min(clip.duration * rate, file.frames)))
-            samples = file.read(wanted, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: a .raw file, which names no rate
-        raise InputError(f"{clip.name}: not readable as audio ({error}); give WAV, FLAC, OGG or MP3") from error
-    if samples.shape[0] == 0:
-        cut = f" after an offset of {clip.offset:g} s" if clip.offset else ""
-        raise InputError(f"{clip.name}: empty audio{cut}; a clip needs at least one sample")
+    samples, rate = read_samples(clip)
     common = math.gcd(rate, CODEC_SAMPLE_RATE)
     if (rate // common) * (CODEC_SAMPLE_RATE // common) > LARGEST_RESAMPLING_KERNEL:
         raise InputError(f"{clip.name}: {rate} samples per second is no usual rate; convert it to 24000 or 48000")

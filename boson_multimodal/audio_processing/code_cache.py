@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from boson_multimodal.audio_processing.clips import Clip
+from boson_multimodal.audio_processing.sound_files import Clip
 
 DAMAGED = (ValueError, EOFError, TypeError, TokenError, BadZipFile)
 """What numpy raises for a file that is cut short or not one of its own, by where the damage lies."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor
 
-from boson_multimodal.audio_processing.clips import Clip, read_waveform, resampled_length
+from boson_multimodal.audio_processing.clips import read_waveform, resampled_length
+from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.model.higgs_audio.audio_tower import pooled_length
 from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAudioConfig
 
