@@ -1,0 +1,57 @@
+"""Data for training: what is wrong with it, and how it is made.
+
+    python -m tools.prepare_data encode FILE.json
+
+Each verb has its own --help. Exit status: 0 if all is well, 1 for a wrong input or, of check, for data with errors, 2
+for an unknown flag.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from boson_multimodal.errors import InputError
+from tools.prepare_data import encode
+
+VERBS = {"encode": encode}
+"""Modules by name; each has ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is its help."""
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells have it."""
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The verb and its flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.prepare_data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, module in VERBS.items():
+        verb = verbs.add_parser(
+            name,
+            help=module.__doc__.splitlines()[0],
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        module.add_arguments(verb)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program. Returns its exit status."""
+    flags = parse_arguments(arguments)
+    try:
+        return VERBS[flags.verb].run(flags)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
