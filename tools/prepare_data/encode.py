@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig, parse_record, read_json_records, sample_id_of
 from boson_multimodal.audio_processing.clip_encoding import ClipFacts, ClipUse, check_clips, encode_clips
@@ -71,6 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Run the verb. Returns its exit status."""
     local_rank = join_process_group()
+    if rank() > 0:
+        disable_progress_bar()
     try:
         summary = encode_files(
             flags.files,
