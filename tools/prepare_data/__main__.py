@@ -1,6 +1,7 @@
 """Data for training: what is wrong with it, and how it is made.
 
     python -m tools.prepare_data build SOURCE --output_dir DIR
+    python -m tools.prepare_data encode FILE.json
 
 Each verb has its own --help. Exit status: 0 if all is well, 1 for a wrong input, 2 for an unknown flag.
 """
@@ -10,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from boson_multimodal.errors import InputError
-from tools.prepare_data import build
+from tools.prepare_data import build, encode
 
-VERBS = {"build": build}
+VERBS = {"build": build, "encode": encode}
 """Modules by name; each has ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is its help."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
