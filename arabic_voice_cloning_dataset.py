@@ -4,24 +4,23 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed as dist
 from torch.utils.data import Dataset
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from arabic_text import TEXT_NORMALISATIONS
 from arabic_voice_cloning_training_collator import ChatMLDatasetSample
-from boson_multimodal.audio_processing.clips import frames_of, read_waveform
-from boson_multimodal.audio_processing.code_cache import CodeCache, clip_key
+from boson_multimodal.audio_processing.clip_encoding import ClipFacts, ClipUse, CodeSource, check_clips, encode_clips
+from boson_multimodal.audio_processing.clips import frames_of
+from boson_multimodal.audio_processing.code_cache import CodeCache
+from boson_multimodal.audio_processing.codes_file import codes_name
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.mel_features import AS_CODES, TOKENS_AROUND_CHUNK, ReferenceForm
-from boson_multimodal.audio_processing.sound_files import Clip, content_hash
+from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import prepare_chatml_sample, text_problem, to_voice_clone
 from boson_multimodal.constants import AUDIO_IN, AUDIO_OUT
 from boson_multimodal.data_types import ChatMLSample, TextContent, parse_sample
@@ -34,9 +33,6 @@ PROMPT_STYLES = {
     "voice_clone": "rewrites each sample into the prompt the released model was shown to clone with: reference text, "
     "reference audio as an untrained assistant turn, target text, then target audio alone",
 }
-ENCODE_BATCH_SECONDS = 60.0
-"""Audio that one codec call takes at most, in clips of equal length."""
-READ_THREADS = 8
 
 
 @dataclass(kw_only=True)
@@ -47,6 +43,7 @@ class ArabicVoiceCloningDatasetConfig:
         prompt_style: ``as_written`` or ``voice_clone`` (see ``PROMPT_STYLES``).
         text_normalisation: what is done to texts before they are tokenized (see ``TEXT_NORMALISATIONS``).
         code_cache_dir: folder of encoded clips; may be shared by runs.
+        codes: files of codes to train from, instead of clips and the codec (see docs/codes.md).
         drop_invalid: leave out samples that are wrong, and count them, instead of stopping.
         max_positions_per_sample: longest sample, in sequence positions after audio is expanded.
     """
@@ -73,6 +70,13 @@ class ArabicVoiceCloningDatasetConfig:
         default="~/.cache/higgs_audio_v2_codes",
         metadata={"help": "Folder of encoded clips, keyed by content, cut and codec. Runs may share it."},
     )
+    codes: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Files of codes (.safetensors, see docs/codes.md) to train from: neither the clips nor the codec "
+            "are needed then."
+        },
+    )
     drop_invalid: bool = field(
         default=False, metadata={"help": "Drop and count invalid samples instead of stopping with the list of them."}
     )
@@ -94,24 +98,6 @@ class ArabicVoiceCloningDatasetConfig:
             raise InputError(f"max_positions_per_sample is {self.max_positions_per_sample}; it must be at least 1")
 
 
-@dataclass(frozen=True)
-class ClipFacts:
-    """What the check of one clip found.
-
-    Attributes:
-        key: its name in the cache.
-        frames: code frames, where the cache holds it already.
-        samples, sampling_rate: of its waveform, where it is still to be encoded or features are made of it.
-        problem: why it cannot be used.
-    """
-
-    key: str = ""
-    frames: int | None = None
-    samples: int = 0
-    sampling_rate: int = 1
-    problem: str | None = None
-
-
 @dataclass
 class Record:
     """A sample of the file on its way to the dataset.
@@ -122,6 +108,7 @@ class Record:
         input_ids, label_ids, clips: see ``prepare_chatml_sample``.
         references: whether each clip stands in an ``<|AUDIO|>`` slot.
         fields: where in the record each clip stands.
+        names: what files of codes call each clip.
         facts: what the check of each clip found.
     """
 
@@ -132,6 +119,7 @@ class Record:
     clips: list[Clip] = field(default_factory=list)
     references: list[bool] = field(default_factory=list)
     fields: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
     facts: list[ClipFacts] = field(default_factory=list)
 
     @property
@@ -144,7 +132,8 @@ class ArabicVoiceCloningDataset(Dataset):
     """Validated samples; codes are read from the cache when a sample is.
 
     Construction reads the JSON, tokenizes, and opens every clip that the cache does not hold yet (each rank its
-    share). :meth:`encode_missing` then fills the cache; only after it do ``lengths`` and items exist.
+    share). :meth:`encode_missing` then fills the cache; only after it do ``lengths`` and items exist. Where the codes
+    are those of a file, nothing is missing.
 
     Args:
         data_path: ``.json`` (a list of records) or ``.jsonl`` (one a line).
@@ -161,7 +150,7 @@ class ArabicVoiceCloningDataset(Dataset):
         self,
         data_path: str,
         tokenizer: PreTrainedTokenizerBase,
-        cache: CodeCache,
+        cache: CodeSource,
         config: ArabicVoiceCloningDatasetConfig,
         *,
         use_delay_pattern: bool,
@@ -184,6 +173,7 @@ class ArabicVoiceCloningDataset(Dataset):
             raise_if_any(f"{data_path}: none of its {len(records)} samples is valid", offenders)
         if not config.drop_invalid:
             raise_if_any(f"{data_path}: invalid samples (--drop_invalid leaves them out)", offenders)
+        self.num_absent = len({f.key for r in self.records for f in r.facts if f.is_absent})
         self.lengths: list[int] = []
 
     def __len__(self) -> int:
@@ -220,25 +210,16 @@ class ArabicVoiceCloningDataset(Dataset):
         }
 
     def encode_missing(self, load_codec: Callable[[], HiggsAudioTokenizer]) -> int:
-        """Encode what the cache lacks, clips of equal length together, each rank its share; then take the lengths.
+        """Encode what the cache lacks (see :func:`encode_clips`), then take the lengths.
 
         Returns:
             How many clips all ranks encoded. The codec is loaded only if there are any.
         """
         used = [use for r in self.records for use in zip(r.clips, r.facts, r.references, strict=True)]
         clips = {facts.key: (clip, facts) for clip, facts, is_reference in used if self._is_coded(is_reference)}
-        missing = sorted(key for key, (_, facts) in clips.items() if facts.frames is None)
-        if missing:
-            batches = _equal_length_batches([clips[key][1] for key in missing])[_rank() :: _world_size()]
-            codec = load_codec()
-            with tqdm(total=sum(map(len, batches)), desc="encoding clips", unit="clip", disable=_rank() > 0) as bar:
-                for keys in batches:
-                    waveforms = [read_waveform(clips[key][0]).resampled(codec.sampling_rate) for key in keys]
-                    for key, codes in zip(keys, codec.encode(torch.stack(waveforms)), strict=True):
-                        self.cache.write(key, codes)
-                    bar.update(len(keys))
-        if dist.is_initialized():
-            dist.barrier()
+        missing = {key: clips[key] for key in sorted(clips) if clips[key][1].frames is None}
+        if isinstance(self.cache, CodeCache):
+            encode_clips(missing, self.cache, load_codec)
         frames = {key: facts.frames or self._frames(key) for key, (_, facts) in clips.items()}
         self.lengths = [self._positions(r, [frames.get(key, 0) for key in r.keys]) for r in self.records]
         return len(missing)
@@ -250,14 +231,14 @@ class ArabicVoiceCloningDataset(Dataset):
         codes = self.cache.read(key)
         if codes is None:
             raise InputError(
-                f"{record.sample_id}: its codes are gone from {self.cache.path(key)}; start again to encode them anew"
+                f"{record.sample_id}: its codes are gone from {self.cache.place(key)}; start again to encode them anew"
             )
         return codes
 
     def _frames(self, key: str) -> int:
         codes = self.cache.read(key)
         if codes is None:
-            raise InputError(f"{self.cache.path(key)}: not there after encoding; is the disk full or not shared?")
+            raise InputError(f"{self.cache.place(key)}: not there after encoding; is the disk full or not shared?")
         return codes.shape[1]
 
     def _positions(self, record: Record, frames: list[int]) -> int:
@@ -273,38 +254,21 @@ class ArabicVoiceCloningDataset(Dataset):
 
     def _check_clips(self, records: list[Record]) -> None:
         """Look up or open every clip, each rank its share; a problem goes to every record that uses the clip."""
-        uses: dict[Clip, set[bool]] = defaultdict(set)
+        slots: dict[tuple[Clip, str], set[bool]] = defaultdict(set)
         for record in records:
-            for clip, is_reference in zip(record.clips, record.references, strict=True):
-                uses[clip].add(is_reference)
-        clips = list(uses)
-        share = clips[_rank() :: _world_size()]
-        title = f"checking audio of {self.data_path.name}"
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            checked = pool.map(self._check_clip, share, [uses[clip] for clip in share])
-            results = list(tqdm(checked, title, len(share), unit="clip", disable=_rank() > 0))
-        found = dict(zip(clips, _interleave(_gather(results)), strict=True))
+            for clip, name, is_reference in zip(record.clips, record.names, record.references, strict=True):
+                slots[clip, name].add(is_reference)
+        has_features = self.reference.chunk_seconds is not None
+        uses = [
+            ClipUse(clip, name, any(map(self._is_coded, found)), has_features and True in found)
+            for (clip, name), found in slots.items()
+        ]
+        facts = check_clips(uses, self.cache, self.frames_per_second, self.data_path.name)
+        found = dict(zip(slots, facts, strict=True))
         for record in records:
-            record.facts = [found[clip] for clip in record.clips]
+            record.facts = [found[use] for use in zip(record.clips, record.names, strict=True)]
             named = zip(record.fields, record.facts, strict=True)
             record.problems += [f"{where}: {facts.problem}" for where, facts in named if facts.problem]
-
-    def _check_clip(self, clip: Clip, as_reference: set[bool]) -> ClipFacts:
-        """Check one clip that stands in ``<|AUDIO|>`` slots, in others, or in both."""
-        is_heard = self.reference.chunk_seconds is not None and True in as_reference
-        try:
-            key = clip_key(clip, content_hash(clip.source))
-            cached = self.cache.read(key) if any(map(self._is_coded, as_reference)) else None
-            frames = None if cached is None else cached.shape[1]
-            if frames is not None and not is_heard:
-                return ClipFacts(key, frames)
-            waveform = read_waveform(clip)
-        except InputError as error:
-            return ClipFacts(problem=str(error))
-        if waveform.seconds * self.frames_per_second < 1:
-            least = 1 / self.frames_per_second
-            return ClipFacts(problem=f"{clip.name}: {waveform.seconds:g} s of audio; a clip has at least {least:g} s")
-        return ClipFacts(key, frames, waveform.samples.numel(), waveform.sampling_rate)
 
     def _check_limits(self, records: list[Record], max_positions: int) -> None:
         for record in records:
@@ -351,6 +315,7 @@ def read_records(
         record.clips = [Clip.of(content, path.parent) for content in contents]
         record.references = [token == slots[0] for token in record.input_ids if token in slots]
         record.fields = [content.where for content in contents]
+        record.names = [codes_name(content) for content in contents]
     return records
 
 
@@ -424,37 +389,3 @@ def _content_problems(sample: ChatMLSample) -> list[str]:
     if not any(not isinstance(part, TextContent) for message in trained for part in message.content):
         problems.append(f"messages: no audio in an assistant turn from start_index {sample.start_index or 0} on")
     return problems
-
-
-def _equal_length_batches(clips: list[ClipFacts]) -> list[list[str]]:
-    """Keys of clips grouped by exact length and cut to ``ENCODE_BATCH_SECONDS``, longest first."""
-    groups = defaultdict(list)
-    for facts in clips:
-        groups[facts.samples, facts.sampling_rate].append(facts.key)
-    batches = []
-    for (samples, rate), keys in sorted(groups.items(), key=lambda item: -item[0][0] / item[0][1]):
-        size = max(1, int(ENCODE_BATCH_SECONDS * rate / samples))
-        batches += [keys[i : i + size] for i in range(0, len(keys), size)]
-    return batches
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _gather(items: list[Any]) -> list[list[Any]]:
-    """Every rank's list, by rank."""
-    if not dist.is_initialized():
-        return [items]
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, items)
-    return gathered
-
-
-def _interleave(shares: list[list[Any]]) -> list[Any]:
-    """Undo ``items[rank::world_size]``: the items in their first order."""
-    return [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]

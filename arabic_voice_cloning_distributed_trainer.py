@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +47,13 @@ from arabic_voice_cloning_dataset import PROMPT_STYLES, ArabicVoiceCloningDatase
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
 from batch_planning import Step, plan_epoch, plan_evaluation
 from boson_multimodal import constants
-from boson_multimodal.audio_processing.higgs_audio_tokenizer import CODEC_WEIGHTS, load_higgs_audio_tokenizer
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
+from boson_multimodal.process_group import join_process_group, pick_device
 from lora_config import (
     ADAPTER_FILE,
     HiggsAudioLoRATrainingConfig,
@@ -74,7 +74,14 @@ from run_directory import (
 )
 from stop_signals import StopSignals
 from training_config import TORCH_DTYPES, DistributedTrainingConfig, parse_arguments
-from training_data import check_data_files, load_datasets, load_feature_extractor
+from training_data import (
+    Codec,
+    check_data_files,
+    find_codec,
+    find_codec_beside_codes,
+    load_datasets,
+    load_feature_extractor,
+)
 from training_log import LossTotals, MetricsWriter, NonFiniteLossError, StepLedger, Throughput, peak_memory_gb
 
 logger = logging.getLogger(Path(__file__).stem)
@@ -83,12 +90,10 @@ REQUIRED_FORWARD_PARAMETERS = ("label_ids", "label_audio_ids", "audio_out_ids", 
 SECONDS_FOR_RANK_0_TO_SPEAK = 3.0
 OPTIMIZER_FILE = "optimizer.pt"
 DEFAULT_WARMUP_SHARE = 0.03
-COLLECTIVE_TIMEOUT = timedelta(hours=2)
-"""How long a process waits for the others: one may have far more audio to check or encode."""
 NEUTRAL_FLAGS = frozenset(
     "data_path eval_data_path output_dir model_path model_revision audio_tokenizer_path audio_tokenizer_revision "
     "whisper_processor_path whisper_processor_revision init_adapter logging_steps eval_steps save_steps "
-    "save_total_limit resume overwrite report_to code_cache_dir drop_invalid max_positions_per_sample".split()
+    "save_total_limit resume overwrite report_to code_cache_dir codes drop_invalid max_positions_per_sample".split()
 )
 """Flags that may change when a run goes on: they do not enter what it computes, or enter by a fingerprint instead."""
 
@@ -164,12 +169,9 @@ class ArabicVoiceCloningDistributedTrainer:
 
     def _setup_distributed(self) -> None:
         """Join the process group if torchrun started us; ``local_rank`` is -1 otherwise."""
-        self.local_rank = int(os.environ.get("LOCAL_RANK", -1))
+        self.local_rank = join_process_group()
         self.rank, self.world_size = 0, 1
         if self.local_rank >= 0:
-            # gloo carries what the host needs at once (counts, objects), so that it never waits for a GPU.
-            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-            dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
             self.rank, self.world_size = dist.get_rank(), dist.get_world_size()
         self.is_main = self.rank == 0
         if not self.is_main:
@@ -177,11 +179,7 @@ class ArabicVoiceCloningDistributedTrainer:
 
     def _setup_device(self) -> None:
         """One GPU per process, or the CPU; and the type of the frozen weights."""
-        if torch.cuda.is_available():
-            self.device = torch.device("cuda", max(self.local_rank, 0))
-            torch.cuda.set_device(self.device)
-        else:
-            self.device = torch.device("cpu")
+        self.device = pick_device(self.local_rank)
         automatic = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.dtype = TORCH_DTYPES[self.config.torch_dtype] or automatic
 
@@ -194,31 +192,35 @@ class ArabicVoiceCloningDistributedTrainer:
         self.model_folder = resolve_checkpoint(
             config.model_path, config.model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
-        codec_folder = resolve_checkpoint(
-            config.audio_tokenizer_path, config.audio_tokenizer_revision, "--audio_tokenizer_path", (CODEC_WEIGHTS,)
-        )
+        codec = self._find_codec()
         self.model_config = HiggsAudioConfig.from_pretrained(self.model_folder)
         self.feature_extractor = load_feature_extractor(config, self.model_config)
         self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.model_config, self.feature_extractor)
-        self._load_datasets(codec_folder)
+        self._load_datasets(codec)
         self.checkpoint = self._open_run_directory()
         self.finished = self.checkpoint is not None and read_state(self.checkpoint)["finished"]
         if self.finished:
             return
-        self._encode(codec_folder)
+        self._encode(codec)
         self._plan()
         self._load_model()
         self._create_optimizer()
         self._restore()
         self._check_wrapped_model()
 
-    def _load_datasets(self, codec_folder: Path) -> None:
+    def _find_codec(self) -> Codec:
+        named = self.config.audio_tokenizer_path, self.config.audio_tokenizer_revision
+        if self.dataset_config.codes:
+            return find_codec_beside_codes(*named)
+        return find_codec(*named, Path(self.dataset_config.code_cache_dir))
+
+    def _load_datasets(self, codec: Codec) -> None:
         style = self.dataset_config.prompt_style
         self._say("prompt_style %s %s", style, PROMPT_STYLES[style])
         for other in PROMPT_STYLES.keys() - {style}:
             self._say("  --prompt_style %s: %s", other, PROMPT_STYLES[other])
         self.train_dataset, self.eval_dataset = load_datasets(
-            self.config, self.dataset_config, self.model_config, self.model_folder, codec_folder
+            self.config, self.dataset_config, self.model_config, self.model_folder, codec
         )
         if self.feature_extractor is not None:
             codes = ", and as codes" if self.model_config.encode_audio_in_tokens else ""
@@ -227,6 +229,12 @@ class ArabicVoiceCloningDistributedTrainer:
             self._say("references reach the model as features: %d mel bins, %d s at once%s", bins, seconds, codes)
         for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
             self._say("%s: %d samples, %d dropped as invalid", dataset.data_path, len(dataset), dataset.num_dropped)
+            if dataset.num_absent:
+                self._say("  %d of its clips are gone; their codes are in the cache", dataset.num_absent)
+        if self.dataset_config.codes:
+            compared = "it is" if codec.is_whole else "not compared with"
+            files, made_by = " ".join(self.dataset_config.codes), self.train_dataset.cache.codec
+            self._say("codes of %s, by codec %s: %s %s", files, made_by, compared, self.config.audio_tokenizer_path)
 
     def _open_run_directory(self) -> Path | None:
         """Let the main process decide where the run begins; all processes learn it, or why it cannot."""
@@ -270,10 +278,10 @@ class ArabicVoiceCloningDistributedTrainer:
         data = {part: dataset and dataset.summary() for part, dataset in datasets.items()}
         return {"flags": self._flags(), "data": data, **environment(PROJECT_FOLDER)}
 
-    def _encode(self, codec_folder: Path) -> None:
+    def _encode(self, codec: Codec) -> None:
         for dataset in filter(None, (self.train_dataset, self.eval_dataset)):
-            encoded = dataset.encode_missing(lambda: load_higgs_audio_tokenizer(codec_folder, self.device))
-            self._say("%s: %d clips encoded, the rest from the cache", dataset.data_path, encoded)
+            encoded = dataset.encode_missing(lambda: load_higgs_audio_tokenizer(codec.folder, self.device))
+            self._say("%s: %d clips encoded, the codes of the rest were there", dataset.data_path, encoded)
 
     def _plan(self) -> None:
         """How many steps there are, in epochs and in all."""

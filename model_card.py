@@ -26,7 +26,8 @@ OPTIMIZER_SETTINGS = (
     "max_tokens_per_batch batch_size gradient_accumulation_steps text_weight audio_weight seed"
 ).split()
 UNTOLD_FLAGS = frozenset(
-    "output_dir code_cache_dir logging_steps eval_steps save_steps save_total_limit resume overwrite report_to".split()
+    "output_dir code_cache_dir codes logging_steps eval_steps save_steps save_total_limit resume overwrite "
+    "report_to".split()
 )
 """Flags that say nothing of the result."""
 REPOSITORY_FLAGS = {"model_path": "model_revision", "audio_tokenizer_path": "audio_tokenizer_revision"}

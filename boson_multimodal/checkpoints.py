@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -42,6 +42,15 @@ def resolve_checkpoint(
     if missing:
         raise InputError(f"{flag} {path_or_id}: no {' and no '.join(missing)} in it; give a whole checkpoint")
     return folder
+
+
+def local_checkpoint(path_or_id: str, revision: str | None) -> Path | None:
+    """The folder of a checkpoint that is on this machine, whole or not; None if it has no ``config.json`` here."""
+    folder = Path(os.path.expanduser(path_or_id))
+    if not folder.exists() and is_hub_id(path_or_id):
+        found = try_to_load_from_cache(path_or_id, "config.json", revision=revision)
+        folder = Path(found).parent if isinstance(found, str) else folder
+    return folder if (folder / "config.json").is_file() else None
 
 
 def read_config(folder: Path, shown: str) -> dict[str, Any]:

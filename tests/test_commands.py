@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from boson_multimodal.audio_processing.packed_store import PackedStore
 from tests.goldens import SAMPLES_DIR, needs_samples
 from tests.training_runs import ENVIRONMENT, PROGRAM, assert_same_adapter, command, flags, metrics, run
 
@@ -165,7 +166,7 @@ class KillRun:
 
     def encoded(self) -> int:
         """Clips in the killed run's cache."""
-        return len(list(self.cache.glob("*/??/*.npy")))
+        return sum(PackedStore(path.parent, bool).sizes()[1] for path in self.cache.glob("*/config.json"))
 
     def kill(self, moment: str, delay: float) -> bool:
         """Start the command and SIGKILL it ``delay`` seconds into a phase. False if it had ended before."""

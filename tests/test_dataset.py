@@ -19,15 +19,17 @@ import torchaudio
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, _interleave, read_json_records
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, read_json_records
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator
 from boson_multimodal.audio_processing.clips import frames_of
-from boson_multimodal.audio_processing.code_cache import ABANDONED_AFTER_SECONDS, CodeCache
+from boson_multimodal.audio_processing.code_cache import SHAPE, CodeCache
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer, codec_identity
+from boson_multimodal.audio_processing.packed_store import ABANDONED_AFTER_SECONDS
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.packing import pack_batch, segment_lengths
+from boson_multimodal.process_group import interleave
 from tests.chatml_files import audio, load, make_cache, noise, record, write_clip, write_records
 from tests.goldens import SAMPLES_DIR, needs_samples
 
@@ -199,7 +201,7 @@ def test_clips_of_equal_length_are_encoded_together_to_the_codes_they_have_alone
 def test_one_call_of_the_codec_takes_a_minute_of_audio_at_most(
     load_here: Load, folder: Path, monkeypatch: pytest.MonkeyPatch, codec: HiggsAudioTokenizer
 ) -> None:
-    monkeypatch.setattr("arabic_voice_cloning_dataset.ENCODE_BATCH_SECONDS", 1.0)
+    monkeypatch.setattr("boson_multimodal.audio_processing.clip_encoding.ENCODE_BATCH_SECONDS", 1.0)
     for i in range(7):
         write_clip(folder / f"{i}.wav", seconds=0.4, seed=i + 40)
     counting = CountingCodec(codec)
@@ -290,67 +292,95 @@ def test_a_limit_holds_alike_before_and_after_encoding(load_here: Load) -> None:
         encoded(load_here([plain_record()]), SumCodec())
 
 
-def save(array: np.ndarray) -> Callable[[Path], None]:
-    def damage(path: Path) -> None:
-        np.save(path, array, allow_pickle=True)
-
-    return damage
+def codes_as(array: np.ndarray, *shape: int) -> bytes:
+    """A payload of the cache."""
+    return SHAPE.pack(*(shape or array.shape)) + array.tobytes()
 
 
-def put(content: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content) and None
-
-
-def keep(part: slice) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(path.read_bytes()[part]) and None
-
-
-def replace(old: bytes, new: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(path.read_bytes().replace(old, new)) and None
-
-
-DAMAGES: dict[str, Callable[[Path], None]] = {
-    "empty": put(b""),
-    "cut in the header": keep(slice(0, 40)),
-    "cut in the codes": keep(slice(0, -7)),
-    "another kind of file": put(b"hello" * 50),
-    "a false zip": put(b"PK\x03\x04" + b"x" * 60),
-    "header not closed": replace(b"}", b" "),
-    "header of other keys": replace(b"'shape'", b"b'shap'"),
-    "zeros": put(bytes(300)),
-    "code too high": save(np.full((8, 10), 1024, np.int16)),
-    "code negative": save(np.full((8, 10), -1, np.int16)),
-    "wrong type": save(np.zeros((8, 10), np.int64)),
-    "floats": save(np.zeros((8, 10), np.float32)),
-    "pickled": save(np.array([{"a": 1}], dtype=object)),
-    "wrong number of codebooks": save(np.zeros((7, 10), np.int16)),
-    "one dimension": save(np.zeros(80, np.int16)),
-    "no frames": save(np.zeros((8, 0), np.int16)),
+UNSOUND: dict[str, bytes] = {
+    "empty": b"",
+    "cut in the shape": codes_as(np.zeros((8, 10), np.int16))[:5],
+    "cut in the codes": codes_as(np.zeros((8, 10), np.int16))[:-7],
+    "too long": codes_as(np.zeros((8, 10), np.int16)) + b"xx",
+    "another kind of content": b"hello" * 50,
+    "zeros": bytes(300),
+    "code too high": codes_as(np.full((8, 10), 1024, np.int16)),
+    "code negative": codes_as(np.full((8, 10), -1, np.int16)),
+    "wrong type": codes_as(np.zeros((8, 10), np.int64)),
+    "floats": codes_as(np.full((8, 10), 0.5, np.float32)),
+    "wrong number of codebooks": codes_as(np.zeros((7, 10), np.int16)),
+    "a huge shape": codes_as(np.zeros((8, 10), np.int16), 8, 2**32 - 1),
+    "no frames": codes_as(np.zeros((8, 0), np.int16)),
 }
 
 
-@pytest.mark.filterwarnings("ignore:Reading `.npy` or `.npz` file required additional header parsing")
+@pytest.mark.parametrize("name", UNSOUND)
+def test_an_entry_that_no_codec_wrote_is_encoded_anew(name: str, load_here: Load) -> None:
+    """Whole, by its checksum, and yet no codes of this codec; also once it is packed with what replaced it."""
+    first = load_here([plain_record()])
+    key = first.records[0].keys[1]
+    first.cache.store.write(bytes.fromhex(key), UNSOUND[name])
+    first.cache.seal()
+    second = load_here([plain_record()])
+    assert second.encode_missing(SumCodec) == 2
+    wanted = codes_of(second, 0)
+    assert [codes.shape[1] for codes in wanted] == [10, 16]
+    third = load_here([plain_record()])
+    assert third.encode_missing(no_codec) == 0 and same_codes(codes_of(third, 0), wanted)
+
+
+def flip(place: Callable[[bytes], int]) -> Callable[[bytes], bytes]:
+    """The file with one byte changed."""
+
+    def flipped(content: bytes) -> bytes:
+        changed = bytearray(content)
+        changed[place(content)] ^= 0x40
+        return bytes(changed)
+
+    return flipped
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], int]] = {
+    "empty": (lambda content: b"", 2),
+    "cut in the first header": (lambda content: content[:40], 2),
+    "cut in the second codes": (lambda content: content[:400], 1),
+    "cut in the index": (lambda content: content[:-40], 0),
+    "another kind of file": (lambda content: b"hello" * 50, 2),
+    "zeros": (lambda content: bytes(len(content)), 2),
+    "a byte of the first header": (flip(lambda content: 20), 1),
+    "a byte of the first codes": (flip(lambda content: 90), 1),
+    "the last byte of the second codes": (flip(lambda content: content.index(b"HAindex1") - 2 * 44 - 1), 1),
+    "a byte of a key in the index": (flip(lambda content: content.index(b"HAindex1") - 44), 1),
+    "a byte of an offset in the index": (flip(lambda content: content.index(b"HAindex1") - 12), 1),
+    "a byte of a length in the index": (flip(lambda content: content.index(b"HAindex1") - 4), 1),
+    "a byte of the footer": (flip(lambda content: len(content) - 10), 0),
+}
+"""What becomes of the cache's one file, of two entries; and how many clips are encoded anew."""
+
+
 @pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_entry_is_encoded_anew(name: str, load_here: Load) -> None:
     first = encoded(load_here([plain_record()]), SumCodec())
     wanted, lengths = codes_of(first, 0), first.lengths
-    path = first.cache.path(first.records[0].keys[1])
+    (path,) = first.cache.folder.glob("*.pack")
     whole = path.read_bytes()
-    DAMAGES[name](path)
+    damage, anew = DAMAGES[name]
+    path.write_bytes(damage(whole))
     assert path.read_bytes() != whole
     second = load_here([plain_record()])
-    assert second.encode_missing(SumCodec) == 1
+    assert second.encode_missing(SumCodec) == anew
     assert same_codes(codes_of(second, 0), wanted) and second.lengths == lengths
-    assert path.read_bytes() == whole
+    assert load_here([plain_record()]).encode_missing(no_codec) == 0
 
 
 def test_codes_that_vanish_in_a_run_are_named(load_here: Load) -> None:
     dataset = encoded(load_here([plain_record("sample_9")]), SumCodec())
-    path = dataset.cache.path(dataset.records[0].keys[0])
-    path.unlink()
+    for path in dataset.cache.folder.iterdir():
+        os.truncate(path, 0)
+    place = dataset.cache.place(dataset.records[0].keys[0])
     with pytest.raises(InputError) as caught:
         dataset[0]
-    assert str(caught.value) == f"sample_9: its codes are gone from {path}; start again to encode them anew"
+    assert str(caught.value) == f"sample_9: its codes are gone from {place}; start again to encode them anew"
 
 
 def test_a_disk_that_keeps_nothing_is_named(load_here: Load, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,7 +422,7 @@ def test_the_configuration_is_part_of_a_codecs_identity(demo: Path, tmp_path: Pa
 
 
 def test_readers_see_whole_entries_while_two_writers_write(tmp_path: Path) -> None:
-    """Each entry holds one number throughout, so a mixture of two would show."""
+    """Each entry holds one number throughout, so a mixture of two would show. The writers pack now and then."""
     key, rounds = "ab" * 32, 60
     caches = [make_cache(tmp_path) for _ in range(3)]
     done = threading.Event()
@@ -400,10 +430,13 @@ def test_readers_see_whole_entries_while_two_writers_write(tmp_path: Path) -> No
     def write(cache: CodeCache, values: range) -> None:
         for value in values:
             cache.write(key, torch.full((8, 400 + value), value))
+            if value % 7 == 0:
+                cache.compact()
 
     def read() -> list[tuple[int, list[int]]]:
         seen = []
         while not done.is_set() or not seen:
+            caches[2].store.refresh()
             codes = caches[2].read(key)
             if codes is not None:
                 seen.append((codes.shape[1], codes.unique().tolist()))
@@ -422,7 +455,7 @@ def test_readers_see_whole_entries_while_two_writers_write(tmp_path: Path) -> No
             done.set()
         seen = [entry for reader in readers for entry in reader.result()]
     assert seen and all(values == [columns - 400] for columns, values in seen)
-    assert not list((caches[0].folder / "tmp").iterdir()), "nothing temporary is left"
+    assert not list(caches[0].folder.glob("*.tmp")), "nothing temporary is left"
 
 
 def test_two_runs_may_fill_one_cache_at_the_same_time(
@@ -448,8 +481,7 @@ def test_two_runs_may_fill_one_cache_at_the_same_time(
 
 def test_temporary_files_of_killed_runs_are_harmless_and_go_after_a_day(load_here: Load, folder: Path) -> None:
     dataset = load_here([plain_record()])
-    key = dataset.records[0].keys[0]
-    fresh, old = (dataset.cache.folder / "tmp" / f"{key}.{name}.npy" for name in ("fresh", "old"))
+    fresh, old = (dataset.cache.folder / f"{name}.tmp" for name in ("fresh", "old"))
     for path in (fresh, old):
         path.write_bytes(b"half a file")
     long_ago = time.time() - ABANDONED_AFTER_SECONDS - 60
@@ -523,7 +555,7 @@ def test_voice_clone_trains_the_target_alone(load_here: Load, tokenizer: PreTrai
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4, 7])
 def test_what_the_ranks_found_comes_back_in_order(count: int, world: int) -> None:
     items = list(range(count))
-    assert _interleave([items[rank::world] for rank in range(world)]) == items
+    assert interleave([items[rank::world] for rank in range(world)]) == items
 
 
 @needs_samples

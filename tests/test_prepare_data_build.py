@@ -12,7 +12,8 @@ import soundfile
 from transformers import PreTrainedTokenizerBase
 
 from arabic_voice_cloning_dataset import read_json_records, read_records
-from boson_multimodal.audio_processing.clips import Clip, read_waveform
+from boson_multimodal.audio_processing.clips import read_waveform
+from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import has_as_written_turns
 from boson_multimodal.data_types import parse_sample
 from boson_multimodal.errors import InputError

@@ -1,10 +1,9 @@
 """Data for training: what is wrong with it, and how it is made.
 
-    python -m tools.prepare_data check FILE.json --eval FILE.json --output_dir DIR
     python -m tools.prepare_data build SOURCE --output_dir DIR
+    python -m tools.prepare_data encode FILE.json
 
-Each verb has its own --help. Exit status: 0 if all is well, 1 for a wrong input or, of check, for data with errors, 2
-for an unknown flag.
+Each verb has its own --help. Exit status: 0 if all is well, 1 for a wrong input, 2 for an unknown flag.
 """
 
 import argparse
@@ -12,9 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from boson_multimodal.errors import InputError
-from tools.prepare_data import build, check
+from tools.prepare_data import build, encode
 
-VERBS = {"check": check, "build": build}
+VERBS = {"build": build, "encode": encode}
 """Modules by name; each has ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is its help."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""

@@ -323,7 +323,7 @@ def run(flags: argparse.Namespace) -> int:
         found = summary[name]
         if found["samples"]:
             print(
-                f"{flags.output_dir / side}: {found['samples']} samples, {found['speakers']} speakers, "
+                f"{flags.output_dir / side}: {found['samples']} samples, of {found['speakers']} speaker(s), "
                 f"{found['hours']:.2f} h; {found['references_outside_3_to_10_s']} references outside 3 to 10 s"
             )
     for reason, names in summary["left_out"].items():

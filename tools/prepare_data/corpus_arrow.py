@@ -4,13 +4,11 @@ Both are read with pyarrow, batch by batch, so that audio held in the files is n
 itself is not needed. An audio column is a structure of ``bytes`` and ``path``, or a path.
 """
 
-import importlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from tqdm import tqdm
@@ -118,20 +116,17 @@ def _opened(path: Path) -> Iterator[Any]:
     Raises:
         InputError: if pyarrow is not installed, or the file is not what its name says.
     """
-    arrow, parquet = _pyarrow("pyarrow", path), _pyarrow("pyarrow.parquet", path)
+    try:
+        import pyarrow  # only those who have such files need it
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise InputError(f"{path}: pyarrow reads such files and is not installed; pip install pyarrow") from error
     try:
         if path.suffix == ".parquet":
             with parquet.ParquetFile(path, memory_map=True) as file:
                 yield file
         else:
-            with arrow.memory_map(str(path)) as source, arrow.ipc.open_stream(source) as reader:
+            with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
                 yield reader
-    except (arrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowInvalid, OSError) as error:
         raise InputError(f"{path}: not readable as a data set of datasets' ({error})") from error
-
-
-def _pyarrow(name: str, path: Path) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise InputError(f"{path}: pyarrow reads such files and is not installed; pip install pyarrow") from error

@@ -106,6 +106,9 @@ def pair(utterances: Sequence[Utterance], references_per_target: int, seed: int)
     """
     found = Pairs()
     for speaker, own in by_speaker(utterances).items():
+        if len({utterance.text for utterance in own}) == 1:
+            found.unpaired += own
+            continue
         shuffled = list(own)
         random.Random(f"references {seed} {speaker}").shuffle(shuffled)
         shuffled.sort(key=_seconds_off)

@@ -1,0 +1,160 @@
+"""Files of codes that were made elsewhere: safetensors, a (K, T) int16 tensor for each clip, by the clip's name."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from boson_multimodal.audio_processing.code_cache import FoundCodes, clip_key
+from boson_multimodal.audio_processing.sound_files import Clip, content_hash
+from boson_multimodal.constants import FRAMES_PER_SECOND
+from boson_multimodal.data_types import AudioContent
+from boson_multimodal.errors import InputError, raise_if_any
+
+CODEC_FIELD, RATE_FIELD = "codec", "frames_per_second"
+"""Metadata of a file: the codec's identity, and the rate of its frames (25 where it is not said)."""
+NUMBER = re.compile(r"\d+(\.\d+)?")
+LARGEST_HEADER_BYTES = 100_000_000
+"""What the safetensors library reads at most: about 900,000 clips."""
+
+
+def codes_name(content: AudioContent) -> str:
+    """What files of codes call a clip: ``audio_url`` as the JSON has it, and ``#offset,duration`` if it is cut.
+
+    Seconds are written as Python writes floats, a duration of null as nothing: ``clips/a.wav#1.5,2.0``,
+    ``clips/a.wav#1.5,``. A clip that stands in ``raw_audio`` is ``raw_audio:`` and the SHA-256 of its bytes.
+    """
+    name = content.audio_url or f"raw_audio:{hashlib.sha256(content.raw_audio or b'').hexdigest()}"
+    offset = float(content.offset or 0.0)
+    if not offset and content.duration is None:
+        return name
+    return f"{name}#{offset!r},{'' if content.duration is None else repr(float(content.duration))}"
+
+
+class CodesFiles:
+    """Codes by clip name, from one or more files; each is read when it is asked for.
+
+    Attributes:
+        codec: identity of the codec that made them.
+        frames_per_second: of these codes.
+
+    Raises:
+        InputError: listing files that are missing or not safetensors, that do not name one codec, or share a name.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], num_codebooks: int, codebook_size: int) -> None:
+        self.paths = [Path(path).expanduser() for path in paths]
+        self.num_codebooks = num_codebooks
+        self.codebook_size = codebook_size
+        files, problems = {}, []
+        for path in self.paths:
+            try:
+                files[path] = safe_open(path, "pt")
+            except (OSError, SafetensorError) as error:
+                problems.append(f"{path}: cannot be read as safetensors ({error})")
+        self._file_of = {}
+        codecs, rates = {}, {}
+        for path, file in files.items():
+            metadata = file.metadata() or {}
+            if not metadata.get(CODEC_FIELD):
+                problems.append(f"{path}: its metadata have no {CODEC_FIELD!r}; it is the codec's identity")
+            codecs.setdefault(metadata.get(CODEC_FIELD), path)
+            rates.setdefault(metadata.get(RATE_FIELD, str(FRAMES_PER_SECOND)), path)
+            problems += [f"{path}: {name!r} is in another file too" for name in file.keys() if name in self._file_of]
+            self._file_of |= dict.fromkeys(file.keys(), (path, file))
+        if len(codecs) > 1:
+            problems.append("of different codecs: " + ", ".join(f"{path} of {codec}" for codec, path in codecs.items()))
+        problems += [
+            f"{path}: {RATE_FIELD} is {rate!r}; it must be a number above 0, and the same in all files"
+            for rate, path in rates.items()
+            if len(rates) > 1 or not NUMBER.fullmatch(rate) or float(rate) == 0
+        ]
+        raise_if_any("--codes: cannot be used", problems)
+        self.codec = next(iter(codecs))
+        self.frames_per_second = float(next(iter(rates)))
+
+    def place(self, key: str) -> str:
+        """Where the codes of a clip lie, for messages."""
+        name = key.partition(":")[2]
+        path, _ = self._file_of.get(name, (self.paths[0], None))
+        return f"{path} ({name!r})"
+
+    def key_of(self, clip: Clip) -> str:
+        """What a clip without codes, which is heard only, is called.
+
+        Raises:
+            InputError: if the clip's file is missing or cannot be opened.
+        """
+        return clip_key(clip, content_hash(clip.source))
+
+    def find(self, clip: Clip, name: str) -> FoundCodes:
+        """The codes of a clip, checked; its key holds their hash.
+
+        Raises:
+            InputError: if there are none, or they are not what the model takes.
+        """
+        if name not in self._file_of:
+            files = ", ".join(map(str, self.paths))
+            raise InputError(f"{name!r}: not in {files}; give its codes, or leave --codes out to encode the clip")
+        path, file = self._file_of[name]
+        codes = file.get_tensor(name)
+        problem = self._problem(codes)
+        if problem:
+            raise InputError(f"{name!r} in {path}: {problem}")
+        return FoundCodes(f"{_digest(codes)}:{name}", codes.long())
+
+    def read(self, key: str) -> Tensor | None:
+        """(K, T) codes by a key that :meth:`find` gave; None if they have changed since."""
+        digest, _, name = key.partition(":")
+        codes = self._file_of[name][1].get_tensor(name)
+        return codes.long() if _digest(codes) == digest else None
+
+    def _problem(self, codes: Tensor) -> str | None:
+        if codes.dtype != torch.int16:
+            return f"is {str(codes.dtype).removeprefix('torch.')}; codes are int16"
+        if codes.dim() != 2 or codes.shape[0] != self.num_codebooks or codes.shape[1] == 0:
+            return f"has shape {tuple(codes.shape)}; codes are ({self.num_codebooks}, frames), a frame at least"
+        lowest, highest = int(codes.min()), int(codes.max())
+        if lowest < 0 or highest >= self.codebook_size:
+            return f"has codes from {lowest} to {highest}; they must be from 0 to {self.codebook_size - 1}"
+        return None
+
+
+def write_codes_file(
+    path: Path, shapes: dict[str, tuple[int, int]], codes: Iterable[Tensor], codec: str, frames_per_second: float
+) -> None:
+    """Write a file of codes, one clip in memory at a time: under a temporary name, then renamed.
+
+    Args:
+        shapes: (K, T) by clip name.
+        codes: the codes in the order of ``shapes``.
+
+    Raises:
+        InputError: if there are more clips than the safetensors library reads back from one file.
+    """
+    header: dict = {"__metadata__": {"format": "pt", CODEC_FIELD: codec, RATE_FIELD: f"{frames_per_second:g}"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * shape[0] * shape[1]
+        header[name] = {"dtype": "I16", "shape": list(shape), "data_offsets": [start, end]}
+    head = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    if len(head) > LARGEST_HEADER_BYTES:
+        raise InputError(f"{path}: {len(shapes)} clips are too many for one file; export each data file to its own")
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for codes_KT, shape in zip(codes, shapes.values(), strict=True):
+            if tuple(codes_KT.shape) != shape:
+                raise InputError(f"{path}: codes have shape {tuple(codes_KT.shape)}, and {shape} was announced")
+            file.write(codes_KT.numpy().astype("<i2").tobytes())
+    temporary.rename(path)
+
+
+def _digest(codes: Tensor) -> str:
+    return hashlib.sha256(repr(tuple(codes.shape)).encode() + codes.numpy().tobytes()).hexdigest()[:16]

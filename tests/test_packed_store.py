@@ -1,0 +1,348 @@
+"""The packed store: its bytes, and that nothing is lost or wrong whoever kills, packs, tears or damages it."""
+
+import errno
+import inspect
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from boson_multimodal.audio_processing import packed_store
+from boson_multimodal.audio_processing.packed_store import ABANDONED_AFTER_SECONDS, IDLE_SECONDS, PackedStore
+from tests.chatml_files import make_cache
+from tests.training_runs import PROJECT
+
+
+def key(number: int) -> bytes:
+    """Keys are hashes: spread evenly, in no order."""
+    return random.Random(number).randbytes(32)
+
+
+def payload(number: int) -> bytes:
+    return random.Random(-1 - number).randbytes(1 + number * 7 % 300)
+
+
+def open_store(folder: Path) -> PackedStore:
+    return PackedStore(folder, lambda content: True)
+
+
+def filled(folder: Path, numbers: range) -> PackedStore:
+    """A store whose process has written and packed these entries."""
+    store = open_store(folder)
+    for number in numbers:
+        store.write(key(number), payload(number))
+    store.seal()
+    return store
+
+
+def holds(store: PackedStore, numbers: range) -> list[bool]:
+    """Whether each entry is there; what is there must be right."""
+    found = [store.read(key(number)) for number in numbers]
+    assert all(content in (None, payload(number)) for number, content in zip(numbers, found, strict=True))
+    return [content is not None for content in found]
+
+
+def files(store: PackedStore) -> list[str]:
+    return sorted(path.suffix for path in store.folder.iterdir())
+
+
+def make_older(path: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_ten_thousand_samples_come_back_as_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1 to 750 frames (30 s), from the log, from packs, and from the one pack that these become."""
+    monkeypatch.setattr(packed_store, "LOG_BYTES", 8 << 20)
+    generator = np.random.default_rng(0)
+    samples = {
+        random.Random(i).randbytes(32).hex(): torch.from_numpy(generator.integers(0, 1024, (8, int(frames))))
+        for i, frames in enumerate(generator.integers(1, 751, 10_000))
+    }
+    cache = make_cache(tmp_path)
+    for name, codes in samples.items():
+        cache.write(name, codes)
+    assert len(files(cache.store)) == 8 and files(cache.store)[0] == ".log"
+    for reader in (cache, make_cache(tmp_path)):
+        assert all(torch.equal(reader.read(name), codes) for name, codes in samples.items())
+    cache.compact()
+    packed = make_cache(tmp_path)
+    assert packed.store.sizes()[:2] == (1, 10_000) and files(packed.store) == [".pack"]
+    assert all(torch.equal(packed.read(name), codes) for name, codes in samples.items())
+    assert packed.read("00" * 32) is None
+
+
+def test_the_bytes_are_those_of_the_description(tmp_path: Path) -> None:
+    """Read here by the docstring alone."""
+    (path,) = filled(tmp_path, range(50)).folder.iterdir()
+    content = path.read_bytes()
+    magic, start, count, crc = struct.unpack("<8sQQI", content[-28:])
+    assert (magic, count, crc) == (b"HAindex1", 50, zlib.crc32(content[-28:-4]))
+    assert start + 44 * count + 28 == len(content)
+    records = [struct.unpack_from("<32sQI", content, start + 44 * i) for i in range(count)]
+    assert [record[0] for record in records] == sorted(key(number) for number in range(50))
+    wanted = {key(number): payload(number) for number in range(50)}
+    assert sum(48 + record[2] for record in records) == start
+    for name, offset, length in records:
+        magic, found, size, payload_crc, crc = struct.unpack_from("<4s32sIII", content, offset)
+        assert (magic, found, size) == (b"HAe1", name, length)
+        assert crc == zlib.crc32(content[offset : offset + 44])
+        assert content[offset + 48 : offset + 48 + length] == wanted[name]
+        assert payload_crc == zlib.crc32(wanted[name])
+
+
+def test_a_torn_tail_is_no_entry(tmp_path: Path) -> None:
+    """A log cut at each byte of its last entry."""
+    writer = open_store(tmp_path / "whole")
+    for number in range(3):
+        writer.write(key(number), payload(number))
+    (log,) = writer.folder.glob("*.log")
+    content = log.read_bytes()
+    last = 48 + len(payload(2))
+    for cut in range(1, last + 1):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / "a.log").write_bytes(content[:-cut])
+        assert holds(open_store(folder), range(3)) == [True, True, False]
+
+
+def test_a_log_without_the_rest_of_its_index_is_read_as_a_log(tmp_path: Path) -> None:
+    """Killed while it became a pack."""
+    (path,) = filled(tmp_path, range(20)).folder.iterdir()
+    content = path.read_bytes()
+    entries = struct.unpack("<8sQQI", content[-28:])[1]
+    for size in range(entries, len(content)):
+        path.rename(path.with_suffix(".log")).write_bytes(content[:size])
+        assert all(holds(open_store(tmp_path), range(20)))
+        path.with_suffix(".log").rename(path)
+
+
+def test_no_changed_byte_gives_another_payload(tmp_path: Path) -> None:
+    """Every byte of a pack, changed: each entry is right or not there, and written again it is there."""
+    (path,) = filled(tmp_path, range(6)).folder.iterdir()
+    content, lost = path.read_bytes(), []
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 0x10
+        path.write_bytes(changed)
+        store = open_store(tmp_path)
+        there = holds(store, range(6))
+        lost.append(there.count(False))
+        missing = [number for number in range(6) if not there[number]]
+        for number in missing:
+            store.write(key(number), payload(number))
+        assert all(holds(store, range(6)))
+        for log in tmp_path.glob("*.log"):
+            log.unlink()
+    assert max(lost) <= 4, "a key in the index may lead the search for others astray"
+    assert lost[:48] == [1] * 48 and lost[-28:] == [0] * 28
+
+
+def test_what_was_damaged_is_left_behind_when_packs_are_joined(tmp_path: Path) -> None:
+    (path,) = filled(tmp_path, range(6)).folder.iterdir()
+    content = bytearray(path.read_bytes())
+    content[48] ^= 1
+    path.write_bytes(content)
+    store = filled(tmp_path, range(6, 9))
+    store.compact()
+    assert store.sizes()[:2] == (1, 8) and holds(store, range(9)).count(False) == 1
+    store.write(key(0), payload(0))
+    assert all(holds(store, range(9)))
+
+
+def test_a_reader_that_is_open_while_packs_are_joined_reads_on(tmp_path: Path) -> None:
+    writer = filled(tmp_path, range(100))
+    reader = open_store(tmp_path)
+    for numbers in (range(100, 150), range(150, 200)):
+        for number in numbers:
+            writer.write(key(number), payload(number))
+        writer.compact()
+    assert files(writer) == [".pack"]
+    assert all(holds(reader, range(100))), "by the file that it holds open, which has no name any more"
+    reader.refresh()
+    assert all(holds(reader, range(200))) and reader.sizes() == writer.sizes()
+
+
+def test_a_reader_finds_by_itself_what_was_written_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_store, "REFRESH_SECONDS", 0.0)
+    reader, writer = open_store(tmp_path), open_store(tmp_path)
+    for number in range(10):
+        writer.write(key(number), payload(number))
+        assert reader.read(key(number)) == payload(number)
+
+
+def test_a_file_that_another_machine_removed_is_looked_for_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a share an open file that was removed elsewhere gives ESTALE."""
+    writer, reader = filled(tmp_path, range(20)), open_store(tmp_path)
+    stale = {segment._file.fileno() for segment in reader._segments}
+    for number in range(20, 30):
+        writer.write(key(number), payload(number))
+    writer.compact()
+    pread = os.pread
+
+    def pread_of_share(descriptor: int, length: int, offset: int) -> bytes:
+        if descriptor in stale:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return pread(descriptor, length, offset)
+
+    kept = reader._segments  # so that no new file gets the number of one of these
+    monkeypatch.setattr(os, "pread", pread_of_share)
+    assert all(holds(reader, range(30))) and len(kept) == 1
+
+
+def test_another_error_of_the_disk_is_not_taken_for_an_entry_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = filled(tmp_path, range(5))
+
+    def fail(*arguments: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        reader.read(key(0))
+
+
+def test_two_that_join_packs_at_once_lose_nothing(tmp_path: Path) -> None:
+    stores = [open_store(tmp_path) for _ in range(2)]
+
+    def work(which: int) -> None:
+        for start in range(which * 300, which * 300 + 300, 10):
+            for number in range(start, start + 10):
+                stores[which].write(key(number), payload(number))
+            stores[which].compact()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, range(2)))
+    stores[0].compact()
+    fresh = open_store(tmp_path)
+    assert all(holds(fresh, range(600))) and fresh.sizes()[:2] == (1, 600)
+    assert files(fresh) == [".pack"]
+
+
+def test_a_full_disk_loses_only_what_did_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, write_whole = open_store(tmp_path), packed_store._write_whole
+    store.write(key(0), payload(0))
+
+    def full(file: object, content: bytes) -> None:
+        write_whole(file, content[:20])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(packed_store, "_write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write(key(1), payload(1))
+    monkeypatch.setattr(packed_store, "_write_whole", write_whole)
+    store.write(key(2), payload(2))
+    for reader in (store, open_store(tmp_path)):
+        assert holds(reader, range(3)) == [True, False, True]
+
+
+def test_packs_that_cannot_be_joined_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    filled(tmp_path, range(10))
+    store = filled(tmp_path, range(10, 20))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.compact()
+    assert files(store) == [".pack", ".pack"] and all(holds(open_store(tmp_path), range(20)))
+
+
+def test_a_log_is_joined_when_its_process_has_been_dead_for_a_day(tmp_path: Path) -> None:
+    dead = open_store(tmp_path)
+    dead.write(key(0), payload(0))
+    store = filled(tmp_path, range(1, 5))
+    store.compact()
+    assert files(store) == [".log", ".pack"], "it may be alive"
+    (log,) = tmp_path.glob("*.log")
+    make_older(log, ABANDONED_AFTER_SECONDS + 60)
+    store.compact()
+    assert files(store) == [".pack"] and all(holds(open_store(tmp_path), range(5)))
+
+
+def test_who_wrote_nothing_for_an_hour_begins_a_new_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before anyone takes the old one for a dead process's."""
+    store = open_store(tmp_path)
+    store.write(key(0), payload(0))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + IDLE_SECONDS + 60)
+    store.write(key(1), payload(1))
+    assert files(store) == [".log", ".pack"] and all(holds(open_store(tmp_path), range(2)))
+    assert IDLE_SECONDS * 10 < ABANDONED_AFTER_SECONDS
+
+
+def test_large_packs_are_left_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (large,) = filled(tmp_path, range(100)).folder.iterdir()
+    monkeypatch.setattr(packed_store, "LARGE_PACK_BYTES", large.stat().st_size)
+    before = large.stat().st_mtime_ns
+    for numbers in (range(100, 105), range(105, 110)):
+        store = filled(tmp_path, numbers)
+        store.compact()
+    assert len(files(store)) == 2 and large.stat().st_mtime_ns == before
+    assert all(holds(open_store(tmp_path), range(110)))
+
+
+# -- kills -----------------------------------------------------------------------------------------------------------
+
+WRITER = f"""
+import random, sys
+from pathlib import Path
+from boson_multimodal.audio_processing import packed_store
+{inspect.getsource(key)}
+{inspect.getsource(payload)}
+packed_store.LOG_BYTES = 4000
+store = packed_store.PackedStore(Path(sys.argv[1]), lambda content: True)
+for number in range(int(sys.argv[2]), int(sys.argv[2]) + 100_000):
+    store.write(key(number), payload(number))
+    print(number, flush=True)
+    if number % 40 == 39:
+        store.compact()
+"""
+
+
+def kill_while_writing(folder: Path, kills: int) -> None:
+    """Each process writes on, packs and joins, and is killed; what it said it had written must be there."""
+    generator, written = random.Random(7), []
+    for start in range(0, kills * 100_000, 100_000):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(folder), str(start)], stdout=subprocess.PIPE, cwd=PROJECT
+        )
+        lines = [process.stdout.readline() for _ in range(generator.randrange(1, 200))]
+        time.sleep(generator.uniform(0, 0.05))
+        process.kill()
+        lines += process.stdout.readlines()
+        assert process.wait(60) == -signal.SIGKILL
+        written += [int(line) for line in lines if line.endswith(b"\n")]
+        store = open_store(folder)
+        assert all(store.read(key(number)) == payload(number) for number in written)
+    assert len(written) > kills
+    store.compact()
+    for path in [*folder.glob("*.log"), *folder.glob("*.tmp")]:
+        make_older(path, ABANDONED_AFTER_SECONDS + 60)
+    last = open_store(folder)
+    last.compact()
+    assert files(last) == [".pack"]
+    assert all(last.read(key(number)) == payload(number) for number in written)
+
+
+def test_a_writer_killed_three_times_loses_nothing(tmp_path: Path) -> None:
+    kill_while_writing(tmp_path, 3)
+
+
+@pytest.mark.slow
+def test_a_writer_killed_ten_times_loses_nothing(tmp_path: Path) -> None:
+    kill_while_writing(tmp_path, 10)
