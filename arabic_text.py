@@ -1,6 +1,6 @@
 """Arabic text as a model of speech should see it; what is odd about a text; and the form in which texts are scored.
 
-``docs/arabic_text.md`` has the rules with their reasons. All functions take any string; what they return is not changed
+All functions take any string; what they return is not changed
 by a second call, and holds no Latin letter that was not there.
 """
 
