@@ -1,7 +1,7 @@
 """Arabic text as a model of speech should see it; what is odd about a text; and the form in which texts are scored.
 
-All functions take any string; what they return is not changed
-by a second call, and holds no Latin letter that was not there.
+All functions take any string; what they return is not changed by a second call, and holds no Latin letter that was not
+there.
 """
 
 import re

@@ -62,7 +62,7 @@ class ArabicVoiceCloningDatasetConfig:
         metadata={
             "help": "none trains on texts as written, for only who wrote them knows how their digits were read; speech "
             "normalises user and assistant texts and spells digits and signs out in Arabic, speech_keep_digits leaves "
-            "the digits (docs/arabic_text.md). Speech with the adapter follows it.",
+            "the digits. Speech with the adapter follows it.",
             "choices": list(TEXT_NORMALISATIONS),
         },
     )
