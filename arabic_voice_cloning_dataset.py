@@ -371,20 +371,30 @@ def read_json_records(path: Path) -> list[Any]:
     return records
 
 
-def _content_problems(sample: ChatMLSample) -> list[str]:
-    """What makes a well-formed conversation useless as a training sample."""
-    problems = []
-    texts = [
+def missing_texts(sample: ChatMLSample) -> list[str]:
+    """Blank text parts, and the lack of any."""
+    problems = [f"{where}: {text!r}; text is missing" for where, text in _text_parts(sample) if not text.strip()]
+    if not any(isinstance(p, TextContent) for m in sample.messages if m.role != "system" for p in m.content):
+        problems.append("messages: no text in any user or assistant turn; the model must be told what to say")
+    return problems
+
+
+def _text_parts(sample: ChatMLSample) -> list[tuple[str, str]]:
+    """Field and text of each text part."""
+    return [
         (f"messages[{i}].content[{j}].text", part.text)
         for i, message in enumerate(sample.messages)
         for j, part in enumerate(message.content)
         if isinstance(part, TextContent)
     ]
-    problems += [f"{where}: {text!r}; text is missing" for where, text in texts if not text.strip()]
+
+
+def _content_problems(sample: ChatMLSample) -> list[str]:
+    """What makes a well-formed conversation useless as a training sample."""
+    problems = missing_texts(sample)
+    texts = _text_parts(sample)
     texts += [(f"messages[{i}].recipient", m.recipient) for i, m in enumerate(sample.messages) if m.recipient]
     problems += [f"{where}: {reason}" for where, text in texts if (reason := text_problem(text))]
-    if not any(isinstance(p, TextContent) for m in sample.messages if m.role != "system" for p in m.content):
-        problems.append("messages: no text in any user or assistant turn; the model must be told what to say")
     trained = [message for turn, message in enumerate(sample.messages) if sample.trains(turn)]
     if not any(not isinstance(part, TextContent) for message in trained for part in message.content):
         problems.append(f"messages: no audio in an assistant turn from start_index {sample.start_index or 0} on")

@@ -10,10 +10,6 @@ from torch import Tensor
 
 from boson_multimodal.audio_processing.sound_files import Clip, read_samples
 from boson_multimodal.constants import CODEC_SAMPLE_RATE
-from boson_multimodal.errors import InputError
-
-LARGEST_RESAMPLING_KERNEL = 10**8
-"""Coefficients that a rate may need: 3 s at 44101 Hz took 18 GB and a minute; every rate in use is far below."""
 
 SEMANTIC_SAMPLE_RATE = 16_000
 """Samples per second in the codec's semantic branch, a HuBERT."""
@@ -50,14 +46,9 @@ def read_waveform(clip: Clip) -> Waveform:
     """Read a clip, any rate and channel count, as mono.
 
     Raises:
-        InputError: if it cannot be decoded, is empty, has an unusual rate, or holds NaN or infinite samples.
+        AudioError: if it cannot be decoded, is empty, has an unusual rate, or holds NaN or infinite samples.
     """
     samples, rate = read_samples(clip)
-    common = math.gcd(rate, CODEC_SAMPLE_RATE)
-    if (rate // common) * (CODEC_SAMPLE_RATE // common) > LARGEST_RESAMPLING_KERNEL:
-        raise InputError(f"{clip.name}: {rate} samples per second is no usual rate; convert it to 24000 or 48000")
-    if not np.isfinite(samples).all():
-        raise InputError(f"{clip.name}: holds NaN or infinite samples; export it again")
     return Waveform(torch.from_numpy(samples.mean(axis=1)), rate)
 
 

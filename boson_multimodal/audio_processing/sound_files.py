@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,23 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from boson_multimodal.constants import CODEC_SAMPLE_RATE
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError
+
+LARGEST_RESAMPLING_KERNEL = 10**8
+"""Coefficients that a rate may need: 3 s at 44101 Hz took 18 GB and a minute; every rate in use is far below."""
+
+
+class AudioError(InputError):
+    """A clip cannot be used; ``kind`` is unreadable, empty or nan."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return AudioError, (self.kind, str(self))  # it comes back from worker processes
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ def content_hash(source: Path | bytes) -> str:
     """SHA-256 of the encoded file.
 
     Raises:
-        InputError: if the file is missing or cannot be opened.
+        AudioError: if the file is missing or cannot be opened.
     """
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
@@ -53,11 +69,13 @@ def content_hash(source: Path | bytes) -> str:
         with source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
-        raise InputError(f"{source}: no such file; paths are absolute or relative to the JSON file") from error
+        raise AudioError(
+            "unreadable", f"{source}: no such file; paths are absolute or relative to the JSON file"
+        ) from error
     except OSError as error:
-        raise InputError(f"{source}: cannot be read ({error.strerror}); give an audio file") from error
+        raise AudioError("unreadable", f"{source}: cannot be read ({error.strerror}); give an audio file") from error
     except ValueError as error:  # a null byte, or half a surrogate pair
-        raise InputError(f"{str(source)!r}: not a path ({error}); give an audio file") from error
+        raise AudioError("unreadable", f"{str(source)!r}: not a path ({error}); give an audio file") from error
 
 
 def read_samples(clip: Clip) -> tuple[np.ndarray, int]:
@@ -67,7 +85,7 @@ def read_samples(clip: Clip) -> tuple[np.ndarray, int]:
         (samples, channels) float32, at least one sample, and how many there are in a second.
 
     Raises:
-        InputError: if it cannot be decoded or is empty.
+        AudioError: if it cannot be decoded, is empty, has an unusual rate, or holds NaN or infinite samples.
     """
     source = io.BytesIO(clip.source) if isinstance(clip.source, bytes) else clip.source
     try:
@@ -77,8 +95,15 @@ def read_samples(clip: Clip) -> tuple[np.ndarray, int]:
             wanted = -1 if clip.duration is None else max(1, round(min(clip.duration * rate, file.frames)))
             samples = file.read(wanted, dtype="float32", always_2d=True)
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: a .raw file, which names no rate
-        raise InputError(f"{clip.name}: not readable as audio ({error}); give WAV, FLAC, OGG or MP3") from error
+        message = f"{clip.name}: not readable as audio ({error}); give WAV, FLAC, OGG or MP3"
+        raise AudioError("unreadable", message) from error
     if samples.shape[0] == 0:
         cut = f" after an offset of {clip.offset:g} s" if clip.offset else ""
-        raise InputError(f"{clip.name}: empty audio{cut}; a clip needs at least one sample")
+        raise AudioError("empty", f"{clip.name}: empty audio{cut}; a clip needs at least one sample")
+    common = math.gcd(rate, CODEC_SAMPLE_RATE)
+    if (rate // common) * (CODEC_SAMPLE_RATE // common) > LARGEST_RESAMPLING_KERNEL:
+        message = f"{clip.name}: {rate} samples per second is no usual rate; convert it to 24000 or 48000"
+        raise AudioError("unreadable", message)
+    if not np.isfinite(samples).all():
+        raise AudioError("nan", f"{clip.name}: holds NaN or infinite samples; export it again")
     return samples, rate

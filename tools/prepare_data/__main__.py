@@ -1,5 +1,6 @@
 """Data for training: what is wrong with it, and how it is made.
 
+    python -m tools.prepare_data check TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data build SOURCE --output_dir DIR
     python -m tools.prepare_data encode FILE.json
 
@@ -11,9 +12,9 @@ import sys
 from collections.abc import Sequence
 
 from boson_multimodal.errors import InputError
-from tools.prepare_data import build, encode
+from tools.prepare_data import build, check, encode
 
-VERBS = {"build": build, "encode": encode}
+VERBS = {"check": check, "build": build, "encode": encode}
 """Modules by name; each has ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is its help."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
