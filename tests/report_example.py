@@ -51,7 +51,8 @@ def example(clips: dict[str, Path], many: int = 120) -> dict[str, Any]:
     counts = [0, 2, 9, 25, 40, 32, 21, 14, 8, 5, 3, 2, 1, 1, 0, 0, 0, 0, 0, 1]
     return {
         "errors": [
-            finding("reference_equals_target", ["s1", "s2", "s3"], 0.021, "Give another clip of the speaker."),
+            finding("reference_equals_target", ["s1", "s2", "s3"], 0.021, "Give another clip of the speaker.")
+            | {"details": {"s1": "messages[1].content[1].audio_url: the same recording (97 % of it)", "s3": HOSTILE}},
             finding("unreadable_audio", ["gone"], 0.0, "Export the file again."),
         ],
         "warnings": [
@@ -61,7 +62,10 @@ def example(clips: dict[str, Path], many: int = 120) -> dict[str, Any]:
         ],
         "samples": samples,
         "summary": {
-            "files": [{"path": "data/train.json", "samples": 144}, {"path": "data/val.json", "samples": 20}],
+            "files": [
+                {"path": "data/train.json", "side": "train", "samples": 144, "hours": 11.2},
+                {"path": "data/val.json", "side": "eval", "samples": 20, "hours": 1.145},
+            ],
             "hours": 12.345,
             "clips": 164,
             "speakers": [

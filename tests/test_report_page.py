@@ -87,7 +87,7 @@ def test_data_stays_text(page: Path) -> None:
     elements = Elements(page)
     assert not {"script", "img", "b", "link", "iframe"} & elements.tags.keys()
     assert not [name for _, attributes in elements.found for name in attributes if name.startswith("on")]
-    assert elements.text.count(HOSTILE) == 4  # id, speaker, text, advice
+    assert elements.text.count(HOSTILE) == 5  # id, speaker, text, advice, detail
     assert "<!doctype html>" in page.read_text(encoding="utf-8")[:20]
 
 

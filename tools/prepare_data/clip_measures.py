@@ -91,23 +91,22 @@ def measure_file(clips: list[Clip]) -> list[ClipMeasures]:
         return [ClipMeasures(content, {"empty": f"{clip.name}: an empty file"}) for clip in clips]
     cut_short = truncation(source)
     problems = {"truncated": f"{clips[0].name}: {cut_short}; copy or export it again"} if cut_short else {}
-    return [measure_clip(clip, content, problems) for clip in clips]
+    return [ClipMeasures(content, problems) if problems else measure_clip(clip, content) for clip in clips]
 
 
-def measure_clip(clip: Clip, content: str, problems: dict[str, str]) -> ClipMeasures:
-    """Measure one cut of a file with the given SHA-256; ``problems`` are those that the file has as a whole."""
+def measure_clip(clip: Clip, content: str) -> ClipMeasures:
+    """Measure one cut of a file with the given SHA-256."""
     try:
         samples, rate = read_samples(clip)
     except AudioError as error:
-        # A file that was cut short is no longer readable; it is one defect, not two.
-        found = problems or {error.kind: str(error)}
-        return ClipMeasures(content, found)
+        return ClipMeasures(content, {error.kind: str(error)})
+    problems = {}
     wave = samples.mean(axis=1)
     seconds = len(wave) / rate
     if seconds * FRAMES_PER_SECOND < 1:
         least = 1 / FRAMES_PER_SECOND
-        problems = problems | {"empty": f"{clip.name}: {seconds:g} s of audio; a clip has at least {least:g} s"}
-    if not problems and clip.duration is not None and clip.duration > seconds + CUT_TOLERANCE_SECONDS:
+        problems = {"empty": f"{clip.name}: {seconds:g} s of audio; a clip has at least {least:g} s"}
+    elif clip.duration is not None and clip.duration > seconds + CUT_TOLERANCE_SECONDS:
         wanted = f"{clip.duration:g} s from {clip.offset:g} s on"
         problems = {"truncated": f"{clip.name}: {wanted} are asked for, {seconds:.2f} s are there"}
     levels = frame_levels(wave, rate)

@@ -13,6 +13,8 @@ from tools.prepare_data.sample_rules import Measures
 
 LETTERS_PER_SECOND = (2.5, 25.0)
 """Of Arabic as it is written, without diacritics: from single words with pauses to faster than anybody reads."""
+FEWEST_LETTERS = 10
+"""Fewer, said and expected, are too few to tell a rate by."""
 FEWEST_RATES = 10
 """Clips that make a distribution."""
 RATE_DEVIATIONS = 4.0
@@ -120,6 +122,8 @@ def _check_rates(samples: Sequence[CheckedSample], measures: Measures, findings:
         limit = max(RATE_DEVIATIONS * deviation, np.log(LEAST_RATE_RATIO))
     least, most = LETTERS_PER_SECOND
     for sample, used, rate in rates:
+        if max(rate, np.exp(median)) * measures[used.clip].speech_seconds < FEWEST_LETTERS:
+            continue
         detail = f"{used.where}: {rate:.1f} letters per second"
         if abs(np.log(rate) - median) > limit:
             findings.add("implausible_speech_rate", sample.sample_id, f"{detail}; usual here are {np.exp(median):.1f}")

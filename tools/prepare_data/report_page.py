@@ -72,10 +72,16 @@ def _verdict(errors: Sequence[Report], warnings: Sequence[Report]) -> str:
 
 def _files(summary: Report) -> str:
     items = [
-        f"<li><bdi>{visible(str(file['path']))}</bdi> <span class='soft'>{number(file['samples'])} samples</span></li>"
+        f"<li><bdi>{visible(str(file['path']))}</bdi> <span class='soft'>{_file_facts(file)}</span></li>"
         for file in summary.get("files", [])
     ]
     return f"<ul class='files'>{''.join(items)}</ul>"
+
+
+def _file_facts(file: Report) -> str:
+    side = f"{file['side']}, " if "side" in file else ""
+    hours = f", {number(file['hours'])} h" if "hours" in file else ""
+    return f"{side}{number(file['samples'])} samples{hours}"
 
 
 def _finding(finding: Report, severity: str, samples: "_Samples") -> str:
@@ -85,7 +91,8 @@ def _finding(finding: Report, severity: str, samples: "_Samples") -> str:
     share = finding.get("hours_share")
     size = f"{number(count)} {'sample' if count == 1 else 'samples'}"
     size += "" if share is None else f", {100 * share:.1f} % of the hours"
-    shown = [samples.item(sample_id) for sample_id in ids[:SAMPLES_SHOWN]]
+    details = finding.get("details", {})
+    shown = [samples.item(sample_id, details.get(sample_id, "")) for sample_id in ids[:SAMPLES_SHOWN]]
     body = f"<ul class='samples'>{''.join(shown[:SAMPLES_AT_ONCE])}</ul>" if shown else ""
     if more := shown[SAMPLES_AT_ONCE:]:
         body += f"<details class='more'><summary>{len(more)} more</summary><ul class='samples'>{''.join(more)}</ul>"
@@ -112,8 +119,8 @@ class _Samples:
         self.folder = folder
         self.embedded = 0
 
-    def item(self, sample_id: str) -> str:
-        """One sample: its id, speaker, text and players. An id without facts stands alone."""
+    def item(self, sample_id: str, detail: str) -> str:
+        """One sample: its id, speaker, what was found in it, text and players. An id without facts stands alone."""
         sample = self.samples.get(sample_id, {})
         seconds, speaker = sample.get("seconds"), sample.get("speaker")
         who = [f"<bdi>{visible(str(sample_id))}</bdi>"]
@@ -123,7 +130,8 @@ class _Samples:
             who.append(f"<span class='soft'>{seconds:.2f} s</span>")
         clips = self._clip(sample_id, sample, "Target", "audio", "")
         clips += self._clip(sample_id, sample, "Reference", "reference", "reference_")
-        return f"<li><p class='who'>{''.join(who)}</p><div class='players'>{clips}</div></li>"
+        found = f"<p class='soft'>{visible(detail)}</p>" if detail else ""
+        return f"<li><p class='who'>{''.join(who)}</p>{found}<div class='players'>{clips}</div></li>"
 
     def _clip(self, sample_id: str, sample: Report, title: str, field: str, prefix: str) -> str:
         """What is said in one of a sample's clips, and its player; words instead where there is no clip to play."""
