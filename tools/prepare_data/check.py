@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from arabic_text import TEXT_NORMALISATIONS
 from arabic_voice_cloning_dataset import PROMPT_STYLES
 from boson_multimodal.audio_processing.sound_files import Clip
+from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError, raise_if_any
 from tools.prepare_data.check_summary import PlannedRun, summarise
 from tools.prepare_data.checked_samples import CheckedSample, UsedClip, read_samples_of
@@ -117,6 +118,10 @@ def _make_folder(folder: Path) -> None:
 
 
 def _load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
+    if not (is_hub_id(model_path) or os.path.isdir(os.path.expanduser(model_path))):
+        raise InputError(
+            f"--model_path {model_path}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME"
+        )
     try:
         return AutoTokenizer.from_pretrained(os.path.expanduser(model_path))
     except (OSError, ValueError) as error:
@@ -222,7 +227,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     lines = [f"{f['path']}: {f['side']}, {f['samples']} samples, {f['hours']:.2f} h" for f in summary["files"]]
     for severity, entries in (("error", report["errors"]), ("warning", report["warnings"])):
         for entry in entries:
-            size = f"{entry['count']} samples, {100 * entry['hours_share']:.1f} % of the hours"
+            size = f"{entry['count']} sample(s), {100 * entry['hours_share']:.1f} % of the hours"
             lines += ["", f"{severity}: {entry['kind']}: {size}", f"  {entry['advice']}"]
             details = list(entry["details"].items())
             lines += [f"  - {sample_id}: {detail}" for sample_id, detail in details[:PRINTED_SAMPLES]]
@@ -232,7 +237,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
     medians = {name: h["median"] for name, h in summary["histograms"].items() if h["median"] is not None}
     lines += [
         "",
-        f"{len(report['errors'])} kinds of error, {len(report['warnings'])} kinds of warning",
+        f"{len(report['errors'])} kind(s) of error, {len(report['warnings'])} kind(s) of warning",
         f"{summary['hours']:.2f} h of targets in {summary['clips']} clips by {len(summary['speakers'])} speakers; "
         f"{summary['frames']:,} frames, {summary['tokens']:,} text tokens ({how})",
         "medians: " + ", ".join(f"{name} {value:.3g}" for name, value in medians.items()),

@@ -13,14 +13,15 @@ from tools.prepare_data.checked_samples import TRAIN, CheckedSample, characters_
 from tools.prepare_data.clip_measures import ClipMeasures
 from tools.prepare_data.corpus_rules import hours_of_speakers, letters_per_second
 from tools.prepare_data.sample_rules import Measures, positions_of
+from training_config import DistributedTrainingConfig
 
 HISTOGRAM_BINS = 30
 WEIGHT_GB = 11.54
 """Of the released model in bf16."""
 LAYERS = 28
-POSITION_KB = {False: 197.0, True: 6.0}
-"""Held for the backward pass per layer and position, without and with gradient checkpointing: arithmetic for the
-released model under PEFT with adapters on attention and both FFNs, not measured on a GPU."""
+POSITION_KB = {False: 197.2, True: 6.1}
+"""Held for the backward pass per layer and position, without and with gradient checkpointing: what autograd was seen to
+save in a bf16 layer of the release's size, with adapters on attention and both FFNs. Not measured on a GPU."""
 OTHER_GB = 1.5
 """Adapter, optimizer, heads and the allocator's slack."""
 GPU_GB = (16, 24, 32, 40, 48, 80, 141)
@@ -118,7 +119,7 @@ def _training(
         batch_size=None,
         world_size=run.num_processes,
         gradient_accumulation_steps=run.gradient_accumulation_steps,
-        seed=0,
+        seed=DistributedTrainingConfig.seed,
         epoch=0,
     )
     fullest = max((sum(trained[i] for i in batch) for step in steps for row in step for batch in row), default=0)

@@ -119,7 +119,7 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
         sampling_rate=rate,
         bandwidth_hz=band_limit(wave, rate, is_active),
         active_dbfs=float(np.percentile(levels, 95)),
-        peak_dbfs=_decibels(float(np.abs(wave).max()) ** 2),
+        peak_dbfs=round(float(_decibels(float(np.abs(wave).max()) ** 2)), 3),
         dc=float(wave.mean(dtype=np.float64)),
         clipped_share=clipped_share(samples),
         silence_start=start,
