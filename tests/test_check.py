@@ -139,7 +139,7 @@ def test_cuts_of_one_recording_are_told_apart_by_what_they_hold(tmp_path: Path) 
     report = run_check(tmp_path, records)
     (error,) = report["errors"]
     assert error["kind"] == "reference_equals_target" and error["sample_ids"] == ["train0", "train1"]
-    assert "the same clip" in error["details"]["train0"] and "the same file" in error["details"]["train1"]
+    assert "the same clip" in error["details"]["train0"] and "which share 3.0 s" in error["details"]["train1"]
 
 
 def test_several_references_of_one_target_are_no_duplicates(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from tools.prepare_data.clip_measures import ClipMeasures, measure_file
 from tools.prepare_data.corpus_rules import check_corpus
 from tools.prepare_data.findings import ERRORS, WARNINGS, Findings
 from tools.prepare_data.report_page import SAMPLES_SHOWN, write_page
-from tools.prepare_data.same_clips import WantedPairs, find_same_clips
+from tools.prepare_data.same_clips import find_same_clips
 from tools.prepare_data.sample_rules import check_sample
 from tools.prepare_data.worker_pool import available_cores, map_in_processes
 from tools.speech_audio import write_whole
@@ -79,7 +79,7 @@ def check_files(
     samples = read_samples_of(paths, named, run.prompt_style, run.text_normalisation, tokenizer)
     measures = measure_clips(samples, workers)
     uses = [[(used.clip, sample.side, used.is_target) for used in sample.clips] for sample in samples]
-    same = find_same_clips(measures, WantedPairs(uses), workers)
+    same = find_same_clips(measures, uses, workers)
     findings = Findings()
     for sample in samples:
         check_sample(sample, measures, run.longest_sample, findings)

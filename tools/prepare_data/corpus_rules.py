@@ -1,11 +1,13 @@
 """What samples show beside each other: equal clips, speakers and utterances on both sides, texts that do not fit."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from arabic_text import diacritised_share, normalise_for_scoring
+from boson_multimodal.audio_processing.sound_files import Clip
 from tools.prepare_data.checked_samples import EVAL, TRAIN, CheckedSample, UsedClip
 from tools.prepare_data.findings import Findings
 from tools.prepare_data.same_clips import SameClips
@@ -74,42 +76,52 @@ def _check_sides(samples: Sequence[CheckedSample], same: SameClips, findings: Fi
     train = [sample for sample in samples if sample.side == TRAIN]
     evaluation = [sample for sample in samples if sample.side == EVAL]
     speakers = {sample.speaker: sample.sample_id for sample in reversed(train) if sample.speaker is not None}
-    clips = {used.clip: sample.sample_id for sample in reversed(train) for used in sample.clips}
+    clips = {same.group(used.clip): sample.sample_id for sample in reversed(train) for used in sample.clips}
     for sample in evaluation:
         if sample.speaker in speakers:
             detail = f"speaker {sample.speaker!r} is that of {speakers[sample.speaker]} too"
             findings.add("speaker_in_train_and_eval", sample.sample_id, detail)
         for used in sample.clips:
-            for other, how in [(used.clip, "the same clip"), *same.of(used.clip).items()]:
-                if other in clips:
-                    detail = f"{used.where}: in {clips[other]} too: {how}"
+            for group, how in same.alike(used.clip).items():
+                if group in clips:
+                    detail = f"{used.where}: in {clips[group]} too: {how}"
                     findings.add("utterance_in_train_and_eval", sample.sample_id, detail)
 
 
+@dataclass
+class _Seen:
+    """A target as it came first, and the references that it has had since."""
+
+    clip: Clip
+    sample: CheckedSample
+    references: set[Clip]
+
+
 def _check_duplicates(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
-    """Targets that come again: with the same text and no other reference, or with another text."""
-    earlier: dict[object, list[CheckedSample]] = defaultdict(list)
+    """Targets that come again: with another text, or with the same one and no other reference."""
+    seen: dict[Clip, _Seen] = {}
     for sample in samples:
+        references = {group for used in sample.references for group in same.alike(used.clip)}
         for target in sample.targets:
-            for clip, how in [(target.clip, "the same clip"), *same.of(target.clip).items()]:
-                for other in earlier[clip]:
-                    _compare(sample, other, how, clip != target.clip, same, findings)
+            for group, how in same.alike(target.clip).items():
+                if group in seen:
+                    _compare(sample, target.clip, references, seen[group], how, findings)
         for target in sample.targets:
-            earlier[target.clip].append(sample)
+            first = seen.setdefault(same.group(target.clip), _Seen(target.clip, sample, set()))
+            first.references |= references
 
 
 def _compare(
-    sample: CheckedSample, other: CheckedSample, how: str, is_other_clip: bool, same: SameClips, findings: Findings
+    sample: CheckedSample, target: Clip, references: set[Clip], first: _Seen, how: str, findings: Findings
 ) -> None:
-    """Two samples of one target; several references of one target clip are no duplicates."""
-    if normalise_for_scoring(sample.target_text) != normalise_for_scoring(other.target_text):
-        for one, two in ((sample, other), (other, sample)):
+    """A sample and the first one of its target; several references of one target clip are no duplicates."""
+    if normalise_for_scoring(sample.target_text) != normalise_for_scoring(first.sample.target_text):
+        for one, two in ((sample, first.sample), (first.sample, sample)):
             detail = f"{one.target_text!r}; {two.sample_id} says {two.target_text!r} of {how}"
             findings.add("conflicting_transcripts", one.sample_id, detail)
-        return
-    references = [same.how(a.clip, b.clip) for a in sample.references for b in other.references]
-    if is_other_clip or not references or any(references):
-        findings.add("duplicate_samples", sample.sample_id, f"its target is that of {other.sample_id}: {how}")
+    elif target != first.clip or not references or references & first.references:
+        detail = f"its target is that of {first.sample.sample_id}: {how}"
+        findings.add("duplicate_samples", sample.sample_id, detail)
 
 
 def _check_rates(samples: Sequence[CheckedSample], measures: Measures, findings: Findings) -> None:

@@ -1,7 +1,7 @@
 """Which clips of a data set hold the same speech: by file, by content, by audio."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from boson_multimodal.audio_processing.sound_files import Clip, read_samples
 from tools.prepare_data.clip_measures import ClipMeasures
@@ -9,78 +9,99 @@ from tools.prepare_data.same_speech import SAME_SPEECH_SHARE, candidate_pairs, s
 from tools.prepare_data.worker_pool import map_in_processes
 
 Pair = tuple[Clip, Clip]
+Uses = Sequence[tuple[Clip, str, bool]]
+"""Of one sample: clip, side, whether it is a target."""
 
 
 class SameClips:
-    """A symmetric relation among clips, each pair with how it is known."""
+    """Which clips hold the same speech, and how that is known.
 
-    def __init__(self) -> None:
+    Clips of equal content and cut are one group, called by its first clip; the relation is kept among groups, so that a
+    file that comes ten thousand times does not make fifty million pairs.
+    """
+
+    def __init__(self, measures: Mapping[Clip, ClipMeasures]) -> None:
+        first: dict[tuple[str, float, float], Clip] = {}
+        self._group: dict[Clip, Clip] = {}
+        for clip, measured in measures.items():
+            is_known = bool(measured.content) and not measured.problems
+            cut = (measured.content, clip.offset, measured.seconds)
+            self._group[clip] = first.setdefault(cut, clip) if is_known else clip
         self._known: dict[Clip, dict[Clip, str]] = defaultdict(dict)
 
+    def groups(self) -> list[Clip]:
+        """The first clip of each group."""
+        return list(dict.fromkeys(self._group.values()))
+
+    def group(self, clip: Clip) -> Clip:
+        """What a clip's group is called."""
+        return self._group[clip]
+
     def add(self, one: Clip, other: Clip, how: str) -> None:
-        """Note that two clips hold the same speech."""
-        self._known[one].setdefault(other, how)
-        self._known[other].setdefault(one, how)
+        """Note that the clips of two groups hold the same speech."""
+        self._known[self._group[one]].setdefault(self._group[other], how)
+        self._known[self._group[other]].setdefault(self._group[one], how)
+
+    def alike(self, clip: Clip) -> dict[Clip, str]:
+        """Its own group and the others that are the same, each with how that is known."""
+        own = self._group[clip]
+        return {own: "the same clip, or a file of the same content", **self._known.get(own, {})}
 
     def how(self, one: Clip, other: Clip) -> str | None:
         """How it is known that two clips are the same; None if they are not."""
-        return "the same clip" if one == other else self.of(one).get(other)
+        if one == other:
+            return "the same clip"
+        if self._group[one] == self._group[other]:
+            return "a file of the same content"
+        return self._known.get(self._group[one], {}).get(self._group[other])
 
-    def of(self, clip: Clip) -> dict[Clip, str]:
-        """All other clips that are the same as this one."""
-        return self._known.get(clip, {})
 
-
-def find_same_clips(measures: dict[Clip, ClipMeasures], wanted: "WantedPairs", workers: int) -> SameClips:
+def find_same_clips(measures: Mapping[Clip, ClipMeasures], samples: Sequence[Uses], workers: int) -> SameClips:
     """Compare clips by content, and those whose landmarks agree by their waveforms.
 
     Args:
         measures: of every clip.
-        wanted: which pairs matter; the others are not compared.
+        samples: the clips of each sample, each with its side and whether it is a target.
     """
-    same = SameClips()
+    same = SameClips(measures)
+    clips = [clip for clip in same.groups() if not measures[clip].problems]
     by_content = defaultdict(list)
-    for clip, measured in measures.items():
-        if not measured.problems:
-            by_content[measured.content].append(clip)
-    for clips in by_content.values():
-        for one, other in _overlapping(clips, measures):
-            how = "the same file" if one.source == other.source else "a file of the same content"
-            same.add(one, other, how)
-    clips = [clip for clip, measured in measures.items() if not measured.problems]
+    for clip in clips:
+        by_content[measures[clip].content].append(clip)
+    for cuts in by_content.values():
+        for one, other, seconds in _overlapping(cuts, measures):
+            same.add(one, other, f"cuts of one file, which share {seconds:.1f} s")
+    wanted = _WantedPairs(samples, same)
     found = candidate_pairs([measures[clip].landmarks for clip in clips])
-    pairs = [(clips[i], clips[j]) for i, j in found if wanted(clips[i], clips[j])]
-    pairs = [(a, b) for a, b in pairs if measures[a].content != measures[b].content]
+    pairs = [(clips[i], clips[j]) for i, j in found if measures[clips[i]].content != measures[clips[j]].content]
+    pairs = [(one, other) for one, other in pairs if wanted(one, other)]
     shares = map_in_processes(compare, pairs, workers, "comparing clips that sound alike", "pair") if pairs else []
     for (one, other), share in zip(pairs, shares, strict=True):
         if share >= SAME_SPEECH_SHARE:
-            same.add(one, other, f"the same recording ({100 * share:.0f} % of the shorter one's speech)")
+            same.add(one, other, f"the same recording ({100 * share:.0f} % of the speech of one of them)")
     return same
 
 
-class WantedPairs:
-    """Pairs of clips that must not be the same: of one sample, of two sides, and any two targets.
+class _WantedPairs:
+    """Pairs of clips that must not be the same: of one sample, of two sides, and any two targets."""
 
-    Args:
-        samples: the clips of each sample, each with its side and whether it is a target.
-    """
-
-    def __init__(self, samples: Iterable[Sequence[tuple[Clip, str, bool]]]) -> None:
+    def __init__(self, samples: Iterable[Uses], same: SameClips) -> None:
         self._sides: dict[Clip, set[str]] = defaultdict(set)
-        self._targets: set[Clip] = set()
-        self._together: set[frozenset[Clip]] = set()
+        self._references: dict[Clip, list[Clip]] = {}
         for uses in samples:
+            references = [same.group(clip) for clip, _, is_target in uses if not is_target]
             for clip, side, is_target in uses:
-                self._sides[clip].add(side)
+                self._sides[same.group(clip)].add(side)
                 if is_target:
-                    self._targets.add(clip)
-                    self._together |= {frozenset((clip, other)) for other, _, other_target in uses if not other_target}
+                    self._references.setdefault(same.group(clip), []).extend(references)
 
     def __call__(self, one: Clip, other: Clip) -> bool:
-        """Whether a pair matters."""
-        if one in self._targets and other in self._targets:
+        """Whether a pair of groups matters."""
+        if one in self._references and other in self._references:
             return True
-        return len(self._sides[one] | self._sides[other]) > 1 or frozenset((one, other)) in self._together
+        if len(self._sides[one] | self._sides[other]) > 1:
+            return True
+        return other in self._references.get(one, ()) or one in self._references.get(other, ())
 
 
 def compare(pair: Pair) -> float:
@@ -89,8 +110,8 @@ def compare(pair: Pair) -> float:
     return shared_share(one.mean(axis=1), one_rate, other.mean(axis=1), other_rate)
 
 
-def _overlapping(clips: Sequence[Clip], measures: dict[Clip, ClipMeasures]) -> Iterable[Pair]:
-    """Pairs of cuts of one content that share most of the shorter one."""
+def _overlapping(clips: Sequence[Clip], measures: Mapping[Clip, ClipMeasures]) -> Iterable[tuple[Clip, Clip, float]]:
+    """Pairs of cuts of one content that share most of the shorter one, and how many seconds."""
     cuts = sorted(clips, key=lambda clip: clip.offset)
     for i, one in enumerate(cuts):
         end = one.offset + measures[one].seconds
@@ -99,4 +120,4 @@ def _overlapping(clips: Sequence[Clip], measures: dict[Clip, ClipMeasures]) -> I
                 break
             shared = min(end, other.offset + measures[other].seconds) - other.offset
             if shared >= SAME_SPEECH_SHARE * min(measures[one].seconds, measures[other].seconds):
-                yield one, other
+                yield one, other, shared
