@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from arabic_voice_cloning_dataset import missing_texts, parse_record, read_json_records, sample_id_of
@@ -88,7 +89,7 @@ def read_samples_of(
     """
     samples, seen = [], set()
     for path in files:
-        for number, raw in enumerate(read_json_records(path)):
+        for number, raw in enumerate(tqdm(read_json_records(path), f"reading {path.name}", unit="sample")):
             sample_id = sample_id_of(raw, number)
             if sample_id in seen:
                 sample_id = f"{sample_id} ({path.name}, record {number})"

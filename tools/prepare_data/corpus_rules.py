@@ -1,5 +1,6 @@
 """What samples show beside each other: equal clips, speakers and utterances on both sides, texts that do not fit."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ shadda are often written in texts that are not); between them it is mixed in its
 MIXED_WORDS = 5
 """A shorter text is not called mixed in itself for one word."""
 MOST_OF_THE_HOURS = 0.5
+# Nothing in such a text is read as other letters; to normalise all texts takes longer than all else that reads them.
+_PLAIN_ARABIC = re.compile("[\\s\u0621-\u0652\u060c\u061b\u061f.!]*")
 
 
 def check_corpus(samples: Sequence[CheckedSample], measures: Measures, same: SameClips, findings: Findings) -> None:
@@ -48,9 +51,16 @@ def letters_per_second(sample: CheckedSample, measures: Measures) -> Iterable[tu
     """Letters of the text by seconds of speech, of target and reference, where each is one clip with a text."""
     for clips, text in ((sample.targets, sample.target_text), (sample.references, sample.reference_text)):
         if len(clips) == 1 and text and not measures[clips[0].clip].problems:
-            letters = len(normalise_for_scoring(text).replace(" ", ""))
+            letters = count_letters(text)
             if letters:
                 yield clips[0], letters / max(0.02, measures[clips[0].clip].speech_seconds)
+
+
+def count_letters(text: str) -> int:
+    """Letters of a text as it is scored: digits and signs are read out, diacritics are none."""
+    if not _PLAIN_ARABIC.fullmatch(text):
+        text = normalise_for_scoring(text)
+    return sum(character.isalpha() for character in text) - text.count("\u0640")
 
 
 def hours_of_speakers(samples: Sequence[CheckedSample], measures: Measures) -> dict[str, tuple[float, int]]:
