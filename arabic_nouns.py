@@ -80,6 +80,11 @@ _BY_SIGNS: list[tuple[str, Unit]] = [
 UNITS = {sign: unit for signs, unit in _BY_SIGNS for sign in signs.split()}
 
 SCALE_WORDS = {form: noun for _, noun in SCALES for form in (noun.singular, noun.plural)}
+_PLURAL_IN_AT = (
+    "حالة لغة جامعة محافظة خطوة عملية جولة رحلة جلسة محاضرة عائلة لوحة شاشة بطاقة وجبة قارة فئة فقرة دورة بطولة ولاية "
+    "طائرة سيدة معلمة زوجة طبقة حبة عمارة وزارة جهة مؤسسة منظمة محطة حافلة ميدالية خدمة ضربة مشكلة شجرة طاولة ورقة "
+    "زجاجة علبة"
+).split()
 _COUNTED = [
     *(noun for _, noun in SCALES),
     DOLLAR, EURO, POUND, RIYAL, DIRHAM, DINAR, LIRA, YEN, CENT, PIASTRE, FILS, HALALA,
@@ -96,7 +101,13 @@ _COUNTED = [
     feminine("دولة", "دول"), feminine("صفحة", "صفحات"), feminine("كلمة", "كلمات"), feminine("نقطة", "نقاط"),
     feminine("غرفة", "غرف"), feminine("شركة", "شركات"), feminine("مدرسة", "مدارس"), feminine("آية", "آيات"),
     feminine("ركعة", "ركعات"), feminine("حلقة", "حلقات"), feminine("قطعة", "قطع"), feminine("رسالة", "رسائل"),
-    Noun("امرأة", "امرأتان", "نساء", "امرأة", True),
+    feminine("دقيقة", "دقايق"), feminine("مباراة", "مباريات"), feminine("فتاة", "فتيات"), feminine("قناة", "قنوات"),
+    feminine("صلاة", "صلوات"), feminine("مرحلة", "مراحل"), feminine("سورة", "سور"), feminine("صورة", "صور"),
+    feminine("قصة", "قصص"), feminine("جملة", "جمل"), feminine("شقة", "شقق"), feminine("نسخة", "نسخ"),
+    feminine("منطقة", "مناطق"), feminine("قرية", "قرى"), feminine("جزيرة", "جزر"), feminine("لجنة", "لجان"),
+    feminine("طريقة", "طرق"), feminine("تذكرة", "تذاكر"), feminine("جائزة", "جوائز"), feminine("سفينة", "سفن"),
+    feminine("أخت", "أخوات"), feminine("أم", "أمهات"), Noun("امرأة", "امرأتان", "نساء", "امرأة", True),
+    *(feminine(singular, singular.removesuffix("ة") + "ات") for singular in _PLURAL_IN_AT),
 ]  # fmt: skip
 NOUN_OF_FORM = {
     form: noun
