@@ -32,13 +32,15 @@ DIGIT_BY_DIGIT = 10
 """So many digits in a row, and more, are a number one dials or types, unless they end in six zeros."""
 OBLIQUE_AFTER = set(
     "في من إلى الى على عن حتى منذ خلال بعد قبل بين مع دون بدون فوق تحت كل عام سنة يوم ليلة نحو حوالي قرابة "
-    "نسبة بنسبة لمدة بسعر بقيمة بمبلغ".split()
+    "نسبة بنسبة لمدة بسعر بقيمة بمبلغ بسرعة بمعدل بفارق بوزن بطول بعمق بارتفاع".split()
 )
 """Words after which a number is in genitive."""
 CLITICS = set("و ف ب ل ك ال وال فال بال كال لل وب ول وك فب فل".split())
 """What is written onto the next word."""
 OBLIQUE_CLITICS = set("ب ل ك بال كال لل وب ول وك فب فل".split())
 FEMININE_YEAR_AFTER = {"سنة", "السنة", "لسنة", "بسنة", "وسنة"}
+ALTERNATIVES = {"إلى", "الى", "أو", "او"}
+"""Words between two numbers that count the same."""
 HOUR_WORDS = {"الساعة", "للساعة", "والساعة", "بالساعة"}
 PHONE_WORDS = set(
     "هاتف الهاتف هاتفي جوال الجوال جوالي موبايل الموبايل تلفون التلفون رقم الرقم رقمي بالرقم للرقم واتساب واتس كود "
@@ -46,7 +48,9 @@ PHONE_WORDS = set(
 )
 RANKED = {
     **dict.fromkeys("القرن الطابق الدور الصف الفصل الدرس الباب الجزء المركز المجلد اليوم الأسبوع".split(), False),
-    **dict.fromkeys("الحلقة المرحلة الدورة النسخة الطبعة الجولة المرتبة الذكرى الدقيقة".split(), True),
+    **dict.fromkeys(
+        "الحلقة المرحلة الدورة النسخة الطبعة الجولة المرتبة الذكرى الدقيقة السورة الآية المادة السنة".split(), True
+    ),
 }
 """Definite nouns after which a number up to 99 is an ordinal: whether they are feminine."""
 
@@ -86,6 +90,7 @@ _MONEY = _either(CURRENCIES)
 _MEASURE = _either([*UNITS, *CURRENCIES])
 _HALF_DAY = r"[AaPp]\.?[Mm]\.?"
 _IN_LATIN_WORD = rf"[{LATIN}0-9@._+/&%='#:-]*"
+_OPENING = re.compile(r"(?:[(\[{]|(?:^|[\s(\[{])[\"'])\Z")
 _RAISED = "".join(map(chr, SUPERSCRIPTS))
 _OBLIQUE_SIGN = re.compile(r"(?:[÷×=≤≥]|[0-9] ?[-*<>]) ?\Z")
 """Signs whose words govern the number that follows."""
@@ -112,13 +117,14 @@ _PATTERNS = {
     "phone": r"(?<![0-9])(?:\+[0-9][0-9 ()-]{5,18}[0-9]|0[0-9]+(?:[ -][0-9]{2,}){0,4}|[0-9]{4}(?:[ -][0-9]{4}){2,}"
     r"|[0-9]{3}(?P<gap>[ -])[0-9]{3}(?P=gap)[0-9]{4}"
     rf"|[0-9]{{{DIGIT_BY_DIGIT},}}(?<!000000)|[0-9]{{19,}})(?![0-9.,])",
+    "dotted": rf"{_ALONE}(?!{_NUMBER}{_ENDS})[0-9]+(?:\.[0-9]+){{2,}}{_ENDS}",
     "fraction": rf"{_ALONE}(?P<over>[0-9]+)/(?P<under>[0-9]+){_ENDS}",
     "mixed": rf"(?:(?P<whole>[0-9]+) ?)?(?P<part>[{''.join(FRACTION_SIGNS)}])",
     "year": rf"{_ALONE}(?:(?P<count>[0-9]{{3,4}}) ?(?P<which>هـ|ق\.م)"
     rf"|(?P<count2>1[0-9]{{3}}|20[0-9]{{2}}) ?(?P<which2>م|ه){_WORD_ENDS})",
     "amount": rf"(?:(?P<money>{_MONEY}|%) ?)?(?P<plus>(?<![^\s(\"])[-+])?(?P<number>{_NUMBER})"
     rf"(?P<raised>[{_RAISED}]+)?(?: ?- ?(?P<until>(?>{_NUMBER}))(?! ?=))?"
-    rf"(?: ?(?P<unit>%|‰|{_MEASURE}{_WORD_ENDS}|[$€£¥])| (?P<noun>[{ARABIC}]+))?",
+    rf"(?: ?(?P<unit>%|‰|{_MEASURE}{_WORD_ENDS}|[$€£¥])| (?P<noun>(?>[{ARABIC}]+))(?![0-9]))?",
     "number_sign": r"(?<=[0-9]) ?(?:[*<>]|-(?= ?[0-9.,]+ ?=)) ?(?=[0-9])",
     "sign": rf" ?(?!@[{LATIN}])[{''.join(SIGNS)}] ?",
     "joint": rf"(?<=[{ARABIC}])-(?=[0-9])",
@@ -127,7 +133,8 @@ _PATTERNS = {
 }
 _ANYTHING = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _PATTERNS.items()))
 _SIGNS_ONLY = re.compile(
-    rf"(?P<latin>{_PATTERNS['latin']})|(?P<sign>(?<!{_DIGIT})(?<!{_DIGIT} ) ?(?!@[{LATIN}])[{''.join(SIGNS)}] ?(?! ?{_DIGIT}))"
+    rf"(?P<latin>{_PATTERNS['latin']})"
+    rf"|(?P<sign>(?<!{_DIGIT})(?<!{_DIGIT} ) ?(?!@[{LATIN}])[{''.join(SIGNS)}] ?(?! ?{_DIGIT}))"
     rf"|(?P<hash>#(?!{_DIGIT}))|(?P<typing>(?<!{_DIGIT})[*<>_|\\^`~](?!{_DIGIT}))"
 )
 _LATIN_SIGNS = re.compile(rf"(?<=[0-9]) ?(?:{_MEASURE}|{_HALF_DAY}){_WORD_ENDS}|{_MONEY}(?= ?[0-9])")
@@ -154,7 +161,7 @@ def _read(match: re.Match[str]) -> str:
         return words
     clitic = _clitic_before(match)
     after = match.string[match.end() : match.end() + 1]
-    text = _attached(words.lstrip(), clitic) if clitic else " " + words.lstrip()
+    text = _attached(words.lstrip(), clitic) if clitic or _OPENING.search(_before(match)) else " " + words.lstrip()
     return text + (" " if re.match(rf"[{ARABIC}{LATIN}0-9]", after) else "")
 
 
@@ -176,8 +183,9 @@ def _clitic_before(match: re.Match[str]) -> str:
 
 
 def _words_before(match: re.Match[str]) -> tuple[str, str]:
-    """The two words before a match, in order; an article that touches it is not one of them."""
-    before = _before(match).removesuffix("ال") if _clitic_before(match) == "ال" else _before(match)
+    """The two words before a match, in order; neither an article that touches it, nor a number that it is added to."""
+    before = re.sub(r"(?:ال|[0-9] و)\Z", "", _before(match)) if _clitic_before(match) in ("ال", "و") else _before(match)
+    before = before.rstrip("0123456789")
     found = re.search(rf"(?:([{ARABIC}]+) +)?([{ARABIC}]+)[ :]*\Z", before)
     return (found[1] or "", found[2]) if found else ("", "")
 
@@ -268,6 +276,11 @@ def _phone(match: re.Match[str]) -> str:
     return plus + digit_words(re.sub("[^0-9]", "", match[0]))
 
 
+def _dotted(match: re.Match[str]) -> str:
+    """A version or an address of a network."""
+    return " نقطة ".join(_plain(part) for part in match[0].split("."))
+
+
 def _fraction(match: re.Match[str]) -> str:
     over, under = match["over"], match["under"]
     known = FRACTIONS.get((int(over), int(under))) if len(over + under) < 5 else None
@@ -297,8 +310,10 @@ def _amount(match: re.Match[str]) -> str:
     if alone and word in HOUR_WORDS and is_whole and 1 <= value <= 24:
         half = HALF_DAYS.get(rest.strip())
         return _hour(value, oblique) + (f" {half}" if half else rest)
-    if alone and not match["unit"] and word in RANKED and is_whole and 1 <= value <= 99:
-        return ordinal(value, RANKED[word], _governs_genitive(word_before)) + rest
+    ranked = re.sub(r"\A[وف]?(?:ال|لل|بال|كال)", "ال", word)
+    if alone and not match["unit"] and ranked in RANKED and is_whole and 1 <= value <= 99:
+        is_genitive = _governs_genitive(word_before) or word.endswith(("لل" + ranked[2:], "بال" + ranked[2:]))
+        return ordinal(value, RANKED[ranked], is_genitive) + rest
     if alone and word in PHONE_WORDS and digits.isdigit() and len(digits) >= 5:
         return digit_words(digits) + rest
     if alone and match["noun"] in MONTH_STARTS and is_whole and 1 <= value <= 31:
@@ -328,7 +343,8 @@ def _counting(digits: str, match: re.Match[str], oblique: bool, bare: bool = Fal
     what = UNITS[unit] if unit in UNITS else Unit(CURRENCIES[money][0]) if money else None
     if what is None:
         is_year = not noun and _words_before(match)[1] in FEMININE_YEAR_AFTER
-        return _plain(digits, True, oblique) if is_year else _before_word(digits, noun, oblique, bare)
+        is_feminine = is_year or (noun in ALTERNATIVES and _next_is_feminine(match))
+        return _plain(digits, True, oblique) + after if is_feminine else _before_word(digits, noun, oblique, bare)
     after += f" {what_unit}" if match["money"] and (what_unit := unit) else ""
     if bare:
         return _plain(digits, what.noun.feminine, oblique)
@@ -352,6 +368,13 @@ def _counting(digits: str, match: re.Match[str], oblique: bool, bare: bool = Fal
         cents = counted(int(decimals), CURRENCIES[money][1], oblique)
         words = words + AND + cents if value else cents
     return words + after
+
+
+def _next_is_feminine(match: re.Match[str]) -> bool:
+    """Whether the number that comes next counts a noun that is known to be feminine."""
+    found = re.match(rf" *{_NUMBER} ([{ARABIC}]+)", match.string[match.end() :])
+    known = NOUN_OF_FORM.get(found[1]) if found else None
+    return known is not None and known.feminine
 
 
 def _adjective(number: int, unit: Unit, oblique: bool) -> str:
@@ -397,7 +420,8 @@ def _hash(match: re.Match[str]) -> str:
 
 
 _READERS: dict[str, Callable[[re.Match[str]], str]] = {
-    "date": _date, "iso_date": _date, "time": _time, "ratio": _ratio, "phone": _phone, "fraction": _fraction,
+    "date": _date, "iso_date": _date, "time": _time, "ratio": _ratio, "phone": _phone, "dotted": _dotted,
+    "fraction": _fraction,
     "mixed": _mixed, "year": _year, "amount": _amount, "sign": _sign,
     "number_sign": lambda match: f" {NUMBER_SIGNS[match[0].strip()]} ", "hash": _hash, "typing": lambda match: " ",
     "joint": lambda match: " ",
