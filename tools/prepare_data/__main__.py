@@ -2,6 +2,7 @@
 
     python -m tools.prepare_data build SOURCE --output_dir DIR
     python -m tools.prepare_data encode FILE.json
+    python -m tools.prepare_data normalise FILE.json --output_dir DIR
 
 Each verb has its own --help. Exit status: 0 if all is well, 1 for a wrong input, 2 for an unknown flag.
 """
@@ -11,9 +12,9 @@ import sys
 from collections.abc import Sequence
 
 from boson_multimodal.errors import InputError
-from tools.prepare_data import build, encode
+from tools.prepare_data import build, encode, normalise
 
-VERBS = {"build": build, "encode": encode}
+VERBS = {"build": build, "encode": encode, "normalise": normalise}
 """Modules by name; each has ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is its help."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
