@@ -33,7 +33,10 @@ CURRENCIES: dict[str, tuple[Noun, Noun | None]] = {
     "AED": (DIRHAM, FILS), "QAR": (RIYAL, DIRHAM), "MAD": (DIRHAM, None), "KWD": (DINAR, None), "JOD": (DINAR, None),
     "BHD": (DINAR, None), "IQD": (DINAR, None), "OMR": (RIYAL, None), "ر.س": (RIYAL, HALALA), "ج.م": (POUND, PIASTRE),
     "د.إ": (DIRHAM, FILS), "د.ك": (DINAR, None), "د.أ": (DINAR, None), "ر.ق": (RIYAL, DIRHAM), "ر.ع": (RIYAL, None),
-    "\u20c1": (RIYAL, HALALA),
+    "\u20c1": (RIYAL, HALALA), "ج": (POUND, PIASTRE), "ج.س": (POUND, PIASTRE), "د.ج": (DINAR, None),
+    "د.ت": (DINAR, None), "د.ع": (DINAR, None), "د.ب": (DINAR, None), "د.ل": (DINAR, None), "د.م": (DIRHAM, None),
+    "ر.ي": (RIYAL, None), "ل.ل": (LIRA, None), "ل.س": (LIRA, None), "\u20ba": (LIRA, None), "GBP": (POUND, None),
+    "DZD": (DINAR, None), "TND": (DINAR, None), "LYD": (DINAR, None), "LBP": (LIRA, None), "SYP": (LIRA, None),
 }  # fmt: skip
 """A sign: the currency, and its hundredth where it has one."""
 
@@ -106,7 +109,8 @@ _COUNTED = [
     feminine("قصة", "قصص"), feminine("جملة", "جمل"), feminine("شقة", "شقق"), feminine("نسخة", "نسخ"),
     feminine("منطقة", "مناطق"), feminine("قرية", "قرى"), feminine("جزيرة", "جزر"), feminine("لجنة", "لجان"),
     feminine("طريقة", "طرق"), feminine("تذكرة", "تذاكر"), feminine("جائزة", "جوائز"), feminine("سفينة", "سفن"),
-    feminine("أخت", "أخوات"), feminine("أم", "أمهات"), Noun("امرأة", "امرأتان", "نساء", "امرأة", True),
+    Noun("أخ", "أخوان", "إخوة", "أخًا"), feminine("أخت", "أخوات"), feminine("أم", "أمهات"),
+    Noun("امرأة", "امرأتان", "نساء", "امرأة", True),
     *(feminine(singular, singular.removesuffix("ة") + "ات") for singular in _PLURAL_IN_AT),
 ]  # fmt: skip
 NOUN_OF_FORM = {

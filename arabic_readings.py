@@ -41,13 +41,14 @@ OBLIQUE_CLITICS = set("ب ل ك بال كال لل وب ول وك فب فل".spl
 FEMININE_YEAR_AFTER = {"سنة", "السنة", "لسنة", "بسنة", "وسنة"}
 ALTERNATIVES = {"إلى", "الى", "أو", "او"}
 """Words between two numbers that count the same."""
+CENTURY, CENTURY_ERAS = "القرن", {"م": "الميلادي", "هـ": "الهجري", "ق.م": "قبل الميلاد"}
 HOUR_WORDS = {"الساعة", "للساعة", "والساعة", "بالساعة"}
 PHONE_WORDS = set(
     "هاتف الهاتف هاتفي جوال الجوال جوالي موبايل الموبايل تلفون التلفون رقم الرقم رقمي بالرقم للرقم واتساب واتس كود "
     "رمز".split()
 )
 RANKED = {
-    **dict.fromkeys("القرن الطابق الدور الصف الفصل الدرس الباب الجزء المركز المجلد اليوم الأسبوع".split(), False),
+    **dict.fromkeys("القرن الطابق الدور الصف الفصل الدرس الباب الجزء المركز المجلد الأسبوع".split(), False),
     **dict.fromkeys(
         "الحلقة المرحلة الدورة النسخة الطبعة الجولة المرتبة الذكرى الدقيقة السورة الآية المادة السنة".split(), True
     ),
@@ -89,7 +90,10 @@ _WORD_ENDS = rf"(?![{ARABIC}{LATIN}0-9\u0640])"
 _MONEY = _either(CURRENCIES)
 _MEASURE = _either([*UNITS, *CURRENCIES])
 _HALF_DAY = r"[AaPp]\.?[Mm]\.?"
+_DIALLED = r"\+[0-9][0-9 ()-]{5,18}[0-9]"
+_NOT_A_SIGN = rf"@[{LATIN}]|{_DIALLED}"
 _IN_LATIN_WORD = rf"[{LATIN}0-9@._+/&%='#:-]*"
+_UNTIL_HOUR = re.compile(rf"(?:{'|'.join(HOUR_WORDS)}) [0-9]{{1,2}}(?::[0-9]{{2}})? (?:إلى|الى|حتى) \Z")
 _OPENING = re.compile(r"(?:[(\[{]|(?:^|[\s(\[{])[\"'])\Z")
 _RAISED = "".join(map(chr, SUPERSCRIPTS))
 _OBLIQUE_SIGN = re.compile(r"(?:[÷×=≤≥]|[0-9] ?[-*<>]) ?\Z")
@@ -111,22 +115,23 @@ _PATTERNS = {
     rf"(?: ?(?P<half>ص|م|{_HALF_DAY}){_WORD_ENDS})?",
     # A word with Latin letters, its digits included; not the sign of an amount.
     "latin": rf"(?!{_MONEY} ?[0-9])(?!{_NUMBER}(?:-{_NUMBER})?{_MEASURE}{_WORD_ENDS})"
-    rf"(?:@?[{LATIN}0-9](?={_IN_LATIN_WORD}[{LATIN}]){_IN_LATIN_WORD}[{LATIN}0-9]|[{LATIN}])(?:\+\+|#)?",
+    rf"(?:@?[{LATIN}0-9](?={_IN_LATIN_WORD}[{LATIN}]){_IN_LATIN_WORD}[{LATIN}0-9]|[{LATIN}][0-9]*)(?:\+\+|#)?",
     "ratio": rf"{_ALONE}(?P<left>[0-9]+):(?P<right>[0-9]+){_ENDS}",
     # With a country's code; with a leading zero; in groups as on cards; in groups of 3, 3 and 4; long; too long to say.
-    "phone": r"(?<![0-9])(?:\+[0-9][0-9 ()-]{5,18}[0-9]|0[0-9]+(?:[ -][0-9]{2,}){0,4}|[0-9]{4}(?:[ -][0-9]{4}){2,}"
+    "phone": rf"(?<![0-9])(?:{_DIALLED}"
+    r"|0[0-9]+(?:[ -][0-9]{2,}){0,4}|[0-9]{4}(?:[ -][0-9]{4}){2,}"
     r"|[0-9]{3}(?P<gap>[ -])[0-9]{3}(?P=gap)[0-9]{4}"
     rf"|[0-9]{{{DIGIT_BY_DIGIT},}}(?<!000000)|[0-9]{{19,}})(?![0-9.,])",
     "dotted": rf"{_ALONE}(?!{_NUMBER}{_ENDS})[0-9]+(?:\.[0-9]+){{2,}}{_ENDS}",
     "fraction": rf"{_ALONE}(?P<over>[0-9]+)/(?P<under>[0-9]+){_ENDS}",
     "mixed": rf"(?:(?P<whole>[0-9]+) ?)?(?P<part>[{''.join(FRACTION_SIGNS)}])",
-    "year": rf"{_ALONE}(?:(?P<count>[0-9]{{3,4}}) ?(?P<which>هـ|ق\.م)"
+    "year": rf"{_ALONE}(?:(?P<count>[0-9]{{1,4}}) ?(?P<which>هـ|ق\.م)"
     rf"|(?P<count2>1[0-9]{{3}}|20[0-9]{{2}}) ?(?P<which2>م|ه){_WORD_ENDS})",
     "amount": rf"(?:(?P<money>{_MONEY}|%) ?)?(?P<plus>(?<![^\s(\"])[-+])?(?P<number>{_NUMBER})"
     rf"(?P<raised>[{_RAISED}]+)?(?: ?- ?(?P<until>(?>{_NUMBER}))(?! ?=))?"
     rf"(?: ?(?P<unit>%|‰|{_MEASURE}{_WORD_ENDS}|[$€£¥])| (?P<noun>(?>[{ARABIC}]+))(?![0-9]))?",
     "number_sign": r"(?<=[0-9]) ?(?:[*<>]|-(?= ?[0-9.,]+ ?=)) ?(?=[0-9])",
-    "sign": rf" ?(?!@[{LATIN}])[{''.join(SIGNS)}] ?",
+    "sign": rf" ?(?!{_NOT_A_SIGN})[{''.join(SIGNS)}] ?",
     "joint": rf"(?<=[{ARABIC}])-(?=[0-9])",
     "hash": "#",
     "typing": rf"[*<>_|\\^`~\u00b7{_RAISED}]+",
@@ -134,7 +139,7 @@ _PATTERNS = {
 _ANYTHING = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _PATTERNS.items()))
 _SIGNS_ONLY = re.compile(
     rf"(?P<latin>{_PATTERNS['latin']})"
-    rf"|(?P<sign>(?<!{_DIGIT})(?<!{_DIGIT} ) ?(?!@[{LATIN}])[{''.join(SIGNS)}] ?(?! ?{_DIGIT}))"
+    rf"|(?P<sign>(?<!{_DIGIT})(?<!{_DIGIT} ) ?(?!{_NOT_A_SIGN})[{''.join(SIGNS)}] ?(?! ?{_DIGIT}))"
     rf"|(?P<hash>#(?!{_DIGIT}))|(?P<typing>(?<!{_DIGIT})[*<>_|\\^`~](?!{_DIGIT}))"
 )
 _LATIN_SIGNS = re.compile(rf"(?<=[0-9]) ?(?:{_MEASURE}|{_HALF_DAY}){_WORD_ENDS}|{_MONEY}(?= ?[0-9])")
@@ -284,7 +289,9 @@ def _dotted(match: re.Match[str]) -> str:
 def _fraction(match: re.Match[str]) -> str:
     over, under = match["over"], match["under"]
     known = FRACTIONS.get((int(over), int(under))) if len(over + under) < 5 else None
-    return known or f"{_plain(over)} على {_plain(under)}"
+    if len(over) == len(under) == 4:  # a season from one year to the next
+        return f"{_plain(over, oblique=_is_oblique(match))} إلى {_plain(under, oblique=True)}"
+    return known or f"{_plain(over)} على {_plain(under, oblique=True)}"
 
 
 def _mixed(match: re.Match[str]) -> str:
@@ -293,27 +300,39 @@ def _mixed(match: re.Match[str]) -> str:
 
 
 def _year(match: re.Match[str]) -> str:
-    oblique = _is_oblique(match)
-    era = ERAS[match["which"] or match["which2"]]
+    oblique, era = _is_oblique(match), match["which"] or match["which2"]
+    value, (rank, is_genitive) = int(match["count"] or match["count2"]), _rank(match)
+    if rank == CENTURY and 1 <= value <= 99:
+        return f"{ordinal(value, oblique=is_genitive)} {CENTURY_ERAS[era]}"
     is_feminine = _words_before(match)[1] in FEMININE_YEAR_AFTER
-    return f"{number_words(int(match['count'] or match['count2']), is_feminine, oblique)} {era}"
+    return f"{number_words(value, is_feminine, oblique)} {ERAS[era]}"
+
+
+def _rank(match: re.Match[str]) -> tuple[str, bool]:
+    """The noun before a match if it is one of ``RANKED``, else nothing; and whether it is in genitive."""
+    word_before, word = _words_before(match)
+    noun = re.sub(r"\A[وف]?(?:ال|لل|بال|كال)", "ال", word)
+    is_genitive = _governs_genitive(word_before) or word.endswith(("لل" + noun[2:], "بال" + noun[2:]))
+    return (noun if noun in RANKED else ""), is_genitive
 
 
 def _amount(match: re.Match[str]) -> str:
     """A number with its sign and what it counts, on either side of it."""
-    word_before, word = _words_before(match)
+    word, (rank, is_genitive) = _words_before(match)[1], _rank(match)
     oblique, digits = _is_oblique(match), match["number"]
     value, decimals = _value(digits)
     is_whole = value is not None and not decimals
     rest = (" " + match["unit"] if match["unit"] else "") + (" " + match["noun"] if match["noun"] else "")
     alone = not (match["money"] or match["until"] or match["raised"] or match["plus"])
-    if alone and word in HOUR_WORDS and is_whole and 1 <= value <= 24:
+    is_hour = word in HOUR_WORDS or _UNTIL_HOUR.search(_before(match))
+    if alone and is_hour and is_whole and 1 <= value <= 24:
         half = HALF_DAYS.get(rest.strip())
         return _hour(value, oblique) + (f" {half}" if half else rest)
-    ranked = re.sub(r"\A[وف]?(?:ال|لل|بال|كال)", "ال", word)
-    if alone and not match["unit"] and ranked in RANKED and is_whole and 1 <= value <= 99:
-        is_genitive = _governs_genitive(word_before) or word.endswith(("لل" + ranked[2:], "بال" + ranked[2:]))
-        return ordinal(value, RANKED[ranked], is_genitive) + rest
+    if rank and alone and is_whole and 1 <= value <= 99 and _known(match["noun"]) is None:
+        if rank == CENTURY and match["unit"] in CENTURY_ERAS:
+            return f"{ordinal(value, oblique=is_genitive)} {CENTURY_ERAS[match['unit']]}"
+        if not match["unit"]:
+            return ordinal(value, RANKED[rank], is_genitive) + rest
     if alone and word in PHONE_WORDS and digits.isdigit() and len(digits) >= 5:
         return digit_words(digits) + rest
     if alone and match["noun"] in MONTH_STARTS and is_whole and 1 <= value <= 31:
@@ -370,10 +389,15 @@ def _counting(digits: str, match: re.Match[str], oblique: bool, bare: bool = Fal
     return words + after
 
 
+def _known(noun: str | None) -> Noun | None:
+    """A noun by any of its forms, marks aside."""
+    return NOUN_OF_FORM.get(re.sub("[\u064b-\u0652\u0670]", "", noun or ""))
+
+
 def _next_is_feminine(match: re.Match[str]) -> bool:
     """Whether the number that comes next counts a noun that is known to be feminine."""
     found = re.match(rf" *{_NUMBER} ([{ARABIC}]+)", match.string[match.end() :])
-    known = NOUN_OF_FORM.get(found[1]) if found else None
+    known = _known(found[1]) if found else None
     return known is not None and known.feminine
 
 
@@ -392,7 +416,7 @@ def _adjective(number: int, unit: Unit, oblique: bool) -> str:
 def _before_word(digits: str, noun: str, oblique: bool, bare: bool) -> str:
     """A number before an Arabic word, which stays as written; "one" and "two" of a known noun become its forms."""
     value, decimals = _value(digits)
-    known = NOUN_OF_FORM.get(re.sub("[\u064b-\u0652\u0670]", "", noun))
+    known = _known(noun)
     after = f" {noun}" if noun and not bare else ""
     if known is None or value is None or decimals:
         # A singular in taa marbuta, which follows 11 to 99, is feminine; after 3 to 10 it may be a broken plural.

@@ -34,7 +34,7 @@ from tools.speech_audio import write_whole
 STANDARD_STREAM = "-"
 SUFFIXES = (".json", ".jsonl", ".txt")
 SHOWN_EXAMPLES = 5
-LONGEST_EXAMPLE = 120
+LONGEST_EXAMPLE = 100
 OTHER_CHANGES = "punctuation, signs, spaces"
 
 
@@ -278,7 +278,8 @@ def _tell(name: str, summary: NormaliseSummary, stream: Any) -> None:
     if summary.kinds:
         lines.append("  " + "; ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in summary.kinds.most_common()))
     for before, after in summary.examples:
-        lines.append(f"  {_short(before)}  ->  {_short(after)}")
+        start = max(0, len(os.path.commonprefix([before, after])) - LONGEST_EXAMPLE // 4)
+        lines.append(f"  {_excerpt(before, start)}  ->  {_excerpt(after, start)}")
     if summary.words_marked or summary.words_left:
         lines.append(f"  marks put on {summary.words_marked} words; {summary.words_left} left without")
     if summary.digits_left:
@@ -290,7 +291,8 @@ def _tell(name: str, summary: NormaliseSummary, stream: Any) -> None:
     print("\n".join(lines), file=stream)
 
 
-def _short(text: str) -> str:
-    """A text on one line, what cannot be seen in it shown by its number."""
-    text = text if len(text) <= LONGEST_EXAMPLE else text[:LONGEST_EXAMPLE] + "..."
-    return "".join(c if c.isprintable() else f"<U+{ord(c):04X}>" for c in text)
+def _excerpt(text: str, start: int) -> str:
+    """A piece of a text on one line, what cannot be seen in it shown by its number."""
+    end = start + LONGEST_EXAMPLE
+    shown = "".join(c if c.isprintable() else f"<U+{ord(c):04X}>" for c in text[start:end])
+    return ("..." if start else "") + shown + ("..." if end < len(text) else "")
