@@ -73,6 +73,8 @@ SIGNS = {
     "±": "زائد أو ناقص", "≠": "لا يساوي", "≈": "تقريبًا", "≤": "أصغر من أو يساوي", "≥": "أكبر من أو يساوي",
     "√": "جذر", "∞": "ما لا نهاية", "°": "درجة", "№": "رقم",
 }  # fmt: skip
+AFTER_NUMBERS_ONLY = {"ج"}
+"""A sign of a currency that before a number is the letter of a list."""
 NUMBER_SIGNS = {"*": "ضرب", "<": "أصغر من", ">": "أكبر من", "-": "ناقص"}
 """Said between numbers only; elsewhere they are typing."""
 
@@ -87,7 +89,7 @@ _DIGIT = "[0-9٠-٩۰-۹]"
 _ALONE = r"(?<![0-9])(?<![0-9][.,:/-])"
 _ENDS = r"(?![0-9])(?![.,:/-][0-9])"
 _WORD_ENDS = rf"(?![{ARABIC}{LATIN}0-9\u0640])"
-_MONEY = _either(CURRENCIES)
+_MONEY = _either(sign for sign in CURRENCIES if sign not in AFTER_NUMBERS_ONLY)
 _MEASURE = _either([*UNITS, *CURRENCIES])
 _HALF_DAY = r"[AaPp]\.?[Mm]\.?"
 _DIALLED = r"\+[0-9][0-9 ()-]{5,18}[0-9]"
@@ -142,6 +144,8 @@ _SIGNS_ONLY = re.compile(
     rf"|(?P<sign>(?<!{_DIGIT})(?<!{_DIGIT} ) ?(?!{_NOT_A_SIGN})[{''.join(SIGNS)}] ?(?! ?{_DIGIT}))"
     rf"|(?P<hash>#(?!{_DIGIT}))|(?P<typing>(?<!{_DIGIT})[*<>_|\\^`~](?!{_DIGIT}))"
 )
+_HOURS = re.compile(r"(?<![0-9:])([0-9]{1,2}:[0-5][0-9]) ?- ?([0-9]{1,2}:[0-5][0-9])(?![0-9:])")
+"""From one time to another."""
 _LATIN_SIGNS = re.compile(rf"(?<=[0-9]) ?(?:{_MEASURE}|{_HALF_DAY}){_WORD_ENDS}|{_MONEY}(?= ?[0-9])")
 """Latin letters that are read as Arabic words."""
 
@@ -153,7 +157,7 @@ def is_foreign(text: str) -> bool:
 
 def read_aloud(text: str, digits: bool = True) -> str:
     """Spell out the signs of Arabic text and, unless told not to, its digits; spaces are set but not tidied."""
-    return (_ANYTHING if digits else _SIGNS_ONLY).sub(_read, text)
+    return _ANYTHING.sub(_read, _HOURS.sub(r"\1 إلى \2", text)) if digits else _SIGNS_ONLY.sub(_read, text)
 
 
 def _read(match: re.Match[str]) -> str:
@@ -417,6 +421,8 @@ def _before_word(digits: str, noun: str, oblique: bool, bare: bool) -> str:
     """A number before an Arabic word, which stays as written; "one" and "two" of a known noun become its forms."""
     value, decimals = _value(digits)
     known = _known(noun)
+    if known and not decimals.strip("0"):
+        decimals = ""
     after = f" {noun}" if noun and not bare else ""
     if known is None or value is None or decimals:
         # A singular in taa marbuta, which follows 11 to 99, is feminine; after 3 to 10 it may be a broken plural.
