@@ -33,7 +33,10 @@ CURRENCIES: dict[str, tuple[Noun, Noun | None]] = {
     "AED": (DIRHAM, FILS), "QAR": (RIYAL, DIRHAM), "MAD": (DIRHAM, None), "KWD": (DINAR, None), "JOD": (DINAR, None),
     "BHD": (DINAR, None), "IQD": (DINAR, None), "OMR": (RIYAL, None), "ر.س": (RIYAL, HALALA), "ج.م": (POUND, PIASTRE),
     "د.إ": (DIRHAM, FILS), "د.ك": (DINAR, None), "د.أ": (DINAR, None), "ر.ق": (RIYAL, DIRHAM), "ر.ع": (RIYAL, None),
-    "\u20c1": (RIYAL, HALALA),
+    "\u20c1": (RIYAL, HALALA), "ج": (POUND, PIASTRE), "ج.س": (POUND, PIASTRE), "د.ج": (DINAR, None),
+    "د.ت": (DINAR, None), "د.ع": (DINAR, None), "د.ب": (DINAR, None), "د.ل": (DINAR, None), "د.م": (DIRHAM, None),
+    "ر.ي": (RIYAL, None), "ل.ل": (LIRA, None), "ل.س": (LIRA, None), "\u20ba": (LIRA, None), "GBP": (POUND, None),
+    "DZD": (DINAR, None), "TND": (DINAR, None), "LYD": (DINAR, None), "LBP": (LIRA, None), "SYP": (LIRA, None),
 }  # fmt: skip
 """A sign: the currency, and its hundredth where it has one."""
 
@@ -80,6 +83,11 @@ _BY_SIGNS: list[tuple[str, Unit]] = [
 UNITS = {sign: unit for signs, unit in _BY_SIGNS for sign in signs.split()}
 
 SCALE_WORDS = {form: noun for _, noun in SCALES for form in (noun.singular, noun.plural)}
+_PLURAL_IN_AT = (
+    "حالة لغة جامعة محافظة خطوة عملية جولة رحلة جلسة محاضرة عائلة لوحة شاشة بطاقة وجبة قارة فئة فقرة دورة بطولة ولاية "
+    "طائرة سيدة معلمة زوجة طبقة حبة عمارة وزارة جهة مؤسسة منظمة محطة حافلة ميدالية خدمة ضربة مشكلة شجرة طاولة ورقة "
+    "زجاجة علبة"
+).split()
 _COUNTED = [
     *(noun for _, noun in SCALES),
     DOLLAR, EURO, POUND, RIYAL, DIRHAM, DINAR, LIRA, YEN, CENT, PIASTRE, FILS, HALALA,
@@ -96,7 +104,14 @@ _COUNTED = [
     feminine("دولة", "دول"), feminine("صفحة", "صفحات"), feminine("كلمة", "كلمات"), feminine("نقطة", "نقاط"),
     feminine("غرفة", "غرف"), feminine("شركة", "شركات"), feminine("مدرسة", "مدارس"), feminine("آية", "آيات"),
     feminine("ركعة", "ركعات"), feminine("حلقة", "حلقات"), feminine("قطعة", "قطع"), feminine("رسالة", "رسائل"),
+    feminine("دقيقة", "دقايق"), feminine("مباراة", "مباريات"), feminine("فتاة", "فتيات"), feminine("قناة", "قنوات"),
+    feminine("صلاة", "صلوات"), feminine("مرحلة", "مراحل"), feminine("سورة", "سور"), feminine("صورة", "صور"),
+    feminine("قصة", "قصص"), feminine("جملة", "جمل"), feminine("شقة", "شقق"), feminine("نسخة", "نسخ"),
+    feminine("منطقة", "مناطق"), feminine("قرية", "قرى"), feminine("جزيرة", "جزر"), feminine("لجنة", "لجان"),
+    feminine("طريقة", "طرق"), feminine("تذكرة", "تذاكر"), feminine("جائزة", "جوائز"), feminine("سفينة", "سفن"),
+    Noun("أخ", "أخوان", "إخوة", "أخًا"), feminine("أخت", "أخوات"), feminine("أم", "أمهات"),
     Noun("امرأة", "امرأتان", "نساء", "امرأة", True),
+    *(feminine(singular, singular.removesuffix("ة") + "ات") for singular in _PLURAL_IN_AT),
 ]  # fmt: skip
 NOUN_OF_FORM = {
     form: noun

@@ -1,8 +1,8 @@
 """Numbers in Arabic words: gender, case, and the noun that is counted.
 
-Written anew after a comparison with num2words: num2words 0.5.14 (``lang="ar"``) cuts off
-the dual's ending ("2000" becomes the first half of "two thousand"), knows no feminine, and carries the currency of one
-call into the next; PyArabic 0.6.15 swaps the genders of 3 to 10, does not inflect "thousand" after 11 to 99, and stops
+Written anew after a comparison (``benchmarks/arabic_numbers.py``): num2words 0.5.14 (``lang="ar"``) cuts off the
+dual's ending ("2000" becomes the first half of "two thousand"), knows no feminine, and carries the currency of one call
+into the next; PyArabic 0.6.15 swaps the genders of 3 to 10, does not inflect "thousand" after 11 to 99, and stops
 below 10^12. Here a scale (thousand, million) is a noun that is counted like any other, which is what the grammar says.
 """
 

@@ -41,6 +41,7 @@ LIGATURES = {
     "\ufd42": "رضي الله عنها", "\ufd43": "رضي الله عنهم", "\ufd44": "رضي الله عنهما", "\ufd45": "رضي الله عنهن",
     "\ufd46": "صلى الله عليه وآله", "\ufd47": "عليه السلام", "\ufd48": "عليهم السلام", "\ufd49": "عليهما السلام",
     "\ufd4a": "عليه الصلاة والسلام", "\ufd4b": "قدس سره", "\ufd4c": "صلى الله عليه وآله وسلم",
+    "\u0610": "صلى الله عليه وسلم", "\u0611": "عليه السلام", "\u0612": "رحمه الله", "\u0613": "رضي الله عنه",
     "\ufd4d": "عليها السلام", "\ufd4e": "تبارك وتعالى", "\ufd4f": "رحمهم الله", "\ufdcf": "سلامه علينا",
 }  # fmt: skip
 """Whole phrases in one character: NFKC knows half of them, and joins them to the word before."""
@@ -54,6 +55,8 @@ PUNCTUATION = {
     "\u2103": "°م", "\u2109": "°ف", "\u204f": "؛", "\u2e41": "،", "\u0609": "‰", "\u060a": "‰",
     "\u339d": "سم", "\u339c": "مم", "\u339e": "كم", "\u338f": "كغ",
 }  # fmt: skip
+INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
+"""Letters and marks by category that Unicode has shown as nothing, beside the format characters."""
 PAUSE_MARKS = "\u06d6\u06d7\u06d8\u06d9\u06da\u06db"
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 HARAKAT = "\u064b-\u0652\u0670"
@@ -65,6 +68,12 @@ EMOJI = re.compile(
 LATIN_LETTER = re.compile(f"[{LATIN}]")
 ARABIC_LETTER = re.compile(f"[{ARABIC}]")
 FOREIGN_DIGITS = {ord(d): str(i % 10) for i, d in enumerate("٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹")} | {0x66B: ".", 0x66C: ","}
+_DIGIT = "[0-9٠-٩۰-۹]"
+_SPACED_THOUSANDS = re.compile(
+    rf"(?<={_DIGIT})[\u00a0\u2009\u202f](?={_DIGIT}{{3}}(?!{_DIGIT}))"
+    rf"|(?<![+0-9٠-٩۰-۹])(?<!{_DIGIT} )[1-9١-٩۱-۹]{_DIGIT}{{0,2}}(?: {_DIGIT}{{3}})* (?:000|٠٠٠|۰۰۰)(?!{_DIGIT})"
+)
+"""Thousands set apart by a space that does not break, or by any space where the last of them is 000."""
 _CLITIC_TATWEEL = re.compile(rf"(?<![{ARABIC}])((?:[وف]?[بلك]|[وف]|[وف]?[بك]?ال|لل)\u0640+) *(?=[0-9٠-٩۰-۹])")
 
 
@@ -130,7 +139,7 @@ def _odd_kind(character: str) -> str | None:
     """``zero_width`` or ``unknown_characters``, for those that no other kind covers."""
     category = unicodedata.category(character)
     if (
-        category == "Cf"
+        (category == "Cf" or character in INVISIBLE)
         and character not in BIDI
         and not "\u0600" <= character <= "\u06dd"
         and not EMOJI.match(character)
@@ -168,6 +177,7 @@ def _normalise_once(text: str, digits: str) -> str:
 def _clean(text: str) -> str:
     """Characters made plain: letters for presentation forms, one form of each mark, nothing invisible."""
     text = re.sub("\u06dd *[0-9٠-٩۰-۹]*", " ", text)  # the number of a verse is not recited
+    text = _SPACED_THOUSANDS.sub(lambda match: "".join(match[0].split()), text)
     text = "".join(map(_plain_character, text))
     text = re.sub(f"[{ARABIC}\u0640]+", lambda match: unicodedata.normalize("NFC", match[0]), text)
     text = re.sub(rf"(?<![{ARABIC}])([وفبلك]?)({'|'.join(ENDS_IN_ALEF_MAQSURA.split())})(?![{ARABIC}])", _maqsura, text)
@@ -188,7 +198,7 @@ def _plain_character(character: str) -> str:
         return f" {LIGATURES[character]} "
     if character in PUNCTUATION:
         return PUNCTUATION[character]
-    if character in PAUSE_MARKS:
+    if character in PAUSE_MARKS or character in INVISIBLE:
         return ""
     code, category = ord(character), unicodedata.category(character)
     if character in "\n\r\v\f\x85\u2028\u2029":

@@ -3,50 +3,49 @@
 import json
 import random
 import unicodedata
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from arabic_text import normalise_for_scoring, normalise_for_speech
+from arabic_text import find_text_issues, normalise_for_scoring, normalise_for_speech
 from arabic_voice_cloning_dataset import parse_record
+from tests.text_tables import read_table
 
-CASES = {
-    "مرحبـــا": "مرحبا",
-    "عندي 3 كتب": "عندي ثلاثة كتب",
-    "50%": "خمسون بالمئة",
-    "٢٥٪": "خمسة وعشرون بالمئة",
-    "١٢٣": "مئة وثلاثة وعشرون",
-    "1001": "ألف وواحد",
-    "1,234,567": "مليون ومئتان وأربعة وثلاثون ألفًا وخمسمئة وسبعة وستون",
-    "3.14": "ثلاثة فاصلة أربعة عشر",
-    "الساعة 10:30": "الساعة العاشرة والنصف",
-    "في 2024/5/17": "في السابع عشر من مايو ألفين وأربعة وعشرين",
-    "اتصل على 0501234567": "اتصل على صفر خمسة صفر واحد اثنان ثلاثة أربعة خمسة ستة سبعة",
-    "5$": "خمسة دولارات",
-    "20 كم": "عشرون كيلومترًا",
-    "من 5 إلى 10": "من خمسة إلى عشرة",
-    "\ufdfd": "بسم الله الرحمن الرحيم",
-    "\ufdfa": "صلى الله عليه وسلم",
-    "\ufefb بأس": "لا بأس",
-    "\u200fنعم\u200f": "نعم",
-    "کتاب یک": "كتاب يك",
-    "\U0001f600 نعم": "نعم",
-    "www.example.com/a?b=1": "www.example.com/a?b=1",
-    "hello 5": "hello 5",
-    "الفتاة": "الفتاة",
-    "إلى": "إلى",
-    "مُحَمَّدٌ": "مُحَمَّدٌ",
-}
+SPEECH, SCORING, KEEP_DIGITS = map(read_table, ("speech", "scoring", "keep_digits"))
 
 
-@pytest.mark.parametrize(("text", "spoken"), CASES.items())
+def composed(text: str) -> str:
+    """Marks on one letter in one order: which of them was typed first is not compared."""
+    return unicodedata.normalize("NFC", text)
+
+
+@pytest.mark.parametrize(("text", "spoken"), SPEECH)
 def test_speech(text: str, spoken: str) -> None:
-    assert unicodedata.normalize("NFC", normalise_for_speech(text)) == unicodedata.normalize("NFC", spoken)
+    assert composed(normalise_for_speech(text)) == composed(spoken)
 
 
-def test_digits_may_stay() -> None:
-    assert normalise_for_speech("عنـدي 3 كتب", digits="keep") == "عندي 3 كتب"
+@pytest.mark.parametrize(("text", "scored"), SCORING)
+def test_scoring(text: str, scored: str) -> None:
+    assert composed(normalise_for_scoring(text)) == composed(scored)
+
+
+@pytest.mark.parametrize(("text", "kept"), KEEP_DIGITS)
+def test_digits_may_stay(text: str, kept: str) -> None:
+    assert composed(normalise_for_speech(text, digits="keep")) == composed(kept)
+
+
+def test_the_tables_are_large_and_name_each_text_once() -> None:
+    for table, least in ((SPEECH, 180), (SCORING, 30), (KEEP_DIGITS, 15)):
+        assert len({text for text, _ in table}) == len(table) >= least
+
+
+@pytest.mark.parametrize("digits", ["", "Spell", "none"])
+def test_another_way_with_digits_is_refused(digits: str) -> None:
+    with pytest.raises(ValueError, match="must be 'spell' or 'keep'"):
+        normalise_for_speech("5", digits)
 
 
 def test_scoring_unifies_what_a_recogniser_may_write_either_way() -> None:
@@ -61,17 +60,45 @@ def random_text(generator: random.Random) -> str:
     return "".join(chr(generator.randint(*generator.choice(ranges))) for _ in range(generator.randint(0, 30)))
 
 
-@pytest.mark.parametrize("normalise", [normalise_for_speech, normalise_for_scoring])
-def test_on_any_text_it_is_total_idempotent_and_adds_no_latin_letter(normalise: object) -> None:
+def knots(generator: random.Random) -> str:
+    """Pieces of the tables' texts, written together: what is read then stands beside what else is read."""
+    return "".join(generator.choice(SPEECH)[0][: generator.randint(1, 12)] for _ in range(generator.randint(1, 4)))
+
+
+def latin_letters(text: str) -> set[str]:
+    # A character of compatibility, such as a full-width letter, is a Latin letter too.
+    return {c for c in unicodedata.normalize("NFKD", text.casefold()) if "LATIN" in unicodedata.name(c, "")}
+
+
+@pytest.mark.parametrize("make", [random_text, knots])
+@pytest.mark.parametrize(
+    "normalise", [normalise_for_speech, partial(normalise_for_speech, digits="keep"), normalise_for_scoring]
+)
+def test_on_any_text_it_is_total_idempotent_and_adds_no_latin_letter(
+    normalise: Callable[[str], str], make: Callable[[random.Random], str]
+) -> None:
     generator = random.Random(0)
     for _ in range(2000):
-        text = random_text(generator)
+        text = make(generator)
         once = normalise(text)
         assert normalise(once) == once, ascii(text)
-        # A character of compatibility, such as a full-width letter, is a Latin letter too.
-        given = {c for c in unicodedata.normalize("NFKD", text.casefold()) if "LATIN" in unicodedata.name(c, "")}
-        found = {c for c in unicodedata.normalize("NFKD", once.casefold()) if "LATIN" in unicodedata.name(c, "")}
-        assert found <= given, ascii(text)
+        assert latin_letters(once) <= latin_letters(text), ascii(text)
+
+
+def test_what_is_odd_is_found_and_gone_afterwards() -> None:
+    text = "مر\u0640\u200bحبا\u200f \ufefb کتاب \U0001f600 5 hello \u4e2d"
+    assert find_text_issues(text) == {
+        "digits": ["5"],
+        "latin_letters": ["hello"],
+        "tatweel": ["\u0640"],
+        "presentation_forms": ["\ufefb"],
+        "bidi_controls": ["\u200f"],
+        "zero_width": ["\u200b"],
+        "emoji": ["\U0001f600"],
+        "persian_letters": ["ک"],
+        "unknown_characters": ["\u4e2d"],
+    }
+    assert set(find_text_issues(normalise_for_speech(text))) == {"latin_letters", "unknown_characters"}
 
 
 @pytest.mark.parametrize("style", ["as_written", "voice_clone"])

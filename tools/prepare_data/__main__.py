@@ -1,8 +1,9 @@
 """Data for training: what is wrong with it, and how it is made.
 
-    python -m tools.prepare_data check TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data build SOURCE --output_dir DIR
-    python -m tools.prepare_data encode FILE.json
+    python -m tools.prepare_data check TRAIN.json VAL.json --output_dir DIR
+    python -m tools.prepare_data normalise TRAIN.json VAL.json --output_dir DIR
+    python -m tools.prepare_data encode TRAIN.json VAL.json
 
 Each verb has its own --help. Exit status: 0 if all is well, 1 for a wrong input, 2 for an unknown flag.
 """
@@ -12,9 +13,9 @@ import sys
 from collections.abc import Sequence
 
 from boson_multimodal.errors import InputError
-from tools.prepare_data import build, check, encode
+from tools.prepare_data import build, check, encode, normalise
 
-VERBS = {"check": check, "build": build, "encode": encode}
+VERBS = {"build": build, "check": check, "normalise": normalise, "encode": encode}
 """Modules by name; each has ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is its help."""
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it."""
