@@ -6,7 +6,7 @@ import numpy as np
 
 from boson_multimodal.audio_processing.sound_files import AudioError, Clip, content_hash, read_samples
 from boson_multimodal.constants import CODEC_SAMPLE_RATE, FRAMES_PER_SECOND
-from tools.prepare_data.same_speech import NO_LANDMARKS, landmarks
+from tools.prepare_data.same_speech import landmarks
 from tools.prepare_data.truncation import truncation
 
 FRAME_SECONDS = 0.020
@@ -72,7 +72,7 @@ class ClipMeasures:
     silence_end: float = 0.0
     silence_share: float = 0.0
     pitch_hz: float | None = None
-    landmarks: np.ndarray = field(default_factory=lambda: NO_LANDMARKS, compare=False, repr=False)
+    landmarks: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.uint32), compare=False, repr=False)
 
     @property
     def speech_seconds(self) -> float:

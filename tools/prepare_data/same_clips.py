@@ -73,7 +73,7 @@ def find_same_clips(measures: Mapping[Clip, ClipMeasures], samples: Sequence[Use
             same.add(one, other, f"cuts of one file, which share {seconds:.1f} s")
     wanted = _WantedPairs(samples, same)
     found = candidate_pairs([measures[clip].landmarks for clip in clips])
-    pairs = [(clips[i], clips[j]) for i, j in found if measures[clips[i]].content != measures[clips[j]].content]
+    pairs = [(clips[i], clips[j]) for i, j, _ in found if measures[clips[i]].content != measures[clips[j]].content]
     pairs = [(one, other) for one, other in pairs if wanted(one, other)]
     shares = map_in_processes(compare, pairs, workers, "comparing clips that sound alike", "pair") if pairs else []
     for (one, other), share in zip(pairs, shares, strict=True):
