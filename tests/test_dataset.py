@@ -373,6 +373,29 @@ def test_a_damaged_entry_is_encoded_anew(name: str, load_here: Load) -> None:
     assert load_here([plain_record()]).encode_missing(no_codec) == 0
 
 
+def test_codes_of_a_clip_are_one_read(load_here: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples in random order, from packs of which each holds some."""
+    dataset = encoded(load_here([plain_record(f"s{i}") for i in range(3)]), SumCodec())
+    for number in range(3):  # more packs, to be asked for what they do not hold
+        other = make_cache(dataset.cache.folder.parent)
+        other.write(f"{number:064x}", torch.zeros(8, 5, dtype=torch.int64))
+        other.seal()
+    dataset.cache.store.refresh()
+    assert dataset.cache.store.sizes()[:2] == (4, 5)
+    reads, pread = [], os.pread
+
+    def counted(descriptor: int, length: int, offset: int) -> bytes:
+        reads.append(length)
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", counted)
+    for index in (2, 0, 1, 0):
+        reads.clear()
+        item = dataset[index]
+        assert len(reads) == len(dataset.records[index].clips) == 2
+        assert sum(reads) == item.audio_ids_concat.numel() * 2 + 2 * (48 + SHAPE.size), "and nothing but the entry"
+
+
 def test_codes_that_vanish_in_a_run_are_named(load_here: Load) -> None:
     dataset = encoded(load_here([plain_record("sample_9")]), SumCodec())
     for path in dataset.cache.folder.iterdir():
