@@ -20,6 +20,8 @@ from boson_multimodal.process_group import all_results, barrier, rank, share
 ENCODE_BATCH_SECONDS = 60.0
 """Audio that one codec call takes at most, in clips of equal length."""
 READ_THREADS = 8
+CHECKED_AT_ONCE = 512
+"""Clips that wait for these threads: a million would take memory, and Ctrl-C would have to wait for them."""
 
 
 class CodeSource(Protocol):
@@ -78,9 +80,16 @@ def check_clips(
     """Look up or open every clip, each process its share. ``file_name`` is that of their records."""
     mine = share(uses)
     title = f"checking audio of {file_name}"
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        checked = pool.map(lambda use: _check_clip(use, source, frames_per_second), mine)
-        results = list(tqdm(checked, title, len(mine), unit="clip", disable=rank() > 0))
+    results = []
+    with (
+        ThreadPoolExecutor(READ_THREADS) as pool,
+        tqdm(total=len(mine), desc=title, unit="clip", disable=rank() > 0) as bar,
+    ):
+        for start in range(0, len(mine), CHECKED_AT_ONCE):
+            block = mine[start : start + CHECKED_AT_ONCE]
+            for facts in pool.map(lambda use: _check_clip(use, source, frames_per_second), block):
+                results.append(facts)
+                bar.update()
     return all_results(results)
 
 

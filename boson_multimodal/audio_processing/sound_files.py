@@ -50,6 +50,7 @@ def content_hash(source: Path | bytes) -> str:
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     try:
+        str(source).encode()  # a name that is no UTF-8 opens, but not for libsndfile
         with source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
@@ -57,7 +58,7 @@ def content_hash(source: Path | bytes) -> str:
     except OSError as error:
         raise InputError(f"{source}: cannot be read ({error.strerror}); give an audio file") from error
     except ValueError as error:  # a null byte, or half a surrogate pair
-        raise InputError(f"{str(source)!r}: not a path ({error}); give an audio file") from error
+        raise InputError(f"{str(source)!r}: not a path ({error}); give an audio file of another name") from error
 
 
 def read_samples(clip: Clip) -> tuple[np.ndarray, int]:
