@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -32,9 +33,9 @@ def make_old(*paths: Path) -> None:
 
 
 def clips_and_records(folder: Path, count: int) -> Path:
-    """So many targets of different lengths, and one reference."""
+    """So many targets, twenty of different lengths and on, and one reference."""
     paths = [write_clip(folder / "ref.wav", 0.4, seed=1)]
-    paths += [write_clip(folder / f"{i}.wav", 0.3 + 0.02 * i, seed=2 + i) for i in range(count)]
+    paths += [write_clip(folder / f"{i}.wav", 0.3 + 0.02 * (i % 20), seed=2 + i) for i in range(count)]
     make_old(*paths)
     return write_records(
         folder / "data.json", [record(f"s{i}", audio("ref.wav"), audio(f"{i}.wav")) for i in range(count)]
@@ -170,26 +171,44 @@ def test_two_at_once_on_one_cache_give_one_cache(demo: Path, tmp_path: Path) -> 
     assert not list(cache.glob("*/*.tmp")) and not list(cache.glob("*/*.log"))
 
 
+CLIPS_PER_KILL = 16
+ENDING_SECONDS = 1.0
+"""About what it takes to encode these, to seal and join the packs, and to end."""
+
+
+def encode_until(words_of_it: list[str], cache: Path, demo: Path, wanted: int) -> tuple[subprocess.Popen[bytes], float]:
+    """Start ``encode`` and wait until the cache has so many entries, or it has ended; and how long that took."""
+    began = time.monotonic()
+    process = subprocess.Popen(words_of_it, env=ENVIRONMENT, cwd=PROJECT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not cache.exists() or len(entries(demo, cache)) < wanted):
+        time.sleep(0.02)
+    return process, time.monotonic() - began
+
+
 def kill_while_encoding(demo: Path, folder: Path, kills: int) -> None:
-    """Each start encodes a few clips more and is killed; the last one ends with a whole cache."""
-    data, cache = clips_and_records(folder, 4 * kills + 12), folder / "cache"
-    encode_files([data], str(demo / "audio_tokenizer"), str(folder / "alone"))
+    """Killed at random moments: each third one while it starts, the others while it encodes, seals, joins and ends.
+
+    Each start has further clips to encode, so that there is work at each of these moments.
+    """
+    generator, cache, before, starting = random.Random(kills), folder / "cache", {}, 0.0
+    records = json.loads(clips_and_records(folder, CLIPS_PER_KILL * (kills + 1)).read_text(encoding="utf-8"))
+    data = [write_records(folder / f"{n}.json", records[: CLIPS_PER_KILL * (n + 1)]) for n in range(kills + 1)]
+    encode_files([data[-1]], str(demo / "audio_tokenizer"), str(folder / "alone"))
     alone = entries(demo, folder / "alone")
-    before = 0
-    for _ in range(kills):
-        process = subprocess.Popen(words(data, demo, cache), env=ENVIRONMENT, cwd=PROJECT, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (not cache.exists() or len(entries(demo, cache)) < before + 2):
-            time.sleep(0.01)
+    for number in range(kills):
+        wanted = 0 if number % 3 == 1 else len(before) + 1
+        process, seconds = encode_until(words(data[number], demo, cache), cache, demo, wanted)
+        starting = seconds if number == 0 else starting
+        time.sleep(generator.uniform(0, ENDING_SECONDS if wanted else starting))
         process.kill()
         process.wait(60)
         there = entries(demo, cache)
-        assert before < len(there) < len(alone), "killed on the way"
-        assert there.items() <= alone.items()
-        before = len(there)
-    result = run(words(data, demo, cache))
+        assert before.items() <= there.items() <= alone.items(), f"kill {number}"
+        before = there
+    result = run(words(data[-1], demo, cache))
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"{len(alone)} clips, ")
-    assert f"; {len(alone) - before} of them encoded now" in result.stdout
+    assert f"; {len(alone) - len(before)} of them encoded now" in result.stdout
     assert entries(demo, cache) == alone
 
 

@@ -106,8 +106,8 @@ def encode_clips(
         cache.seal()
         return
     batches = share(_equal_length_batches([facts for _, facts in missing.values()]))
-    codec = load_codec()
     try:
+        codec = load_codec()
         with tqdm(total=sum(map(len, batches)), desc="encoding clips", unit="clip", disable=rank() > 0) as bar:
             for keys in batches:
                 waveforms = [read_waveform(missing[key][0]).resampled(codec.sampling_rate) for key in keys]

@@ -1,0 +1,156 @@
+"""The code cache against a file for each sample, and the codec's time for an hour of audio; all in one run.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.code_cache [--samples 100000 --audio_seconds 120 --device cpu]
+
+Samples are random codes of 1 to 30 s (8 a frame, 25 frames a second). "cold" asks the kernel to forget the file's pages
+before each read (posix_fadvise); what it knows of folders and inodes stays, in favour of a file each. The codec has the
+shape of the release, whose configuration is below, and random weights: speed does not depend on them.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import HiggsAudioV2TokenizerModel
+
+from boson_multimodal.audio_processing.code_cache import CodeCache
+from boson_multimodal.audio_processing.codec_layouts import read_original_config
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
+from boson_multimodal.constants import FRAMES_PER_SECOND
+
+CODEBOOKS, CODEBOOK_SIZE = 8, 1024
+READS = 5000
+CLIP_SECONDS = 5
+RELEASED_CODEC = {"D": 256, "codebook_dim": 64, "ratios": [8, 5, 4, 2, 3], "sample_rate": 24000, "bins": 1024, "n_q": 8}
+RELEASED_CODEC |= {"target_bandwidths": [0.5, 1, 1.5, 2, 4], "semantic_techer": "hubert_base_general"}
+"""config.json of bosonai/higgs-audio-v2-tokenizer in the original format."""
+
+
+def key_of(number: int) -> str:
+    """Keys are hashes: spread evenly, in no order."""
+    return random.Random(number).randbytes(32).hex()
+
+
+def file_of(folder: Path, key: str) -> Path:
+    return folder / key[:2] / key[2:4] / f"{key}.npy"
+
+
+def open_cache(folder: Path) -> CodeCache:
+    return CodeCache(folder, "codec", CODEBOOKS, CODEBOOK_SIZE)
+
+
+def write_both(packed: Path, single: Path, samples: int) -> float:
+    """Write the same samples in both forms. Returns the hours of audio that they stand for."""
+    generator, cache, frames = np.random.default_rng(0), open_cache(packed), 0
+    for number in range(samples):
+        length = int(generator.integers(FRAMES_PER_SECOND, 30 * FRAMES_PER_SECOND + 1))
+        codes, key = generator.integers(0, CODEBOOK_SIZE, (CODEBOOKS, length), np.int16), key_of(number)
+        path = file_of(single, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, codes)
+        cache.write(key, torch.from_numpy(codes))
+        frames += length
+    cache.seal()
+    cache.compact()
+    os.sync()  # pages that are not on the disk yet cannot be forgotten
+    return frames / FRAMES_PER_SECOND / 3600
+
+
+def forget(path: Path) -> None:
+    """Ask the kernel to drop a file's pages."""
+    descriptor = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(descriptor)
+
+
+def microseconds(read: Callable[[str], object], keys: list[str], before: Callable[[str], None] | None) -> str:
+    """Median and 99th percentile of a read."""
+    took = []
+    for key in keys:
+        if before is not None:
+            before(key)
+        began = time.perf_counter()
+        read(key)
+        took.append(1e6 * (time.perf_counter() - began))
+    return f"{np.median(took):8.0f} {np.percentile(took, 99):8.0f}"
+
+
+def bytes_per_hour(folder: Path, hours: float) -> str:
+    """Bytes as written, and as the disk sets aside for them, folders included."""
+    found = list(folder.rglob("*"))
+    written = sum(path.stat().st_size for path in found if path.is_file())
+    on_disk = 512 * sum(path.stat().st_blocks for path in found)
+    return f"{written / hours:12,.0f} {on_disk / hours:12,.0f} {sum(map(Path.is_file, found)):9,}"
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def measure_reads(folder: Path, samples: int) -> None:
+    packed, single = folder / "packed", folder / "single"
+    hours = write_both(packed, single, samples)
+    memory, began = resident_bytes(), time.perf_counter()
+    cache = open_cache(packed)
+    seconds, memory = time.perf_counter() - began, resident_bytes() - memory
+    files = [path for path in cache.folder.iterdir() if path.is_file()]
+    keys = [key_of(number) for number in random.Random(0).choices(range(samples), k=READS)]
+    reads = {
+        "packed": (cache.read, packed, lambda key: [forget(path) for path in files]),
+        "a file each": (
+            lambda key: torch.from_numpy(np.load(file_of(single, key)).astype(np.int64)),
+            single,
+            lambda key: forget(file_of(single, key)),
+        ),
+    }
+    print(f"{samples:,} samples, {hours:,.0f} h; {READS} reads each, in microseconds; bytes per hour of audio")
+    print(f"{'':12} {'warm median, p99':>17} {'cold median, p99':>17} {'written':>12} {'on disk':>12} {'files':>9}")
+    for name, (read, place, before) in reads.items():
+        microseconds(read, keys, None)  # so that all is in memory
+        figures = [microseconds(read, keys, None), microseconds(read, keys, before)]
+        print(f"{name:12} {figures[0]} {figures[1]} {bytes_per_hour(place, hours)}")
+    print(f"to open the cache: {1000 * seconds:.0f} ms, and {memory / 1e6:.1f} MB of memory while it is open")
+
+
+def measure_codec(folder: Path, audio_seconds: int, device: str) -> None:
+    (folder / "config.json").write_text(json.dumps(RELEASED_CODEC), encoding="utf-8")
+    codec = HiggsAudioTokenizer(HiggsAudioV2TokenizerModel(read_original_config(folder)).to(device))
+    millions = sum(parameter.numel() for parameter in codec.model.parameters()) / 1e6
+    clips = 0.1 * torch.randn(audio_seconds // CLIP_SECONDS, CLIP_SECONDS * codec.sampling_rate)
+    threads = torch.get_num_threads()
+    print(f"codec of {millions:.0f} M parameters on {device}, {threads} thread(s), clips of {CLIP_SECONDS} s")
+    codec.encode(clips[:1])  # warms up
+    for size, name in ((1, "one by one"), (60 // CLIP_SECONDS, "a minute at a time")):
+        began = time.perf_counter()
+        for batch in clips.split(size):
+            codec.encode(batch)
+        seconds = (time.perf_counter() - began) / (clips.shape[0] * CLIP_SECONDS)
+        print(f"{name:18} {3600 * seconds:8,.1f} s per hour of audio, from {audio_seconds} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=100_000)
+    parser.add_argument("--folder", type=Path, help="Where the samples are written for a while; temporary by default.")
+    parser.add_argument("--audio_seconds", type=int, default=120, help="0 leaves the codec out.")
+    parser.add_argument("--device", default="cpu", help="Of the codec.")
+    args = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="code_cache_", dir=args.folder))
+    try:
+        measure_reads(folder, args.samples)
+        if args.audio_seconds:
+            measure_codec(folder, args.audio_seconds, args.device)
+    finally:
+        shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
