@@ -275,6 +275,32 @@ def test_a_full_disk_is_named_and_what_was_encoded_stays(
     assert "; 4 of them encoded now" in capsys.readouterr().out
 
 
+def test_a_cache_that_is_only_read_will_do_if_it_is_whole(
+    demo: Path, tmp_path: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though hashes of files that have another time now cannot be kept, and a killed run left its temporary file."""
+    data, call = clips_and_records(tmp_path, 3), (str(demo / "audio_tokenizer"), str(tmp_path / "cache"))
+    encode_files([data], *call)
+    left = codec_cache(demo, tmp_path / "cache") / "left.tmp"
+    left.touch()
+    os.utime(left, (1e9, 1e9))
+    for clip in tmp_path.glob("*.wav"):
+        os.utime(clip, (1e9, 1e9))
+    tried = []
+
+    def refuse(path: Path, *arguments: object, **more: object) -> None:
+        tried.append(path)
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    read_files.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedStore, "_begin_log", lambda store: refuse(store.folder))
+        patch.setattr(Path, "unlink", refuse)
+        assert encode_files([data], *call, drop_invalid=True).clips == 4
+    assert len(read_files) == 4 and len(tried) == 1
+    assert encode_files([data], *call).clips == 4 and len(read_files) == 8
+
+
 def test_ctrl_c_keeps_what_was_encoded(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

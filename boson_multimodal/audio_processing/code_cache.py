@@ -48,8 +48,8 @@ class CodeCache:
         num_codebooks, codebook_size: what codes must look like to be trusted.
 
     Raises:
-        InputError: here and from each method that writes, if the folder cannot be written to or the disk is full; what
-            was written before stays.
+        InputError: if the folder cannot be made; and from each method that writes codes, if it cannot be written to or
+            the disk is full. What was written before stays.
     """
 
     def __init__(self, folder: Path, codec: str, num_codebooks: int, codebook_size: int) -> None:
@@ -70,7 +70,7 @@ class CodeCache:
         Raises:
             InputError: if the clip's file is missing or cannot be opened.
         """
-        content, is_there = self._content_of(clip)
+        content, is_there = self.hashes.of(clip.source)
         return clip_key(clip, content if is_there else content_hash(clip.source))
 
     def find(self, clip: Clip, name: str) -> FoundCodes:
@@ -79,7 +79,7 @@ class CodeCache:
         Raises:
             InputError: if the codes are not there, and the clip's file is missing or cannot be opened.
         """
-        content, is_there = self._content_of(clip)
+        content, is_there = self.hashes.of(clip.source)
         key = clip_key(clip, content)
         codes = self.read(key)
         if codes is None and not is_there:
@@ -108,10 +108,6 @@ class CodeCache:
         with _told(self.folder.parent):
             self.store.compact()
             self.hashes.store.compact()
-
-    def _content_of(self, clip: Clip) -> tuple[str, bool]:
-        with _told(self.folder.parent):
-            return self.hashes.of(clip.source)
 
     def _codes(self, payload: bytes) -> np.ndarray | None:
         if len(payload) < SHAPE.size:

@@ -156,9 +156,6 @@ class PackedStore:
         self._log: BinaryIO | None = None
         self._log_segment: Segment | None = None
         self._last_write = 0.0
-        for path in folder.glob("*.tmp"):
-            if _is_abandoned(path):
-                path.unlink(missing_ok=True)
         self.refresh()
 
     def read(self, key: bytes) -> bytes | None:
@@ -211,7 +208,7 @@ class PackedStore:
             self.refresh()
 
     def compact(self) -> None:
-        """Join all packs that are not large, and the logs of killed processes, into one pack; then remove them.
+        """Join all packs that are not large, and the logs of killed processes, into one pack; then remove these.
 
         Every entry is verified on its way. A file goes only when another one, which is younger, has its entries: so
         two processes that do this at once may leave entries twice, and lose none.
@@ -220,6 +217,9 @@ class PackedStore:
             OSError: if the disk is full; nothing was removed.
         """
         self.seal()
+        for path in self.folder.glob("*.tmp"):
+            if _is_abandoned(path):
+                path.unlink(missing_ok=True)
         self.refresh()
         sources = [segment for segment in self._segments if segment.is_joinable()]
         if not sources or (len(sources) == 1 and sources[0].path.suffix == ".pack"):
