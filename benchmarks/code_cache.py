@@ -4,7 +4,7 @@
 
 Samples are random codes of 1 to 30 s (8 a frame, 25 frames a second). "cold" asks the kernel to forget the file's pages
 before each read (posix_fadvise); what it knows of folders and inodes stays, in favour of a file each. The codec has the
-shape of the release, whose configuration is below, and random weights: speed does not depend on them.
+shape of bosonai/higgs-audio-v2-tokenizer and random weights: speed does not depend on them.
 """
 
 import argparse
@@ -12,11 +12,11 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +29,11 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTo
 from boson_multimodal.constants import FRAMES_PER_SECOND
 
 CODEBOOKS, CODEBOOK_SIZE = 8, 1024
+open_cache = partial(CodeCache, codec="codec", num_codebooks=CODEBOOKS, codebook_size=CODEBOOK_SIZE)
 READS = 5000
 CLIP_SECONDS = 5
 RELEASED_CODEC = {"D": 256, "codebook_dim": 64, "ratios": [8, 5, 4, 2, 3], "sample_rate": 24000, "bins": 1024, "n_q": 8}
 RELEASED_CODEC |= {"target_bandwidths": [0.5, 1, 1.5, 2, 4], "semantic_techer": "hubert_base_general"}
-"""config.json of bosonai/higgs-audio-v2-tokenizer in the original format."""
 
 
 def key_of(number: int) -> str:
@@ -43,10 +43,6 @@ def key_of(number: int) -> str:
 
 def file_of(folder: Path, key: str) -> Path:
     return folder / key[:2] / key[2:4] / f"{key}.npy"
-
-
-def open_cache(folder: Path) -> CodeCache:
-    return CodeCache(folder, "codec", CODEBOOKS, CODEBOOK_SIZE)
 
 
 def write_both(packed: Path, single: Path, samples: int) -> float:
@@ -66,19 +62,19 @@ def write_both(packed: Path, single: Path, samples: int) -> float:
     return frames / FRAMES_PER_SECOND / 3600
 
 
-def forget(path: Path) -> None:
-    """Ask the kernel to drop a file's pages."""
-    descriptor = os.open(path, os.O_RDONLY)
-    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(descriptor)
+def forget(paths: list[Path]) -> None:
+    """Ask the kernel to drop the files' pages."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
 
 
-def microseconds(read: Callable[[str], object], keys: list[str], before: Callable[[str], None] | None) -> str:
-    """Median and 99th percentile of a read."""
+def microseconds(read: Callable[[str], object], keys: list[str], files: Callable[[str], list[Path]]) -> str:
+    """Median and 99th percentile of a read, after the pages of ``files`` were forgotten."""
     took = []
     for key in keys:
-        if before is not None:
-            before(key)
+        forget(files(key))
         began = time.perf_counter()
         read(key)
         took.append(1e6 * (time.perf_counter() - began))
@@ -88,22 +84,20 @@ def microseconds(read: Callable[[str], object], keys: list[str], before: Callabl
 def bytes_per_hour(folder: Path, hours: float) -> str:
     """Bytes as written, and as the disk sets aside for them, folders included."""
     found = list(folder.rglob("*"))
-    written = sum(path.stat().st_size for path in found if path.is_file())
+    written = [path.stat().st_size for path in found if path.is_file()]
     on_disk = 512 * sum(path.stat().st_blocks for path in found)
-    return f"{written / hours:12,.0f} {on_disk / hours:12,.0f} {sum(map(Path.is_file, found)):9,}"
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return f"{sum(written) / hours:12,.0f} {on_disk / hours:12,.0f} {len(written):9,}"
 
 
 def open_figures(packed: Path) -> tuple[float, int]:
-    """Seconds to open the cache, and bytes of memory that it takes; in a process that did nothing else before."""
-    memory, began = resident_bytes(), time.perf_counter()
+    """Seconds to open the cache, and by how many bytes this process, which did nothing before, grows by it."""
+    status, began = Path("/proc/self/statm"), time.perf_counter()
+    before = status.read_text()
     cache = open_cache(packed)
     seconds = time.perf_counter() - began
     cache.read(key_of(0))
-    return seconds, resident_bytes() - memory
+    pages = int(status.read_text().split()[1]) - int(before.split()[1])
+    return seconds, pages * os.sysconf("SC_PAGESIZE")
 
 
 def measure_reads(folder: Path, samples: int) -> None:
@@ -112,39 +106,35 @@ def measure_reads(folder: Path, samples: int) -> None:
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
         seconds, memory = fresh.submit(open_figures, packed).result()
     cache = open_cache(packed)
-    files = [path for path in cache.folder.iterdir() if path.is_file()]
+    packs = list(cache.folder.iterdir())
+
+    def load(key: str) -> torch.Tensor:
+        return torch.from_numpy(np.load(file_of(single, key)).astype(np.int64))
+
+    forms = [("packed", packed, cache.read, lambda key: packs)]
+    forms += [("a file each", single, load, lambda key: [file_of(single, key)])]
     keys = [key_of(number) for number in random.Random(0).choices(range(samples), k=READS)]
-    reads = {
-        "packed": (cache.read, packed, lambda key: [forget(path) for path in files]),
-        "a file each": (
-            lambda key: torch.from_numpy(np.load(file_of(single, key)).astype(np.int64)),
-            single,
-            lambda key: forget(file_of(single, key)),
-        ),
-    }
     print(f"{samples:,} samples, {hours:,.0f} h; {READS} reads each, in microseconds; bytes per hour of audio")
     print(f"{'':12} {'warm median, p99':>17} {'cold median, p99':>17} {'written':>12} {'on disk':>12} {'files':>9}")
-    for name, (read, place, before) in reads.items():
-        microseconds(read, keys, None)  # so that all is in memory
-        figures = [microseconds(read, keys, None), microseconds(read, keys, before)]
-        print(f"{name:12} {figures[0]} {figures[1]} {bytes_per_hour(place, hours)}")
+    for name, place, read, files in forms:
+        microseconds(read, keys, lambda key: [])  # so that all is in memory
+        warm, cold = microseconds(read, keys, lambda key: []), microseconds(read, keys, files)
+        print(f"{name:12} {warm} {cold} {bytes_per_hour(place, hours)}")
     print(f"to open the cache: {1000 * seconds:.0f} ms, and {memory / 1e6:.1f} MB of memory while it is open")
 
 
 def measure_codec(folder: Path, audio_seconds: int, device: str) -> None:
     (folder / "config.json").write_text(json.dumps(RELEASED_CODEC), encoding="utf-8")
     codec = HiggsAudioTokenizer(HiggsAudioV2TokenizerModel(read_original_config(folder)).to(device))
-    millions = sum(parameter.numel() for parameter in codec.model.parameters()) / 1e6
     clips = 0.1 * torch.randn(audio_seconds // CLIP_SECONDS, CLIP_SECONDS * codec.sampling_rate)
-    threads = torch.get_num_threads()
-    print(f"codec of {millions:.0f} M parameters on {device}, {threads} thread(s), clips of {CLIP_SECONDS} s")
+    print(f"codec on {device}, {torch.get_num_threads()} thread(s), {clips.shape[0]} clips of {CLIP_SECONDS} s")
     codec.encode(clips[:1])  # warms up
     for size, name in ((1, "one by one"), (60 // CLIP_SECONDS, "a minute at a time")):
         began = time.perf_counter()
         for batch in clips.split(size):
             codec.encode(batch)
-        seconds = (time.perf_counter() - began) / (clips.shape[0] * CLIP_SECONDS)
-        print(f"{name:18} {3600 * seconds:8,.1f} s per hour of audio, from {audio_seconds} s")
+        seconds = 3600 * (time.perf_counter() - began) / (clips.shape[0] * CLIP_SECONDS)
+        print(f"{name:18} {seconds:8,.1f} s per hour of audio")
 
 
 def main() -> None:
@@ -154,13 +144,10 @@ def main() -> None:
     parser.add_argument("--audio_seconds", type=int, default=120, help="0 leaves the codec out.")
     parser.add_argument("--device", default="cpu", help="Of the codec.")
     args = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="code_cache_", dir=args.folder))
-    try:
-        measure_reads(folder, args.samples)
+    with tempfile.TemporaryDirectory(prefix="code_cache_", dir=args.folder) as folder:
+        measure_reads(Path(folder), args.samples)
         if args.audio_seconds:
-            measure_codec(folder, args.audio_seconds, args.device)
-    finally:
-        shutil.rmtree(folder)
+            measure_codec(Path(folder), args.audio_seconds, args.device)
 
 
 if __name__ == "__main__":

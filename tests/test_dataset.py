@@ -419,6 +419,22 @@ def test_a_clip_that_changes_is_encoded_anew(load_here: Load, folder: Path) -> N
     assert load_here([plain_record()]).encode_missing(SumCodec) == 1
 
 
+def test_a_clip_that_changes_before_it_is_encoded_is_named(load_here: Load, folder: Path) -> None:
+    """Its codes would go by the key of what it was."""
+    dataset = load_here([plain_record()])
+
+    def load_codec() -> SumCodec:
+        write_clip(folder / "tgt.wav", seconds=0.4, seed=77)
+        return SumCodec()
+
+    with pytest.raises(InputError, match="tgt.wav: has changed since this run looked at it; start again"):
+        dataset.encode_missing(load_codec)
+    again = load_here([plain_record()])
+    again.encode_missing(SumCodec)
+    assert again.records[0].keys[0] == dataset.records[0].keys[0]
+    assert dataset.cache.read(dataset.records[0].keys[1]) is None
+
+
 def test_another_codec_has_another_folder(
     demo: Path, folder: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:

@@ -101,6 +101,9 @@ def encode_clips(
     Args:
         missing: clips by key, with their lengths; the same in each process.
         load_codec: called only if there are any.
+
+    Raises:
+        InputError: if a clip changed since it was looked up, or the cache cannot be written to; what was encoded stays.
     """
     if not missing:
         cache.seal()
@@ -110,7 +113,7 @@ def encode_clips(
         codec = load_codec()
         with tqdm(total=sum(map(len, batches)), desc="encoding clips", unit="clip", disable=rank() > 0) as bar:
             for keys in batches:
-                waveforms = [read_waveform(missing[key][0]).resampled(codec.sampling_rate) for key in keys]
+                waveforms = [_read_as_checked(missing[key][0], key, cache, codec.sampling_rate) for key in keys]
                 for key, codes in zip(keys, codec.encode(torch.stack(waveforms)), strict=True):
                     cache.write(key, codes)
                 bar.update(len(keys))
@@ -120,6 +123,14 @@ def encode_clips(
     if rank() == 0:
         cache.compact()
     cache.store.refresh()
+
+
+def _read_as_checked(clip: Clip, key: str, cache: CodeCache, sampling_rate: int) -> Tensor:
+    """(samples,) of a clip that has the content it had when it was looked up: other codes must not go by its key."""
+    samples = read_waveform(clip).resampled(sampling_rate)
+    if cache.key_of(clip) != key:
+        raise InputError(f"{clip.name}: has changed since this run looked at it; start again")
+    return samples
 
 
 def _check_clip(use: ClipUse, source: CodeSource, frames_per_second: float) -> ClipFacts:
