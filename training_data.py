@@ -40,7 +40,9 @@ class Codec:
     is_whole: bool
 
 
-def find_codec(path_or_id: str, revision: str | None, code_cache_dir: Path) -> Codec:
+def find_codec(
+    path_or_id: str, revision: str | None, code_cache_dir: Path, flag: str = "--audio_tokenizer_path"
+) -> Codec:
     """The codec that a flag names. If its folder has lost its weights, the cache may tell which codec it was.
 
     Raises:
@@ -53,10 +55,10 @@ def find_codec(path_or_id: str, revision: str | None, code_cache_dir: Path) -> C
             return Codec(folder, identities[0], False)
         if identities:
             raise InputError(
-                f"--audio_tokenizer_path {path_or_id}: has no weights, and {code_cache_dir} holds codes of "
+                f"{flag} {path_or_id}: has no weights, and {code_cache_dir} holds codes of "
                 f"{len(identities)} codecs of its configuration ({', '.join(identities)}); give the whole codec"
             )
-    folder = resolve_checkpoint(path_or_id, revision, "--audio_tokenizer_path", (CODEC_WEIGHTS,))
+    folder = resolve_checkpoint(path_or_id, revision, flag, (CODEC_WEIGHTS,))
     identity = codec_identity(folder)
     remember_codec(code_cache_dir, identity, folder)
     return Codec(folder, identity, True)

@@ -22,6 +22,12 @@ def join_process_group() -> int:
     return local_rank
 
 
+def leave_process_group() -> None:
+    """Leave it when all is done: NCCL complains of those who just end."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def pick_device(local_rank: int) -> torch.device:
     """One GPU per process, or the CPU."""
     if not torch.cuda.is_available():

@@ -1,8 +1,9 @@
 """Files of codes for --codes: what is written, what is refused, and a run from nothing else."""
 
+import errno
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,22 @@ def test_more_clips_than_a_file_can_hold_are_refused(tmp_path: Path, monkeypatch
     with pytest.raises(InputError, match="20 clips are too many for one file; export each data file to its own"):
         write_codes_file(tmp_path / "a.safetensors", shapes, [codes(1)] * 20, "abc", 25.0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    write_codes_file(path, {"a.wav": (8, 5)}, [codes(5)], "abc", 25.0)
+    before = path.read_bytes()
+
+    def full() -> Iterator[Tensor]:
+        yield codes(5)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(InputError, match=r"a.safetensors: cannot be written \(No space left on device\)"):
+        write_codes_file(path, {"a.wav": (8, 5), "b.wav": (8, 5)}, full(), "abc", 25.0)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name] and path.read_bytes() == before
+    write_codes_file(path, {"b.wav": (8, 6)}, [codes(6)], "abc", 25.0)
+    assert list(open_files(path)._file_of) == ["b.wav"]
 
 
 def test_files_that_do_not_go_together_are_listed_at_once(tmp_path: Path) -> None:

@@ -373,6 +373,29 @@ def test_a_damaged_entry_is_encoded_anew(name: str, load_here: Load) -> None:
     assert load_here([plain_record()]).encode_missing(no_codec) == 0
 
 
+def test_codes_of_a_clip_are_one_read(load_here: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Samples in random order, from packs of which each holds some."""
+    dataset = encoded(load_here([plain_record(f"s{i}") for i in range(3)]), SumCodec())
+    for number in range(3):  # more packs, to be asked for what they do not hold
+        other = make_cache(dataset.cache.folder.parent)
+        other.write(f"{number:064x}", torch.zeros(8, 5, dtype=torch.int64))
+        other.seal()
+    dataset.cache.store.refresh()
+    assert dataset.cache.store.sizes()[:2] == (4, 5)
+    reads, pread = [], os.pread
+
+    def counted(descriptor: int, length: int, offset: int) -> bytes:
+        reads.append(length)
+        return pread(descriptor, length, offset)
+
+    monkeypatch.setattr(os, "pread", counted)
+    for index in (2, 0, 1, 0):
+        reads.clear()
+        item = dataset[index]
+        assert len(reads) == len(dataset.records[index].clips) == 2
+        assert sum(reads) == item.audio_ids_concat.numel() * 2 + 2 * (48 + SHAPE.size), "and nothing but the entry"
+
+
 def test_codes_that_vanish_in_a_run_are_named(load_here: Load) -> None:
     dataset = encoded(load_here([plain_record("sample_9")]), SumCodec())
     for path in dataset.cache.folder.iterdir():
@@ -394,6 +417,22 @@ def test_a_clip_that_changes_is_encoded_anew(load_here: Load, folder: Path) -> N
     encoded(load_here([plain_record()]), SumCodec())
     write_clip(folder / "ref.wav", seconds=0.4, seed=77)
     assert load_here([plain_record()]).encode_missing(SumCodec) == 1
+
+
+def test_a_clip_that_changes_before_it_is_encoded_is_named(load_here: Load, folder: Path) -> None:
+    """Its codes would go by the key of what it was."""
+    dataset = load_here([plain_record()])
+
+    def load_codec() -> SumCodec:
+        write_clip(folder / "tgt.wav", seconds=0.4, seed=77)
+        return SumCodec()
+
+    with pytest.raises(InputError, match="tgt.wav: has changed since this run looked at it; start again"):
+        dataset.encode_missing(load_codec)
+    again = load_here([plain_record()])
+    again.encode_missing(SumCodec)
+    assert again.records[0].keys[0] == dataset.records[0].keys[0]
+    assert dataset.cache.read(dataset.records[0].keys[1]) is None
 
 
 def test_another_codec_has_another_folder(

@@ -1,18 +1,22 @@
 """prepare_data encode: the cache is filled once, by whoever and however often it is started and killed."""
 
+import errno
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
+from safetensors import safe_open
 
-from boson_multimodal.audio_processing import content_hashes
+from boson_multimodal.audio_processing import clip_encoding, content_hashes, packed_store
+from boson_multimodal.audio_processing.clip_encoding import ClipFacts
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer, codec_identity
 from boson_multimodal.audio_processing.packed_store import PackedStore
 from boson_multimodal.errors import InputError
@@ -29,9 +33,9 @@ def make_old(*paths: Path) -> None:
 
 
 def clips_and_records(folder: Path, count: int) -> Path:
-    """So many targets of different lengths, and one reference."""
+    """So many targets, twenty of different lengths and on, and one reference."""
     paths = [write_clip(folder / "ref.wav", 0.4, seed=1)]
-    paths += [write_clip(folder / f"{i}.wav", 0.3 + 0.02 * i, seed=2 + i) for i in range(count)]
+    paths += [write_clip(folder / f"{i}.wav", 0.3 + 0.02 * (i % 20), seed=2 + i) for i in range(count)]
     make_old(*paths)
     return write_records(
         folder / "data.json", [record(f"s{i}", audio("ref.wav"), audio(f"{i}.wav")) for i in range(count)]
@@ -167,26 +171,44 @@ def test_two_at_once_on_one_cache_give_one_cache(demo: Path, tmp_path: Path) -> 
     assert not list(cache.glob("*/*.tmp")) and not list(cache.glob("*/*.log"))
 
 
+CLIPS_PER_KILL = 16
+ENDING_SECONDS = 1.0
+"""About what it takes to encode these, to seal and join the packs, and to end."""
+
+
+def encode_until(words_of_it: list[str], cache: Path, demo: Path, wanted: int) -> tuple[subprocess.Popen[bytes], float]:
+    """Start ``encode`` and wait until the cache has so many entries, or it has ended; and how long that took."""
+    began = time.monotonic()
+    process = subprocess.Popen(words_of_it, env=ENVIRONMENT, cwd=PROJECT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not cache.exists() or len(entries(demo, cache)) < wanted):
+        time.sleep(0.02)
+    return process, time.monotonic() - began
+
+
 def kill_while_encoding(demo: Path, folder: Path, kills: int) -> None:
-    """Each start encodes a few clips more and is killed; the last one ends with a whole cache."""
-    data, cache = clips_and_records(folder, 4 * kills + 12), folder / "cache"
-    encode_files([data], str(demo / "audio_tokenizer"), str(folder / "alone"))
+    """Killed at random moments: each third one while it starts, the others while it encodes, seals, joins and ends.
+
+    Each start has further clips to encode, so that there is work at each of these moments.
+    """
+    generator, cache, before, starting = random.Random(kills), folder / "cache", {}, 0.0
+    records = json.loads(clips_and_records(folder, CLIPS_PER_KILL * (kills + 1)).read_text(encoding="utf-8"))
+    data = [write_records(folder / f"{n}.json", records[: CLIPS_PER_KILL * (n + 1)]) for n in range(kills + 1)]
+    encode_files([data[-1]], str(demo / "audio_tokenizer"), str(folder / "alone"))
     alone = entries(demo, folder / "alone")
-    before = 0
-    for _ in range(kills):
-        process = subprocess.Popen(words(data, demo, cache), env=ENVIRONMENT, cwd=PROJECT, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (not cache.exists() or len(entries(demo, cache)) < before + 2):
-            time.sleep(0.01)
+    for number in range(kills):
+        wanted = 0 if number % 3 == 1 else len(before) + 1
+        process, seconds = encode_until(words(data[number], demo, cache), cache, demo, wanted)
+        starting = seconds if number == 0 else starting
+        time.sleep(generator.uniform(0, ENDING_SECONDS if wanted else starting))
         process.kill()
         process.wait(60)
         there = entries(demo, cache)
-        assert before < len(there) < len(alone), "killed on the way"
-        assert there.items() <= alone.items()
-        before = len(there)
-    result = run(words(data, demo, cache))
+        assert before.items() <= there.items() <= alone.items(), f"kill {number}"
+        before = there
+    result = run(words(data[-1], demo, cache))
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"{len(alone)} clips, ")
-    assert f"; {len(alone) - before} of them encoded now" in result.stdout
+    assert f"; {len(alone) - len(before)} of them encoded now" in result.stdout
     assert entries(demo, cache) == alone
 
 
@@ -197,6 +219,170 @@ def test_killed_three_times_encode_goes_on(demo: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_killed_ten_times_encode_goes_on(demo: Path, tmp_path: Path) -> None:
     kill_while_encoding(demo, tmp_path, 10)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
+    """What ``encode`` says when it ends with this status, without its progress bars."""
+    assert main(arguments) == status
+    return capsys.readouterr().err.split("\r")[-1].split("clip/s]")[-1].strip()
+
+
+@pytest.mark.parametrize("place", ["cache", "cache/content_hashes"])
+def test_a_cache_that_cannot_be_written_to_is_named(
+    place: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file lies where a folder should."""
+    data, cache = clips_and_records(tmp_path, 1), tmp_path / "cache"
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    said = refusal(words(data, demo, cache)[3:], capsys)
+    assert said.startswith(f"error: --code_cache_dir {cache}: cannot be used (") and "disk with room" in said
+
+
+@pytest.mark.parametrize("name", ["nowhere/x.safetensors", ""])
+def test_an_export_to_no_folder_is_refused_before_anything_is_encoded(
+    name: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, cache, export = clips_and_records(tmp_path, 1), tmp_path / "cache", tmp_path / name
+    said = refusal(words(data, demo, cache, "--export", str(export))[3:], capsys)
+    assert said == f"error: --export {export}: give the name of a file, in a folder that is there"
+    assert not cache.exists()
+
+
+def test_a_full_disk_is_named_and_what_was_encoded_stays(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, cache = clips_and_records(tmp_path, 5), tmp_path / "cache"
+    write_whole, written = packed_store._write_whole, []
+
+    def full_after_eight(file: BinaryIO, content: bytes) -> None:
+        """Six hashes and two clips."""
+        if len(written) == 8:
+            file.write(content[:20])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(content)
+        write_whole(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packed_store, "_write_whole", full_after_eight)
+        said = refusal(words(data, demo, cache)[3:], capsys)
+    assert said.startswith(f"error: --code_cache_dir {cache}: cannot be used (No space left on device); give a folder")
+    assert len(entries(demo, cache)) == 2
+    assert main(words(data, demo, cache)[3:]) == 0
+    assert "; 4 of them encoded now" in capsys.readouterr().out
+
+
+def test_a_cache_that_is_only_read_will_do_if_it_is_whole(
+    demo: Path, tmp_path: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though hashes of files that have another time now cannot be kept, and a killed run left its temporary file."""
+    data, call = clips_and_records(tmp_path, 3), (str(demo / "audio_tokenizer"), str(tmp_path / "cache"))
+    encode_files([data], *call)
+    left = codec_cache(demo, tmp_path / "cache") / "left.tmp"
+    left.touch()
+    os.utime(left, (1e9, 1e9))
+    for clip in tmp_path.glob("*.wav"):
+        os.utime(clip, (1e9, 1e9))
+    tried = []
+
+    def refuse(path: Path, *arguments: object, **more: object) -> None:
+        tried.append(path)
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    read_files.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedStore, "_begin_log", lambda store: refuse(store.folder))
+        patch.setattr(Path, "unlink", refuse)
+        assert encode_files([data], *call, drop_invalid=True).clips == 4
+    assert len(read_files) == 4 and len(tried) == 1
+    assert encode_files([data], *call).clips == 4 and len(read_files) == 8
+
+
+def test_ctrl_c_keeps_what_was_encoded(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, cache, calls = clips_and_records(tmp_path, 5), tmp_path / "cache", []
+    encode = HiggsAudioTokenizer.encode
+
+    def interrupted(self: HiggsAudioTokenizer, waveforms_BS: torch.Tensor) -> torch.Tensor:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(waveforms_BS)
+        return encode(self, waveforms_BS)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HiggsAudioTokenizer, "encode", interrupted)
+        assert refusal(words(data, demo, cache)[3:], capsys, status=130) == "interrupted"
+    assert not list(cache.glob("*/*.log")) and len(entries(demo, cache)) == 2
+    assert main(words(data, demo, cache)[3:]) == 0
+    assert "; 4 of them encoded now" in capsys.readouterr().out
+
+
+def test_ctrl_c_does_not_wait_for_all_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than a few hundred are ever queued."""
+    checked = []
+
+    def check(use: int, source: object, frames_per_second: float) -> ClipFacts:
+        checked.append(use)
+        if use == 700:
+            raise KeyboardInterrupt
+        return ClipFacts(str(use))
+
+    monkeypatch.setattr(clip_encoding, "_check_clip", check)
+    with pytest.raises(KeyboardInterrupt):
+        clip_encoding.check_clips(range(10_000), None, 25.0, "data.json")
+    assert len(checked) <= 2 * clip_encoding.CHECKED_AT_ONCE
+    found = clip_encoding.check_clips(range(701, 2000), None, 25.0, "data.json")
+    assert [facts.key for facts in found] == [str(use) for use in range(701, 2000)]
+
+
+def test_every_file_that_is_not_there_is_named_with_the_codec(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.json").write_text("[")
+    names = [str(tmp_path / name) for name in ("one.json", "broken.json", "two.json")]
+    codec = ["--codec", str(demo / "audio_tokenizer"), "--code_cache_dir", str(tmp_path / "cache")]
+    said = refusal(["encode", *names, *codec, "--drop_invalid"], capsys)
+    assert said.count(": no such file; give a ChatML") == 2 and "broken.json: not JSON" in said
+    codec[1] = str(tmp_path / "nothing")
+    assert refusal(["encode", *names, *codec], capsys).startswith(f"error: --codec {codec[1]}: no such folder")
+
+
+def test_odd_names_of_clips_go_through_and_wrong_ones_are_listed(demo: Path, tmp_path: Path) -> None:
+    """Arabic, quotes, a line feed, a mark of direction; and a name that is no UTF-8, which libsndfile does not open."""
+    odd = ["صوت مع مسافة.wav", "a\u202eb.wav", "q\"u'o.wav", "per%cent#1.0,.wav", "new\nline.wav", "-dash.wav"]
+    records = []
+    for number, name in enumerate(odd):
+        (tmp_path / name).write_bytes(write_clip(tmp_path / "clip.wav", 0.4, seed=number).read_bytes())
+        records.append(record(f"s{number}", audio(odd[0]), audio(name)))
+    call = (str(demo / "audio_tokenizer"), str(tmp_path / "cache"))
+    path = tmp_path / "كلام.safetensors"
+    assert encode_files([write_records(tmp_path / "data.json", records)], *call, export=path).clips == len(odd)
+    with safe_open(path, "pt") as file:
+        assert sorted(file.keys()) == sorted(odd)
+    wrong = "\udce1\udce2.wav"  # as Python reads a name in cp1256
+    (tmp_path / wrong).write_bytes((tmp_path / odd[0]).read_bytes())
+    data = write_records(tmp_path / "more.json", [*records, record("other", audio(odd[0]), audio(wrong))])
+    with pytest.raises(InputError, match=r"other: messages.*udce1.udce2.wav': not a path .*audio file of another name"):
+        encode_files([data], *call, export=path)
+    assert encode_files([data], *call, export=path, drop_invalid=True).clips == len(odd)
+
+
+def test_damaged_entries_are_encoded_anew(demo: Path, tmp_path: Path) -> None:
+    data, call = clips_and_records(tmp_path, 5), (str(demo / "audio_tokenizer"), str(tmp_path / "cache"))
+    encode_files([data], *call)
+    whole = entries(demo, tmp_path / "cache")
+    for _ in range(2):  # the second time it is the joined pack of a damaged one and the new entry
+        (pack,) = codec_cache(demo, tmp_path / "cache").glob("*.pack")
+        content = bytearray(pack.read_bytes())
+        content[60] ^= 1
+        pack.write_bytes(content)
+        summary = encode_files([data], *call)
+        assert (summary.encoded, summary.files, summary.entries) == (1, 1, 6)
+        assert entries(demo, tmp_path / "cache") == whole
 
 
 # -- hashes of files -------------------------------------------------------------------------------------------------

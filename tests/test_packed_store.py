@@ -127,13 +127,14 @@ def test_a_log_without_the_rest_of_its_index_is_read_as_a_log(tmp_path: Path) ->
         path.with_suffix(".log").rename(path)
 
 
-def test_no_changed_byte_gives_another_payload(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bit", [0x10, 0x80])
+def test_no_changed_byte_gives_another_payload(bit: int, tmp_path: Path) -> None:
     """Every byte of a pack, changed: each entry is right or not there, and written again it is there."""
     (path,) = filled(tmp_path, range(6)).folder.iterdir()
     content, lost = path.read_bytes(), []
     for place in range(len(content)):
         changed = bytearray(content)
-        changed[place] ^= 0x10
+        changed[place] ^= bit
         path.write_bytes(changed)
         store = open_store(tmp_path)
         there = holds(store, range(6))
@@ -272,6 +273,21 @@ def test_a_log_is_joined_when_its_process_has_been_dead_for_a_day(tmp_path: Path
     make_older(log, ABANDONED_AFTER_SECONDS + 60)
     store.compact()
     assert files(store) == [".pack"] and all(holds(open_store(tmp_path), range(5)))
+
+
+def test_who_closes_its_log_after_others_took_it_for_a_dead_ones_loses_nothing(tmp_path: Path) -> None:
+    """Hashes of files are written first, and their log is closed when the last clip is encoded: days later."""
+    slow, other = filled(tmp_path, range(1)), open_store(tmp_path)
+    slow.write(key(1), payload(1))
+    (log,) = tmp_path.glob("*.log")
+    make_older(log, ABANDONED_AFTER_SECONDS + 60)
+    other.compact()
+    assert not log.exists()
+    slow.seal()
+    slow.write(key(2), payload(2))
+    slow.seal()
+    for reader in (slow, open_store(tmp_path)):
+        assert all(holds(reader, range(3)))
 
 
 def test_who_wrote_nothing_for_an_hour_begins_a_new_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

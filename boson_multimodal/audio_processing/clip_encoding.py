@@ -20,6 +20,8 @@ from boson_multimodal.process_group import all_results, barrier, rank, share
 ENCODE_BATCH_SECONDS = 60.0
 """Audio that one codec call takes at most, in clips of equal length."""
 READ_THREADS = 8
+CHECKED_AT_ONCE = 512
+"""Clips that wait for these threads: a million would take memory, and Ctrl-C would have to wait for them."""
 
 
 class CodeSource(Protocol):
@@ -78,9 +80,16 @@ def check_clips(
     """Look up or open every clip, each process its share. ``file_name`` is that of their records."""
     mine = share(uses)
     title = f"checking audio of {file_name}"
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        checked = pool.map(lambda use: _check_clip(use, source, frames_per_second), mine)
-        results = list(tqdm(checked, title, len(mine), unit="clip", disable=rank() > 0))
+    results = []
+    with (
+        ThreadPoolExecutor(READ_THREADS) as pool,
+        tqdm(total=len(mine), desc=title, unit="clip", disable=rank() > 0) as bar,
+    ):
+        for start in range(0, len(mine), CHECKED_AT_ONCE):
+            block = mine[start : start + CHECKED_AT_ONCE]
+            for facts in pool.map(lambda use: _check_clip(use, source, frames_per_second), block):
+                results.append(facts)
+                bar.update()
     return all_results(results)
 
 
@@ -92,16 +101,19 @@ def encode_clips(
     Args:
         missing: clips by key, with their lengths; the same in each process.
         load_codec: called only if there are any.
+
+    Raises:
+        InputError: if a clip changed since it was looked up, or the cache cannot be written to; what was encoded stays.
     """
     if not missing:
         cache.seal()
         return
     batches = share(_equal_length_batches([facts for _, facts in missing.values()]))
-    codec = load_codec()
     try:
+        codec = load_codec()
         with tqdm(total=sum(map(len, batches)), desc="encoding clips", unit="clip", disable=rank() > 0) as bar:
             for keys in batches:
-                waveforms = [read_waveform(missing[key][0]).resampled(codec.sampling_rate) for key in keys]
+                waveforms = [_read_as_checked(missing[key][0], key, cache, codec.sampling_rate) for key in keys]
                 for key, codes in zip(keys, codec.encode(torch.stack(waveforms)), strict=True):
                     cache.write(key, codes)
                 bar.update(len(keys))
@@ -111,6 +123,14 @@ def encode_clips(
     if rank() == 0:
         cache.compact()
     cache.store.refresh()
+
+
+def _read_as_checked(clip: Clip, key: str, cache: CodeCache, sampling_rate: int) -> Tensor:
+    """(samples,) of a clip that has the content it had when it was looked up: other codes must not go by its key."""
+    samples = read_waveform(clip).resampled(sampling_rate)
+    if cache.key_of(clip) != key:
+        raise InputError(f"{clip.name}: has changed since this run looked at it; start again")
+    return samples
 
 
 def _check_clip(use: ClipUse, source: CodeSource, frames_per_second: float) -> ClipFacts:

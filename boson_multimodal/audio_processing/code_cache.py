@@ -4,6 +4,8 @@ import hashlib
 import shutil
 import struct
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from torch import Tensor
 from boson_multimodal.audio_processing.content_hashes import ContentHashes
 from boson_multimodal.audio_processing.packed_store import PackedStore
 from boson_multimodal.audio_processing.sound_files import Clip, content_hash
+from boson_multimodal.errors import InputError
 
 SHAPE = struct.Struct("<II")
 CODE_DTYPE = np.dtype("<i2")
@@ -43,12 +46,17 @@ class CodeCache:
         folder: where caches lie; made if absent.
         codec: the codec's identity; another codec's codes are never returned.
         num_codebooks, codebook_size: what codes must look like to be trusted.
+
+    Raises:
+        InputError: if the folder cannot be made; and from each method that writes codes, if it cannot be written to or
+            the disk is full. What was written before stays.
     """
 
     def __init__(self, folder: Path, codec: str, num_codebooks: int, codebook_size: int) -> None:
         self.folder = folder.expanduser() / codec
-        self.store = PackedStore(self.folder, lambda payload: self._codes(payload) is not None)
-        self.hashes = ContentHashes(folder.expanduser() / "content_hashes")
+        with _told(folder):
+            self.store = PackedStore(self.folder, lambda payload: self._codes(payload) is not None)
+            self.hashes = ContentHashes(folder.expanduser() / "content_hashes")
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
 
@@ -86,17 +94,20 @@ class CodeCache:
     def write(self, key: str, codes_KT: Tensor) -> None:
         """Store (K, T) codes."""
         codes = codes_KT.numpy().astype(CODE_DTYPE)
-        self.store.write(bytes.fromhex(key), SHAPE.pack(*codes.shape) + codes.tobytes())
+        with _told(self.folder.parent):
+            self.store.write(bytes.fromhex(key), SHAPE.pack(*codes.shape) + codes.tobytes())
 
     def seal(self) -> None:
         """This process writes no more for now."""
-        self.store.seal()
-        self.hashes.store.seal()
+        with _told(self.folder.parent):
+            self.store.seal()
+            self.hashes.store.seal()
 
     def compact(self) -> None:
         """Join small files: see :meth:`PackedStore.compact`."""
-        self.store.compact()
-        self.hashes.store.compact()
+        with _told(self.folder.parent):
+            self.store.compact()
+            self.hashes.store.compact()
 
     def _codes(self, payload: bytes) -> np.ndarray | None:
         if len(payload) < SHAPE.size:
@@ -116,13 +127,18 @@ def clip_key(clip: Clip, content_sha256: str) -> str:
 
 
 def remember_codec(folder: Path, codec: str, codec_folder: Path) -> None:
-    """Keep a copy of a codec's configuration beside its codes, for :func:`remembered_codecs`."""
+    """Keep a copy of a codec's configuration beside its codes, for :func:`remembered_codecs`.
+
+    Raises:
+        InputError: if the folder cannot be written to.
+    """
     cache = folder.expanduser() / codec
-    cache.mkdir(parents=True, exist_ok=True)
-    if not (cache / CODEC_CONFIG).exists():
-        temporary = cache / f"{uuid.uuid4().hex}.tmp"
-        shutil.copyfile(codec_folder / CODEC_CONFIG, temporary)
-        temporary.rename(cache / CODEC_CONFIG)
+    with _told(folder):
+        cache.mkdir(parents=True, exist_ok=True)
+        if not (cache / CODEC_CONFIG).exists():
+            temporary = cache / f"{uuid.uuid4().hex}.tmp"
+            shutil.copyfile(codec_folder / CODEC_CONFIG, temporary)
+            temporary.rename(cache / CODEC_CONFIG)
 
 
 def remembered_codecs(folder: Path, codec_folder: Path) -> list[str]:
@@ -130,3 +146,15 @@ def remembered_codecs(folder: Path, codec_folder: Path) -> list[str]:
     wanted = (codec_folder / CODEC_CONFIG).read_bytes()
     found = sorted(folder.expanduser().glob(f"*/{CODEC_CONFIG}"))
     return [path.parent.name for path in found if path.read_bytes() == wanted]
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Name the cache and what its disk refused: Python names no file where a write fails."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"--code_cache_dir {folder}: cannot be used ({error.strerror}); give a folder that can be written to, on "
+            "a disk with room. What it holds already stays."
+        ) from error

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -128,14 +129,15 @@ class CodesFiles:
 def write_codes_file(
     path: Path, shapes: dict[str, tuple[int, int]], codes: Iterable[Tensor], codec: str, frames_per_second: float
 ) -> None:
-    """Write a file of codes, one clip in memory at a time: under a temporary name, then renamed.
+    """Write a file of codes, one clip in memory at a time: under a temporary name, then renamed. One there is replaced.
 
     Args:
         shapes: (K, T) by clip name.
         codes: the codes in the order of ``shapes``.
 
     Raises:
-        InputError: if there are more clips than the safetensors library reads back from one file.
+        InputError: if there are more clips than the safetensors library reads back from one file, or the file cannot
+            be written.
     """
     header: dict = {"__metadata__": {"format": "pt", CODEC_FIELD: codec, RATE_FIELD: f"{frames_per_second:g}"}}
     end = 0
@@ -146,14 +148,19 @@ def write_codes_file(
     head += b" " * (-len(head) % 8)
     if len(head) > LARGEST_HEADER_BYTES:
         raise InputError(f"{path}: {len(shapes)} clips are too many for one file; export each data file to its own")
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for codes_KT, shape in zip(codes, shapes.values(), strict=True):
-            if tuple(codes_KT.shape) != shape:
-                raise InputError(f"{path}: codes have shape {tuple(codes_KT.shape)}, and {shape} was announced")
-            file.write(codes_KT.numpy().astype("<i2").tobytes())
-    temporary.rename(path)
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(head).to_bytes(8, "little") + head)
+            for codes_KT, shape in zip(codes, shapes.values(), strict=True):
+                if tuple(codes_KT.shape) != shape:
+                    raise InputError(f"{path}: codes have shape {tuple(codes_KT.shape)}, and {shape} was announced")
+                file.write(codes_KT.numpy().astype("<i2").tobytes())
+        temporary.rename(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _digest(codes: Tensor) -> str:

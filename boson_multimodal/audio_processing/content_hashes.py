@@ -18,10 +18,12 @@ SETTLED_AFTER_SECONDS = 2.0
 class ContentHashes:
     """Versions of files in a :class:`PackedStore`, under hashes of their absolute path and the version's number.
 
-    The last version is the file as it was when it was last looked at. Damaged entries cost a reading, no more.
+    The last version is the file as it was when it was last looked at. Damaged entries cost a reading, no more; nor does
+    a folder that cannot be written to, as that of a cache which is only read, or a full disk.
     """
 
     def __init__(self, folder: Path) -> None:
+        self._is_writable = True
         self.store = PackedStore(folder, lambda payload: len(payload) == KNOWN.size)
 
     def of(self, source: Path | bytes) -> tuple[str, bool]:
@@ -39,8 +41,16 @@ class ContentHashes:
             return known[2].hex(), not is_missing
         content = content_hash(source)
         if facts is not None and facts == _facts(source) and time.time() - facts[1] / 1e9 > SETTLED_AFTER_SECONDS:
-            self.store.write(_key(source, number), KNOWN.pack(*facts, bytes.fromhex(content)))
+            self._remember(_key(source, number), KNOWN.pack(*facts, bytes.fromhex(content)))
         return content, True
+
+    def _remember(self, key: bytes, version: bytes) -> None:
+        if not self._is_writable:
+            return
+        try:
+            self.store.write(key, version)
+        except OSError:  # the file is read again at the next start; and no further log is begun, for each file one
+            self._is_writable = False
 
     def _last_version(self, source: Path) -> tuple[int, tuple[int, int, bytes] | None]:
         """How many versions of a file are known, and the last one."""

@@ -66,16 +66,17 @@ def content_hash(source: Path | bytes) -> str:
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     try:
+        str(source).encode()  # a name that is no UTF-8 opens, but not for libsndfile
         with source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except FileNotFoundError as error:
-        raise AudioError(
-            "unreadable", f"{source}: no such file; paths are absolute or relative to the JSON file"
-        ) from error
+        message = f"{source}: no such file; paths are absolute or relative to the JSON file"
+        raise AudioError("unreadable", message) from error
     except OSError as error:
         raise AudioError("unreadable", f"{source}: cannot be read ({error.strerror}); give an audio file") from error
     except ValueError as error:  # a null byte, or half a surrogate pair
-        raise AudioError("unreadable", f"{str(source)!r}: not a path ({error}); give an audio file") from error
+        message = f"{str(source)!r}: not a path ({error}); give an audio file of another name"
+        raise AudioError("unreadable", message) from error
 
 
 def read_samples(clip: Clip) -> tuple[np.ndarray, int]:

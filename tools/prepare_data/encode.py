@@ -26,7 +26,7 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import codec_config
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.data_types import AudioContent, ChatMLSample
 from boson_multimodal.errors import InputError, raise_if_any
-from boson_multimodal.process_group import barrier, join_process_group, pick_device, rank
+from boson_multimodal.process_group import barrier, join_process_group, leave_process_group, pick_device, rank
 from training_config import AUDIO_TOKENIZER_REVISION
 from training_data import find_codec
 
@@ -96,6 +96,7 @@ def run(flags: argparse.Namespace) -> int:
         )
         if flags.export is not None:
             print(f"codes: {flags.export} ({flags.export.stat().st_size:,} bytes); train with --codes {flags.export}")
+    leave_process_group()
     return 0
 
 
@@ -113,10 +114,12 @@ def encode_files(
 
     Raises:
         InputError: listing everything that is wrong in the files and their audio, unless ``drop_invalid``; or if
-            clips of one name differ, and an export was asked for.
+            clips of one name differ, and an export was asked for; or if cache or export cannot be written.
     """
     started = time.monotonic()
-    codec = find_codec(codec_path, revision, Path(code_cache_dir))
+    if export is not None and (export.is_dir() or not export.parent.is_dir()):  # said now, not after days of encoding
+        raise InputError(f"--export {export}: give the name of a file, in a folder that is there")
+    codec = find_codec(codec_path, revision, Path(code_cache_dir), "--codec")
     config = codec_config(codec.folder)
     cache = CodeCache(Path(code_cache_dir), codec.identity, config.num_quantizers, config.codebook_size)
     found = _check_files(files, cache, config.frame_rate, drop_invalid)
@@ -124,10 +127,10 @@ def encode_files(
     clips = {facts.key: (use.clip, facts) for use, facts in found}
     missing = {key: clips[key] for key in sorted(clips) if clips[key][1].frames is None}
     encode_clips(missing, cache, lambda: load_higgs_audio_tokenizer(codec.folder, device))
-    frames = {key: facts.frames or _frames(cache, key) for key, (_, facts) in clips.items()}
+    frames = {key: facts.frames or _read(cache, key).shape[1] for key, (_, facts) in clips.items()}
     if export is not None and rank() == 0:
         shapes = {name: (cache.num_codebooks, frames[key]) for name, key in names.items()}
-        codes = (cache.read(key) for key in names.values())
+        codes = (_read(cache, key) for key in names.values())
         write_codes_file(export, shapes, codes, codec.identity, config.frame_rate)
     barrier()
     seconds_of_audio = sum(frames.values()) / config.frame_rate
@@ -142,11 +145,18 @@ def _check_files(
     """Every clip of the samples that are sound, and what the cache has of it.
 
     Raises:
-        InputError: listing every offender of all files, unless ``drop_invalid``.
+        InputError: naming every file that is not ChatML; or listing every offender of all, unless ``drop_invalid``.
     """
-    kept, refused = [], []
+    read, unreadable = {}, []
     for path in files:
-        samples, problems = _read_samples(path)
+        try:
+            read[path] = _read_samples(path)
+        except InputError as error:
+            unreadable.append(str(error))
+    if unreadable:
+        raise InputError("\n".join(unreadable))
+    kept, refused = [], []
+    for path, (samples, problems) in read.items():
         uses = {use: None for _, contents in samples for use, _ in contents}
         facts = dict(zip(uses, check_clips(list(uses), cache, frames_per_second, path.name), strict=True))
         for sample_id, contents in samples:
@@ -200,8 +210,8 @@ def _names(found: Sequence[tuple[ClipUse, ClipFacts]], export: Path) -> dict[str
     return dict(sorted(names.items()))
 
 
-def _frames(cache: CodeCache, key: str) -> int:
+def _read(cache: CodeCache, key: str) -> torch.Tensor:
     codes = cache.read(key)
     if codes is None:
         raise InputError(f"{cache.place(key)}: not there after encoding; is the disk full or not shared?")
-    return codes.shape[1]
+    return codes

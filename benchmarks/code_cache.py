@@ -1,0 +1,154 @@
+"""The code cache against a file for each sample, and the codec's time for an hour of audio; all in one run.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.code_cache [--samples 100000 --audio_seconds 120 --device cpu]
+
+Samples are random codes of 1 to 30 s (8 a frame, 25 frames a second). "cold" asks the kernel to forget the file's pages
+before each read (posix_fadvise); what it knows of folders and inodes stays, in favour of a file each. The codec has the
+shape of bosonai/higgs-audio-v2-tokenizer and random weights: speed does not depend on them.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import HiggsAudioV2TokenizerModel
+
+from boson_multimodal.audio_processing.code_cache import CodeCache
+from boson_multimodal.audio_processing.codec_layouts import read_original_config
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
+from boson_multimodal.constants import FRAMES_PER_SECOND
+
+CODEBOOKS, CODEBOOK_SIZE = 8, 1024
+open_cache = partial(CodeCache, codec="codec", num_codebooks=CODEBOOKS, codebook_size=CODEBOOK_SIZE)
+READS = 5000
+CLIP_SECONDS = 5
+RELEASED_CODEC = {"D": 256, "codebook_dim": 64, "ratios": [8, 5, 4, 2, 3], "sample_rate": 24000, "bins": 1024, "n_q": 8}
+RELEASED_CODEC |= {"target_bandwidths": [0.5, 1, 1.5, 2, 4], "semantic_techer": "hubert_base_general"}
+
+
+def key_of(number: int) -> str:
+    """Keys are hashes: spread evenly, in no order."""
+    return random.Random(number).randbytes(32).hex()
+
+
+def file_of(folder: Path, key: str) -> Path:
+    return folder / key[:2] / key[2:4] / f"{key}.npy"
+
+
+def write_both(packed: Path, single: Path, samples: int) -> float:
+    """Write the same samples in both forms. Returns the hours of audio that they stand for."""
+    generator, cache, frames = np.random.default_rng(0), open_cache(packed), 0
+    for number in range(samples):
+        length = int(generator.integers(FRAMES_PER_SECOND, 30 * FRAMES_PER_SECOND + 1))
+        codes, key = generator.integers(0, CODEBOOK_SIZE, (CODEBOOKS, length), np.int16), key_of(number)
+        path = file_of(single, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, codes)
+        cache.write(key, torch.from_numpy(codes))
+        frames += length
+    cache.seal()
+    cache.compact()
+    os.sync()  # pages that are not on the disk yet cannot be forgotten
+    return frames / FRAMES_PER_SECOND / 3600
+
+
+def forget(paths: list[Path]) -> None:
+    """Ask the kernel to drop the files' pages."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def microseconds(read: Callable[[str], object], keys: list[str], files: Callable[[str], list[Path]]) -> str:
+    """Median and 99th percentile of a read, after the pages of ``files`` were forgotten."""
+    took = []
+    for key in keys:
+        forget(files(key))
+        began = time.perf_counter()
+        read(key)
+        took.append(1e6 * (time.perf_counter() - began))
+    return f"{np.median(took):8.0f} {np.percentile(took, 99):8.0f}"
+
+
+def bytes_per_hour(folder: Path, hours: float) -> str:
+    """Bytes as written, and as the disk sets aside for them, folders included."""
+    found = list(folder.rglob("*"))
+    written = [path.stat().st_size for path in found if path.is_file()]
+    on_disk = 512 * sum(path.stat().st_blocks for path in found)
+    return f"{sum(written) / hours:12,.0f} {on_disk / hours:12,.0f} {len(written):9,}"
+
+
+def open_figures(packed: Path) -> tuple[float, int]:
+    """Seconds to open the cache, and by how many bytes this process, which did nothing before, grows by it."""
+    status, began = Path("/proc/self/statm"), time.perf_counter()
+    before = status.read_text()
+    cache = open_cache(packed)
+    seconds = time.perf_counter() - began
+    cache.read(key_of(0))
+    pages = int(status.read_text().split()[1]) - int(before.split()[1])
+    return seconds, pages * os.sysconf("SC_PAGESIZE")
+
+
+def measure_reads(folder: Path, samples: int) -> None:
+    packed, single = folder / "packed", folder / "single"
+    hours = write_both(packed, single, samples)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        seconds, memory = fresh.submit(open_figures, packed).result()
+    cache = open_cache(packed)
+    packs = list(cache.folder.iterdir())
+
+    def load(key: str) -> torch.Tensor:
+        return torch.from_numpy(np.load(file_of(single, key)).astype(np.int64))
+
+    forms = [("packed", packed, cache.read, lambda key: packs)]
+    forms += [("a file each", single, load, lambda key: [file_of(single, key)])]
+    keys = [key_of(number) for number in random.Random(0).choices(range(samples), k=READS)]
+    print(f"{samples:,} samples, {hours:,.0f} h; {READS} reads each, in microseconds; bytes per hour of audio")
+    print(f"{'':12} {'warm median, p99':>17} {'cold median, p99':>17} {'written':>12} {'on disk':>12} {'files':>9}")
+    for name, place, read, files in forms:
+        microseconds(read, keys, lambda key: [])  # so that all is in memory
+        warm, cold = microseconds(read, keys, lambda key: []), microseconds(read, keys, files)
+        print(f"{name:12} {warm} {cold} {bytes_per_hour(place, hours)}")
+    print(f"to open the cache: {1000 * seconds:.0f} ms, and {memory / 1e6:.1f} MB of memory while it is open")
+
+
+def measure_codec(folder: Path, audio_seconds: int, device: str) -> None:
+    (folder / "config.json").write_text(json.dumps(RELEASED_CODEC), encoding="utf-8")
+    codec = HiggsAudioTokenizer(HiggsAudioV2TokenizerModel(read_original_config(folder)).to(device))
+    clips = 0.1 * torch.randn(audio_seconds // CLIP_SECONDS, CLIP_SECONDS * codec.sampling_rate)
+    print(f"codec on {device}, {torch.get_num_threads()} thread(s), {clips.shape[0]} clips of {CLIP_SECONDS} s")
+    codec.encode(clips[:1])  # warms up
+    for size, name in ((1, "one by one"), (60 // CLIP_SECONDS, "a minute at a time")):
+        began = time.perf_counter()
+        for batch in clips.split(size):
+            codec.encode(batch)
+        seconds = 3600 * (time.perf_counter() - began) / (clips.shape[0] * CLIP_SECONDS)
+        print(f"{name:18} {seconds:8,.1f} s per hour of audio")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=100_000)
+    parser.add_argument("--folder", type=Path, help="Where the samples are written for a while; temporary by default.")
+    parser.add_argument("--audio_seconds", type=int, default=120, help="0 leaves the codec out.")
+    parser.add_argument("--device", default="cpu", help="Of the codec.")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="code_cache_", dir=args.folder) as folder:
+        measure_reads(Path(folder), args.samples)
+        if args.audio_seconds:
+            measure_codec(Path(folder), args.audio_seconds, args.device)
+
+
+if __name__ == "__main__":
+    main()
