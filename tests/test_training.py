@@ -289,7 +289,7 @@ def test_a_non_finite_loss_names_step_and_samples_and_saves_nothing(demo: Path, 
         output = training_step(batch)
         if subject.step == 2:
             victim.append(batch)
-            return dataclasses.replace(output, text_loss_sum=output.text_loss_sum * float("nan"))
+            output.text_loss_sum = output.text_loss_sum * float("nan")
         return output
 
     subject._training_step = poisoned
