@@ -32,6 +32,8 @@ PEAK_HOPS, PEAK_BINS = 12, 12
 """A peak is the largest value within that many hops and bins to each side: 96 ms and 190 Hz."""
 PEAK_RANGE = 1e-3
 """Power of the weakest peak, relative to what one spectrum in twenty reaches (a click must not set the level)."""
+STEADY = 3.0
+"""What exceeds so many times the median of its bin's power may be a peak: anything but a steady tone."""
 PEAKS_AHEAD = 5
 """A landmark is a peak with two of the next five."""
 TIME_STEP, BIN_STEP = 3, 2
@@ -127,6 +129,8 @@ def _peaks(samples: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
             for i in range(0, len(frames), SPECTRA_AT_ONCE)
         ]
     )
+    # A steady tone would have peaks all the time, and the same ones in every clip that has the tone.
+    power = np.maximum(power - STEADY * np.median(power[::4], axis=0), 0)
     level = np.percentile(power.max(1), 95)
     around = _largest_around(_largest_around(power, PEAK_BINS, 1), PEAK_HOPS, 0)
     return np.nonzero((power == around) & (power > PEAK_RANGE * level))
@@ -252,7 +256,7 @@ def _speech_band(samples: np.ndarray, rate: int) -> np.ndarray:
     loudness = np.abs(band)
     medians = np.median(np.pad(loudness, (0, -len(band) % step), mode="edge").reshape(-1, step), axis=1)
     limit = LINE * np.repeat(medians, step)[: len(band)]
-    np.multiply(band, limit / loudness, out=band, where=loudness > limit)
+    np.multiply(band, limit / np.maximum(loudness, 1e-30), out=band, where=loudness > limit)
     wave = np.fft.irfft(spectrum, length)[: kept // BLOCK * BLOCK]
     return wave.astype(np.float32).reshape(-1, BLOCK)
 
@@ -265,7 +269,8 @@ def _window_sums(values: np.ndarray) -> np.ndarray:
 def _copied(a: np.ndarray, b: np.ndarray, lag: int, sign: float) -> np.ndarray:
     """Which blocks of ``a`` lie in a stretch that ``sign * b`` has too, ``lag`` samples later."""
     padded = np.zeros(a.size, np.float32)
-    begin, end = max(0, -lag), max(0, min(a.size, b.size - lag))
+    begin = min(max(0, -lag), a.size)
+    end = max(begin, min(a.size, b.size - lag))
     padded[begin:end] = b.ravel()[begin + lag : end + lag]
     other = padded.reshape(a.shape)
     products = _window_sums(np.einsum("ij,ij->i", a, other))
