@@ -98,6 +98,10 @@ def retell(record: Record, words: str) -> None:
     record["misc"]["target_transcript"] = words
 
 
+def _say_reference(record: Record, words: str) -> None:
+    record["messages"][1]["content"][0]["text"] = record["misc"]["ref_transcript"] = words
+
+
 def found_kinds(report: dict[str, Any]) -> Expected:
     """What a report accuses whom of."""
     return {entry["kind"]: set(entry["sample_ids"]) for entry in (*report["errors"], *report["warnings"])}
@@ -159,8 +163,7 @@ def _as_reference(change: Callable[[np.ndarray], np.ndarray], rate: int = RATE, 
 
     def planted(copy: Copy) -> Expected:
         record = _victim(copy)
-        record["messages"][1]["content"][0]["text"] = record["misc"]["target_transcript"]
-        record["misc"]["ref_transcript"] = record["misc"]["target_transcript"]
+        _say_reference(record, record["misc"]["target_transcript"])
         copy.put(reference(record), change(copy.read(target(record))), rate, **how)
         return {"reference_equals_target": {name(record)}} | ({besides: {name(record)}} if besides else {})
 
@@ -271,7 +274,8 @@ def _unknown_role(copy: Copy) -> Expected:
 def _same_file(copy: Copy) -> Expected:
     record = _victim(copy)
     reference(record).update(target(record))
-    return {"reference_equals_target": {name(record)}, "transcript_mismatch": set()}
+    _say_reference(record, record["misc"]["target_transcript"])
+    return {"reference_equals_target": {name(record)}}
 
 
 @plant("a speaker on both sides")
@@ -350,7 +354,7 @@ def _new_reference(copy: Copy, seconds: float) -> Expected:
     count = round(seconds * RATE / per_word)
     copy.put(reference(record), np.tile(wave, 5)[: round(seconds * RATE)])
     text = " ".join((words * 5)[:count])
-    record["messages"][1]["content"][0]["text"] = record["misc"]["ref_transcript"] = text
+    _say_reference(record, text)
     return {"reference_length": {name(record)}}
 
 
@@ -437,7 +441,7 @@ def compared(folder: Path, title: str, speakers: int | None = None, first: int =
         first: of the training samples, the one that comes first and is tampered with.
     """
     copy = Copy(folder, speakers, first)
-    expected = {kind: ids for kind, ids in PLANTS[title](copy).items() if ids}
+    expected = PLANTS[title](copy)
     found = found_kinds(copy.check())
     found.pop(ALWAYS_FOUND)
     return expected, found

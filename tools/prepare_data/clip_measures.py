@@ -14,8 +14,8 @@ FRAME_SECONDS = 0.020
 SILENCE_BELOW_SPEECH_DB = (20.0, 45.0)
 """Frames so far below the loud ones are silence: at least 20 dB, at most 45, in between 8 above the noise floor."""
 ABOVE_FLOOR_DB = 8.0
-DIGITAL_SILENCE_DBFS = -95.0
-"""Below the smallest step of 16 bits."""
+DIGITAL_SILENCE_DBFS = -115.0
+"""Zeros; the smallest steps of 16 bits are at -95."""
 PAUSE_SECONDS = 0.2
 """Shorter silences belong to speech: the closures of its plosives."""
 CUT_TOLERANCE_SECONDS = 0.1

@@ -5,8 +5,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from boson_multimodal.audio_processing.sound_files import Clip, read_samples
 from tools.prepare_data.clip_measures import ClipMeasures
-from tools.prepare_data.same_speech import SAME_SPEECH_SHARE, candidate_pairs, shared_share
+from tools.prepare_data.same_speech import (
+    EQUAL_LANDMARKS,
+    SAME_SPEECH_SHARE,
+    candidate_pairs,
+    share_landmarks,
+    shared_share,
+)
 from tools.prepare_data.worker_pool import map_in_processes
+
+AMONG_ALL = 5
+"""Equal landmarks that make any two clips worth a comparison; fewer do for reference and target of one sample. Copies of
+real speech had 8 at least. There are very many pairs of clips by one voice, and each comparison costs as much as five
+clips' measures."""
 
 Pair = tuple[Clip, Clip]
 Uses = Sequence[tuple[Clip, str, bool]]
@@ -72,9 +83,14 @@ def find_same_clips(measures: Mapping[Clip, ClipMeasures], samples: Sequence[Use
         for one, other, seconds in _overlapping(cuts, measures):
             same.add(one, other, f"cuts of one file, which share {seconds:.1f} s")
     wanted = _WantedPairs(samples, same)
-    found = candidate_pairs([measures[clip].landmarks for clip in clips])
-    pairs = [(clips[i], clips[j]) for i, j, _ in found if measures[clips[i]].content != measures[clips[j]].content]
-    pairs = [(one, other) for one, other in pairs if wanted(one, other)]
+    found = candidate_pairs([measures[clip].landmarks for clip in clips], AMONG_ALL)
+    pairs = {(clips[i], clips[j]) for i, j, _ in found if wanted(clips[i], clips[j])}
+    for one, other in wanted.of_one_sample():
+        is_known = (one, other) in pairs or (other, one) in pairs
+        if not is_known and share_landmarks(measures[one].landmarks, measures[other].landmarks) >= EQUAL_LANDMARKS:
+            pairs.add((one, other))
+    pairs = [pair for pair in pairs if measures[pair[0]].content != measures[pair[1]].content]
+    pairs.sort(key=lambda pair: (pair[0].name, pair[1].name))
     shares = map_in_processes(compare, pairs, workers, "comparing clips that sound alike", "pair") if pairs else []
     for (one, other), share in zip(pairs, shares, strict=True):
         if share >= SAME_SPEECH_SHARE:
@@ -94,6 +110,11 @@ class _WantedPairs:
                 self._sides[same.group(clip)].add(side)
                 if is_target:
                     self._references.setdefault(same.group(clip), []).extend(references)
+
+    def of_one_sample(self) -> Iterable[Pair]:
+        """Each target with each of its references."""
+        for target, references in self._references.items():
+            yield from ((target, reference) for reference in dict.fromkeys(references) if reference != target)
 
     def __call__(self, one: Clip, other: Clip) -> bool:
         """Whether a pair of groups matters."""

@@ -1,6 +1,9 @@
-"""The code cache against a file for each sample, and the codec's time for an hour of audio; all in one run.
+"""The check's pace, the code cache against a file for each sample, the codec's time for an hour of audio; in one run.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.code_cache [--samples 100000 --audio_seconds 120 --device cpu]
+    OMP_NUM_THREADS=1 python -m benchmarks.data_preparation [--samples 100000 --audio_seconds 120 --device cpu]
+
+The check looks at records of the demo's synthetic speech, 6 s a clip, 24 kHz FLAC; each clip is the target of one and
+the reference of another.
 
 Samples are random codes of 1 to 30 s (8 a frame, 25 frames a second). "cold" asks the kernel to forget the file's pages
 before each read (posix_fadvise); what it knows of folders and inodes stays, in favour of a file each. The codec has the
@@ -18,8 +21,10 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from transformers import HiggsAudioV2TokenizerModel
 
@@ -27,11 +32,15 @@ from boson_multimodal.audio_processing.code_cache import CodeCache
 from boson_multimodal.audio_processing.codec_layouts import read_original_config
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.constants import FRAMES_PER_SECOND
+from tools.demo_speech import SAMPLE_RATE, Voice, spoken_sentences, synthesise
+from tools.prepare_data.check import check_files
+from tools.prepare_data.worker_pool import available_cores
 
 CODEBOOKS, CODEBOOK_SIZE = 8, 1024
 open_cache = partial(CodeCache, codec="codec", num_codebooks=CODEBOOKS, codebook_size=CODEBOOK_SIZE)
 READS = 5000
 CLIP_SECONDS = 5
+CHECKED_SAMPLES, CHECKED_SPEAKERS = 400, 40
 RELEASED_CODEC = {"D": 256, "codebook_dim": 64, "ratios": [8, 5, 4, 2, 3], "sample_rate": 24000, "bins": 1024, "n_q": 8}
 RELEASED_CODEC |= {"target_bandwidths": [0.5, 1, 1.5, 2, 4], "semantic_techer": "hubert_base_general"}
 
@@ -137,6 +146,41 @@ def measure_codec(folder: Path, audio_seconds: int, device: str) -> None:
         print(f"{name:18} {seconds:8,.1f} s per hour of audio")
 
 
+def measure_check(folder: Path) -> None:
+    """Samples per second of the check, by one process and by one for each core, which import nothing from torch."""
+    voices = [voice_of(number) for number in range(CHECKED_SPEAKERS)]
+    records = []
+    for number in range(CHECKED_SAMPLES):
+        rng, words, waves = np.random.default_rng(number), [], []
+        while sum(map(len, waves)) < 6 * SAMPLE_RATE:
+            words.append(str(rng.choice(spoken_sentences())))
+            waves.append(synthesise(words[-1], voices[number % len(voices)], rng))
+        soundfile.write(folder / f"{number}.flac", np.concatenate(waves)[: 6 * SAMPLE_RATE], SAMPLE_RATE)
+        records.append(" ".join(words))
+    samples = [_record(number, records) for number in range(CHECKED_SAMPLES)]
+    path = folder / "train.json"
+    path.write_text(json.dumps(samples), encoding="utf-8")
+    for workers in sorted({1, available_cores()}):
+        began = time.perf_counter()
+        check_files([path], folder / "report", num_workers=workers)
+        seconds = time.perf_counter() - began
+        print(f"check: {CHECKED_SAMPLES / seconds:.1f} samples per second by {workers} process(es)", flush=True)
+
+
+def voice_of(number: int) -> Voice:
+    """A voice of the demo's synthesiser."""
+    low, high = [90, 0.10, 0.90, 0.03, 0.85], [260, 0.30, 1.25, 0.20, 1.15]
+    return Voice(*np.random.default_rng(number).uniform(low, high).tolist())
+
+
+def _record(number: int, texts: list[str]) -> dict[str, Any]:
+    other = (number + CHECKED_SPEAKERS) % len(texts)
+    user = [texts[other], {"type": "audio", "audio_url": f"{other}.flac"}]
+    assistant = [texts[number], {"type": "audio", "audio_url": f"{number}.flac"}]
+    messages = [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
+    return {"messages": messages, "speaker": str(number % CHECKED_SPEAKERS), "misc": {"sample_id": str(number)}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100_000)
@@ -144,7 +188,8 @@ def main() -> None:
     parser.add_argument("--audio_seconds", type=int, default=120, help="0 leaves the codec out.")
     parser.add_argument("--device", default="cpu", help="Of the codec.")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="code_cache_", dir=args.folder) as folder:
+    with tempfile.TemporaryDirectory(prefix="data_preparation_", dir=args.folder) as folder:
+        measure_check(Path(folder))
         measure_reads(Path(folder), args.samples)
         if args.audio_seconds:
             measure_codec(Path(folder), args.audio_seconds, args.device)
