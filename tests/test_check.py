@@ -22,8 +22,10 @@ from batch_planning import plan_epoch
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.errors import InputError
 from tests.chatml_files import audio, load, make_cache, record, text, write_records
+from tests.chromium import Browser, needs_chromium
 from tests.goldens import SAMPLES_DIR, needs_samples
 from tests.planted_defects import PLANTS, compared, found_kinds
+from tests.test_report_page import PLAY
 from tests.training_runs import PROJECT
 from tools.prepare_data.check import check_files
 from tools.prepare_data.check_summary import PlannedRun, memory_class
@@ -214,6 +216,20 @@ def test_half_a_surrogate_pair_is_reported_not_raised(tmp_path: Path) -> None:
 def test_a_file_s_name_tells_its_side(name: str, side: str) -> None:
     assert side_of(Path(name), []) == side
     assert side_of(Path(name), [Path(name)]) == "eval"
+
+
+@needs_chromium
+def test_the_page_of_a_check_plays_its_clips(tmp_path: Path) -> None:
+    records = write_pairs(tmp_path, 6)
+    for made in records[:2]:
+        say(made, "عندي 3 كتب جديدة في البيت الكبير", "صباح الخير يا جماعة كيف الحال")
+    records[2]["messages"][2]["content"][1] |= {"offset": 1.0, "duration": 2.0}
+    say(records[2], "عندي 3 كتب", "صباح الخير يا جماعة كيف الحال")
+    assert found_kinds(run_check(tmp_path, records)) == {"digits": {"train0", "train1", "train2"}}
+    with Browser(tmp_path / "profile") as browser:
+        browser.open(tmp_path / "report" / "report.html", 1000)
+        assert browser.ask("document.querySelectorAll('audio').length") == 6
+        assert browser.ask(PLAY) == []
 
 
 # -- figures ---------------------------------------------------------------------------------------------------------

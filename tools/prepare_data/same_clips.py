@@ -15,9 +15,9 @@ from tools.prepare_data.same_speech import (
 from tools.prepare_data.worker_pool import map_in_processes
 
 AMONG_ALL = 5
-"""Equal landmarks that make any two clips worth a comparison; fewer do for reference and target of one sample. Copies of
-real speech had 8 at least. There are very many pairs of clips by one voice, and each comparison costs as much as five
-clips' measures."""
+"""Equal landmarks that make any two clips worth a comparison; fewer do for reference and target of one sample. Copies
+of real speech had 8 at least. There are very many pairs of clips by one voice, and each comparison costs as much as the
+measures of a clip."""
 
 Pair = tuple[Clip, Clip]
 Uses = Sequence[tuple[Clip, str, bool]]
