@@ -27,7 +27,7 @@ SILENCE = 3e-4
 PEAK_RATE = 8000
 HOP = 64
 """Samples at PEAK_RATE between two spectra, 8 ms: the unit of a landmark's time."""
-WINDOW, FFT_SIZE = 400, 512
+WINDOW, FFT_SIZE = 448, 512
 PEAK_HOPS, PEAK_BINS = 12, 12
 """A peak is the largest value within that many hops and bins to each side: 96 ms and 190 Hz."""
 PEAK_RANGE = 1e-3
@@ -36,7 +36,7 @@ STEADY = 3.0
 """What exceeds so many times the median of its bin's power may be a peak: anything but a steady tone."""
 PEAKS_AHEAD = 5
 """A landmark is a peak with two of the next five."""
-TIME_STEP, BIN_STEP = 3, 2
+TIME_STEP, BIN_STEP = 4, 2
 """Hops and bins that a hash takes as one: a copy's peaks move a little, as its hops begin elsewhere."""
 SPECTRA_AT_ONCE = 4096
 
@@ -145,7 +145,7 @@ def landmarks(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
 
     Returns:
         (m, 2) uint32, a row per landmark: a hash of the frequencies of three peaks and of the time between them, and
-        the time of the first, in units of 8 ms. About 45 for a second of speech, none for silence or under 50 ms.
+        the time of the first, in units of 8 ms. About 55 for a second of speech, none for silence or under 56 ms.
     """
     none = np.zeros((0, 2), np.uint32)
     if _silent(samples) or len(samples) * PEAK_RATE < WINDOW * sampling_rate:
@@ -157,7 +157,7 @@ def landmarks(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
         n = max(len(hops) - other, 0)
         to_one = (hops[one : one + n] - hops[:n] + TIME_STEP // 2) // TIME_STEP
         to_other = (hops[other : other + n] - hops[:n] + TIME_STEP // 2) // TIME_STEP
-        # 7 + 7 + 7 + 5 + 6 bits; peaks that are further apart than 0.75 and 1.5 s have no landmark.
+        # 7 + 7 + 7 + 5 + 6 bits; peaks that are further apart than 1 and 2 s have no landmark.
         hashes = (
             ((bins[:n] * 128 + bins[one : one + n]) * 128 + bins[other : other + n]) * 2048 + to_one * 64 + to_other
         )
