@@ -41,7 +41,7 @@ TIME_STEP, BIN_STEP = 4, 2
 SPECTRA_AT_ONCE = 4096
 
 EQUAL_LANDMARKS = 3
-"""Equal landmarks at one time difference that make two clips candidates."""
+"""Equal landmarks at one time difference, each beginning at another time, that make two clips candidates."""
 OFFSET_HOPS = 3
 """Time differences within so many hops of each other are one."""
 MAX_SAME_HASH = 200
@@ -157,23 +157,27 @@ def landmarks(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
         n = max(len(hops) - other, 0)
         to_one = (hops[one : one + n] - hops[:n] + TIME_STEP // 2) // TIME_STEP
         to_other = (hops[other : other + n] - hops[:n] + TIME_STEP // 2) // TIME_STEP
-        # 7 + 7 + 7 + 5 + 6 bits; peaks that are further apart than 1 and 2 s have no landmark.
+        # 7 + 7 + 7 + 5 + 6 bits. Peaks further apart than 1 and 2 s have no landmark, nor have three at one time: any
+        # click has those.
         hashes = (
             ((bins[:n] * 128 + bins[one : one + n]) * 128 + bins[other : other + n]) * 2048 + to_one * 64 + to_other
         )
-        found.append(np.stack([hashes, hops[:n]], axis=1)[(to_one < 32) & (to_other < 64)].astype(np.uint32))
+        found.append(
+            np.stack([hashes, hops[:n]], axis=1)[(to_one < 32) & (to_other > 1) & (to_other < 64)].astype(np.uint32)
+        )
     return np.concatenate(found)
 
 
 def share_landmarks(a: np.ndarray, b: np.ndarray) -> int:
-    """How many landmarks of two fingerprints are equal at one time difference."""
+    """How many landmarks of two fingerprints, each beginning at another time, are equal at one time difference."""
     hashes, hops = b[np.argsort(b[:, 0])].T.astype(np.int64)
     first = np.searchsorted(hashes, a[:, 0], "left")
     counts = np.searchsorted(hashes, a[:, 0], "right") - first
     counts[counts > MAX_SAME_HASH] = 0
     # The k-th equal landmark of b for each of a: all in one array, as if by a loop over first + range(counts).
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    offsets = np.sort(np.repeat(a[:, 1].astype(np.int64), counts) - hops[np.repeat(first, counts) + within])
+    times = np.repeat(a[:, 1].astype(np.int64), counts)
+    offsets = np.unique((times - hops[np.repeat(first, counts) + within]) << 32 | times) >> 32
     equal = np.searchsorted(offsets, offsets + OFFSET_HOPS, "right") - np.arange(len(offsets))
     return int(equal.max(initial=0))
 
@@ -187,8 +191,8 @@ def candidate_pairs(
     than that is not found here; ``share_landmarks`` finds it pair by pair.
 
     Args:
-        fingerprints: of each clip, from ``landmarks``; up to 2 million clips of up to an hour.
-        equal_landmarks: how many must be equal at one time difference, at least 2.
+        fingerprints: of each clip, from ``landmarks``; up to a million clips of up to 17 minutes.
+        equal_landmarks: as ``share_landmarks`` counts them, at least 2.
 
     Returns:
         (i, j, seconds) with i < j, sorted: what clip j has at a time, clip i has about that many seconds later.
@@ -221,16 +225,18 @@ def _consistent(
     clips: np.ndarray, hops: np.ndarray, ends: np.ndarray, firsts: np.ndarray, n_clips: int, equal_landmarks: int
 ) -> list[tuple[int, int, float]]:
     """``candidate_pairs`` of the clips of the landmarks ``firsts``; ``ends`` are those of the runs of equal hashes."""
-    middle, room = 1 << 19, 1 << 20
+    middle, room = 1 << 17, 1 << 18
     codes = [np.zeros(0, np.int64)]
     for step in itertools.count(1):
         firsts = firsts[firsts + step < ends[firsts]]
         if not len(firsts):
             break
         one, other = clips[firsts].astype(np.int64), clips[firsts + step]
-        code = (one * n_clips + other) * room + (hops[firsts] - hops[firsts + step] + middle)
-        codes.append(code[one != other])
+        code = (one * n_clips + other) * room + np.clip(hops[firsts] - hops[firsts + step] + middle, 0, room - 9)
+        codes.append((code << 5 | hops[firsts] & 31)[one != other])
+    # Five bits of the time are enough to count those that begin at one time once.
     code = np.sort(np.concatenate(codes))
+    code = code[np.flatnonzero(np.diff(code, prepend=-1))] >> 5
     # Sorted, equal landmarks of a pair at one time difference stand next to each other.
     last = equal_landmarks - 1
     code = code[: max(len(code) - last, 0)][code[last:] - code[: max(len(code) - last, 0)] <= OFFSET_HOPS]
@@ -240,7 +246,13 @@ def _consistent(
 
 
 SAME_SPEECH_SHARE = 0.6
-"""``shared_share`` from which on two clips hold the same speech."""
+"""``shared_share`` from which on two clips hold the same speech.
+
+Measured on 128 real utterances. Copies (MP3 down to 8 kbit/s, Opus, Vorbis, cut, louder and clipped, resampled, with
+noise, and all of that at once): at least 0.93; an excerpt of 2 s 0.77, at Opus' 7 kbit/s 0.59. Other speech: 0.23 at
+most; one word of three that is the same recording: 0.43. A buzz as loud as the speech can give 0.6 by itself, but
+makes no equal landmarks.
+"""
 
 
 def _speech_band(samples: np.ndarray, rate: int) -> np.ndarray:
