@@ -40,8 +40,13 @@ TIME_STEP, BIN_STEP = 4, 2
 """Hops and bins that a hash takes as one: a copy's peaks move a little, as its hops begin elsewhere."""
 SPECTRA_AT_ONCE = 4096
 
-EQUAL_LANDMARKS = 3
-"""Equal landmarks at one time difference, each beginning at another time, that make two clips candidates."""
+EQUAL_LANDMARKS = 2
+"""Equal landmarks at one time difference, each beginning at another time, that make two clips candidates.
+
+Measured on 128 real utterances, of which the most changed copies keep 2 to 5, and an MP3 copy at 8 kbit/s at least 4.
+Of unrelated clips, the same utterances at 24 speeds, 1 pair in 24,000 has 2, 1 in 300,000 has 3. So 3 saves hours of
+comparisons among more than 100,000 clips, and misses about one in a hundred of the most changed copies.
+"""
 OFFSET_HOPS = 3
 """Time differences within so many hops of each other are one."""
 MAX_SAME_HASH = 200
