@@ -43,9 +43,10 @@ SPECTRA_AT_ONCE = 4096
 EQUAL_LANDMARKS = 2
 """Equal landmarks at one time difference, each beginning at another time, that make two clips candidates.
 
-Measured on 128 real utterances, of which the most changed copies keep 2 to 5, and an MP3 copy at 8 kbit/s at least 4.
-Of unrelated clips, the same utterances at 24 speeds, 1 pair in 24,000 has 2, 1 in 300,000 has 3. So 3 saves hours of
-comparisons among more than 100,000 clips, and misses about one in a hundred of the most changed copies.
+Measured on 128 real utterances, of which the most changed copies keep 2 to 5, and an MP3 copy at 8 kbit/s at least 3.
+One of 64 excerpts of 2 s keeps none: compare reference and target of a record by ``shared_share`` itself. Of unrelated
+clips, the same utterances at 24 speeds, 1 pair in 24,000 has 2, 1 in 300,000 has 3. So 3 saves hours of comparisons
+among more than 100,000 clips, and misses one in a hundred of the most changed copies.
 """
 OFFSET_HOPS = 3
 """Time differences within so many hops of each other are one."""
@@ -254,7 +255,7 @@ SAME_SPEECH_SHARE = 0.6
 """``shared_share`` from which on two clips hold the same speech.
 
 Measured on 128 real utterances. Copies (MP3 down to 8 kbit/s, Opus, Vorbis, cut, louder and clipped, resampled, with
-noise, and all of that at once): at least 0.93; an excerpt of 2 s 0.77, at Opus' 7 kbit/s 0.59. Other speech: 0.23 at
+noise, and most of that at once): at least 0.86; an excerpt of 2 s 0.77, at Opus' 7 kbit/s 0.59. Other speech: 0.23 at
 most; one word of three that is the same recording: 0.43. A buzz as loud as the speech can give 0.6 by itself, but
 makes no equal landmarks.
 """
