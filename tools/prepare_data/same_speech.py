@@ -27,7 +27,7 @@ SILENCE = 3e-4
 PEAK_RATE = 8000
 HOP = 64
 """Samples at PEAK_RATE between two spectra, 8 ms: the unit of a landmark's time."""
-WINDOW, FFT_SIZE = 400, 512
+WINDOW, FFT_SIZE = 448, 512
 PEAK_HOPS, PEAK_BINS = 12, 12
 """A peak is the largest value within that many hops and bins to each side: 96 ms and 190 Hz."""
 PEAK_RANGE = 1e-3
@@ -36,12 +36,18 @@ STEADY = 3.0
 """What exceeds so many times the median of its bin's power may be a peak: anything but a steady tone."""
 PEAKS_AHEAD = 5
 """A landmark is a peak with two of the next five."""
-TIME_STEP, BIN_STEP = 3, 2
+TIME_STEP, BIN_STEP = 4, 2
 """Hops and bins that a hash takes as one: a copy's peaks move a little, as its hops begin elsewhere."""
 SPECTRA_AT_ONCE = 4096
 
-EQUAL_LANDMARKS = 3
-"""Equal landmarks at one time difference that make two clips candidates."""
+EQUAL_LANDMARKS = 2
+"""Equal landmarks at one time difference, each beginning at another time, that make two clips candidates.
+
+Measured on 128 real utterances, of which the most changed copies keep 2 to 5, and an MP3 copy at 8 kbit/s at least 3.
+One of 64 excerpts of 2 s keeps none: compare reference and target of a record by ``shared_share`` itself. Of unrelated
+clips, the same utterances at 24 speeds, 1 pair in 24,000 has 2, 1 in 300,000 has 3. So 3 saves hours of comparisons
+among more than 100,000 clips, and misses one in a hundred of the most changed copies.
+"""
 OFFSET_HOPS = 3
 """Time differences within so many hops of each other are one."""
 MAX_SAME_HASH = 200
@@ -145,7 +151,7 @@ def landmarks(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
 
     Returns:
         (m, 2) uint32, a row per landmark: a hash of the frequencies of three peaks and of the time between them, and
-        the time of the first, in units of 8 ms. About 45 for a second of speech, none for silence or under 50 ms.
+        the time of the first, in units of 8 ms. About 55 for a second of speech, none for silence or under 56 ms.
     """
     none = np.zeros((0, 2), np.uint32)
     if _silent(samples) or len(samples) * PEAK_RATE < WINDOW * sampling_rate:
@@ -157,23 +163,27 @@ def landmarks(samples: np.ndarray, sampling_rate: int) -> np.ndarray:
         n = max(len(hops) - other, 0)
         to_one = (hops[one : one + n] - hops[:n] + TIME_STEP // 2) // TIME_STEP
         to_other = (hops[other : other + n] - hops[:n] + TIME_STEP // 2) // TIME_STEP
-        # 7 + 7 + 7 + 5 + 6 bits; peaks that are further apart than 0.75 and 1.5 s have no landmark.
+        # 7 + 7 + 7 + 5 + 6 bits. Peaks further apart than 1 and 2 s have no landmark, nor have three at one time: any
+        # click has those.
         hashes = (
             ((bins[:n] * 128 + bins[one : one + n]) * 128 + bins[other : other + n]) * 2048 + to_one * 64 + to_other
         )
-        found.append(np.stack([hashes, hops[:n]], axis=1)[(to_one < 32) & (to_other < 64)].astype(np.uint32))
+        found.append(
+            np.stack([hashes, hops[:n]], axis=1)[(to_one < 32) & (to_other > 1) & (to_other < 64)].astype(np.uint32)
+        )
     return np.concatenate(found)
 
 
 def share_landmarks(a: np.ndarray, b: np.ndarray) -> int:
-    """How many landmarks of two fingerprints are equal at one time difference."""
+    """How many landmarks of two fingerprints, each beginning at another time, are equal at one time difference."""
     hashes, hops = b[np.argsort(b[:, 0])].T.astype(np.int64)
     first = np.searchsorted(hashes, a[:, 0], "left")
     counts = np.searchsorted(hashes, a[:, 0], "right") - first
     counts[counts > MAX_SAME_HASH] = 0
     # The k-th equal landmark of b for each of a: all in one array, as if by a loop over first + range(counts).
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    offsets = np.sort(np.repeat(a[:, 1].astype(np.int64), counts) - hops[np.repeat(first, counts) + within])
+    times = np.repeat(a[:, 1].astype(np.int64), counts)
+    offsets = np.unique((times - hops[np.repeat(first, counts) + within]) << 32 | times) >> 32
     equal = np.searchsorted(offsets, offsets + OFFSET_HOPS, "right") - np.arange(len(offsets))
     return int(equal.max(initial=0))
 
@@ -187,8 +197,8 @@ def candidate_pairs(
     than that is not found here; ``share_landmarks`` finds it pair by pair.
 
     Args:
-        fingerprints: of each clip, from ``landmarks``; up to 2 million clips of up to an hour.
-        equal_landmarks: how many must be equal at one time difference, at least 2.
+        fingerprints: of each clip, from ``landmarks``; up to a million clips of up to 17 minutes.
+        equal_landmarks: as ``share_landmarks`` counts them, at least 2.
 
     Returns:
         (i, j, seconds) with i < j, sorted: what clip j has at a time, clip i has about that many seconds later.
@@ -221,16 +231,18 @@ def _consistent(
     clips: np.ndarray, hops: np.ndarray, ends: np.ndarray, firsts: np.ndarray, n_clips: int, equal_landmarks: int
 ) -> list[tuple[int, int, float]]:
     """``candidate_pairs`` of the clips of the landmarks ``firsts``; ``ends`` are those of the runs of equal hashes."""
-    middle, room = 1 << 19, 1 << 20
+    middle, room = 1 << 17, 1 << 18
     codes = [np.zeros(0, np.int64)]
     for step in itertools.count(1):
         firsts = firsts[firsts + step < ends[firsts]]
         if not len(firsts):
             break
         one, other = clips[firsts].astype(np.int64), clips[firsts + step]
-        code = (one * n_clips + other) * room + (hops[firsts] - hops[firsts + step] + middle)
-        codes.append(code[one != other])
+        code = (one * n_clips + other) * room + np.clip(hops[firsts] - hops[firsts + step] + middle, 0, room - 9)
+        codes.append((code << 5 | hops[firsts] & 31)[one != other])
+    # Five bits of the time are enough to count those that begin at one time once.
     code = np.sort(np.concatenate(codes))
+    code = code[np.flatnonzero(np.diff(code, prepend=-1))] >> 5
     # Sorted, equal landmarks of a pair at one time difference stand next to each other.
     last = equal_landmarks - 1
     code = code[: max(len(code) - last, 0)][code[last:] - code[: max(len(code) - last, 0)] <= OFFSET_HOPS]
@@ -240,7 +252,13 @@ def _consistent(
 
 
 SAME_SPEECH_SHARE = 0.6
-"""``shared_share`` from which on two clips hold the same speech."""
+"""``shared_share`` from which on two clips hold the same speech.
+
+Measured on 128 real utterances. Copies (MP3 down to 8 kbit/s, Opus, Vorbis, cut, louder and clipped, resampled, with
+noise, and most of that at once): at least 0.86; an excerpt of 2 s 0.77, at Opus' 7 kbit/s 0.59. Other speech: 0.23 at
+most; one word of three that is the same recording: 0.43. A buzz as loud as the speech can give 0.6 by itself, but
+makes no equal landmarks.
+"""
 
 
 def _speech_band(samples: np.ndarray, rate: int) -> np.ndarray:
