@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from boson_multimodal.audio_processing.sound_files import Clip, read_samples
 from tools.prepare_data.clip_measures import ClipMeasures
 from tools.prepare_data.same_speech import (
-    EQUAL_LANDMARKS,
     SAME_SPEECH_SHARE,
     candidate_pairs,
     share_landmarks,
@@ -14,10 +13,9 @@ from tools.prepare_data.same_speech import (
 )
 from tools.prepare_data.worker_pool import map_in_processes
 
-AMONG_ALL = 5
-"""Equal landmarks that make any two clips worth a comparison; fewer do for reference and target of one sample. Copies
-of real speech had 8 at least. There are very many pairs of clips by one voice, and each comparison costs as much as the
-measures of a clip."""
+AMONG_ALL, IN_ONE_SAMPLE = 3, 1
+"""Equal landmarks that make two clips worth a comparison. In real speech the hardest copies had 2 or 3, and one in
+300,000 pairs of other clips had 3, one in 240 had any; there are few pairs of one sample and very many of all clips."""
 
 Pair = tuple[Clip, Clip]
 Uses = Sequence[tuple[Clip, str, bool]]
@@ -87,7 +85,7 @@ def find_same_clips(measures: Mapping[Clip, ClipMeasures], samples: Sequence[Use
     pairs = {(clips[i], clips[j]) for i, j, _ in found if wanted(clips[i], clips[j])}
     for one, other in wanted.of_one_sample():
         is_known = (one, other) in pairs or (other, one) in pairs
-        if not is_known and share_landmarks(measures[one].landmarks, measures[other].landmarks) >= EQUAL_LANDMARKS:
+        if not is_known and share_landmarks(measures[one].landmarks, measures[other].landmarks) >= IN_ONE_SAMPLE:
             pairs.add((one, other))
     pairs = [pair for pair in pairs if measures[pair[0]].content != measures[pair[1]].content]
     pairs.sort(key=lambda pair: (pair[0].name, pair[1].name))
