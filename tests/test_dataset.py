@@ -21,6 +21,8 @@ from transformers import PreTrainedTokenizerBase
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, read_json_records
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator
+from boson_multimodal.audio_processing import clip_encoding
+from boson_multimodal.audio_processing.clip_encoding import ENCODE_BATCH_SECONDS
 from boson_multimodal.audio_processing.clips import frames_of
 from boson_multimodal.audio_processing.code_cache import SHAPE, CodeCache
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer, codec_identity
@@ -42,6 +44,7 @@ class CountingCodec:
     def __init__(self, codec: HiggsAudioTokenizer) -> None:
         self.codec = codec
         self.sampling_rate = codec.sampling_rate
+        self.device = codec.device
         self.calls: list[int] = []
 
     def encode(self, waveforms_BS: Tensor) -> Tensor:
@@ -53,6 +56,7 @@ class SumCodec:
     """A codec that is quick to run and tells clips apart: 25 frames a second."""
 
     sampling_rate = 24_000
+    device = torch.device("cpu")
 
     def encode(self, waveforms_BS: Tensor) -> Tensor:
         frames = frames_of(waveforms_BS.shape[1], self.sampling_rate, FRAMES_PER_SECOND)
@@ -184,8 +188,9 @@ def test_any_rate_and_number_of_channels_is_read(
 
 
 def test_clips_of_equal_length_are_encoded_together_to_the_codes_they_have_alone(
-    load_here: Load, folder: Path, codec: HiggsAudioTokenizer
+    load_here: Load, folder: Path, monkeypatch: pytest.MonkeyPatch, codec: HiggsAudioTokenizer
 ) -> None:
+    monkeypatch.setattr(clip_encoding, "ENCODE_BATCH_SECONDS", {"cpu": ENCODE_BATCH_SECONDS["cuda"]})
     equal = [write_clip(folder / f"equal_{i}.wav", seconds=0.5, seed=10 + i) for i in range(5)]
     half_rate = [write_clip(folder / f"half_rate_{i}.wav", seconds=0.5, rate=12_000, seed=20 + i) for i in range(2)]
     other = [write_clip(folder / f"other_{i}.wav", seconds=0.5 + 0.01 * i, seed=30 + i) for i in range(1, 4)]
@@ -201,7 +206,7 @@ def test_clips_of_equal_length_are_encoded_together_to_the_codes_they_have_alone
 def test_one_call_of_the_codec_takes_a_minute_of_audio_at_most(
     load_here: Load, folder: Path, monkeypatch: pytest.MonkeyPatch, codec: HiggsAudioTokenizer
 ) -> None:
-    monkeypatch.setattr("boson_multimodal.audio_processing.clip_encoding.ENCODE_BATCH_SECONDS", 1.0)
+    monkeypatch.setattr(clip_encoding, "ENCODE_BATCH_SECONDS", {"cpu": 1.0})
     for i in range(7):
         write_clip(folder / f"{i}.wav", seconds=0.4, seed=i + 40)
     counting = CountingCodec(codec)

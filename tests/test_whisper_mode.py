@@ -186,6 +186,7 @@ class CountingCodec:
     """A quick codec that counts the clips it gets."""
 
     sampling_rate = 24_000
+    device = torch.device("cpu")
 
     def __init__(self) -> None:
         self.clips = 0

@@ -17,8 +17,8 @@ from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.errors import InputError
 from boson_multimodal.process_group import all_results, barrier, rank, share
 
-ENCODE_BATCH_SECONDS = 60.0
-"""Audio that one codec call takes at most, in clips of equal length."""
+ENCODE_BATCH_SECONDS = {"cuda": 60.0, "cpu": 0.0}
+"""Audio that one codec call takes at most, in clips of equal length; on a CPU they are faster one by one."""
 READ_THREADS = 8
 CHECKED_AT_ONCE = 512
 """Clips that wait for these threads: a million would take memory, and Ctrl-C would have to wait for them."""
@@ -108,9 +108,10 @@ def encode_clips(
     if not missing:
         cache.seal()
         return
-    batches = share(_equal_length_batches([facts for _, facts in missing.values()]))
     try:
         codec = load_codec()
+        seconds = ENCODE_BATCH_SECONDS[codec.device.type]
+        batches = share(_equal_length_batches([facts for _, facts in missing.values()], seconds))
         with tqdm(total=sum(map(len, batches)), desc="encoding clips", unit="clip", disable=rank() > 0) as bar:
             for keys in batches:
                 waveforms = [_read_as_checked(missing[key][0], key, cache, codec.sampling_rate) for key in keys]
@@ -149,13 +150,13 @@ def _check_clip(use: ClipUse, source: CodeSource, frames_per_second: float) -> C
     return ClipFacts(found.key, frames, waveform.samples.numel(), waveform.sampling_rate)
 
 
-def _equal_length_batches(clips: Sequence[ClipFacts]) -> list[list[str]]:
-    """Keys of clips grouped by exact length and cut to ``ENCODE_BATCH_SECONDS``, longest first."""
+def _equal_length_batches(clips: Sequence[ClipFacts], seconds: float) -> list[list[str]]:
+    """Keys of clips grouped by exact length, ``seconds`` together at most, but at least one; longest first."""
     groups = defaultdict(list)
     for facts in clips:
         groups[facts.samples, facts.sampling_rate].append(facts.key)
     batches = []
     for (samples, rate), keys in sorted(groups.items(), key=lambda item: -item[0][0] / item[0][1]):
-        size = max(1, int(ENCODE_BATCH_SECONDS * rate / samples))
+        size = max(1, int(seconds * rate / samples))
         batches += [keys[i : i + size] for i in range(0, len(keys), size)]
     return batches

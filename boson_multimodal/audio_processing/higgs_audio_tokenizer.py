@@ -36,6 +36,11 @@ class HiggsAudioTokenizer:
         self.num_codebooks = model.config.num_quantizers
         self.codebook_size = model.config.codebook_size
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.model.device
+
     @torch.inference_mode()
     def encode(self, waveforms_BS: Tensor) -> Tensor:
         """(B, samples) waveforms of one length -> (B, K, T) codes.
@@ -43,12 +48,12 @@ class HiggsAudioTokenizer:
         The codec has no mask: clips of different lengths must not be padded to share a call, since a second of
         padding changes most frames of the clip.
         """
-        return self.model.encode(waveforms_BS.to(self.model.device)[:, None, :]).audio_codes.cpu()
+        return self.model.encode(waveforms_BS.to(self.device)[:, None, :]).audio_codes.cpu()
 
     @torch.inference_mode()
     def decode(self, codes_KT: Tensor) -> Tensor:
         """(K, T) codes -> (samples,) waveform."""
-        return self.model.decode(codes_KT[None].to(self.model.device)).audio_values[0, 0].cpu()
+        return self.model.decode(codes_KT[None].to(self.device)).audio_values[0, 0].cpu()
 
 
 def load_higgs_audio_tokenizer(folder: Path, device: torch.device | str = "cpu") -> HiggsAudioTokenizer:
