@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from arabic_diacritics import diacritise, load_diacritiser
 from arabic_text import normalise_for_speech
 from arabic_voice_cloning_dataset import PROMPT_STYLES, read_json_records, read_records
 from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION
 from boson_multimodal.errors import InputError
 from tests.chatml_files import audio, record, text, write_clip, write_records
 from tools.prepare_data.__main__ import main
+from tools.prepare_data.diacritics import diacritise, load_diacritiser
 from tools.prepare_data.normalise import normalise_file
 
 RAW_AUDIO = {"type": "audio", "audio_url": "placeholder", "raw_audio": "AAAA"}

@@ -23,12 +23,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from arabic_diacritics import DIACRITISERS, diacritise, load_diacritiser
 from arabic_text import find_text_issues, normalise_for_speech
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
 from boson_multimodal.data_types import PLACEHOLDER_URLS
 from boson_multimodal.errors import LISTED_OFFENDERS, InputError, raise_if_any
 from sample_texts import change_record
+from tools.prepare_data.diacritics import DIACRITISERS, diacritise, load_diacritiser
 from tools.speech_audio import write_whole
 
 STANDARD_STREAM = "-"
@@ -47,7 +47,7 @@ class NormaliseSummary:
         kinds: of the changed texts, how many had each kind of ``arabic_text.TEXT_ISSUES``, or none of them.
         examples: a few changed texts, before and after.
         digits_left: pieces of digits that are still there, by sample id or line.
-        words_marked, words_left: what diacritisation did; see ``arabic_diacritics.diacritise``.
+        words_marked, words_left: what diacritisation did; see ``diacritics.diacritise``.
     """
 
     texts: int = 0
