@@ -107,7 +107,7 @@ def test_real_data_have_no_error_and_the_right_warning(tmp_path: Path) -> None:
 @needs_samples
 @pytest.mark.parametrize("title", PLANTS)
 def test_a_planted_defect_is_found_and_nothing_else_is(title: str, tmp_path: Path) -> None:
-    expected, found = compared(tmp_path, title, speakers=2)
+    expected, found = compared(tmp_path, title, speakers=6)
     assert found == expected
 
 

@@ -17,6 +17,9 @@ from boson_multimodal.errors import InputError
 LARGEST_RESAMPLING_KERNEL = 10**8
 """Coefficients that a rate may need: 3 s at 44101 Hz took 18 GB and a minute; every rate in use is far below."""
 
+BLOCK_SAMPLES = 1 << 22
+"""Read at once: 3 minutes at 24 kHz."""
+
 
 class AudioError(InputError):
     """A clip cannot be used; ``kind`` is unreadable, empty or nan."""
@@ -91,11 +94,12 @@ def read_samples(clip: Clip) -> tuple[np.ndarray, int]:
     source = io.BytesIO(clip.source) if isinstance(clip.source, bytes) else clip.source
     try:
         with soundfile.SoundFile(source) as file:
-            rate = file.samplerate
-            file.seek(round(min(clip.offset * rate, file.frames)))
-            wanted = -1 if clip.duration is None else max(1, round(min(clip.duration * rate, file.frames)))
-            samples = file.read(wanted, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: a .raw file, which names no rate
+            rate, frames = file.samplerate, max(0, file.frames)  # a damaged header may say less than none
+            file.seek(round(min(clip.offset * rate, frames)))
+            wanted = frames if clip.duration is None else max(1, round(min(clip.duration * rate, frames)))
+            samples = _read(file, wanted)
+    except (soundfile.LibsndfileError, OSError, TypeError, ValueError) as error:
+        # TypeError: a .raw file, which names no rate. ValueError: a damaged header whose numbers contradict each other.
         message = f"{clip.name}: not readable as audio ({error}); give WAV, FLAC, OGG or MP3"
         raise AudioError("unreadable", message) from error
     if samples.shape[0] == 0:
@@ -108,3 +112,14 @@ def read_samples(clip: Clip) -> tuple[np.ndarray, int]:
     if not np.isfinite(samples).all():
         raise AudioError("nan", f"{clip.name}: holds NaN or infinite samples; export it again")
     return samples, rate
+
+
+def _read(file: soundfile.SoundFile, wanted: int) -> np.ndarray:
+    """(samples, channels) from where the file stands, ``wanted`` at most; in blocks, for a damaged header may say more
+    than fits into memory, and libsndfile's wrapper asks for all of it at once."""
+    blocks = [np.zeros((0, file.channels), np.float32)]
+    while wanted > 0:
+        size = min(wanted, BLOCK_SAMPLES)
+        blocks.append(file.read(size, dtype="float32", always_2d=True))
+        wanted = wanted - size if len(blocks[-1]) == size else 0
+    return blocks[-1] if len(blocks) <= 2 else np.concatenate(blocks)
