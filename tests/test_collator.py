@@ -100,6 +100,8 @@ def test_batches_equal_the_original(name: str) -> None:
         found, wanted = getattr(batch, field), golden[f"out.{field}"]
         if wanted.numel() == 0:
             assert found is None or found.numel() == 0, field
+        elif wanted.is_floating_point():  # features: releases of the extractor differ in the last bit
+            torch.testing.assert_close(found, wanted, rtol=0.0, atol=1e-6)
         else:
             assert torch.equal(found, wanted), field
     for absent in ("audio_in_ids", "audio_in_ids_start", "audio_features", "audio_feature_attention_mask"):

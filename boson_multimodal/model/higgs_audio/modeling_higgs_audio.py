@@ -63,7 +63,7 @@ class HiggsAudioModelOutput(ModelOutput):
             given as codes, target columns.
         hidden_states: with ``output_hidden_states=True``, (B, S, D) before each layer and after the final norm.
         audio_hidden_states: (columns of all targets, D) after the final norm. Wherever ``audio_logits`` are.
-        past_key_values: with ``use_cache=True``, what to give with the positions that follow.
+        cache: with ``use_cache=True``, what to give as ``past_key_values`` with the positions that follow.
     """
 
     loss: Tensor | None = None
@@ -81,7 +81,12 @@ class HiggsAudioModelOutput(ModelOutput):
     audio_out_mask: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     audio_hidden_states: Tensor | None = None
-    past_key_values: KeyValueCache | None = None
+    cache: KeyValueCache | None = None
+
+    @property
+    def past_key_values(self) -> KeyValueCache | None:
+        """``cache`` by the original's name: no field, since ModelOutput of transformers 5.24 renames one of that name."""
+        return self.cache
 
 
 @dataclass(frozen=True)
@@ -419,7 +424,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             keep_hidden=bool(output_hidden_states),
         )
         output = _masks(packed, self.config)
-        output.past_key_values = past_key_values
+        output.cache = past_key_values
         if all_hidden:
             in_sample_order = packed.sample_from_routed.to(self.device)
             output.hidden_states = tuple(packed.pad(h[in_sample_order], 0.0) for h in all_hidden)
