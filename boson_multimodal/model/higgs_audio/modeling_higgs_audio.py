@@ -85,7 +85,7 @@ class HiggsAudioModelOutput(ModelOutput):
 
     @property
     def past_key_values(self) -> KeyValueCache | None:
-        """``cache`` by the original's name: no field, since ModelOutput of transformers 5.24 renames one of that name."""
+        """``cache`` by the original's name; no field, since transformers 5.24 renames fields of that name."""
         return self.cache
 
 
