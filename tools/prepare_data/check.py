@@ -41,6 +41,7 @@ from tools.speech_audio import write_whole
 REPORT_FILE = "report.json"
 PRINTED_SAMPLES = 3
 """Of one finding, on the terminal."""
+AS_YOU_TRAIN = "As you will train."
 MIME_BY_MAGIC = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}
 
 
@@ -184,21 +185,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("files", nargs="+", type=Path, metavar="FILE", help="ChatML .json or .jsonl.")
     add("--output_dir", type=Path, required=True, metavar="DIR", help="Where report.json and report.html are written.")
     add("--eval_data_path", nargs="+", type=Path, default=[], metavar="FILE", help="Evaluation data of another name.")
-    add("--model_path", help="Folder or hub id of the model, whose tokenizer counts the text tokens.")
-    add("--num_workers", type=int, help="Processes that read clips (default: one for each core).")
-    add("--prompt_style", default=run.prompt_style, choices=list(PROMPT_STYLES), help="As you will train.")
+    add("--model_path", metavar="DIR", help="Folder or hub id of the model, whose tokenizer counts the text tokens.")
+    add("--num_workers", type=int, metavar="N", help="Processes that read clips (default: one for each core).")
+    add("--prompt_style", default=run.prompt_style, choices=list(PROMPT_STYLES), help=AS_YOU_TRAIN)
     add(
         "--text_normalisation",
         default=run.text_normalisation,
         choices=list(TEXT_NORMALISATIONS),
-        help="As you will train: texts are looked at after it.",
+        help=f"{AS_YOU_TRAIN} Texts are looked at after it.",
     )
-    add("--max_tokens_per_batch", type=int, default=run.max_tokens_per_batch, help="As you will train.")
-    add("--max_positions_per_sample", type=int, default=run.max_positions_per_sample, help="As you will train.")
-    add("--gradient_accumulation_steps", type=int, default=run.gradient_accumulation_steps, help="As you will train.")
-    add("--num_processes", type=int, default=run.num_processes, help="torchrun's processes, for the number of steps.")
-    add("--num_train_epochs", type=int, default=run.num_train_epochs, help="As you will train.")
-    add("--gradient_checkpointing", action="store_true", help="As you will train.")
+    for name in ("max_tokens_per_batch", "max_positions_per_sample", "gradient_accumulation_steps", "num_train_epochs"):
+        default = getattr(run, name)
+        add(f"--{name}", type=int, default=default, metavar="N", help=f"{AS_YOU_TRAIN} Default {default}.")
+    add("--num_processes", type=int, default=1, metavar="N", help="torchrun's processes, for the number of steps.")
+    add("--gradient_checkpointing", action="store_true", help=AS_YOU_TRAIN)
 
 
 def run(flags: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from batch_planning import plan_epoch
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from tools.prepare_data.checked_samples import TRAIN, CheckedSample, characters_of
@@ -31,14 +32,14 @@ GPU_GB = (16, 24, 32, 40, 48, 80, 141)
 class PlannedRun:
     """The settings that steps and memory follow from, under the names that the program's flags have."""
 
-    max_tokens_per_batch: int = 2048
-    max_positions_per_sample: int = 2048
-    gradient_accumulation_steps: int = 1
+    max_tokens_per_batch: int = DistributedTrainingConfig.max_tokens_per_batch
+    max_positions_per_sample: int = ArabicVoiceCloningDatasetConfig.max_positions_per_sample
+    gradient_accumulation_steps: int = DistributedTrainingConfig.gradient_accumulation_steps
     num_processes: int = 1
-    num_train_epochs: int = 3
-    gradient_checkpointing: bool = False
-    prompt_style: str = "as_written"
-    text_normalisation: str = "none"
+    num_train_epochs: int = DistributedTrainingConfig.num_train_epochs
+    gradient_checkpointing: bool = DistributedTrainingConfig.gradient_checkpointing
+    prompt_style: str = ArabicVoiceCloningDatasetConfig.prompt_style
+    text_normalisation: str = ArabicVoiceCloningDatasetConfig.text_normalisation
 
     @property
     def longest_sample(self) -> int:
