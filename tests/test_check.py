@@ -320,6 +320,8 @@ def test_ctrl_c_ends_it_and_leaves_no_half_report(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A job in the background may have been told to ignore it, and would hand that on.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     seen = ""
     while "measuring clips" not in seen:

@@ -133,6 +133,13 @@ def test_no_damage_raises_anything(form: str, subtype: str | None) -> None:
     assert kinds <= {"unreadable", "empty", "nan", "truncated"} and kinds
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e20])
+def test_samples_that_no_number_holds_are_named(value: float) -> None:
+    wave = pulses(120, 0.5)
+    wave[100] = value
+    assert list(measure_file([Clip(encoded(wave, "WAV", "FLOAT"), 0.0, None)])[0].problems) == ["nan"]
+
+
 def test_long_files_are_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded(pulses(120, 1.0), "FLAC", None)
     whole, _ = read_samples(Clip(content, 0.0, None))
