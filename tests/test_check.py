@@ -283,8 +283,9 @@ def test_the_command_says_what_it_found(tmp_path: Path) -> None:
 
 def test_wrong_calls_are_refused(tmp_path: Path) -> None:
     path = write_records(tmp_path / "train.json", write_pairs(tmp_path, 1))
-    with pytest.raises(InputError, match="no such file; give a ChatML"):
-        check_files([tmp_path / "none.json"], tmp_path / "out")
+    with pytest.raises(InputError, match=r"none.json: no such file; give a ChatML(.|\n)*gone.json: no such file"):
+        check_files([tmp_path / "none.json", path], tmp_path / "out", eval_files=[tmp_path / "gone.json"])
+    assert not (tmp_path / "out").exists()
     with pytest.raises(InputError, match="--output_dir .*: cannot be made"):
         check_files([path], path / "out")
     with pytest.raises(InputError, match="--model_path .*: no such folder"):

@@ -74,10 +74,10 @@ def check_files(
     run = run or PlannedRun()
     folder, workers = Path(output_dir).expanduser(), available_cores() if num_workers is None else num_workers
     paths = list(dict.fromkeys(Path(path).expanduser() for path in (*files, *eval_files)))
-    _make_folder(folder)
     tokenizer = None if model_path is None else _load_tokenizer(model_path)
     named = [Path(path).expanduser() for path in eval_files]
     samples = read_samples_of(paths, named, run.prompt_style, run.text_normalisation, tokenizer)
+    _make_folder(folder)
     measures = measure_clips(samples, workers)
     uses = [[(used.clip, sample.side, used.is_target) for used in sample.clips] for sample in samples]
     same = find_same_clips(measures, uses, workers)

@@ -15,6 +15,7 @@ from arabic_voice_cloning_dataset import missing_texts, parse_record, read_json_
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION, prepare_chatml_sample
 from boson_multimodal.data_types import AudioContent, ChatMLSample, Message, TextContent
+from boson_multimodal.errors import InputError
 
 TRAIN, EVAL = "train", "eval"
 EVAL_NAMES = {"val", "valid", "validation", "eval", "evaluation", "dev", "test"}
@@ -85,11 +86,16 @@ def read_samples_of(
     """Every record of the files, in order.
 
     Raises:
-        InputError: if a file is missing, empty or not JSON.
+        InputError: naming every file that is missing, empty or not JSON.
     """
-    samples, seen = [], set()
+    samples, seen, unreadable = [], set(), []
     for path in files:
-        for number, raw in enumerate(tqdm(read_json_records(path), f"reading {path.name}", unit="sample")):
+        try:
+            records = read_json_records(path)
+        except InputError as error:
+            unreadable.append(str(error))
+            continue
+        for number, raw in enumerate(tqdm(records, f"reading {path.name}", unit="sample")):
             sample_id = sample_id_of(raw, number)
             if sample_id in seen:
                 sample_id = f"{sample_id} ({path.name}, record {number})"
@@ -97,6 +103,8 @@ def read_samples_of(
             sample = CheckedSample(sample_id, path, side_of(path, eval_files))
             _fill(sample, raw, prompt_style, text_normalisation, tokenizer)
             samples.append(sample)
+    if unreadable:
+        raise InputError("\n".join(unreadable))
     return samples
 
 
