@@ -16,7 +16,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +212,7 @@ def run(flags: argparse.Namespace) -> int:
         flags.files,
         flags.output_dir,
         eval_files=flags.eval_data_path,
-        run=replace(PlannedRun(), **settings),
+        run=PlannedRun(**settings),
         model_path=flags.model_path,
         num_workers=flags.num_workers,
     )
