@@ -39,7 +39,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@
 
-$(DEMO_BUILT): tools/make_demo.py tools/demo_speech.py | $(INSTALLED)
+$(DEMO_BUILT): tools/make_demo.py $(wildcard tools/demo/*.py) | $(INSTALLED)
 	@echo "building the demo in $(DEMO)/: half a minute"
 	@rm -rf $(DEMO)
 	@$(VENV_PYTHON) -m tools.make_demo --output_dir $(DEMO)

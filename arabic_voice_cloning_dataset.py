@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from arabic_text import TEXT_NORMALISATIONS
+from arabic_text.normalise import TEXT_NORMALISATIONS
+from arabic_text.sample_texts import normalise_sample
 from arabic_voice_cloning_training_collator import ChatMLDatasetSample
 from boson_multimodal.audio_processing.clip_encoding import ClipFacts, ClipUse, CodeSource, check_clips, encode_clips
 from boson_multimodal.audio_processing.clips import frames_of
@@ -26,7 +27,6 @@ from boson_multimodal.constants import AUDIO_IN, AUDIO_OUT
 from boson_multimodal.data_types import ChatMLSample, TextContent, parse_sample
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
-from sample_texts import normalise_sample
 
 PROMPT_STYLES = {
     "as_written": "keeps the turns of the file",

@@ -45,7 +45,6 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from arabic_voice_cloning_dataset import PROMPT_STYLES, ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
-from batch_planning import Step, plan_epoch, plan_evaluation
 from boson_multimodal import constants
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
 from boson_multimodal.checkpoints import resolve_checkpoint
@@ -62,8 +61,26 @@ from lora_config import (
     load_adapter,
     load_base_model,
 )
-from model_card import write_checkpoint_card
-from run_directory import (
+from voice_cloning.adapters.model_card import write_checkpoint_card
+from voice_cloning.training.batch_planning import Step, plan_epoch, plan_evaluation
+from voice_cloning.training.config import TORCH_DTYPES, DistributedTrainingConfig, parse_arguments
+from voice_cloning.training.data import (
+    Codec,
+    check_data_files,
+    find_codec,
+    find_codec_beside_codes,
+    load_datasets,
+    load_feature_extractor,
+)
+from voice_cloning.training.log import (
+    LossTotals,
+    MetricsWriter,
+    NonFiniteLossError,
+    StepLedger,
+    Throughput,
+    peak_memory_gb,
+)
+from voice_cloning.training.run_directory import (
     TENSORBOARD_FOLDER,
     RunDirectory,
     checkpoint_step,
@@ -72,17 +89,7 @@ from run_directory import (
     folder_fingerprint,
     read_state,
 )
-from stop_signals import StopSignals
-from training_config import TORCH_DTYPES, DistributedTrainingConfig, parse_arguments
-from training_data import (
-    Codec,
-    check_data_files,
-    find_codec,
-    find_codec_beside_codes,
-    load_datasets,
-    load_feature_extractor,
-)
-from training_log import LossTotals, MetricsWriter, NonFiniteLossError, StepLedger, Throughput, peak_memory_gb
+from voice_cloning.training.stop_signals import StopSignals
 
 logger = logging.getLogger(Path(__file__).stem)
 

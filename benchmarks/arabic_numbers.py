@@ -15,9 +15,9 @@ from pathlib import Path
 from num2words import num2words
 from pyarabic.number import ArNumbers
 
-from arabic_nouns import NOUN_OF_FORM
-from arabic_numbers import Noun
-from arabic_text import normalise_for_scoring, normalise_for_speech
+from arabic_text.normalise import normalise_for_scoring, normalise_for_speech
+from arabic_text.nouns import NOUN_OF_FORM
+from arabic_text.numbers import Noun
 
 TABLE = Path(__file__).resolve().parents[1] / "tests" / "arabic_texts" / "speech.tsv"
 MASCULINE, FEMININE = 1, 2

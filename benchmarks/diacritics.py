@@ -11,7 +11,7 @@ leading alef, and on which of two letters the ending -an is written, for writers
 import argparse
 import re
 
-from tools.prepare_data.diacritics import DIACRITISERS, diacritise, load_diacritiser
+from arabic_text.diacritics import DIACRITISERS, diacritise, load_diacritiser
 
 SENTENCES = """\
 ذَهَبَ الْوَلَدُ إِلَى الْمَدْرَسَةِ

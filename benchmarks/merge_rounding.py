@@ -14,10 +14,10 @@ import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
-from adapter_export import Adapter, apply_adapter, merge_adapter
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
-from logit_comparison import Logits, computing_in, differences, fixed_batch, our_logits
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig
+from voice_cloning.adapters.export import Adapter, apply_adapter, merge_adapter
+from voice_cloning.adapters.logit_comparison import Logits, computing_in, differences, fixed_batch, our_logits
 
 HEAD_DIM = 64
 FIRST_TEXT_ID = 4000

@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tools.demo_speech import SAMPLE_RATE, VOICES, spoken_sentences, synthesise
-from tools.prepare_data.same_speech import candidate_pairs, landmarks, shared_share
+from tools.demo.speech import SAMPLE_RATE, VOICES, spoken_sentences, synthesise
+from voice_cloning.data_check.same_speech import candidate_pairs, landmarks, shared_share
 
 COPIES = 10
 

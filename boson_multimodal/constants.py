@@ -1,5 +1,12 @@
 """Strings and numbers that the released Higgs Audio v2 checkpoint fixes."""
 
+MODEL_ID = "bosonai/higgs-audio-v2-generation-3B-base"
+MODEL_REVISION = "10840182ca4ad5d9d9113b60b9bb3c1ef1ba3f84"
+"""Last revision of the released model in the original layout."""
+AUDIO_TOKENIZER_ID = "bosonai/higgs-audio-v2-tokenizer"
+AUDIO_TOKENIZER_REVISION = "403fbacf2f60caaa102f893fdfabb694619b2417"
+"""Revision of the released codec in transformers' layout."""
+
 IGNORE_INDEX = -100
 """Label of a position that has no loss (the default ``ignore_index`` of ``torch.nn.functional.cross_entropy``)."""
 

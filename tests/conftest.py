@@ -11,7 +11,7 @@ from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistribut
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer, load_higgs_audio_tokenizer
 from lora_config import TARGET_GROUPS
 from tests.training_runs import trainer
-from tools.make_demo import build_demo
+from tools.demo.build import build_demo
 
 # The model is tiny: a second thread costs more than it brings, and much more on a busy machine.
 torch.set_num_threads(1)

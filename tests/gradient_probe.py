@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
-from training_config import parse_arguments
+from voice_cloning.training.config import parse_arguments
 
 
 def main(output: Path, micro_batches: list[list[int]], flags: list[str]) -> None:

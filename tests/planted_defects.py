@@ -18,7 +18,7 @@ import torch
 import torchaudio
 
 from tests.goldens import SAMPLES_DIR
-from tools.prepare_data.check import check_files
+from voice_cloning.data_check.check import check_files
 
 ALWAYS_FOUND = "low_native_rate"
 """Of all samples of this data: it is 16 kHz."""

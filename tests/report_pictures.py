@@ -18,7 +18,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from tests.chromium import PROGRAM, Browser
 from tests.report_example import example, write_clips
-from tools.prepare_data.report_page import write_page
+from voice_cloning.data_check.report_page import write_page
 
 PICTURES = {"desktop_light": (1000, False, 0.25), "phone_dark": (390, True, 0.4)}
 """Name -> window width in pixels, dark colours, scale of the picture."""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 import arabic_voice_cloning_distributed_trainer as program
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
-from training_config import parse_arguments
+from voice_cloning.training.config import parse_arguments
 
 PROJECT = Path(program.__file__).resolve().parent
 PROGRAM = Path(program.__file__).resolve()

@@ -12,44 +12,8 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from boson_multimodal.audio_processing.sound_files import Clip
-from boson_multimodal.chatml import prepare_chatml_sample
 from boson_multimodal.errors import InputError
-from boson_multimodal.model.higgs_audio.generation import SamplingConfig
-from run_directory import CHECKPOINT_PREFIX
-from tools.speech_audio import wav_bytes, write_whole
-from tools.speech_requests import read_manifest
-from tools.voice_cloner import SpeechSettings, VoiceCloner
-
-
-def speak_memorised(demo: Path) -> str:
-    """Speak the first training record greedily with the newest checkpoint; return how it compares, in one line.
-
-    Raises:
-        InputError: if the demo was not built or not trained.
-    """
-    checkpoints = sorted((demo / "run").glob(f"{CHECKPOINT_PREFIX}*"))
-    if not checkpoints:
-        raise InputError(f"{demo / 'run'}: no checkpoint in it; train the demo first (make demo)")
-    cloner = VoiceCloner(
-        model_path=str(demo / "model"),
-        audio_tokenizer_path=str(demo / "audio_tokenizer"),
-        adapter=checkpoints[-1],
-        device="cpu",
-        settings=SpeechSettings(sampling=SamplingConfig(do_sample=False)),
-    )
-    request = read_manifest(demo / "train_chatml_samples.json", cloner.prompt_style)[0][0]
-    _, speech = next(cloner.speak_all([request]))
-    clips = prepare_chatml_sample(request.pieces[0].sample, cloner.tokenizer)[2]
-    wanted = cloner.reference_codes(Clip.of(clips[-1], request.base_dir))
-    codes = speech.pieces[0].codes
-    path = demo / "memorised.wav"
-    write_whole(path, wav_bytes(speech.samples, speech.sampling_rate))
-    same = codes.shape == wanted.shape and bool((codes == wanted).all())
-    verdict = (
-        "every code is that of the clip through the codec" if same else "NOT the codes of the clip through the codec"
-    )
-    return f"{path}: {request.name} spoken by heart, {codes.shape[1]} frames for {wanted.shape[1]}; {verdict}"
+from tools.demo.ending import speak_memorised
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from boson_multimodal.errors import InputError
-from run_directory import METRICS_FILE
+from voice_cloning.training.run_directory import METRICS_FILE
 
 PLOT_FILE = "loss.png"
 CODEBOOK_PREFIX = "audio_loss_codebook_"

@@ -15,8 +15,6 @@ away.
 """
 
 import argparse
-import hashlib
-import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -27,13 +25,14 @@ import torch
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from arabic_text import TEXT_NORMALISATIONS
+from arabic_text.normalise import TEXT_NORMALISATIONS
+from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
-from tools.speech_audio import wav_bytes, write_whole
-from tools.speech_requests import (
-    RUNAWAY_MARK,
+from voice_cloning.speech.audio import write_whole
+from voice_cloning.speech.output_files import OutputFile
+from voice_cloning.speech.requests import (
     TEMPLATES,
     SpeechRequest,
     check_references,
@@ -41,81 +40,19 @@ from tools.speech_requests import (
     request_of_text,
     text_problems,
 )
-from tools.speech_text import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND
-from tools.voice_cloner import Speech, SpeechSettings, VoiceCloner, normalisation_of_adapter, style_of_adapter
-from training_config import AUDIO_TOKENIZER_REVISION, MODEL_REVISION, TORCH_DTYPES
+from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND
+from voice_cloning.speech.voice_cloner import (
+    SpeechSettings,
+    VoiceCloner,
+    normalisation_of_adapter,
+    style_of_adapter,
+)
+from voice_cloning.training.config import TORCH_DTYPES
 
 ONE_TEXT = ("text", "reference", "reference_text", "output")
 MANY_TEXTS = ("manifest", "output_dir")
-RECORD_SUFFIX = ".json"
-"""Added to a WAV's name: what it was made of."""
 RAN_AWAY = 3
 """Exit status when everything was tried and something did not end; 2 is argparse's."""
-
-
-class OutputFile:
-    """One WAV and the record beside it.
-
-    The record is written first and holds the WAV's hash, so that a kill between the two leaves an output that is not
-    whole. A WAV without a record is not ours.
-
-    Args:
-        path: of the WAV, where its speech ended by itself.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.runaway_path = path.with_name(f"{path.stem}{RUNAWAY_MARK}.wav")
-
-    def problems(self) -> list[str]:
-        """Why it must not be written."""
-        return [
-            f"{path}: is there, and no {path.name}{RECORD_SUFFIX} says that it was spoken here; remove it, or write "
-            "elsewhere"
-            for path in (self.path, self.runaway_path)
-            if path.exists() and not _record_path(path).is_file()
-        ]
-
-    def found(self, identity: dict[str, Any]) -> dict[str, Any] | None:
-        """The record of a whole file that was made of the same; None if there is none."""
-        for path in (self.path, self.runaway_path):
-            try:
-                record = json.loads(_record_path(path).read_text(encoding="utf-8"))
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            except (FileNotFoundError, ValueError):
-                continue
-            if isinstance(record, dict) and record.get("made_of") == identity and record.get("sha256") == digest:
-                return record
-        return None
-
-    def write(self, speech: Speech, identity: dict[str, Any], keep_runaway: bool) -> dict[str, Any]:
-        """Write what ended by itself under its name, and what ran away under its own or not at all; return the record.
-
-        Whatever an earlier call left under either name is out of date, and removed.
-        """
-        content = wav_bytes(speech.samples, speech.sampling_rate)
-        path = self.runaway_path if speech.failures else self.path
-        written = bool(speech.samples.numel()) and (keep_runaway or not speech.failures)
-        record = {
-            "file": path.name if written else None,
-            "seconds": round(speech.seconds, 2),
-            "attempts": [1 + piece.attempt for piece in speech.pieces],
-            "failures": speech.failures,
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "made_of": identity,
-        }
-        for stale in (self.path, self.runaway_path):
-            if _record_path(stale).is_file() and not (written and stale == path):
-                stale.unlink(missing_ok=True)
-                _record_path(stale).unlink()
-        if written:
-            write_whole(_record_path(path), (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode())
-            write_whole(path, content)
-        return record
-
-
-def _record_path(path: Path) -> Path:
-    return path.with_name(path.name + RECORD_SUFFIX)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -131,9 +68,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model_path", default="bosonai/higgs-audio-v2-generation-3B-base", help="Folder or hub id of the model.")
+    add("--model_path", default=MODEL_ID, help="Folder or hub id of the model.")
     add("--model_revision", default=MODEL_REVISION, help="Commit of model_path, if it is a hub id.")
-    add("--audio_tokenizer_path", default="bosonai/higgs-audio-v2-tokenizer", help="Folder or hub id of the codec.")
+    add("--audio_tokenizer_path", default=AUDIO_TOKENIZER_ID, help="Folder or hub id of the codec.")
     add("--audio_tokenizer_revision", default=AUDIO_TOKENIZER_REVISION, help="Commit of it, if it is a hub id.")
     add("--adapter", help="Folder of a trained adapter, such as a run's checkpoint.")
     add(

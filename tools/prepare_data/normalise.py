@@ -10,228 +10,25 @@ digits were left. docs/arabic_text.md says what becomes of what.
 """
 
 import argparse
-import json
 import os
-import re
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from arabic_text import find_text_issues, normalise_for_speech
-from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
-from boson_multimodal.data_types import PLACEHOLDER_URLS
-from boson_multimodal.errors import LISTED_OFFENDERS, InputError, raise_if_any
-from sample_texts import change_record
-from tools.prepare_data.diacritics import DIACRITISERS, diacritise, load_diacritiser
-from tools.speech_audio import write_whole
+from arabic_text.diacritics import DIACRITISERS, load_diacritiser
+from boson_multimodal.errors import LISTED_OFFENDERS, InputError
+from voice_cloning.corpora.normalise_files import (
+    NormaliseSummary,
+    TextNormaliser,
+    normalise_lines,
+    normalised_files,
+    write_outputs,
+)
 
 STANDARD_STREAM = "-"
-SUFFIXES = (".json", ".jsonl", ".txt")
-SHOWN_EXAMPLES = 5
+
+
 LONGEST_EXAMPLE = 100
-OTHER_CHANGES = "punctuation, signs, spaces"
-
-
-@dataclass
-class NormaliseSummary:
-    """What was done to the texts of one file, each counted as often as it stands there.
-
-    Attributes:
-        texts, changed: how many there are, and how many became other texts.
-        kinds: of the changed texts, how many had each kind of ``arabic_text.TEXT_ISSUES``, or none of them.
-        examples: a few changed texts, before and after.
-        digits_left: pieces of digits that are still there, by sample id or line.
-        words_marked, words_left: what diacritisation did; see ``diacritics.diacritise``.
-    """
-
-    texts: int = 0
-    changed: int = 0
-    kinds: Counter[str] = field(default_factory=Counter)
-    examples: list[tuple[str, str]] = field(default_factory=list)
-    digits_left: dict[str, list[str]] = field(default_factory=dict)
-    words_marked: int = 0
-    words_left: int = 0
-
-
-class _Normaliser:
-    """Changes texts and keeps account of it."""
-
-    def __init__(self, digits: str, add_marks: Callable[[str], str] | None) -> None:
-        self.summary = NormaliseSummary()
-        self._add_marks = add_marks
-        self._normalise = cache(lambda text: normalise_for_speech(text, digits))
-
-    def change(self, text: str, where: str) -> str:
-        """A text as it is to be spoken; ``where`` is the sample or line that it stands in."""
-        summary, changed = self.summary, self._normalise(text)
-        if self._add_marks is not None:
-            changed, marked, left = diacritise(changed, self._add_marks)
-            changed = self._normalise(changed)
-            summary.words_marked += marked
-            summary.words_left += left
-        summary.texts += 1
-        if changed != text:
-            summary.changed += 1
-            summary.kinds.update(list(find_text_issues(text)) or [OTHER_CHANGES])
-            if len(summary.examples) < SHOWN_EXAMPLES and (text, changed) not in summary.examples:
-                summary.examples.append((text, changed))
-        digits = find_text_issues(changed).get("digits")
-        if digits:
-            summary.digits_left.setdefault(where, []).extend(digits)
-        return changed
-
-
-def normalise_file(
-    path: Path | str,
-    output_dir: Path | str,
-    *,
-    digits: str = "spell",
-    diacritiser: str | None = None,
-    overwrite: bool = False,
-) -> NormaliseSummary:
-    """Write a file again, under its name in ``output_dir``, with its texts normalised.
-
-    Args:
-        path: ChatML ``.json`` or ``.jsonl``, or ``.txt`` with one text a line.
-        digits: ``spell`` or ``keep``.
-        diacritiser: a key of ``DIACRITISERS``, or None.
-        overwrite: replace a file of other content.
-
-    Raises:
-        InputError: listing everything that is wrong in the file, or if a file of other content is there. Nothing has
-            been written then.
-    """
-    files = _normalised([Path(path).expanduser()], Path(output_dir).expanduser(), digits, diacritiser)
-    _write(files, overwrite)
-    return next(iter(files.values()))[1]
-
-
-Outputs = dict[Path, tuple[bytes, NormaliseSummary]]
-"""What is to be written to each file, and what was done to its texts."""
-
-
-def _normalised(paths: Sequence[Path], output_dir: Path, digits: str, diacritiser: str | None) -> Outputs:
-    """The content of all outputs.
-
-    Raises:
-        InputError: listing what is wrong in all files.
-    """
-    add_marks = load_diacritiser(diacritiser) if diacritiser else None
-    outputs: Outputs = {}
-    problems = _name_problems(paths, output_dir)
-    for path in paths if not problems else ():
-        normaliser = _Normaliser(digits, add_marks)
-        try:
-            is_text = path.suffix == ".txt"
-            content = _lines_of(path, normaliser) if is_text else _records_of(path, output_dir, normaliser)
-            outputs[output_dir / path.name] = content, normaliser.summary
-        except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise InputError("\n".join(problems))
-    return outputs
-
-
-def _name_problems(paths: Sequence[Path], output_dir: Path) -> list[str]:
-    names = Counter(path.name for path in paths)
-    problems = [f"{path}: is neither of {', '.join(SUFFIXES)}" for path in paths if path.suffix not in SUFFIXES]
-    problems += [f"{path}: another file is called {path.name} too" for path in paths if names[path.name] > 1]
-    in_place = [path for path in paths if os.path.realpath(path) == os.path.realpath(output_dir / path.name)]
-    return problems + [f"{path}: would be replaced by itself; give another --output_dir" for path in in_place]
-
-
-def _records_of(path: Path, output_dir: Path, normaliser: _Normaliser) -> bytes:
-    records, problems = [], []
-    for number, raw in enumerate(tqdm(read_json_records(path), path.name, unit="sample")):
-        sample_id = sample_id_of(raw, number)
-        _, found = parse_record(raw, "as_written")
-        if not found:
-            changed = change_record(raw, lambda text, where=sample_id: normaliser.change(text, where))
-            _, found = parse_record(changed, "as_written")
-            found = [f"{problem}, after normalisation" for problem in found]
-            records.append(_with_paths(changed, path.parent, output_dir))
-        problems += [f"{sample_id}: {problem}" for problem in found]
-    raise_if_any(f"{path}: invalid samples", problems)
-    if path.suffix == ".jsonl":
-        return "".join(_json(record, indent=None) for record in records).encode("utf-8")
-    return _json(records, indent=1).encode("utf-8")
-
-
-def _json(value: Any, indent: int | None) -> str:
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    if re.search("[\ud800-\udfff]", text):  # halves of pairs, which UTF-8 has no form for
-        text = json.dumps(value, indent=indent)
-    return text + "\n"
-
-
-def _with_paths(record: dict[str, Any], old_folder: Path, new_folder: Path) -> dict[str, Any]:
-    """A record whose relative paths are relative to another folder and lead where they led before."""
-    messages = []
-    for message in record["messages"]:
-        content = message["content"]
-        if isinstance(content, list):
-            content = [_part_with_path(part, old_folder, new_folder) for part in content]
-        else:
-            content = _part_with_path(content, old_folder, new_folder)
-        messages.append({**message, "content": content})
-    return {**record, "messages": messages}
-
-
-def _part_with_path(part: Any, old_folder: Path, new_folder: Path) -> Any:
-    url = part.get("audio_url") if isinstance(part, dict) and part["type"] == "audio" else None
-    if not url or url in PLACEHOLDER_URLS or os.path.isabs(os.path.expanduser(url)):
-        return part
-    # Links to folders are followed, as ".." after one means another folder than its name says; a clip's name stays.
-    folder = os.path.realpath(old_folder / os.path.dirname(url))
-    moved = os.path.relpath(os.path.join(folder, os.path.basename(url)), os.path.realpath(new_folder))
-    return {**part, "audio_url": moved}
-
-
-def _lines_of(path: Path, normaliser: _Normaliser) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    bar = tqdm(content.removeprefix(b"\xef\xbb\xbf").splitlines(), path.name, unit="line")
-    return "".join(f"{line}\n" for line in _changed_lines(bar, path.name, normaliser)).encode("utf-8")
-
-
-def _changed_lines(lines: Iterable[bytes], name: str, normaliser: _Normaliser) -> Iterable[str]:
-    """Each line normalised, on one line.
-
-    Raises:
-        InputError: at the first line that is not UTF-8.
-    """
-    for number, line in enumerate(lines, 1):
-        try:
-            text = line.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{name}: line {number} is not UTF-8 ({error.reason})") from error
-        yield normaliser.change(text, f"line {number}").replace("\n", " ")
-
-
-def _write(outputs: Outputs, overwrite: bool) -> None:
-    """Write what is not there yet, and with ``overwrite`` what is there and differs."""
-    differing = [str(path) for path, (content, _) in outputs.items() if path.exists() and _holds_other(path, content)]
-    if not overwrite:
-        raise_if_any("files of other content; give another --output_dir, or --overwrite to replace them", differing)
-    for path, (content, _) in outputs.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if _holds_other(path, content):
-                write_whole(path, content)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _holds_other(path: Path, content: bytes) -> bool:
-    return not path.is_file() or path.read_bytes() != content
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -256,8 +53,8 @@ def run(flags: argparse.Namespace) -> int:
         if len(flags.files) > 1 or flags.output_dir is not None:
             raise InputError("-: lines of the standard input go to the standard output; give it alone")
         add_marks = load_diacritiser(flags.diacritise) if flags.diacritise else None
-        normaliser = _Normaliser(flags.digits, add_marks)
-        for line in _changed_lines(sys.stdin.buffer, "standard input", normaliser):
+        normaliser = TextNormaliser(flags.digits, add_marks)
+        for line in normalise_lines(sys.stdin.buffer, "standard input", normaliser):
             sys.stdout.buffer.write(line.encode("utf-8") + b"\n")
         sys.stdout.buffer.flush()
         _tell("standard input", normaliser.summary, sys.stderr)
@@ -265,8 +62,8 @@ def run(flags: argparse.Namespace) -> int:
     if flags.output_dir is None:
         raise InputError("--output_dir: missing; give the folder that the normalised files go to")
     paths = [Path(name).expanduser() for name in flags.files]
-    outputs = _normalised(paths, flags.output_dir.expanduser(), flags.digits, flags.diacritise)
-    _write(outputs, flags.overwrite)
+    outputs = normalised_files(paths, flags.output_dir.expanduser(), flags.digits, flags.diacritise)
+    write_outputs(outputs, flags.overwrite)
     for path, (_, summary) in outputs.items():
         _tell(str(path), summary, sys.stdout)
     return 0

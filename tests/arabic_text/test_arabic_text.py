@@ -1,0 +1,117 @@
+"""Arabic text for speech and for scoring: what becomes of it, and what never does."""
+
+import json
+import random
+import unicodedata
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from arabic_text.normalise import find_text_issues, normalise_for_scoring, normalise_for_speech
+from arabic_voice_cloning_dataset import parse_record
+from tests.text_tables import read_table
+
+SPEECH, SCORING, KEEP_DIGITS = map(read_table, ("speech", "scoring", "keep_digits"))
+
+
+def composed(text: str) -> str:
+    """Marks on one letter in one order: which of them was typed first is not compared."""
+    return unicodedata.normalize("NFC", text)
+
+
+@pytest.mark.parametrize(("text", "spoken"), SPEECH)
+def test_speech(text: str, spoken: str) -> None:
+    assert composed(normalise_for_speech(text)) == composed(spoken)
+
+
+@pytest.mark.parametrize(("text", "scored"), SCORING)
+def test_scoring(text: str, scored: str) -> None:
+    assert composed(normalise_for_scoring(text)) == composed(scored)
+
+
+@pytest.mark.parametrize(("text", "kept"), KEEP_DIGITS)
+def test_digits_may_stay(text: str, kept: str) -> None:
+    assert composed(normalise_for_speech(text, digits="keep")) == composed(kept)
+
+
+def test_the_tables_are_large_and_name_each_text_once() -> None:
+    for table, least in ((SPEECH, 180), (SCORING, 30), (KEEP_DIGITS, 15)):
+        assert len({text for text, _ in table}) == len(table) >= least
+
+
+@pytest.mark.parametrize("digits", ["", "Spell", "none"])
+def test_another_way_with_digits_is_refused(digits: str) -> None:
+    with pytest.raises(ValueError, match="must be 'spell' or 'keep'"):
+        normalise_for_speech("5", digits)
+
+
+def test_scoring_unifies_what_a_recogniser_may_write_either_way() -> None:
+    assert normalise_for_scoring("مُحَمَّدٌ إلى الفتاة!") == normalise_for_scoring("محمد الي الفتاه")
+    assert normalise_for_scoring("عندي 3 كتب") == normalise_for_scoring("عندي ثلاثة كتب")
+    assert normalise_for_scoring("كتب") != normalise_for_scoring("كتاب")
+
+
+def random_text(generator: random.Random) -> str:
+    """Any code points, lone surrogates among them; half of the time from Arabic and what stands beside it."""
+    ranges = [(0, 0x10FFFF), (0x0600, 0x06FF), (0xFB50, 0xFEFF), (0x2000, 0x206F), (0x20, 0x7E), (0xD800, 0xDFFF)]
+    return "".join(chr(generator.randint(*generator.choice(ranges))) for _ in range(generator.randint(0, 30)))
+
+
+def knots(generator: random.Random) -> str:
+    """Pieces of the tables' texts, written together: what is read then stands beside what else is read."""
+    return "".join(generator.choice(SPEECH)[0][: generator.randint(1, 12)] for _ in range(generator.randint(1, 4)))
+
+
+def latin_letters(text: str) -> set[str]:
+    # A character of compatibility, such as a full-width letter, is a Latin letter too.
+    return {c for c in unicodedata.normalize("NFKD", text.casefold()) if "LATIN" in unicodedata.name(c, "")}
+
+
+@pytest.mark.parametrize("make", [random_text, knots])
+@pytest.mark.parametrize(
+    "normalise", [normalise_for_speech, partial(normalise_for_speech, digits="keep"), normalise_for_scoring]
+)
+def test_on_any_text_it_is_total_idempotent_and_adds_no_latin_letter(
+    normalise: Callable[[str], str], make: Callable[[random.Random], str]
+) -> None:
+    generator = random.Random(0)
+    for _ in range(2000):
+        text = make(generator)
+        once = normalise(text)
+        assert normalise(once) == once, ascii(text)
+        assert latin_letters(once) <= latin_letters(text), ascii(text)
+
+
+def test_what_is_odd_is_found_and_gone_afterwards() -> None:
+    text = "مر\u0640\u200bحبا\u200f \ufefb کتاب \U0001f600 5 hello \u4e2d"
+    assert find_text_issues(text) == {
+        "digits": ["5"],
+        "latin_letters": ["hello"],
+        "tatweel": ["\u0640"],
+        "presentation_forms": ["\ufefb"],
+        "bidi_controls": ["\u200f"],
+        "zero_width": ["\u200b"],
+        "emoji": ["\U0001f600"],
+        "persian_letters": ["ک"],
+        "unknown_characters": ["\u4e2d"],
+    }
+    assert set(find_text_issues(normalise_for_speech(text))) == {"latin_letters", "unknown_characters"}
+
+
+@pytest.mark.parametrize("style", ["as_written", "voice_clone"])
+def test_records_are_normalised_where_they_are_parsed(
+    demo: Path, tokenizer: PreTrainedTokenizerBase, style: str
+) -> None:
+    record = json.loads((demo / "train_chatml_samples.json").read_text(encoding="utf-8"))[0]
+    plain, _ = parse_record(record, style, "none")
+    written = json.dumps(record, ensure_ascii=False)
+    word = record["misc"]["target_transcript"].split()[0]
+    odd = json.loads(written.replace(word, word[0] + "\u0640\u0640" + word[1:]))
+    assert parse_record(odd, style, "none")[0].messages != plain.messages
+    assert parse_record(odd, style, "speech")[0].messages == parse_record(record, style, "speech")[0].messages
+    system = [message for message in plain.messages if message.role == "system"]
+    spoken, _ = parse_record(record, style, "speech")
+    assert [message for message in spoken.messages if message.role == "system"] == system

@@ -1,0 +1,564 @@
+"""The two published layouts: the same weights from either, out again unchanged, and every way a file can be wrong."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoTokenizer, HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
+
+from boson_multimodal.errors import InputError
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel, modeling_higgs_audio
+from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint, stored_tensors
+from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
+    LAYOUTS,
+    ORIGINAL,
+    TRANSFORMERS,
+    detect_layout,
+    to_original_config,
+    to_original_name,
+    to_transformers_config,
+    to_transformers_name,
+)
+from tests.boson_multimodal.test_native_oracle import mixed_batch, model_with_moved_norms
+from tests.goldens import GOLDEN_DIR, needs_golden
+from tests.native_oracle import native_logits, native_name, tiny_config
+from tests.training_runs import ENVIRONMENT, PROJECT, metrics, trainer
+from tools.demo.model import build_model
+
+RELEASED_BYTES = 11_542_566_912
+"""Of the released weights in bf16, by the index of the release."""
+
+PEAK_OVER_WEIGHTS = 1.2
+"""How much memory loading may take, as a multiple of the weights'."""
+
+
+@pytest.fixture
+def model() -> HiggsAudioModel:
+    return model_with_moved_norms()
+
+
+@pytest.fixture
+def saved(model: HiggsAudioModel, tmp_path: Path) -> dict[str, Path]:
+    """The same weights in both layouts, in several files each."""
+    for layout in LAYOUTS:
+        save_checkpoint(model, model.config, tmp_path / layout, layout, max_shard_size="200KB")
+    return {layout: tmp_path / layout for layout in LAYOUTS}
+
+
+def stored(folder: Path) -> dict[str, Tensor]:
+    """Every tensor of a folder, as safetensors reads them."""
+    return {key: tensor for file in sorted(folder.glob("*.safetensors")) for key, tensor in load_file(file).items()}
+
+
+def assert_same_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Bit for bit."""
+    assert found.keys() == wanted.keys()
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+    assert {tensor.dtype for tensor in found.values()} == {tensor.dtype for tensor in wanted.values()}
+
+
+def edit_json(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    change(content)
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+# -- the same model from either ----------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_both_layouts_give_equal_logits(model: HiggsAudioModel, saved: dict[str, Path]) -> None:
+    batch = vars(mixed_batch(model))
+    wanted = model(**batch, output_logits=True)
+    for layout, folder in saved.items():
+        assert detect_layout(stored(folder)) == layout
+        found = HiggsAudioModel.from_pretrained(folder)(**batch, output_logits=True)
+        assert torch.equal(found.logits, wanted.logits)
+        assert torch.equal(found.audio_logits, wanted.audio_logits)
+
+
+def test_original_to_transformers_and_back_changes_no_bit(saved: dict[str, Path], tmp_path: Path) -> None:
+    there = HiggsAudioModel.from_pretrained(saved[TRANSFORMERS])
+    save_checkpoint(there, there.config, tmp_path / "back", ORIGINAL)
+    assert_same_tensors(stored(tmp_path / "back"), stored(saved[ORIGINAL]))
+
+
+@torch.no_grad()
+def test_transformers_own_model_gives_our_logits_from_our_export(
+    model: HiggsAudioModel, saved: dict[str, Path]
+) -> None:
+    native, misfits = HiggsAudioV2ForConditionalGeneration.from_pretrained(
+        saved[TRANSFORMERS], use_text_head=True, output_loading_info=True
+    )
+    assert not any(misfits.values())
+    batch = mixed_batch(model)
+    output = model(**vars(batch), output_logits=True)
+    mask = output.attention_mask
+    logits = native_logits(native.eval(), model.config, batch, output.expanded_input_ids, mask)
+    torch.testing.assert_close(output.audio_logits, logits.audio_CKV, rtol=0, atol=2e-5)
+    torch.testing.assert_close(output.logits[mask.bool()], logits.text_BSV[mask.bool()], rtol=0, atol=2e-5)
+    assert native.generation_config.eos_token_id == native.config.eos_token_id == 489, "<|eot_id|> ends generation"
+    assert native.generation_config.ras_win_len == 7
+
+
+def test_without_its_text_head_transformers_reads_the_export_silently(
+    saved: dict[str, Path], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    native, misfits = HiggsAudioV2ForConditionalGeneration.from_pretrained(
+        saved[TRANSFORMERS], output_loading_info=True
+    )
+    assert native.text_lm_head is None
+    assert not any(misfits.values())
+    assert "text_lm_head" not in caplog.text + capsys.readouterr().err
+
+
+def test_a_checkpoint_that_transformers_wrote_is_read(model: HiggsAudioModel, tmp_path: Path) -> None:
+    """With its config, which lacks the ids of ``<|AUDIO|>`` and ``<|audio_eos|>``."""
+    config = {key: value for key, value in to_transformers_config(model.config).items() if key != "model_type"}
+    for name in ("audio_in_token_idx", "audio_eos_token_id", "encode_audio_in_tokens"):
+        del config[name]
+    native = HiggsAudioV2ForConditionalGeneration(HiggsAudioV2Config(**config), use_text_head=True)
+    native.load_state_dict({native_name(name): tensor for name, tensor in model.state_dict().items()})
+    native.save_pretrained(tmp_path)
+    found = HiggsAudioModel.from_pretrained(tmp_path)
+    assert_same_tensors(found.state_dict(), model.state_dict())
+    for name in ("audio_in_token_idx", "audio_eos_token_id", "audio_out_bos_token_id", "audio_codebook_size"):
+        assert getattr(found.config, name) == getattr(model.config, name), name
+    assert torch.equal(found.rotary_emb.inv_freq, model.rotary_emb.inv_freq)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_file_or_several(saved: dict[str, Path], model: HiggsAudioModel, tmp_path: Path, layout: str) -> None:
+    save_checkpoint(model, model.config, tmp_path / "single", layout)
+    assert [path.name for path in (tmp_path / "single").glob("*.safetensors")] == ["model.safetensors"]
+    assert len(list(saved[layout].glob("*.safetensors"))) > 3
+    single, several = (HiggsAudioModel.from_pretrained(f).state_dict() for f in (tmp_path / "single", saved[layout]))
+    assert_same_tensors(single, several)
+
+
+def test_a_single_file_goes_before_an_older_index(saved: dict[str, Path], model: HiggsAudioModel) -> None:
+    """As on the hub since April 2026: a new ``model.safetensors``, with the old shards and index still there."""
+    torch.nn.init.zeros_(model.norm.weight)
+    save_file(
+        {to_transformers_name(k): v for k, v in model.state_dict().items()}, saved[ORIGINAL] / "model.safetensors"
+    )
+    assert not HiggsAudioModel.from_pretrained(saved[ORIGINAL]).norm.weight.any()
+
+
+def split(state: dict[str, Tensor], name: str, rows: int, frozen: str, trainable: str) -> None:
+    """Store the first ``rows`` of a tensor as Boson's partly frozen modules do, apart from the others."""
+    weight, module = state.pop(f"{name}.weight"), name
+    state[f"{module}.{frozen}.weight"] = weight[:rows].clone()
+    state[f"{module}.{trainable}.weight"] = weight[rows:].clone()
+
+
+def halved(model: HiggsAudioModel) -> dict[str, Tensor]:
+    state = model.state_dict()
+    split(state, "embed_tokens", 480, "embedding_frozen", "embedding_trainable")
+    split(state, "audio_decoder_proj.text_lm_head", 480, "linear_frozen", "linear_trainable")
+    split(state, "audio_decoder_proj.audio_lm_head", 34, "linear_frozen", "linear_trainable")
+    return state
+
+
+def test_halves_are_joined_frozen_rows_first(model: HiggsAudioModel, saved: dict[str, Path]) -> None:
+    folder = saved[ORIGINAL]
+    state = halved(model) | {"rotary_emb.inv_freq": torch.zeros(8), "audio_codebook_weights": torch.ones(8)}
+    save_file(state, folder / "model.safetensors")
+    assert_same_tensors(HiggsAudioModel.from_pretrained(folder).state_dict(), model.state_dict())
+
+
+def test_a_half_alone_or_beside_the_whole_is_listed(model: HiggsAudioModel, saved: dict[str, Path]) -> None:
+    state = halved(model)
+    del state["embed_tokens.embedding_trainable.weight"]
+    state["audio_decoder_proj.text_lm_head.weight"] = model.audio_decoder_proj.text_lm_head.weight.detach()
+    narrow = "audio_decoder_proj.audio_lm_head.linear_trainable.weight"
+    state[narrow] = state[narrow][:5].clone()
+    split(state, "audio_codebook_embeddings", 30, "embedding_frozen", "embedding_trainable")
+    odd = "audio_codebook_embeddings.embedding_trainable.weight"
+    state[odd] = state[odd][:, :7].clone()
+    save_file(state, saved[ORIGINAL] / "model.safetensors")
+    with pytest.raises(InputError) as caught:
+        HiggsAudioModel.from_pretrained(saved[ORIGINAL])
+    message = str(caught.value)
+    assert "tensors do not fit the configuration (4):" in message
+    assert "audio_codebook_embeddings.weight: has shape (30, 64) and (242, 7), not (272, 64)" in message
+    assert "embed_tokens.weight: stored as embed_tokens.embedding_frozen.weight; whole, or as both halves" in message
+    assert "text_lm_head.weight: stored as" in message
+    assert "audio_lm_head.weight: has shape (39, 64), not (272, 64)" in message
+
+
+# -- how it is loaded --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("stored_as", "wanted"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_weights_are_rounded_as_torch_rounds_them(
+    model: HiggsAudioModel, tmp_path: Path, layout: str, stored_as: str, wanted: str
+) -> None:
+    state = {name: tensor.to(getattr(torch, stored_as)) for name, tensor in model.state_dict().items()}
+    save_checkpoint(state, model.config, tmp_path, layout)
+    as_stored, converted = (HiggsAudioModel.from_pretrained(tmp_path, dtype=dtype) for dtype in ("auto", wanted))
+    assert_same_tensors(as_stored.state_dict(), state)
+    assert_same_tensors(converted.state_dict(), {k: v.to(getattr(torch, wanted)) for k, v in state.items()})
+    assert converted.config.dtype == getattr(torch, wanted)
+    assert torch.equal(converted.rotary_emb.inv_freq, model.rotary_emb.inv_freq), "buffers stay fp32"
+
+
+def test_long_tensors_are_read_in_chunks(
+    model: HiggsAudioModel, saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("boson_multimodal.model.higgs_audio.checkpoint_files.CHUNK_BYTES", 1000)
+    for dtype in (torch.float32, torch.bfloat16):
+        found = HiggsAudioModel.from_pretrained(saved[ORIGINAL], dtype=dtype)
+        assert_same_tensors(found.state_dict(), {k: v.to(dtype) for k, v in model.state_dict().items()})
+
+
+def test_loading_draws_no_random_number_and_leaves_a_model_to_use(saved: dict[str, Path]) -> None:
+    before = torch.get_rng_state()
+    found = HiggsAudioModel.from_pretrained(saved[TRANSFORMERS], device_map={"": torch.device("cpu")})
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not found.training
+    assert not [name for name, tensor in (*found.named_parameters(), *found.named_buffers()) if tensor.is_meta]
+    assert all(parameter.requires_grad for parameter in found.parameters())
+    assert found.name_or_path == found.config.name_or_path == str(saved[TRANSFORMERS])
+
+
+def test_changing_weights_in_place_leaves_the_file_alone(saved: dict[str, Path]) -> None:
+    before = {file: file.read_bytes() for file in saved[ORIGINAL].iterdir()}
+    found = HiggsAudioModel.from_pretrained(saved[ORIGINAL])
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.add_(1.0)
+    assert {file: file.read_bytes() for file in saved[ORIGINAL].iterdir()} == before
+
+
+def test_a_given_config_is_used_and_left_as_it_is(saved: dict[str, Path], model: HiggsAudioModel) -> None:
+    config = tiny_config(pad_token_id=7)
+    found = HiggsAudioModel.from_pretrained(saved[ORIGINAL], config=config, dtype=torch.bfloat16)
+    assert found.config.pad_token_id == 7
+    assert config.dtype is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "bfloat17"}, "dtype 'bfloat17': not a floating point type"),
+        ({"dtype": torch.int8}, "dtype torch.int8: not a floating point type"),
+        ({"device_map": {"layers": "cpu", "norm": "cuda"}}, "device_map .*the model lies on one device"),
+    ],
+)
+def test_odd_arguments_are_named(saved: dict[str, Path], arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        HiggsAudioModel.from_pretrained(saved[ORIGINAL], **arguments)
+
+
+PEAKS_OF_LOADING = """
+import json, multiprocessing, sys, torch
+from boson_multimodal.model.higgs_audio import HiggsAudioModel
+
+def memory(field):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
+
+def peak_over_weights(folder):
+    open("/proc/self/clear_refs", "w").write("5")  # VmHWM starts again from VmRSS
+    before = memory("VmRSS")
+    model = HiggsAudioModel.from_pretrained(folder, dtype=torch.bfloat16)
+    return (memory("VmHWM") - before) / sum(p.numel() * p.element_size() for p in model.parameters())
+
+HiggsAudioModel.from_pretrained(sys.argv[1])  # what only a first call brings in
+with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:  # a fresh heap for each
+    print(json.dumps(pool.map(peak_over_weights, sys.argv[2:], chunksize=1)))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
+def test_peak_memory_of_loading(saved: dict[str, Path], tmp_path: Path) -> None:
+    """Resident memory (VmHWM: heap and mapped files alike) beyond what was resident before the call."""
+    text = {**tiny_config().text_config.to_dict(), "vocab_size": 8192, "hidden_size": 2048, "intermediate_size": 4096}
+    config = HiggsAudioConfig(text_config=text)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in HiggsAudioModel(config).state_dict().items()}
+    assert sum(shape.numel() for shape in shapes.values()) * 2 > 300e6
+    folders = []
+    for dtype, layout in ((torch.bfloat16, TRANSFORMERS), (torch.float32, ORIGINAL)):
+        folders.append(tmp_path / f"{layout}_{dtype}")
+        state = {name: torch.zeros(shape, dtype=dtype) for name, shape in shapes.items()}
+        save_checkpoint(state, config, folders[-1], layout)
+    words = [sys.executable, "-c", PEAKS_OF_LOADING, *map(str, (saved[ORIGINAL], *folders))]
+    result = subprocess.run(words, capture_output=True, text=True, env=ENVIRONMENT, cwd=PROJECT)
+    assert result.returncode == 0, result.stderr
+    peaks = json.loads(result.stdout)
+    assert len(peaks) == 2
+    assert all(0.9 < peak < PEAK_OVER_WEIGHTS for peak in peaks), peaks
+
+
+# -- what can be wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nothing_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if memory is spent on weights."""
+
+    def spent(*args: object) -> None:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(modeling_higgs_audio, "read_weights", spent)
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        HiggsAudioModel.from_pretrained(folder)
+    assert str(folder) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_damaged_file_is_named_at_once(nothing_read: None, saved: dict[str, Path], layout: str) -> None:
+    files = sorted(saved[layout].glob("*.safetensors"))
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole[:-100])
+    files[1].unlink()
+    files[2].write_bytes(b"<html>not found</html>")
+    files[3].write_bytes(whole[:8] + b"!" * (len(whole) - 8))
+    message = refusal(saved[layout])
+    assert "its weight files are damaged or incomplete; fetch them again (4):" in message
+    assert f"{files[0].name}: cut short or damaged: {len(whole) - 100} bytes, of {len(whole)} by its header" in message
+    assert f"{files[1].name}: named by model.safetensors.index.json, but not there" in message
+    assert f"{files[2].name}: cut short, or no safetensors file: 22 bytes" in message
+    assert f"{files[3].name}: its header is not that of a safetensors file (JSONDecodeError" in message
+
+
+def test_a_truncated_single_file(nothing_read: None, model: HiggsAudioModel, tmp_path: Path) -> None:
+    save_checkpoint(model, model.config, tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert "model.safetensors: cut short or damaged" in refusal(tmp_path)
+
+
+def test_an_index_that_promises_too_much_or_too_little(nothing_read: None, saved: dict[str, Path]) -> None:
+    def change(index: dict[str, Any]) -> None:
+        index["weight_map"]["layers.9.surplus"] = index["weight_map"]["embed_tokens.weight"]
+        index["weight_map"]["layers.8.surplus"] = "model-00009-of-00009.safetensors"
+        del index["weight_map"]["norm.weight"]
+
+    edit_json(saved[ORIGINAL] / "model.safetensors.index.json", change)
+    message = refusal(saved[ORIGINAL])
+    assert "fetch them again (3):" in message
+    assert "model-00009-of-00009.safetensors: named by model.safetensors.index.json, but not there" in message
+    assert "model.safetensors.index.json says that it holds layers.9.surplus, which it does not" in message
+    assert "holds norm.weight, which model.safetensors.index.json has in no file" in message
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "not JSON"), ('{"metadata": {}}', "has no weight_map")])
+def test_an_unreadable_index(nothing_read: None, saved: dict[str, Path], text: str, message: str) -> None:
+    (saved[ORIGINAL] / "model.safetensors.index.json").write_text(text)
+    assert message in refusal(saved[ORIGINAL])
+
+
+def test_weights_of_another_format_are_named(nothing_read: None, saved: dict[str, Path]) -> None:
+    for file in saved[ORIGINAL].glob("model*"):
+        file.unlink()
+    (saved[ORIGINAL] / "pytorch_model.bin").write_bytes(b"")
+    message = refusal(saved[ORIGINAL])
+    assert "neither model.safetensors nor model.safetensors.index.json in it (but ['pytorch_model.bin'])" in message
+
+
+def test_weights_of_another_model_or_of_both_layouts(
+    nothing_read: None, model: HiggsAudioModel, tmp_path: Path
+) -> None:
+    save_checkpoint(model, model.config, tmp_path)
+    state = model.state_dict()
+    save_file({f"transformer.{name}": tensor for name, tensor in state.items()}, tmp_path / "model.safetensors")
+    assert "no tensor is named as in Higgs Audio v2 (the first are ['transformer.audio_codebook" in refusal(tmp_path)
+    save_file({**state, "text_lm_head.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    assert "tensors of both layouts in one checkpoint: audio_codebook_embeddings.weight is of" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_wrong_vocabulary_size(nothing_read: None, saved: dict[str, Path], layout: str) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config.get("text_config", config)["vocab_size"] = 500
+
+    edit_json(saved[layout] / "config.json", change)
+    message = refusal(saved[layout])
+    assert "tensors do not fit the configuration (2):" in message
+    assert message.count("has shape (512, 64), not (500, 64)") == 2
+    embedding = {ORIGINAL: "  embed_tokens.weight: ", TRANSFORMERS: "  model.embed_tokens.weight: "}
+    assert embedding[layout] in message, "by the file's own name"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_config_of_12_codebooks(nothing_read: None, saved: dict[str, Path], layout: str) -> None:
+    name = {ORIGINAL: "audio_num_codebooks", TRANSFORMERS: "num_codebooks"}[layout]
+    edit_json(saved[layout] / "config.json", lambda config: config.update({name: 12}))
+    message = refusal(saved[layout])
+    assert "tensors do not fit the configuration (2):" in message
+    assert message.count("has shape (272, 64), not (408, 64)") == 2
+
+
+def test_weights_of_a_type_that_is_not_read(nothing_read: None, model: HiggsAudioModel, tmp_path: Path) -> None:
+    save_checkpoint(model, model.config, tmp_path)
+    state = model.state_dict()
+    state["norm.weight"] = state["norm.weight"].to(torch.int8)
+    save_file(state, tmp_path / "model.safetensors")
+    assert "norm.weight: stored as I8; weights are F64, F32, BF16, F16" in refusal(tmp_path)
+
+
+# -- the configuration -------------------------------------------------------------------------------------------------
+
+HUB_CONFIG = {
+    "architectures": ["HiggsAudioV2ForConditionalGeneration"],
+    "model_type": "higgs_audio_v2",
+    "max_position_embeddings": 2048,
+    "rope_parameters": {
+        "factor": 32.0,
+        "high_freq_factor": 0.5,
+        "low_freq_factor": 0.125,
+        "original_max_position_embeddings": 1024,
+        "rope_theta": 500000.0,
+        "rope_type": "llama3",
+    },
+    "codebook_size": 1026,
+    "eos_token_id": 128009,
+    "bos_token_id": 1,
+    "dtype": "bfloat16",
+}
+"""What the hub's file in the transformers layout says beyond that class's defaults."""
+
+
+def released_config() -> HiggsAudioConfig:
+    facts = json.loads((GOLDEN_DIR / "released_checkpoint_facts.json").read_text(encoding="utf-8"))
+    known = {name: facts[name] for name in HiggsAudioConfig().to_dict() if name in facts}
+    text = {name: value for name, value in facts["text_config"].items() if name not in ("model", "tie_word_embeddings")}
+    return HiggsAudioConfig(**{**known, "text_config": text, "dtype": facts["torch_dtype"]})
+
+
+@needs_golden
+def test_every_name_and_shape_of_the_release_there_and_back() -> None:
+    config = released_config()
+    with torch.device("meta"):
+        ours = HiggsAudioModel(config).to(torch.bfloat16).state_dict()
+        theirs = HiggsAudioV2ForConditionalGeneration(
+            HiggsAudioV2Config(**to_transformers_config(config)), use_text_head=True
+        ).state_dict()
+    assert sum(tensor.numel() * tensor.element_size() for tensor in ours.values()) == RELEASED_BYTES
+    assert len(ours) == 28 * 14 + 5
+    assert {to_transformers_name(name): tensor.shape for name, tensor in ours.items()} == {
+        name: tensor.shape for name, tensor in theirs.items()
+    }
+    assert [to_original_name(to_transformers_name(name)) for name in ours] == list(ours)
+    modules = {name.removesuffix(".weight") for name in ours}
+    assert {to_original_name(to_transformers_name(name)) for name in modules} == modules
+
+
+@needs_golden
+def test_the_configs_of_both_layouts_describe_one_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(HUB_CONFIG))
+    hub, original = HiggsAudioConfig.from_pretrained(tmp_path), released_config()
+    for name in ("audio_adapter_type audio_dual_ffn_layers audio_ffn_hidden_size audio_ffn_intermediate_size "
+                 "audio_num_codebooks audio_codebook_size audio_stream_bos_id audio_stream_eos_id audio_in_token_idx "
+                 "audio_out_token_idx audio_out_bos_token_id audio_eos_token_id pad_token_id encode_whisper_embed "
+                 "encode_audio_in_tokens skip_audio_tower use_delay_pattern").split():  # fmt: skip
+        assert getattr(hub, name) == getattr(original, name), name
+    for name in ("vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
+                 "intermediate_size rms_norm_eps hidden_act").split():  # fmt: skip
+        assert getattr(hub.text_config, name) == getattr(original.text_config, name), name
+    # Its rope is written otherwise, every length an eighth; the frequencies are the same to the last bit.
+    rotary = modeling_higgs_audio.LlamaRotaryEmbedding
+    assert torch.equal(rotary(hub.text_config).inv_freq, rotary(original.text_config).inv_freq)
+    assert to_transformers_config(original)["audio_delay_token_id"] == 128014
+    assert to_transformers_config(original)["eos_token_id"] == 128009
+
+
+def test_the_original_config_is_written_as_older_readers_need_it(saved: dict[str, Path]) -> None:
+    """transformers 4 knows no ``rope_parameters``; Boson's defaults are not ours."""
+    written = json.loads((saved[ORIGINAL] / "config.json").read_text(encoding="utf-8"))
+    text = written["text_config"]
+    assert text["rope_theta"] == 500000.0
+    assert text["rope_scaling"]["rope_type"] == "llama3" and "rope_parameters" not in text
+    assert written["torch_dtype"] == text["torch_dtype"] == "float32"
+    assert written["audio_encoder_config"]["model_type"] == "higgs_audio_encoder"
+    assert written["encode_audio_in_tokens"] is True and written["use_delay_pattern"] is True
+    again = HiggsAudioConfig.from_pretrained(saved[ORIGINAL])
+    assert to_original_config(again) == written
+    assert again.text_config.rope_parameters == tiny_config().text_config.rope_parameters
+
+
+def test_what_transformers_has_no_place_for_is_refused(model: HiggsAudioModel, tmp_path: Path) -> None:
+    config = tiny_config(
+        skip_audio_tower=False,
+        encode_whisper_embed=True,
+        audio_dual_ffn_layers=[0, 2],
+        audio_ffn_intermediate_size=32,
+        use_delay_pattern=False,
+        audio_out_bos_token_id=494,
+    )
+    with pytest.raises(InputError) as caught:
+        save_checkpoint(model, config, tmp_path / "out", TRANSFORMERS)
+    message = str(caught.value)
+    assert "no place for parts of this model; export the original layout (6):" in message
+    parts = (
+        "skip_audio_tower encode_whisper_embed audio_dual_ffn_layers audio_ffn_intermediate_size use_delay id".split()
+    )
+    for part in (f"  {part}" for part in parts):
+        assert part in message
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="audio_tower.conv1: the transformers layout has no place for it"):
+        to_transformers_name("audio_tower.conv1")
+    with pytest.raises(InputError, match="layers.0.mlp: the original layout has no place for it"):
+        to_original_name("layers.0.mlp")
+
+
+@pytest.mark.parametrize(
+    ("layout", "field", "value", "message"),
+    [
+        (ORIGINAL, "use_rq_transformer", True, "use_rq_transformer True: this form of the model is not supported"),
+        (ORIGINAL, "audio_stream_eos_id", 40, "audio_stream_eos_id 40 is not in 0..33"),
+        (TRANSFORMERS, "audio_stream_eos_id", 40, "audio_stream_eos_id 40 is not in 0..33"),
+        (TRANSFORMERS, "num_codebooks", "eight", "num_codebooks"),
+        (
+            TRANSFORMERS,
+            "audio_bos_token_id",
+            495,
+            "'audio_out_bos_token_id': 495, 'audio_eos_token_id': 492} are not 4",
+        ),
+        (TRANSFORMERS, "model_type", "higgs_audio_v2_tokenizer", "model_type 'higgs_audio_v2_tokenizer', not"),
+    ],
+)
+def test_values_that_the_model_cannot_have(
+    nothing_read: None, saved: dict[str, Path], layout: str, field: str, value: object, message: str
+) -> None:
+    edit_json(saved[layout] / "config.json", lambda config: config.update({field: value}))
+    assert message in refusal(saved[layout])
+
+
+# -- the demo and the program ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def transformers_demo(demo: Path, tmp_path: Path) -> Path:
+    """The demo with its model in the transformers layout."""
+    folder = tmp_path / "demo"
+    shutil.copytree(demo, folder, ignore=shutil.ignore_patterns("code_cache", "model.safetensors", "config.json"))
+    for name in ("audio_tokenizer/model.safetensors", "audio_tokenizer/config.json"):
+        shutil.copy(demo / name, folder / name)
+    tokenizer = AutoTokenizer.from_pretrained(demo / "model")
+    build_model(folder / "model", {token: i for token, i in tokenizer.get_vocab().items()}, 0, TRANSFORMERS)
+    return folder
+
+
+def test_the_demo_in_either_layout_is_one_model_and_trains(demo: Path, transformers_demo: Path, tmp_path: Path) -> None:
+    assert detect_layout(stored_tensors(demo / "model")) == ORIGINAL
+    assert detect_layout(stored_tensors(transformers_demo / "model")) == TRANSFORMERS
+    for layout, folder in ((ORIGINAL, demo), (TRANSFORMERS, transformers_demo)):
+        run = {"max_steps": 1, "eval_data_path": None, "logging_steps": 1, "code_cache_dir": demo / "code_cache"}
+        trainer(folder, tmp_path / layout, **run).train()
+    assert metrics(tmp_path / ORIGINAL) == metrics(tmp_path / TRANSFORMERS)

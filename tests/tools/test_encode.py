@@ -1,0 +1,453 @@
+"""prepare_data encode: the cache is filled once, by whoever and however often it is started and killed."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from boson_multimodal.audio_processing import clip_encoding, content_hashes, packed_store
+from boson_multimodal.audio_processing.clip_encoding import ClipFacts
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer, codec_identity
+from boson_multimodal.audio_processing.packed_store import PackedStore
+from boson_multimodal.errors import InputError
+from tests.chatml_files import audio, make_cache, record, write_clip, write_records
+from tests.training_runs import ENVIRONMENT, PROJECT, run, trainer
+from tools.prepare_data.__main__ import main
+from voice_cloning.corpora.encode import encode_files
+
+
+def make_old(*paths: Path) -> None:
+    """As if the files had been written a minute ago: what has just changed may change again unnoticed."""
+    for path in paths:
+        os.utime(path, (time.time() - 60, time.time() - 60))
+
+
+def clips_and_records(folder: Path, count: int) -> Path:
+    """So many targets, twenty of different lengths and on, and one reference."""
+    paths = [write_clip(folder / "ref.wav", 0.4, seed=1)]
+    paths += [write_clip(folder / f"{i}.wav", 0.3 + 0.02 * (i % 20), seed=2 + i) for i in range(count)]
+    make_old(*paths)
+    return write_records(
+        folder / "data.json", [record(f"s{i}", audio("ref.wav"), audio(f"{i}.wav")) for i in range(count)]
+    )
+
+
+def words(data: Path, demo: Path, cache: Path, *more: str, processes: int | None = None) -> list[str]:
+    verb = [str(data), "--codec", str(demo / "audio_tokenizer"), "--code_cache_dir", str(cache), *more]
+    launcher = [sys.executable]
+    if processes:
+        launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return [*launcher, "-m", "tools.prepare_data", "encode", *verb]
+
+
+def codec_cache(demo: Path, cache: Path) -> Path:
+    return cache / codec_identity(demo / "audio_tokenizer")
+
+
+def entries(demo: Path, cache: Path) -> dict[bytes, bytes]:
+    """What a cache holds."""
+    store = PackedStore(codec_cache(demo, cache), lambda content: True)
+    return {key: store.read(key) for segment in store._segments for key in segment.keys()}
+
+
+def test_encode_fills_the_cache_once(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, cache = clips_and_records(tmp_path, 5), tmp_path / "cache"
+    arguments = words(data, demo, cache)[3:]
+    assert main(arguments) == 0
+    assert "6 clips, 0.00 h; 6 of them encoded now" in capsys.readouterr().out
+    assert [path.suffix for path in codec_cache(demo, cache).iterdir()].count(".pack") == 1
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "6 clips, 0.00 h; 0 of them encoded now" in printed and "holds 6 clips in 1 files" in printed
+
+
+def test_the_trainer_takes_what_encode_wrote(
+    demo: Path, tmp_path: Path, codec: HiggsAudioTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And needs no codec: with the clips and the codec's weights moved away the run is the same, bit for bit."""
+    home = tmp_path / "home"
+    shutil.copytree(demo, home, ignore=shutil.ignore_patterns("code_cache"))
+    monkeypatch.setattr(content_hashes, "SETTLED_AFTER_SECONDS", 0.0)
+    files = [home / f"{part}_chatml_samples.json" for part in ("train", "val")]
+    summary = encode_files(files, str(home / "audio_tokenizer"), str(home / "code_cache"))
+    assert summary.encoded == summary.clips == 20 and summary.files == 1 and summary.entries == 20
+    settings = {"max_steps": 2, "logging_steps": 1}
+    whole = trainer(home, tmp_path / "whole", **settings)
+    whole.train()
+    (home / "clips").rename(tmp_path / "clips")
+    (home / "audio_tokenizer" / "model.safetensors").rename(tmp_path / "weights")
+    bare = trainer(home, tmp_path / "bare", **settings)
+    bare.train()
+    assert bare._identity() == whole._identity()
+    assert bare.train_dataset.num_absent == 16 and whole.train_dataset.num_absent == 0
+    state, other = (subject.model.state_dict() for subject in (whole, bare))
+    assert all(torch.equal(state[name], other[name]) for name in state)
+
+
+def test_a_clip_that_is_gone_is_named_unless_its_codes_are_there(demo: Path, tmp_path: Path) -> None:
+    data, cache = clips_and_records(tmp_path, 3), tmp_path / "cache"
+    encode_files([data], str(demo / "audio_tokenizer"), str(cache))
+    (tmp_path / "1.wav").unlink()
+    assert encode_files([data], str(demo / "audio_tokenizer"), str(cache)).encoded == 0
+    shutil.rmtree(codec_cache(demo, cache))
+    with pytest.raises(InputError, match=r"s1: messages\[2\].content\[1\].audio_url: .*1.wav: no such file"):
+        encode_files([data], str(demo / "audio_tokenizer"), str(cache))
+
+
+def test_codecs_of_one_configuration_are_not_confused(demo: Path, tmp_path: Path) -> None:
+    """Without its weights a codec is known by its configuration, if no other in the cache has the same."""
+    data, cache = clips_and_records(tmp_path, 1), tmp_path / "cache"
+    folders = [tmp_path / name for name in ("one", "other")]
+    for number, folder in enumerate(folders):
+        shutil.copytree(demo / "audio_tokenizer", folder)
+        with (folder / "model.safetensors").open("r+b") as file:
+            file.seek(-1 - number, os.SEEK_END)
+            file.write(bytes([number]))
+        with pytest.raises(InputError, match=r"no \*.safetensors or model.pth in it; give a whole checkpoint"):
+            bare = tmp_path / f"bare_{number}_before"
+            shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("*.safetensors"))
+            encode_files([data], str(bare), str(tmp_path / f"empty_{number}"))
+        encode_files([data], str(folder), str(cache))
+        if number == 0:
+            assert encode_files([data], str(bare), str(cache)).encoded == 0
+    with pytest.raises(InputError, match="has no weights, and .* holds codes of 2 codecs of its configuration"):
+        encode_files([data], str(bare), str(cache))
+
+
+def test_wrong_records_and_clips_are_listed_at_once(demo: Path, tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.wav", 0.4)
+    write_clip(tmp_path / "short.wav", 0.01)
+    (tmp_path / "broken.wav").write_bytes(b"hello")
+    pairs = [("a.wav", "short.wav"), ("broken.wav", "gone.wav"), ("a.wav", "a.wav")]
+    data = [
+        write_records(tmp_path / f"{i}.json", [record(f"s{i}", audio(reference), audio(target))])
+        for i, (reference, target) in enumerate(pairs)
+    ]
+    more = write_records(tmp_path / "3.json", [{"messages": []}])
+    call: dict[str, Any] = {"codec_path": str(demo / "audio_tokenizer"), "code_cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(InputError) as caught:
+        encode_files([*data, more], **call)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "invalid samples (--drop_invalid leaves them out) (4):"
+    for name, sample, words_of_it in (
+        ("0.json", "s0", "0.01 s of audio"),
+        ("1.json", "s1", "not readable as audio"),
+        ("1.json", "s1", "no such file"),
+        ("3.json", "record 0", "it must be a list of at least one turn"),
+    ):
+        assert any(f"{name}: {sample}: " in line and words_of_it in line for line in lines), words_of_it
+    assert encode_files([*data, more], **call, drop_invalid=True).clips == 1
+
+
+def test_two_processes_of_torchrun_fill_one_cache(demo: Path, tmp_path: Path) -> None:
+    data = clips_and_records(tmp_path, 6)
+    for cache, processes in (("one", None), ("two", 2)):
+        result = run(words(data, demo, tmp_path / cache, processes=processes))
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("7 clips, 0.00 h; 7 of them encoded now") == 1
+    assert entries(demo, tmp_path / "one") == entries(demo, tmp_path / "two")
+
+
+def test_two_at_once_on_one_cache_give_one_cache(demo: Path, tmp_path: Path) -> None:
+    data, cache = clips_and_records(tmp_path, 12), tmp_path / "cache"
+    encode_files([data], str(demo / "audio_tokenizer"), str(tmp_path / "alone"))
+    both = [
+        subprocess.Popen(words(data, demo, cache), env=ENVIRONMENT, cwd=PROJECT, stderr=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert [process.wait(120) for process in both] == [0, 0]
+    assert entries(demo, cache) == entries(demo, tmp_path / "alone") and len(entries(demo, cache)) == 13
+    assert encode_files([data], str(demo / "audio_tokenizer"), str(cache)).encoded == 0
+    assert not list(cache.glob("*/*.tmp")) and not list(cache.glob("*/*.log"))
+
+
+CLIPS_PER_KILL = 16
+ENDING_SECONDS = 1.0
+"""About what it takes to encode these, to seal and join the packs, and to end."""
+
+
+def encode_until(words_of_it: list[str], cache: Path, demo: Path, wanted: int) -> tuple[subprocess.Popen[bytes], float]:
+    """Start ``encode`` and wait until the cache has so many entries, or it has ended; and how long that took."""
+    began = time.monotonic()
+    process = subprocess.Popen(words_of_it, env=ENVIRONMENT, cwd=PROJECT, stderr=subprocess.DEVNULL)
+    while process.poll() is None and (not cache.exists() or len(entries(demo, cache)) < wanted):
+        time.sleep(0.02)
+    return process, time.monotonic() - began
+
+
+def kill_while_encoding(demo: Path, folder: Path, kills: int) -> None:
+    """Killed at random moments: each third one while it starts, the others while it encodes, seals, joins and ends.
+
+    Each start has further clips to encode, so that there is work at each of these moments.
+    """
+    generator, cache, before, starting = random.Random(kills), folder / "cache", {}, 0.0
+    records = json.loads(clips_and_records(folder, CLIPS_PER_KILL * (kills + 1)).read_text(encoding="utf-8"))
+    data = [write_records(folder / f"{n}.json", records[: CLIPS_PER_KILL * (n + 1)]) for n in range(kills + 1)]
+    encode_files([data[-1]], str(demo / "audio_tokenizer"), str(folder / "alone"))
+    alone = entries(demo, folder / "alone")
+    for number in range(kills):
+        wanted = 0 if number % 3 == 1 else len(before) + 1
+        process, seconds = encode_until(words(data[number], demo, cache), cache, demo, wanted)
+        starting = seconds if number == 0 else starting
+        time.sleep(generator.uniform(0, ENDING_SECONDS if wanted else starting))
+        process.kill()
+        process.wait(60)
+        there = entries(demo, cache)
+        assert before.items() <= there.items() <= alone.items(), f"kill {number}"
+        before = there
+    result = run(words(data[-1], demo, cache))
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"{len(alone)} clips, ")
+    assert f"; {len(alone) - len(before)} of them encoded now" in result.stdout
+    assert entries(demo, cache) == alone
+
+
+def test_killed_three_times_encode_goes_on(demo: Path, tmp_path: Path) -> None:
+    kill_while_encoding(demo, tmp_path, 3)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_encode_goes_on(demo: Path, tmp_path: Path) -> None:
+    kill_while_encoding(demo, tmp_path, 10)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
+    """What ``encode`` says when it ends with this status, without its progress bars."""
+    assert main(arguments) == status
+    return capsys.readouterr().err.split("\r")[-1].split("clip/s]")[-1].strip()
+
+
+@pytest.mark.parametrize("place", ["cache", "cache/content_hashes"])
+def test_a_cache_that_cannot_be_written_to_is_named(
+    place: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file lies where a folder should."""
+    data, cache = clips_and_records(tmp_path, 1), tmp_path / "cache"
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    said = refusal(words(data, demo, cache)[3:], capsys)
+    assert said.startswith(f"error: --code_cache_dir {cache}: cannot be used (") and "disk with room" in said
+
+
+@pytest.mark.parametrize("name", ["nowhere/x.safetensors", ""])
+def test_an_export_to_no_folder_is_refused_before_anything_is_encoded(
+    name: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, cache, export = clips_and_records(tmp_path, 1), tmp_path / "cache", tmp_path / name
+    said = refusal(words(data, demo, cache, "--export", str(export))[3:], capsys)
+    assert said == f"error: --export {export}: give the name of a file, in a folder that is there"
+    assert not cache.exists()
+
+
+def test_a_full_disk_is_named_and_what_was_encoded_stays(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, cache = clips_and_records(tmp_path, 5), tmp_path / "cache"
+    write_whole, written = packed_store._write_whole, []
+
+    def full_after_eight(file: BinaryIO, content: bytes) -> None:
+        """Six hashes and two clips."""
+        if len(written) == 8:
+            file.write(content[:20])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(content)
+        write_whole(file, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packed_store, "_write_whole", full_after_eight)
+        said = refusal(words(data, demo, cache)[3:], capsys)
+    assert said.startswith(f"error: --code_cache_dir {cache}: cannot be used (No space left on device); give a folder")
+    assert len(entries(demo, cache)) == 2
+    assert main(words(data, demo, cache)[3:]) == 0
+    assert "; 4 of them encoded now" in capsys.readouterr().out
+
+
+def test_a_cache_that_is_only_read_will_do_if_it_is_whole(
+    demo: Path, tmp_path: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though hashes of files that have another time now cannot be kept, and a killed run left its temporary file."""
+    data, call = clips_and_records(tmp_path, 3), (str(demo / "audio_tokenizer"), str(tmp_path / "cache"))
+    encode_files([data], *call)
+    left = codec_cache(demo, tmp_path / "cache") / "left.tmp"
+    left.touch()
+    os.utime(left, (1e9, 1e9))
+    for clip in tmp_path.glob("*.wav"):
+        os.utime(clip, (1e9, 1e9))
+    tried = []
+
+    def refuse(path: Path, *arguments: object, **more: object) -> None:
+        tried.append(path)
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    read_files.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(PackedStore, "_begin_log", lambda store: refuse(store.folder))
+        patch.setattr(Path, "unlink", refuse)
+        assert encode_files([data], *call, drop_invalid=True).clips == 4
+    assert len(read_files) == 4 and len(tried) == 1
+    assert encode_files([data], *call).clips == 4 and len(read_files) == 8
+
+
+def test_ctrl_c_keeps_what_was_encoded(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, cache, calls = clips_and_records(tmp_path, 5), tmp_path / "cache", []
+    encode = HiggsAudioTokenizer.encode
+
+    def interrupted(self: HiggsAudioTokenizer, waveforms_BS: torch.Tensor) -> torch.Tensor:
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(waveforms_BS)
+        return encode(self, waveforms_BS)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HiggsAudioTokenizer, "encode", interrupted)
+        assert refusal(words(data, demo, cache)[3:], capsys, status=130) == "interrupted"
+    assert not list(cache.glob("*/*.log")) and len(entries(demo, cache)) == 2
+    assert main(words(data, demo, cache)[3:]) == 0
+    assert "; 4 of them encoded now" in capsys.readouterr().out
+
+
+def test_ctrl_c_does_not_wait_for_all_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than a few hundred are ever queued."""
+    checked = []
+
+    def check(use: int, source: object, frames_per_second: float) -> ClipFacts:
+        checked.append(use)
+        if use == 700:
+            raise KeyboardInterrupt
+        return ClipFacts(str(use))
+
+    monkeypatch.setattr(clip_encoding, "_check_clip", check)
+    with pytest.raises(KeyboardInterrupt):
+        clip_encoding.check_clips(range(10_000), None, 25.0, "data.json")
+    assert len(checked) <= 2 * clip_encoding.CHECKED_AT_ONCE
+    found = clip_encoding.check_clips(range(701, 2000), None, 25.0, "data.json")
+    assert [facts.key for facts in found] == [str(use) for use in range(701, 2000)]
+
+
+def test_every_file_that_is_not_there_is_named_with_the_codec(
+    demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.json").write_text("[")
+    names = [str(tmp_path / name) for name in ("one.json", "broken.json", "two.json")]
+    codec = ["--codec", str(demo / "audio_tokenizer"), "--code_cache_dir", str(tmp_path / "cache")]
+    said = refusal(["encode", *names, *codec, "--drop_invalid"], capsys)
+    assert said.count(": no such file; give a ChatML") == 2 and "broken.json: not JSON" in said
+    codec[1] = str(tmp_path / "nothing")
+    assert refusal(["encode", *names, *codec], capsys).startswith(f"error: --codec {codec[1]}: no such folder")
+
+
+def test_odd_names_of_clips_go_through_and_wrong_ones_are_listed(demo: Path, tmp_path: Path) -> None:
+    """Arabic, quotes, a line feed, a mark of direction; and a name that is no UTF-8, which libsndfile does not open."""
+    odd = ["صوت مع مسافة.wav", "a\u202eb.wav", "q\"u'o.wav", "per%cent#1.0,.wav", "new\nline.wav", "-dash.wav"]
+    records = []
+    for number, name in enumerate(odd):
+        (tmp_path / name).write_bytes(write_clip(tmp_path / "clip.wav", 0.4, seed=number).read_bytes())
+        records.append(record(f"s{number}", audio(odd[0]), audio(name)))
+    call = (str(demo / "audio_tokenizer"), str(tmp_path / "cache"))
+    path = tmp_path / "كلام.safetensors"
+    assert encode_files([write_records(tmp_path / "data.json", records)], *call, export=path).clips == len(odd)
+    with safe_open(path, "pt") as file:
+        assert sorted(file.keys()) == sorted(odd)
+    wrong = "\udce1\udce2.wav"  # as Python reads a name in cp1256
+    (tmp_path / wrong).write_bytes((tmp_path / odd[0]).read_bytes())
+    data = write_records(tmp_path / "more.json", [*records, record("other", audio(odd[0]), audio(wrong))])
+    with pytest.raises(InputError, match=r"other: messages.*udce1.udce2.wav': not a path .*audio file of another name"):
+        encode_files([data], *call, export=path)
+    assert encode_files([data], *call, export=path, drop_invalid=True).clips == len(odd)
+
+
+def test_damaged_entries_are_encoded_anew(demo: Path, tmp_path: Path) -> None:
+    data, call = clips_and_records(tmp_path, 5), (str(demo / "audio_tokenizer"), str(tmp_path / "cache"))
+    encode_files([data], *call)
+    whole = entries(demo, tmp_path / "cache")
+    for _ in range(2):  # the second time it is the joined pack of a damaged one and the new entry
+        (pack,) = codec_cache(demo, tmp_path / "cache").glob("*.pack")
+        content = bytearray(pack.read_bytes())
+        content[60] ^= 1
+        pack.write_bytes(content)
+        summary = encode_files([data], *call)
+        assert (summary.encoded, summary.files, summary.entries) == (1, 1, 6)
+        assert entries(demo, tmp_path / "cache") == whole
+
+
+# -- hashes of files -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the files that are read for their hash."""
+    names, content_hash = [], content_hashes.content_hash
+
+    def counted(source: Path | bytes) -> str:
+        names.append(source.name)
+        return content_hash(source)
+
+    monkeypatch.setattr(content_hashes, "content_hash", counted)
+    return names
+
+
+def test_a_second_start_reads_no_audio_file(demo: Path, tmp_path: Path, read_files: list[str]) -> None:
+    data, call = clips_and_records(tmp_path, 4), (str(demo / "audio_tokenizer"), str(tmp_path / "cache"))
+    encode_files([data], *call)
+    assert len(read_files) == 5
+    encode_files([data], *call)
+    assert len(read_files) == 5
+    make_old(write_clip(tmp_path / "2.wav", 0.34, seed=99))
+    (tmp_path / "0.wav").write_bytes((tmp_path / "1.wav").read_bytes())
+    assert encode_files([data], *call).encoded == 1, "0.wav is as 1.wav now"
+    assert sorted(read_files[5:]) == ["0.wav", "2.wav"]
+    os.utime(tmp_path / "0.wav", (1e9, 1e9))
+    assert encode_files([data], *call).encoded == 0
+    assert read_files[7:] == ["0.wav"], "a file that has just changed is not yet relied on; now it is"
+    assert encode_files([data], *call).encoded == 0 and len(read_files) == 8
+
+
+def test_the_last_version_of_a_file_that_is_gone_counts(tmp_path: Path) -> None:
+    hashes, path = content_hashes.ContentHashes(tmp_path / "hashes"), tmp_path / "clip"
+    found = []
+    for number, content in enumerate([b"first", b"second", b"first"]):
+        path.write_bytes(content)
+        os.utime(path, (1e9 + number, 1e9 + number))
+        found.append(hashes.of(path))
+    assert found[0] == found[2] != found[1] and found[0][1]
+    path.write_bytes(b"third")
+    os.utime(path, (2e9 - 1e9 + 9, 1e9 + 9))
+    third = hashes.of(path)
+    path.unlink()
+    hashes.store.seal()
+    assert content_hashes.ContentHashes(tmp_path / "hashes").of(path) == (third[0], False)
+    with pytest.raises(InputError, match="no such file"):
+        hashes.of(tmp_path / "another")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "half \ud800", "x" * 300])
+def test_a_path_that_is_none_is_named(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a path|cannot be read"):
+        content_hashes.ContentHashes(tmp_path / "hashes").of(tmp_path / name)
+
+
+def test_codes_of_a_clip_are_those_of_its_cut(demo: Path, tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.wav", 1.0)
+    data = write_records(
+        tmp_path / "data.json", [record("s", audio("a.wav", duration=0.4), audio("a.wav", offset=0.5))]
+    )
+    assert encode_files([data], str(demo / "audio_tokenizer"), str(tmp_path / "cache")).clips == 2
+    codec = codec_identity(demo / "audio_tokenizer")
+    cache = make_cache(tmp_path / "cache", codec)
+    frames = sorted(cache._codes(content).shape[1] for content in entries(demo, tmp_path / "cache").values())
+    assert frames == [10, 13] and json.loads((cache.folder / "config.json").read_text())

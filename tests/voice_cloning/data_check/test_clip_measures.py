@@ -1,0 +1,158 @@
+"""What is measured of a clip, against sounds of which it is known; and files that are damaged in any way."""
+
+import io
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from boson_multimodal.audio_processing.sound_files import BLOCK_SAMPLES, Clip, read_samples
+from voice_cloning.data_check import clip_measures
+from voice_cloning.data_check.clip_measures import (
+    clipped_share,
+    frame_levels,
+    measure_clip,
+    measure_file,
+    pitch,
+    silence,
+)
+from voice_cloning.data_check.truncation import truncation
+
+RATE = 24_000
+FORMS = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)]
+FORMS += [("AIFF", None), ("W64", None), ("AU", None)]
+
+
+def sine(hertz: float, seconds: float, level: float = 0.5) -> np.ndarray:
+    """(samples,) of a tone."""
+    return (level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
+
+
+def pulses(hertz: float, seconds: float) -> np.ndarray:
+    """(samples,) of a voice-like sound: harmonics that fall by 6 dB an octave."""
+    return sum(sine(k * hertz, seconds, 0.2 / k) for k in range(1, int(4000 / hertz)))
+
+
+def encoded(wave: np.ndarray, form: str, subtype: str | None) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, wave, RATE, format=form, subtype=subtype)
+    return file.getvalue()
+
+
+def measured(wave: np.ndarray, form: str = "WAV", subtype: str | None = "FLOAT") -> clip_measures.ClipMeasures:
+    return measure_clip(Clip(encoded(wave, form, subtype), 0.0, None), "content")
+
+
+def test_level_peak_and_dc_are_those_of_a_sine() -> None:
+    found = measured(sine(200, 2.0) + np.float32(0.1))
+    assert found.active_dbfs == pytest.approx(20 * np.log10(0.5 / np.sqrt(2)), abs=0.01)
+    assert found.peak_dbfs == pytest.approx(20 * np.log10(0.6), abs=0.01)
+    assert found.dc == pytest.approx(0.1, abs=1e-4)
+    assert (found.seconds, found.sampling_rate, found.problems) == (2.0, RATE, {})
+
+
+@pytest.mark.parametrize("hertz", [75, 110, 180, 260, 380])
+def test_pitch_is_that_of_the_voice(hertz: float) -> None:
+    wave = pulses(hertz, 1.0)
+    assert pitch(wave, RATE, np.ones(50, bool)) == pytest.approx(hertz, rel=0.03)
+    assert pitch(np.random.default_rng(0).normal(0, 0.1, RATE), RATE, np.ones(50, bool)) is None
+
+
+def test_silence_is_counted_at_the_ends_and_in_long_pauses() -> None:
+    quiet = np.random.default_rng(0).normal(0, 1e-4, RATE).astype(np.float32)
+    voice = pulses(120, 1.0)
+    wave = np.concatenate([quiet[: RATE // 2], voice, quiet[: RATE // 10], voice, quiet, voice, quiet[: RATE // 4]])
+    start, end, share = silence(frame_levels(wave, RATE))
+    assert (start, end) == pytest.approx((0.5, 0.25), abs=0.03)
+    assert share == pytest.approx((0.5 + 1.0 + 0.25) / 4.85, abs=0.02), "a tenth of a second belongs to speech"
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-6])
+def test_a_clip_without_sound_is_silent_and_not_an_error(level: float) -> None:
+    found = measured(np.full(RATE, level, np.float32))
+    assert found.silence_share == 1.0 and found.silence_start == 1.0 and found.silence_end == 0.0
+    assert found.pitch_hz is None and len(found.landmarks) == 0
+
+
+def test_flat_tops_count_and_a_slow_sine_does_not() -> None:
+    wave = sine(100, 1.0, 0.9)
+    assert clipped_share(wave[:, None]) == 0.0
+    assert clipped_share(encoded_and_read(wave)) < 1e-4
+    assert clipped_share(np.clip(wave, -0.8, 0.8)[:, None]) > 0.2
+    stereo = np.stack([wave, np.clip(wave, -0.8, 0.8)], axis=1)
+    assert clipped_share(stereo) == pytest.approx(clipped_share(np.clip(wave, -0.8, 0.8)[:, None]) / 2)
+
+
+def encoded_and_read(wave: np.ndarray) -> np.ndarray:
+    return read_samples(Clip(encoded(wave, "WAV", "PCM_16"), 0.0, None))[0]
+
+
+@pytest.mark.parametrize(("form", "subtype"), FORMS)
+def test_a_file_that_breaks_off_says_so_and_a_whole_one_does_not(form: str, subtype: str | None) -> None:
+    content = encoded(pulses(120, 3.0), form, subtype)
+    assert truncation(content) is None
+    for share in (0.3, 0.6, 0.95):
+        assert truncation(content[: round(share * len(content))]), share
+
+
+@pytest.mark.parametrize("size", [0, 2**32 - 1])
+def test_a_wav_that_was_written_to_a_pipe_is_whole(size: int) -> None:
+    content = bytearray(encoded(pulses(120, 1.0), "WAV", "PCM_16"))
+    content[4:8] = content[40:44] = size.to_bytes(4, "little")
+    assert content[36:40] == b"data"
+    assert truncation(bytes(content)) is None
+
+
+def test_an_mp3_behind_a_tag_and_without_a_xing_frame() -> None:
+    content = encoded(pulses(120, 3.0), "MP3", None)
+    tag = b"ID3\x04\x00\x00" + bytes([0, 0, 2, 10]) + bytes(2 * 128 + 10)
+    assert truncation(tag + content) is None
+    assert "bytes, " in truncation(tag + content[: len(content) // 2])
+    nameless = content.replace(b"Xing", b"\0\0\0\0").replace(b"Info", b"\0\0\0\0")
+    assert truncation(nameless[: len(content) // 2]) is None, "it cannot tell"
+
+
+def test_a_cut_beyond_the_end_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(encoded(pulses(120, 2.0), "WAV", "PCM_16"))
+    exact, rounded, beyond = measure_file([Clip(path, 0.5, 1.5), Clip(path, 0.5, 1.58), Clip(path, 0.5, 2.0)])
+    assert exact.problems == rounded.problems == {}
+    assert beyond.problems == {"truncated": f"{path}: 2 s from 0.5 s on are asked for, 1.50 s are there"}
+
+
+# soundfile's own callback may fail inside libsndfile, which then gives up on the file, as it should.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("form", "subtype"), FORMS)
+def test_no_damage_raises_anything(form: str, subtype: str | None) -> None:
+    """Headers whose numbers contradict each other or ask for more memory than there is, files cut anywhere."""
+    rng, content = random.Random(0), encoded(pulses(120, 0.5), form, subtype)
+    kinds = set()
+    for _ in range(60):
+        damaged = bytearray(content)
+        for _ in range(rng.choice([1, 3, 20])):
+            damaged[rng.randrange(rng.choice([60, len(damaged)]))] = rng.randrange(256)
+        if rng.random() < 0.4:
+            damaged = damaged[: rng.randrange(len(damaged) + 1)]
+        for found in measure_file([Clip(bytes(damaged), 0.0, None), Clip(bytes(damaged), 0.25, 0.1)]):
+            kinds |= found.problems.keys()
+    assert kinds <= {"unreadable", "empty", "nan", "truncated"} and kinds
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e20])
+def test_samples_that_no_number_holds_are_named(value: float) -> None:
+    wave = pulses(120, 0.5)
+    wave[100] = value
+    assert list(measure_file([Clip(encoded(wave, "WAV", "FLOAT"), 0.0, None)])[0].problems) == ["nan"]
+
+
+def test_long_files_are_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encoded(pulses(120, 1.0), "FLAC", None)
+    whole, _ = read_samples(Clip(content, 0.0, None))
+    cut, _ = read_samples(Clip(content, 0.25, 0.5))
+    assert len(whole) == RATE < BLOCK_SAMPLES
+    monkeypatch.setattr("boson_multimodal.audio_processing.sound_files.BLOCK_SAMPLES", 1000)
+    assert np.array_equal(read_samples(Clip(content, 0.0, None))[0], whole)
+    assert np.array_equal(read_samples(Clip(content, 0.25, 0.5))[0], cut)
+    assert np.array_equal(cut, whole[RATE // 4 : 3 * RATE // 4])

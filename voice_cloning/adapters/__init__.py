@@ -1,0 +1,1 @@
+"""Adapters after training: renaming, merging, comparing logits, model cards; imports training."""

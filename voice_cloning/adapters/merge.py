@@ -1,0 +1,301 @@
+"""An adapter -> a folder to hand on: merged into the model's weights and verified, or renamed."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import HiggsAudioV2ForConditionalGeneration
+
+from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
+from boson_multimodal.checkpoints import is_hub_id, resolve_checkpoint
+from boson_multimodal.constants import MODEL_REVISION
+from boson_multimodal.errors import InputError
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
+from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint, stored_tensors, weights_dtype
+from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
+    ORIGINAL,
+    TRANSFORMERS,
+    to_transformers_config,
+)
+from lora_config import ADAPTER_CONFIG_FILE
+from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, merge_adapter, read_adapter
+from voice_cloning.adapters.logit_comparison import (
+    Logits,
+    computing_in,
+    differences,
+    fixed_batch,
+    our_logits,
+    transformers_logits,
+)
+from voice_cloning.adapters.model_card import CARD_FILE, adapter_card, merged_card, read_facts
+from voice_cloning.training.run_directory import RUN_FILE, TEMPORARY_PREFIX, folder_fingerprint
+
+OUTPUT_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+)
+"""Of these, the output gets those that the base has."""
+
+FLOAT32_TOLERANCE = 1e-4
+"""Largest difference of an fp32 logit, as a share of the head's largest: some hundred times what rounding makes."""
+BFLOAT16_TOLERANCE = 2.0
+"""Difference in bf16 in 90 % of the rows (``Difference.row_rms``), as a multiple of bf16's own rounding error.
+
+Two models that each round on their own are sqrt(2) of it apart, and the rounding of the merged weights adds to that:
+``benchmarks.merge_rounding`` finds 1.4 of it.
+"""
+
+
+class VerificationError(RuntimeError):
+    """The written model does not answer as base + adapter do."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Logits of base + adapter, never merged.
+
+    Attributes:
+        exact: computed in fp32 throughout.
+        rounded: computed in the type that is written.
+        base: without the adapter, in fp32.
+    """
+
+    exact: Logits
+    rounded: Logits
+    base: Logits
+
+
+def merge(
+    adapter: Adapter,
+    base_folder: Path,
+    output: Path,
+    layout: str,
+    torch_dtype: torch.dtype | None = None,
+) -> list[str]:
+    """Write base + adapter as one model into ``output``, tokenizer included, and verify it.
+
+    Args:
+        adapter: in either layout.
+        base_folder: a checkpoint of the model in either layout.
+        output: a folder, which is filled.
+        layout: of what is written.
+        torch_dtype: of what is written; None is the base's.
+
+    Returns:
+        What the verification found, as lines for people.
+
+    Raises:
+        InputError: if adapter, base and layout do not fit each other, before any weight is loaded.
+        VerificationError: naming the logits that are too far off.
+    """
+    adapter = adapter.in_layout(ORIGINAL)
+    config = HiggsAudioConfig.from_pretrained(base_folder)
+    if layout == TRANSFORMERS:
+        to_transformers_config(config)
+    check_fit(adapter, config, f"the adapter does not fit {base_folder}")
+    dtype, held_dtype = _dtypes(base_folder, config, torch_dtype)
+    batch = fixed_batch(config)
+    print(f"reading the base ({held_dtype}) and its logits with the adapter")
+    model = apply_adapter(HiggsAudioModel.from_pretrained(base_folder, dtype=held_dtype), adapter)
+    reference = _reference(model, batch, dtype)
+    print(f"merging, writing {dtype} in the {layout} layout")
+    save_checkpoint(merge_adapter(model, dtype), config, output, layout)
+    del model
+    for name in TOKENIZER_FILES:
+        if (base_folder / name).is_file():
+            shutil.copyfile(base_folder / name, output / name)
+    print("reading it again to verify it")
+    return _verify(output, layout, batch, reference, dtype)
+
+
+def _dtypes(folder: Path, config: HiggsAudioConfig, wanted: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
+    """The type to write, and the one to hold the base's weights in, which loses nothing of them."""
+    stored = stored_tensors(folder).values()
+    dtype = wanted or weights_dtype("auto", config, stored)
+    if dtype not in OUTPUT_DTYPES.values():
+        raise InputError(f"{folder}: its weights are {dtype}; give --torch_dtype bfloat16 or float32")
+    narrow = dtype == torch.bfloat16 and all(tensor.dtype == "BF16" for tensor in stored)
+    return dtype, torch.bfloat16 if narrow else torch.float32
+
+
+def _reference(model: torch.nn.Module, batch: HiggsAudioBatchInput, dtype: torch.dtype) -> Reference:
+    with computing_in(model, torch.float32):
+        exact = our_logits(model, batch)
+        with model.disable_adapter():
+            base = our_logits(model, batch)
+    if any(difference.largest == float("inf") for difference in differences(exact, base).values()):
+        raise InputError("base + adapter has logits that are not finite: did the training diverge?")
+    if dtype == torch.float32:
+        return Reference(exact, exact, base)
+    with computing_in(model, dtype):
+        return Reference(exact, our_logits(model, batch), base)
+
+
+def _verify(
+    folder: Path, layout: str, batch: HiggsAudioBatchInput, reference: Reference, dtype: torch.dtype
+) -> list[str]:
+    """Read the model again, with our class and with transformers' own where that can, and compare."""
+    config = HiggsAudioConfig.from_pretrained(folder)
+    found = {"HiggsAudioModel": our_logits(HiggsAudioModel.from_pretrained(folder), batch)}
+    if layout == TRANSFORMERS and config.encode_audio_in_tokens:
+        native = HiggsAudioV2ForConditionalGeneration.from_pretrained(folder, use_text_head=True, dtype=dtype)
+        found["transformers' class"] = transformers_logits(native.eval(), config, batch)
+    short = str(dtype).removeprefix("torch.")
+    own, effect = differences(reference.rounded, reference.exact), differences(reference.exact, reference.base)
+    lines = [f"largest change of a logit by the adapter: {_by_head(effect)}"]
+    if dtype != torch.float32:
+        lines.append(f"{short}'s own rounding error, base + adapter in {short} against fp32: {_by_head(own)}")
+    offenders = []
+    for reader, logits in found.items():
+        apart = differences(logits, reference.rounded)
+        lines.append(f"merged, read by {reader}, against base + adapter, both {short}: {_by_head(apart)}")
+        for head, difference in apart.items():
+            if dtype == torch.float32:
+                measured, limit = difference.largest, FLOAT32_TOLERANCE * reference.exact.largest(head)
+            else:
+                measured, limit = difference.row_rms, BFLOAT16_TOLERANCE * own[head].row_rms
+            if measured > limit or difference.largest == float("inf"):
+                offenders.append(f"{head} logits, read by {reader}: {difference}; at most {limit:.3g} is rounding")
+    if offenders:
+        raise VerificationError("\n  ".join(["the merged model is not base + adapter; nothing is kept", *offenders]))
+    return lines
+
+
+def _by_head(found: dict[str, object]) -> str:
+    return ", ".join(f"{head} {difference}" for head, difference in found.items())
+
+
+@contextmanager
+def written_whole(output: Path) -> Iterator[Path]:
+    """A temporary folder beside ``output`` that gets its name at the end, or is removed if the end is not reached.
+
+    Raises:
+        InputError: if ``output`` is there and not empty, or the folder around it is not there or not to be written.
+    """
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise InputError(f"--output {output}: is there already; give a new folder")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"--output {output}: no folder {output.absolute().parent} to put it in; make it first")
+    temporary = output.absolute().parent / f"{TEMPORARY_PREFIX}{output.absolute().name}"
+    try:
+        if temporary.exists():  # of a merge that was killed
+            shutil.rmtree(temporary)
+        temporary.mkdir()
+    except OSError as error:
+        raise InputError(f"--output {output}: cannot be written ({error.strerror})") from error
+    try:
+        yield temporary
+        os.rename(temporary, output)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
+
+
+def export_merged(
+    adapter_folder: Path,
+    model_path: str,
+    output: Path,
+    layout: str,
+    *,
+    model_revision: str | None = None,
+    torch_dtype: torch.dtype | None = None,
+) -> None:
+    """Merge an adapter into its base, with a card.
+
+    Args:
+        adapter_folder: a checkpoint of the trainer, in either layout.
+        model_path: folder or hub id of the base.
+        output: the folder to make.
+        layout: of what is written.
+        model_revision: commit of a hub id; None takes the one that the adapter names.
+        torch_dtype: of what is written; None is the base's.
+
+    Raises:
+        InputError, VerificationError: as :func:`merge`.
+    """
+    adapter = read_adapter(adapter_folder)
+    revision = model_revision or adapter.config.revision or MODEL_REVISION
+    folder = resolve_checkpoint(model_path, revision, "--model_path", ("tokenizer.json", "*.safetensors"))
+    facts, fingerprint = read_facts(adapter_folder), folder_fingerprint(folder)
+    with written_whole(output) as temporary:
+        _require_space(temporary, folder, torch_dtype)
+        lines = merge(adapter, folder, temporary, layout, torch_dtype)
+        trained_on = facts.get("base_fingerprint")
+        if trained_on not in (None, fingerprint):
+            lines.append(
+                f"the base has the fingerprint {fingerprint}, the one that the adapter was trained on {trained_on}: "
+                "another model, or the same in another layout or type"
+            )
+        print("\n".join(lines))
+        base = model_path, revision if is_hub_id(model_path) else None, fingerprint
+        card = merged_card(facts, _settings(adapter_folder), *base, layout, lines)
+        _write_card(temporary, card, facts)
+
+
+def _require_space(place: Path, base_folder: Path, dtype: torch.dtype | None) -> None:
+    """Raise ``InputError`` if the merged weights will not go onto the disk."""
+    needed = 0
+    for tensor in stored_tensors(base_folder).values():
+        count = torch.Size(tensor.shape).numel()
+        needed += count * (dtype.itemsize if dtype else 4 if tensor.dtype in ("F32", "F64") else 2)
+    free = shutil.disk_usage(place).free
+    if free < needed:
+        raise InputError(f"--output: {needed / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+
+
+def export_adapter(
+    adapter_folder: Path,
+    output: Path,
+    layout: str,
+    *,
+    model_path: str | None = None,
+    model_revision: str | None = None,
+) -> None:
+    """Write the adapter alone, under the names of a layout, with a card. No path of this machine is written.
+
+    Args:
+        adapter_folder, output, layout, model_revision: as for :func:`export_merged`.
+        model_path: folder or hub id of a base that the adapter must fit; None checks no base.
+
+    Raises:
+        InputError: if the layout has no place for it, or it does not fit ``model_path``.
+    """
+    adapter = read_adapter(adapter_folder)
+    renamed, facts = adapter.in_layout(layout), read_facts(adapter_folder)
+    if model_path is not None:
+        revision = model_revision or adapter.config.revision or MODEL_REVISION
+        folder = resolve_checkpoint(model_path, revision, "--model_path", ())
+        config = HiggsAudioConfig.from_pretrained(folder)
+        check_fit(adapter.in_layout(ORIGINAL), config, f"--adapter {adapter_folder} does not fit {model_path}")
+    with written_whole(output) as temporary:
+        renamed.write(temporary)
+        card = adapter_card(facts, _settings(temporary), layout, renamed.needs_text_head)
+        _write_card(temporary, card, facts)
+    print(f"{len(renamed.tensors)} tensors under {layout} names, bit for bit as they were; no logits are compared")
+    if renamed.needs_text_head and layout == TRANSFORMERS:
+        print("it changes the text head: build transformers' class with use_text_head=True")
+
+
+def _settings(adapter: Path) -> dict[str, object]:
+    return json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+
+
+def _write_card(folder: Path, card: str, facts: dict[str, object]) -> None:
+    """The card, and the facts that it was made of, for a card that is made from this folder later."""
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    if facts:
+        content = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
+        (folder / RUN_FILE).write_text(content, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Makes training data from what people have; imports training, and nothing else of voice_cloning."""

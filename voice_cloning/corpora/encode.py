@@ -1,0 +1,157 @@
+"""Clips of ChatML files -> codes in the cache, ahead of training."""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
+from boson_multimodal.audio_processing.clip_encoding import ClipFacts, ClipUse, check_clips, encode_clips
+from boson_multimodal.audio_processing.code_cache import CodeCache
+from boson_multimodal.audio_processing.codes_file import codes_name, write_codes_file
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import codec_config, load_higgs_audio_tokenizer
+from boson_multimodal.audio_processing.sound_files import Clip
+from boson_multimodal.data_types import AudioContent, ChatMLSample
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.process_group import barrier, rank
+from voice_cloning.training.data import find_codec
+
+
+@dataclass(frozen=True)
+class EncodeSummary:
+    """What :func:`encode_files` did.
+
+    Attributes:
+        clips, seconds_of_audio: all clips of the files, each once, and how long they are.
+        encoded: how many of them were missing.
+        files, entries, bytes: of the whole cache of this codec.
+        seconds: that it took.
+    """
+
+    clips: int
+    seconds_of_audio: float
+    encoded: int
+    files: int
+    entries: int
+    bytes: int
+    seconds: float
+
+
+def encode_files(
+    files: Sequence[Path],
+    codec_path: str,
+    code_cache_dir: str,
+    *,
+    revision: str | None = None,
+    drop_invalid: bool = False,
+    export: Path | None = None,
+    device: torch.device | str = "cpu",
+) -> EncodeSummary:
+    """Encode what the cache lacks of all clips of ``files``, verify all, and pack the cache.
+
+    Raises:
+        InputError: listing everything that is wrong in the files and their audio, unless ``drop_invalid``; or if
+            clips of one name differ, and an export was asked for; or if cache or export cannot be written.
+    """
+    started = time.monotonic()
+    if export is not None and (export.is_dir() or not export.parent.is_dir()):  # said now, not after days of encoding
+        raise InputError(f"--export {export}: give the name of a file, in a folder that is there")
+    codec = find_codec(codec_path, revision, Path(code_cache_dir), "--codec")
+    config = codec_config(codec.folder)
+    cache = CodeCache(Path(code_cache_dir), codec.identity, config.num_quantizers, config.codebook_size)
+    found = _check_files(files, cache, config.frame_rate, drop_invalid)
+    names = _names(found, export) if export is not None else {}
+    clips = {facts.key: (use.clip, facts) for use, facts in found}
+    missing = {key: clips[key] for key in sorted(clips) if clips[key][1].frames is None}
+    encode_clips(missing, cache, lambda: load_higgs_audio_tokenizer(codec.folder, device))
+    frames = {key: facts.frames or _read(cache, key).shape[1] for key, (_, facts) in clips.items()}
+    if export is not None and rank() == 0:
+        shapes = {name: (cache.num_codebooks, frames[key]) for name, key in names.items()}
+        codes = (_read(cache, key) for key in names.values())
+        write_codes_file(export, shapes, codes, codec.identity, config.frame_rate)
+    barrier()
+    seconds_of_audio = sum(frames.values()) / config.frame_rate
+    return EncodeSummary(
+        len(clips), seconds_of_audio, len(missing), *cache.store.sizes(), seconds=time.monotonic() - started
+    )
+
+
+def _check_files(
+    files: Sequence[Path], cache: CodeCache, frames_per_second: float, drop_invalid: bool
+) -> list[tuple[ClipUse, ClipFacts]]:
+    """Every clip of the samples that are sound, and what the cache has of it.
+
+    Raises:
+        InputError: naming every file that is not ChatML; or listing every offender of all, unless ``drop_invalid``.
+    """
+    read, unreadable = {}, []
+    for path in files:
+        try:
+            read[path] = _read_samples(path)
+        except InputError as error:
+            unreadable.append(str(error))
+    if unreadable:
+        raise InputError("\n".join(unreadable))
+    kept, refused = [], []
+    for path, (samples, problems) in read.items():
+        uses = {use: None for _, contents in samples for use, _ in contents}
+        facts = dict(zip(uses, check_clips(list(uses), cache, frames_per_second, path.name), strict=True))
+        for sample_id, contents in samples:
+            found = [f"{sample_id}: {where}: {facts[u].problem}" for u, where in contents if facts[u].problem]
+            problems += found
+            kept += [] if found else [(use, facts[use]) for use, _ in contents]
+        if problems and drop_invalid and rank() == 0:
+            print(f"{path}: {len(problems)} problems; their samples are left out", file=sys.stderr)
+        if problems and not drop_invalid:
+            refused.append((path, problems))
+    offenders = [f"{path}: {problem}" for path, problems in refused for problem in problems]
+    raise_if_any("invalid samples (--drop_invalid leaves them out)", offenders)
+    if not kept:
+        raise InputError(f"{', '.join(map(str, files))}: no sample is valid")
+    return list(dict(kept).items())
+
+
+Contents = list[tuple[ClipUse, str]]
+"""The clips of a sample, each with its field in the record."""
+
+
+def _read_samples(path: Path) -> tuple[list[tuple[str, Contents]], list[str]]:
+    """The sound samples of a file by id, and what is wrong with the others."""
+    samples, problems = [], []
+    for number, raw in enumerate(read_json_records(path)):
+        sample_id = sample_id_of(raw, number)
+        sample, found = parse_record(raw, "as_written")
+        problems += [f"{sample_id}: {problem}" for problem in found]
+        if sample is not None and not found:
+            contents = [(ClipUse(Clip.of(c, path.parent), codes_name(c)), c.where) for c in _audio_of(sample)]
+            samples.append((sample_id, contents))
+    return samples, problems
+
+
+def _audio_of(sample: ChatMLSample) -> list[AudioContent]:
+    return [part for message in sample.messages for part in message.content if isinstance(part, AudioContent)]
+
+
+def _names(found: Sequence[tuple[ClipUse, ClipFacts]], export: Path) -> dict[str, str]:
+    """Cache key by the name that a clip has in a file of codes.
+
+    Raises:
+        InputError: listing names that are those of two different clips.
+    """
+    names: dict[str, str] = {}
+    problems = []
+    for use, facts in found:
+        if names.setdefault(use.name, facts.key) != facts.key:
+            problems.append(f"{use.name}: also {use.clip.name}")
+    raise_if_any(f"--export {export}: names of two different clips; export each data file to its own", problems)
+    return dict(sorted(names.items()))
+
+
+def _read(cache: CodeCache, key: str) -> torch.Tensor:
+    codes = cache.read(key)
+    if codes is None:
+        raise InputError(f"{cache.place(key)}: not there after encoding; is the disk full or not shared?")
+    return codes

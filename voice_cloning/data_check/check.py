@@ -1,0 +1,162 @@
+"""ChatML files -> report.json and report.html: what is wrong with records, clips, texts, pairs and sides."""
+
+import base64
+import json
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from boson_multimodal.audio_processing.sound_files import Clip
+from boson_multimodal.checkpoints import is_hub_id
+from boson_multimodal.errors import InputError
+from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
+from voice_cloning.data_check.corpus_rules import check_corpus
+from voice_cloning.data_check.findings import ERRORS, WARNINGS, Findings
+from voice_cloning.data_check.report_page import SAMPLES_SHOWN, write_page
+from voice_cloning.data_check.same_clips import find_same_clips
+from voice_cloning.data_check.sample_rules import check_sample
+from voice_cloning.data_check.samples import CheckedSample, UsedClip, read_samples_of
+from voice_cloning.data_check.summary import PlannedRun, summarise
+from voice_cloning.data_check.worker_pool import available_cores, map_in_processes
+from voice_cloning.speech.audio import write_whole
+
+REPORT_FILE = "report.json"
+MIME_BY_MAGIC = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}
+
+
+def check_files(
+    files: Sequence[Path | str],
+    output_dir: Path | str,
+    *,
+    eval_files: Sequence[Path | str] = (),
+    run: PlannedRun | None = None,
+    model_path: str | None = None,
+    num_workers: int | None = None,
+) -> dict[str, Any]:
+    """Check ChatML files and write ``report.json`` and ``report.html``.
+
+    Args:
+        files: training and evaluation data, told apart by their names.
+        output_dir: made if absent; a report that is there is replaced.
+        eval_files: those of ``files``, or others, that are evaluation data whatever their names.
+        run: the settings to train with.
+        model_path: folder or hub id of the model, for its tokenizer; None estimates the tokens.
+        num_workers: processes that read clips; None takes one for each core. With more than one, a script that calls
+            this needs ``if __name__ == "__main__"``, as always with processes that are spawned.
+
+    Returns:
+        What ``report.json`` holds: ``errors``, ``warnings``, ``summary``, ``samples``.
+
+    Raises:
+        InputError: if a file is missing, empty or not JSON, or ``output_dir`` cannot be written to.
+    """
+    run = run or PlannedRun()
+    folder, workers = Path(output_dir).expanduser(), available_cores() if num_workers is None else num_workers
+    paths = list(dict.fromkeys(Path(path).expanduser() for path in (*files, *eval_files)))
+    tokenizer = None if model_path is None else _load_tokenizer(model_path)
+    named = [Path(path).expanduser() for path in eval_files]
+    samples = read_samples_of(paths, named, run.prompt_style, run.text_normalisation, tokenizer)
+    _make_folder(folder)
+    measures = measure_clips(samples, workers)
+    uses = [[(used.clip, sample.side, used.is_target) for used in sample.clips] for sample in samples]
+    same = find_same_clips(measures, uses, workers)
+    findings = Findings()
+    for sample in samples:
+        check_sample(sample, measures, run.longest_sample, findings)
+    check_corpus(samples, measures, same, findings)
+    seconds = {s.sample_id: sum(measures[used.clip].seconds for used in s.targets) for s in samples}
+    report = {
+        "errors": findings.entries(ERRORS, seconds),
+        "warnings": findings.entries(WARNINGS, seconds),
+        "summary": summarise(samples, measures, run, tokenizer is not None),
+    }
+    report["samples"] = _samples_of(report, samples, measures)
+    write_whole(folder / REPORT_FILE, _json_bytes(report))
+    write_page(report | {"samples": _with_audio(report["samples"], samples)}, folder)
+    return report
+
+
+def measure_clips(samples: Sequence[CheckedSample], workers: int) -> dict[Clip, ClipMeasures]:
+    """Measure every clip of the samples once, all cuts of a file together."""
+    cuts: dict[Path | bytes, list[Clip]] = defaultdict(list)
+    for clip in dict.fromkeys(used.clip for sample in samples for used in sample.clips):
+        cuts[clip.source].append(clip)
+    groups = list(cuts.values())
+    found = map_in_processes(measure_file, groups, workers, "measuring clips", "file")
+    return {
+        clip: m for clips, measured in zip(groups, found, strict=True) for clip, m in zip(clips, measured, strict=True)
+    }
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: cannot be made ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"--output_dir {folder}: cannot be written to")
+
+
+def _load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
+    if not (is_hub_id(model_path) or os.path.isdir(os.path.expanduser(model_path))):
+        raise InputError(
+            f"--model_path {model_path}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(os.path.expanduser(model_path))
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"--model_path {model_path}: no tokenizer there ({reason}); leave it out to estimate"
+        ) from error
+
+
+def _samples_of(
+    report: dict[str, Any], samples: Sequence[CheckedSample], measures: dict[Clip, ClipMeasures]
+) -> dict[str, Any]:
+    """What the page shows of the samples that it names, and what was found in each."""
+    entries = [*report["errors"], *report["warnings"]]
+    shown = {sample_id for entry in entries for sample_id in entry["sample_ids"][:SAMPLES_SHOWN]}
+    facts = {}
+    for sample in samples:
+        if sample.sample_id in shown:
+            known = {"file": str(sample.path), "side": sample.side, "speaker": sample.speaker}
+            known |= _clip_facts("audio", "", sample.target_text, sample.targets, measures)
+            known |= _clip_facts("reference", "reference_", sample.reference_text, sample.references, measures)
+            facts[sample.sample_id] = {name: value for name, value in known.items() if value is not None}
+    return facts
+
+
+def _clip_facts(
+    name: str, prefix: str, text: str, clips: Sequence[UsedClip], measures: dict[Clip, ClipMeasures]
+) -> dict[str, Any]:
+    """Of the first of some clips."""
+    known: dict[str, Any] = {f"{prefix}text": text or None}
+    if clips:
+        clip = clips[0].clip
+        known[name] = str(clip.source) if isinstance(clip.source, Path) else None
+        known[f"{prefix}seconds"] = round(measures[clip].seconds, 3)
+        known[f"{prefix}offset"] = clip.offset or None
+    return known
+
+
+def _with_audio(facts: dict[str, Any], samples: Sequence[CheckedSample]) -> dict[str, Any]:
+    """The same with the audio that records hold themselves: for the page alone."""
+    found = {sample_id: dict(known) for sample_id, known in facts.items()}
+    for sample in samples:
+        for name, clips in (("audio", sample.targets), ("reference", sample.references)):
+            if sample.sample_id in found and clips and isinstance(clips[0].clip.source, bytes):
+                content = clips[0].clip.source
+                mime = MIME_BY_MAGIC.get(content[:4], "audio/mpeg")
+                found[sample.sample_id][name] = f"data:{mime};base64,{base64.b64encode(content).decode()}"
+    return found
+
+
+def _json_bytes(report: dict[str, Any]) -> bytes:
+    # Half a surrogate pair in a text stays an escape: it cannot be written as UTF-8.
+    text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
+    return (text + "\n").encode("utf-8", errors="backslashreplace")

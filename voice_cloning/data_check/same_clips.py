@@ -1,0 +1,142 @@
+"""Which clips of a data set hold the same speech: by file, by content, by audio."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from boson_multimodal.audio_processing.sound_files import Clip, read_samples
+from voice_cloning.data_check.clip_measures import ClipMeasures
+from voice_cloning.data_check.same_speech import (
+    SAME_SPEECH_SHARE,
+    candidate_pairs,
+    share_landmarks,
+    shared_share,
+)
+from voice_cloning.data_check.worker_pool import map_in_processes
+
+AMONG_ALL, IN_ONE_SAMPLE = 3, 1
+"""Equal landmarks that make two clips worth a comparison. In real speech the hardest copies had 2 or 3, and one in
+300,000 pairs of other clips had 3, one in 240 had any; there are few pairs of one sample and very many of all clips."""
+
+Pair = tuple[Clip, Clip]
+Uses = Sequence[tuple[Clip, str, bool]]
+"""Of one sample: clip, side, whether it is a target."""
+
+
+class SameClips:
+    """Which clips hold the same speech, and how that is known.
+
+    Clips of equal content and cut are one group, called by its first clip; the relation is kept among groups, so that a
+    file that comes ten thousand times does not make fifty million pairs.
+    """
+
+    def __init__(self, measures: Mapping[Clip, ClipMeasures]) -> None:
+        first: dict[tuple[str, float, float], Clip] = {}
+        self._group: dict[Clip, Clip] = {}
+        for clip, measured in measures.items():
+            is_known = bool(measured.content) and not measured.problems
+            cut = (measured.content, clip.offset, measured.seconds)
+            self._group[clip] = first.setdefault(cut, clip) if is_known else clip
+        self._known: dict[Clip, dict[Clip, str]] = defaultdict(dict)
+
+    def groups(self) -> list[Clip]:
+        """The first clip of each group."""
+        return list(dict.fromkeys(self._group.values()))
+
+    def group(self, clip: Clip) -> Clip:
+        """What a clip's group is called."""
+        return self._group[clip]
+
+    def add(self, one: Clip, other: Clip, how: str) -> None:
+        """Note that the clips of two groups hold the same speech."""
+        self._known[self._group[one]].setdefault(self._group[other], how)
+        self._known[self._group[other]].setdefault(self._group[one], how)
+
+    def alike(self, clip: Clip) -> dict[Clip, str]:
+        """Its own group and the others that are the same, each with how that is known."""
+        own = self._group[clip]
+        return {own: "the same clip, or a file of the same content", **self._known.get(own, {})}
+
+    def how(self, one: Clip, other: Clip) -> str | None:
+        """How it is known that two clips are the same; None if they are not."""
+        if one == other:
+            return "the same clip"
+        if self._group[one] == self._group[other]:
+            return "a file of the same content"
+        return self._known.get(self._group[one], {}).get(self._group[other])
+
+
+def find_same_clips(measures: Mapping[Clip, ClipMeasures], samples: Sequence[Uses], workers: int) -> SameClips:
+    """Compare clips by content, and those whose landmarks agree by their waveforms.
+
+    Args:
+        measures: of every clip.
+        samples: the clips of each sample, each with its side and whether it is a target.
+    """
+    same = SameClips(measures)
+    clips = [clip for clip in same.groups() if not measures[clip].problems]
+    by_content = defaultdict(list)
+    for clip in clips:
+        by_content[measures[clip].content].append(clip)
+    for cuts in by_content.values():
+        for one, other, seconds in _overlapping(cuts, measures):
+            same.add(one, other, f"cuts of one file, which share {seconds:.1f} s")
+    wanted = _WantedPairs(samples, same)
+    found = candidate_pairs([measures[clip].landmarks for clip in clips], AMONG_ALL)
+    pairs = {(clips[i], clips[j]) for i, j, _ in found if wanted(clips[i], clips[j])}
+    for one, other in wanted.of_one_sample():
+        is_known = (one, other) in pairs or (other, one) in pairs
+        if not is_known and share_landmarks(measures[one].landmarks, measures[other].landmarks) >= IN_ONE_SAMPLE:
+            pairs.add((one, other))
+    pairs = [pair for pair in pairs if measures[pair[0]].content != measures[pair[1]].content]
+    pairs.sort(key=lambda pair: (pair[0].name, pair[1].name))
+    shares = map_in_processes(compare, pairs, workers, "comparing clips that sound alike", "pair") if pairs else []
+    for (one, other), share in zip(pairs, shares, strict=True):
+        if share >= SAME_SPEECH_SHARE:
+            same.add(one, other, f"the same recording ({100 * share:.0f} % of the speech of one of them)")
+    return same
+
+
+class _WantedPairs:
+    """Pairs of clips that must not be the same: of one sample, of two sides, and any two targets."""
+
+    def __init__(self, samples: Iterable[Uses], same: SameClips) -> None:
+        self._sides: dict[Clip, set[str]] = defaultdict(set)
+        self._references: dict[Clip, list[Clip]] = {}
+        for uses in samples:
+            references = [same.group(clip) for clip, _, is_target in uses if not is_target]
+            for clip, side, is_target in uses:
+                self._sides[same.group(clip)].add(side)
+                if is_target:
+                    self._references.setdefault(same.group(clip), []).extend(references)
+
+    def of_one_sample(self) -> Iterable[Pair]:
+        """Each target with each of its references."""
+        for target, references in self._references.items():
+            yield from ((target, reference) for reference in dict.fromkeys(references) if reference != target)
+
+    def __call__(self, one: Clip, other: Clip) -> bool:
+        """Whether a pair of groups matters."""
+        if one in self._references and other in self._references:
+            return True
+        if len(self._sides[one] | self._sides[other]) > 1:
+            return True
+        return other in self._references.get(one, ()) or one in self._references.get(other, ())
+
+
+def compare(pair: Pair) -> float:
+    """Share of the same recording in two clips: see ``shared_share``."""
+    (one, one_rate), (other, other_rate) = (read_samples(clip) for clip in pair)
+    return shared_share(one.mean(axis=1), one_rate, other.mean(axis=1), other_rate)
+
+
+def _overlapping(clips: Sequence[Clip], measures: Mapping[Clip, ClipMeasures]) -> Iterable[tuple[Clip, Clip, float]]:
+    """Pairs of cuts of one content that share most of the shorter one, and how many seconds."""
+    cuts = sorted(clips, key=lambda clip: clip.offset)
+    for i, one in enumerate(cuts):
+        end = one.offset + measures[one].seconds
+        for other in cuts[i + 1 :]:
+            if other.offset >= end:
+                break
+            shared = min(end, other.offset + measures[other].seconds) - other.offset
+            if shared >= SAME_SPEECH_SHARE * min(measures[one].seconds, measures[other].seconds):
+                yield one, other, shared

@@ -1,0 +1,1 @@
+"""Speaks with a model and an adapter; imports adapters and training."""

@@ -1,0 +1,57 @@
+"""Pieces of speech -> one wave -> a WAV file that is there whole or not at all."""
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from voice_cloning.training.run_directory import TEMPORARY_PREFIX
+
+FADE_SECONDS = 0.010
+PAUSE_SECONDS = 0.150
+
+
+def join_pieces(pieces: Sequence[Tensor], sampling_rate: int) -> Tensor:
+    """Put (samples,) waves one after the other, a pause of ``PAUSE_SECONDS`` between them.
+
+    A wave that starts or stops away from zero clicks: hence a raised-cosine fade at each side of a pause. It is shorter
+    than any speech sound, and nothing is trimmed or laid over another, for a piece may begin and end with its words.
+    A single piece, and the outer ends, stay as they are.
+    """
+    fade = round(FADE_SECONDS * sampling_rate)
+    pause = torch.zeros(round(PAUSE_SECONDS * sampling_rate))
+    parts = []
+    for index, piece in enumerate(pieces):
+        piece = piece.clone()
+        length = min(fade, piece.numel())
+        rising = 0.5 - 0.5 * torch.cos(torch.pi * torch.arange(length) / length)
+        if index > 0:
+            parts.append(pause)
+            piece[:length] *= rising
+        if index < len(pieces) - 1:
+            piece[piece.numel() - length :] *= rising.flip(0)
+        parts.append(piece)
+    return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def wav_bytes(samples: Tensor, sampling_rate: int) -> bytes:
+    """(samples,) in -1..1 as a mono WAV file of 16 bits; what lies outside is clipped."""
+    pcm = np.round(samples.clamp(-1.0, 1.0).numpy() * 32767.0).astype(np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, pcm, sampling_rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write under a temporary name, then rename: whoever finds ``path`` finds all of it."""
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,221 @@
+"""What is to be spoken: a text with a reference voice, or a record of the files that are trained on.
+
+A manifest is a ``.json`` list, or a ``.jsonl`` with one entry a line. An entry is either ::
+
+    {"id": "news_01", "text": "...", "reference": "voices/amal.wav", "reference_text": "what is said in it"}
+
+or a ChatML record as the trainer takes it, whose trained clip is to be spoken (its own audio is not read). Paths are
+relative to the manifest. The id names the output.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from arabic_text.normalise import normalise_text
+from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
+from boson_multimodal.audio_processing.clips import frames_of, read_waveform
+from boson_multimodal.audio_processing.sound_files import Clip
+from boson_multimodal.chatml import as_written_messages, clips_before_target, text_problem, voice_clone_messages
+from boson_multimodal.constants import FRAMES_PER_SECOND
+from boson_multimodal.data_types import AudioContent, ChatMLSample, TextContent
+from boson_multimodal.errors import InputError
+from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, cut_text, has_words
+
+TEMPLATES = {"as_written": as_written_messages, "voice_clone": voice_clone_messages}
+"""The turns of each prompt style, as the trainer knows them."""
+ENTRY_KEYS = ("id", "text", "reference", "reference_text")
+RUNAWAY_MARK = ".runaway"
+"""Ends the name of an output that did not end by itself, without its ``.wav``."""
+LONGEST_ID_BYTES = 200
+"""A file name has 255 bytes at most, with what is added to the id."""
+USUAL_REFERENCE_SECONDS = (3.0, 10.0)
+WARNED_OF = 3
+"""References of unusual length that a warning names."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one prompt asks for.
+
+    Attributes:
+        text: the words to be spoken.
+        sample: the conversation whose first trained clip will be spoken; that clip need not exist.
+    """
+
+    text: str
+    sample: ChatMLSample
+
+
+@dataclass(frozen=True)
+class SpeechRequest:
+    """One output.
+
+    Attributes:
+        name: what messages call it, and its file.
+        pieces: what is spoken one after the other.
+        base_dir: paths of clips are relative to it.
+    """
+
+    name: str
+    pieces: tuple[Piece, ...]
+    base_dir: Path
+
+    def references(self) -> list[AudioContent]:
+        """The clips that stand before the one to be spoken, piece by piece."""
+        return [content for piece in self.pieces for content in clips_before_target(piece.sample)]
+
+
+def request_of_text(
+    name: str,
+    text: str,
+    reference: AudioContent,
+    reference_text: str,
+    prompt_style: str,
+    base_dir: Path = Path(),
+    letters_per_piece: int = LETTERS_PER_PIECE,
+    text_normalisation: str = "none",
+) -> SpeechRequest:
+    """Ask for a text in a reference's voice; a long one in pieces (``cut_text``), each after the same reference."""
+    text, reference_text = (normalise_text(words, text_normalisation) for words in (text, reference_text))
+    pieces = []
+    for words in cut_text(text, letters_per_piece):
+        messages, start = TEMPLATES[prompt_style](reference_text.strip(), reference, words, AudioContent())
+        pieces.append(Piece(words, ChatMLSample(messages, start, None, {})))
+    return SpeechRequest(name, tuple(pieces), base_dir)
+
+
+def read_manifest(
+    path: Path, prompt_style: str, letters_per_piece: int = LETTERS_PER_PIECE, text_normalisation: str = "none"
+) -> tuple[list[SpeechRequest], list[str]]:
+    """The requests of a manifest, and every problem with its entries.
+
+    Raises:
+        InputError: if the file is missing, empty or not JSON.
+    """
+    requests: list[SpeechRequest] = []
+    problems: list[str] = []
+    names: set[str] = set()
+    for number, raw in enumerate(read_json_records(path)):
+        request: SpeechRequest | None = None
+        if isinstance(raw, dict) and "messages" in raw:
+            name = sample_id_of(raw, number)
+            request, found = _request_of_record(raw, name, prompt_style, path.parent, text_normalisation)
+        else:
+            name, found = _entry_problems(raw, number, text_normalisation)
+            if not found:
+                reference = AudioContent(audio_url=raw["reference"], where="reference")
+                told = raw["text"], reference, raw["reference_text"]
+                request = request_of_text(name, *told, prompt_style, path.parent, letters_per_piece, text_normalisation)
+        if name in names:
+            found.append("id: another entry has it; each names a file of its own")
+        names.add(name)
+        problems += [f"{name}: {problem}" for problem in [*found, *_name_problems(name)]]
+        if request is not None:
+            requests.append(request)
+    return requests, problems
+
+
+def text_problems(text: str, field: str, text_normalisation: str = "none") -> list[str]:
+    """Why a text cannot be spoken, or stand for what a reference says."""
+    normalised = normalise_text(text, text_normalisation)
+    if not has_words(text) or not has_words(normalised):
+        return [f"{field}: {text!r} has no words; say what is spoken"]
+    reason = text_problem(text) or text_problem(normalised)
+    return [f"{field}: {reason}"] if reason else []
+
+
+def check_references(requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int], list[str]]:
+    """Read every reference once; those of unusual length are warned of on stderr.
+
+    Returns:
+        The code frames of each that can be used, and why the others cannot.
+    """
+    frames: dict[Clip, int] = {}
+    why_not: dict[Clip, str] = {}
+    problems: dict[str, None] = {}  # each once: the pieces of a text share their reference
+    for request in requests:
+        for content in request.references():
+            clip = Clip.of(content, request.base_dir)
+            if clip not in frames and clip not in why_not:
+                try:
+                    frames[clip] = _reference_frames(clip)
+                except InputError as error:
+                    why_not[clip] = str(error)
+            if clip in why_not:
+                problems[f"{request.name}: {content.where}: {why_not[clip]}"] = None
+    _warn_of_lengths(frames)
+    return frames, list(problems)
+
+
+def _reference_frames(clip: Clip) -> int:
+    if isinstance(clip.source, Path) and not clip.source.exists():
+        raise InputError(f"{clip.name}: no such file; give the audio of the voice")
+    waveform = read_waveform(clip)
+    if waveform.seconds * FRAMES_PER_SECOND < 1:
+        least = 1 / FRAMES_PER_SECOND
+        raise InputError(f"{clip.name}: {waveform.seconds:g} s of audio; a reference has at least {least:g} s")
+    return frames_of(waveform.samples.numel(), waveform.sampling_rate, FRAMES_PER_SECOND)
+
+
+def _warn_of_lengths(frames: dict[Clip, int]) -> None:
+    """One line about all references that are shorter or longer than voices are usually cloned from."""
+    shortest, longest = USUAL_REFERENCE_SECONDS
+    seconds = {clip.name: count / FRAMES_PER_SECOND for clip, count in frames.items()}
+    unusual = [f"{name} ({s:.1f} s)" for name, s in seconds.items() if not shortest <= s <= longest]
+    if unusual:
+        shown = ", ".join(unusual[:WARNED_OF]) + (", ..." if len(unusual) > WARNED_OF else "")
+        which = f"{len(unusual)} of {len(frames)} references are not of {shortest:g} to {longest:g} s"
+        print(f"warning: {which}, from which voices are best cloned: {shown}", file=sys.stderr)
+
+
+def _request_of_record(
+    raw: dict[str, Any], name: str, prompt_style: str, base_dir: Path, text_normalisation: str
+) -> tuple[SpeechRequest | None, list[str]]:
+    sample, problems = parse_record(raw, prompt_style, text_normalisation)
+    if sample is None or problems:
+        return None, problems
+    trained = [m for turn, m in enumerate(sample.messages) if sample.trains(turn)]
+    clips = sum(isinstance(part, AudioContent) for m in trained for part in m.content)
+    if clips != 1:
+        return None, [f"messages: {clips} clips in trained turns; exactly 1 can be spoken"]
+    return SpeechRequest(name, (Piece(_target_text(sample), sample),), base_dir), []
+
+
+def _target_text(sample: ChatMLSample) -> str:
+    """What the trained clip says: the text of its turn; else ``misc.target_transcript``; else the last text before."""
+    speaks = [any(isinstance(part, AudioContent) for part in message.content) for message in sample.messages]
+    turn = next(turn for turn in range(len(sample.messages)) if sample.trains(turn) and speaks[turn])
+    texts = [[p.text for p in m.content if isinstance(p, TextContent)] for m in sample.messages[: turn + 1]]
+    if texts[-1]:
+        return " ".join(texts[-1]).strip()
+    transcript = sample.misc.get("target_transcript")
+    return transcript if isinstance(transcript, str) and transcript else next(t[-1] for t in reversed(texts) if t)
+
+
+def _entry_problems(raw: Any, number: int, text_normalisation: str) -> tuple[str, list[str]]:
+    """The id of an entry, or its number in the list; and what is wrong with its fields."""
+    if not isinstance(raw, dict):
+        return f"entry {number}", [f"is {type(raw).__name__}; it must be an object with {list(ENTRY_KEYS)}"]
+    problems = [f"{key}: unknown key; known are {list(ENTRY_KEYS)}" for key in raw if key not in ENTRY_KEYS]
+    for key in ENTRY_KEYS:
+        if not isinstance(raw.get(key), str) or not raw[key]:
+            found = f"{raw[key]!r}; it must be a string that is not empty" if key in raw else "missing"
+            problems.append(f"{key}: {found}")
+        elif key in ("text", "reference_text"):
+            problems += text_problems(raw[key], key, text_normalisation)
+    name = raw.get("id")
+    return name if isinstance(name, str) and name else f"entry {number}", problems
+
+
+def _name_problems(name: str) -> list[str]:
+    """Why an id cannot name a file."""
+    if name.startswith(".") or name.endswith(RUNAWAY_MARK) or any(c in name for c in "/\\") or not name.isprintable():
+        return [
+            f"id: {name!r}; it names a file: no slashes, backslashes or control characters, no point at its start, "
+            f"no {RUNAWAY_MARK} at its end"
+        ]
+    size = len(name.encode("utf-8", "surrogatepass"))
+    return [f"id: {size} bytes long; a file's name takes {LONGEST_ID_BYTES}"] if size > LONGEST_ID_BYTES else []

@@ -1,0 +1,1 @@
+"""The parts of one training run; imports none of its neighbours."""

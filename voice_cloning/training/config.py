@@ -1,0 +1,190 @@
+"""The flags of the program: the loop's configuration, and how four configurations become one command line."""
+
+import argparse
+import difflib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import HfArgumentParser
+
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
+from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.model.higgs_audio.loss import LossConfig
+from lora_config import HiggsAudioLoRATrainingConfig
+from voice_cloning.training.log import REPORTERS
+
+TORCH_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+SCHEDULES = ("cosine", "constant")
+
+
+def _flag(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
+    """A field with its help text; argparse reads ``%`` as a format, so it is doubled."""
+    metadata: dict[str, Any] = {"help": text.replace("%", "%%")}
+    if choices is not None:
+        metadata["choices"] = list(choices)
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(kw_only=True)
+class DistributedTrainingConfig:
+    """Paths and the loop. Each attribute is a flag of the same name; its meaning is in the help text.
+
+    Raises:
+        InputError: listing every value that is out of range.
+    """
+
+    data_path: str = field(metadata={"help": "ChatML samples to train on: .json (a list) or .jsonl."})
+    output_dir: str = field(metadata={"help": "Folder for checkpoints, metrics and the run's description."})
+    eval_data_path: str | None = _flag(None, "ChatML samples to evaluate on; other speakers than data_path's.")
+    model_path: str = _flag(
+        MODEL_ID,
+        "Folder or hub id of the model, in the original or the transformers layout.",
+    )
+    model_revision: str = _flag(MODEL_REVISION, "Commit of model_path, if it is a hub id.")
+    audio_tokenizer_path: str = _flag(
+        AUDIO_TOKENIZER_ID,
+        "Folder or hub id of the codec, in transformers' format or Boson's original.",
+    )
+    audio_tokenizer_revision: str = _flag(AUDIO_TOKENIZER_REVISION, "Commit of audio_tokenizer_path, if a hub id.")
+    whisper_processor_path: str | None = _flag(
+        None,
+        "Folder or hub id of the Whisper processor that makes features of references, for a model with an audio tower; "
+        "by default it is built from the model's own mel bins.",
+    )
+    whisper_processor_revision: str | None = _flag(None, "Commit of whisper_processor_path, if it is a hub id.")
+
+    num_train_epochs: int = _flag(3, "Passes over the data, unless max_steps is given.")
+    max_steps: int | None = _flag(None, "Optimizer steps to run, instead of num_train_epochs.")
+    max_tokens_per_batch: int = _flag(
+        2048,
+        "Sequence positions of a micro-batch at most (text tokens and audio columns; there is no padding). "
+        "Memory grows with it.",
+    )
+    batch_size: int | None = _flag(None, "Samples of a micro-batch, instead of max_tokens_per_batch.")
+    gradient_accumulation_steps: int = _flag(1, "Micro-batches of each process per optimizer step.")
+    learning_rate: float = _flag(2e-4, "Peak learning rate of AdamW.")
+    lr_scheduler_type: str = _flag("cosine", "After the warm-up: cosine falls to 0, constant stays.", SCHEDULES)
+    warmup_steps: int | None = _flag(None, "Optimizer steps of linear warm-up; by default 3 % of all.")
+    weight_decay: float = _flag(0.0, "Decoupled weight decay of AdamW.")
+    adam_beta1: float = _flag(0.9, "AdamW's decay of the mean.")
+    adam_beta2: float = _flag(0.95, "AdamW's decay of the squared mean.")
+    adam_epsilon: float = _flag(1e-8, "AdamW's epsilon.")
+    max_grad_norm: float = _flag(1.0, "Gradients are clipped to this norm; 0 turns clipping off.")
+    torch_dtype: str = _flag(
+        "auto",
+        "Type of the frozen weights: auto is bfloat16 on a GPU and float32 on CPU. The adapter is always float32. "
+        "float16 is refused: it overflows in this model.",
+        list(TORCH_DTYPES),
+    )
+    gradient_checkpointing: bool = _flag(False, "Recompute each layer in the backward pass: less memory, slower.")
+    seed: int = _flag(42, "Seeds the adapter, the data order and dropout; the same seed gives the same run.")
+
+    logging_steps: int = _flag(10, "Optimizer steps between lines of metrics.jsonl.")
+    eval_steps: int = _flag(200, "Optimizer steps between evaluations; there is always one at the end.")
+    save_steps: int = _flag(200, "Optimizer steps between checkpoints; there is always one at the end.")
+    save_total_limit: int = _flag(3, "Checkpoints kept, beside the best by evaluation loss; 0 keeps all.")
+    resume: str = _flag(
+        "auto", "auto goes on from the newest checkpoint in output_dir, none refuses to; or a checkpoint's folder."
+    )
+    overwrite: bool = _flag(False, "Remove the run that output_dir holds.")
+    init_adapter: str | None = _flag(None, "Folder of a trained adapter to start a new run from.")
+    report_to: list[str] = _flag(["tensorboard"], "Where metrics go beside metrics.jsonl.", REPORTERS)
+
+    _argument_group_name = "run and loop"
+
+    def __post_init__(self) -> None:
+        problems = []
+        for name in ("num_train_epochs", "max_tokens_per_batch", "gradient_accumulation_steps", "logging_steps"):
+            problems += self._below(name, 1)
+        for name in ("eval_steps", "save_steps", "max_steps", "batch_size"):
+            problems += self._below(name, 1)
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit"):
+            problems += self._below(name, 0)
+        for name in ("learning_rate", "adam_epsilon"):
+            if not 0.0 < getattr(self, name) < float("inf"):
+                problems.append(f"{name} is {getattr(self, name)}; it must be a number above 0")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                problems.append(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
+        for name, allowed in (("lr_scheduler_type", SCHEDULES), ("torch_dtype", TORCH_DTYPES)):
+            if getattr(self, name) not in allowed:
+                problems.append(f"{name} is {getattr(self, name)!r}; it must be one of {list(allowed)}")
+        if self.torch_dtype == "float16":
+            problems.append("torch_dtype is float16, which overflows in this model; use bfloat16, or float32 on CPU")
+        unknown = [reporter for reporter in self.report_to if reporter not in REPORTERS]
+        if unknown:
+            problems.append(f"report_to is {self.report_to}; it must name some of {list(REPORTERS)}")
+        if "wandb" in self.report_to and importlib.util.find_spec("wandb") is None:
+            problems.append("report_to is wandb, which is not installed; pip install wandb")
+        for name in ("data_path", "output_dir"):
+            if not getattr(self, name):
+                problems.append(f"{name} is empty; give a path")
+        raise_if_any("wrong settings", problems)
+
+    def _below(self, name: str, least: float) -> list[str]:
+        value = getattr(self, name)
+        return [f"{name} is {value}; it must be at least {least}"] if value is not None and not value >= least else []
+
+
+Configs = tuple[DistributedTrainingConfig, ArabicVoiceCloningDatasetConfig, HiggsAudioLoRATrainingConfig, LossConfig]
+
+
+def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
+    """The four configurations from flags, and from ``--config FILE.yaml``, whose pairs flags override.
+
+    Raises:
+        InputError: for a value out of range, or a YAML file that is not there or not pairs of flags.
+        SystemExit: from argparse, for unknown flags and ``--help``.
+    """
+    parser = HfArgumentParser(
+        (DistributedTrainingConfig, ArabicVoiceCloningDatasetConfig, HiggsAudioLoRATrainingConfig, LossConfig),
+        description=description,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="Flags as YAML pairs (name: value); the command line wins."
+    )
+    config_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    config_only.add_argument("--config")
+    found, _ = config_only.parse_known_args(arguments)
+    from_file = [] if found.config is None else _yaml_arguments(Path(found.config), set(_flag_names(parser)))
+    *configs, _, unknown = parser.parse_args_into_dataclasses(
+        [*from_file, *arguments], look_for_args_file=False, return_remaining_strings=True
+    )
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        parser.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+    return tuple(configs)
+
+
+def _flag_names(parser: argparse.ArgumentParser) -> list[str]:
+    """Names of a parser's flags."""
+    return [action.dest for action in parser._actions]
+
+
+def _yaml_arguments(path: Path, known: set[str]) -> list[str]:
+    try:
+        pairs = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"--config {path}: no such file") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"--config {path}: not YAML ({error})") from error
+    if not isinstance(pairs, dict):
+        raise InputError(f"--config {path}: must hold pairs (name: value), one per flag")
+    raise_if_any(f"--config {path}: unknown names", [str(name) for name in pairs if name not in known])
+    arguments = []
+    for name, value in pairs.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        arguments += [f"--{name}", *map(str, values)]
+    return arguments

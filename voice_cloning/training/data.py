@@ -1,0 +1,236 @@
+"""From flags to the validated training and evaluation data, before any weight is loaded."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
+from transformers.configuration_utils import PreTrainedConfig
+
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
+from boson_multimodal import constants
+from boson_multimodal.audio_processing.clip_encoding import CodeSource
+from boson_multimodal.audio_processing.code_cache import CodeCache, remember_codec, remembered_codecs
+from boson_multimodal.audio_processing.codes_file import CodesFiles
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import CODEC_WEIGHTS, codec_config, codec_identity
+from boson_multimodal.audio_processing.mel_features import (
+    STATES_PER_SECOND,
+    ReferenceForm,
+    build_feature_extractor,
+    chunk_seconds,
+)
+from boson_multimodal.checkpoints import local_checkpoint, resolve_checkpoint
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from voice_cloning.training.config import DistributedTrainingConfig
+
+
+@dataclass(frozen=True)
+class Codec:
+    """The codec that a run's codes are of.
+
+    Attributes:
+        folder: where it lies; None if it is not here, and ``--codes`` does without.
+        identity: see :func:`codec_identity`; None if it is not here.
+        is_whole: whether its weights are here. Without them its codes must be in the cache.
+    """
+
+    folder: Path | None
+    identity: str | None
+    is_whole: bool
+
+
+def find_codec(
+    path_or_id: str, revision: str | None, code_cache_dir: Path, flag: str = "--audio_tokenizer_path"
+) -> Codec:
+    """The codec that a flag names. If its folder has lost its weights, the cache may tell which codec it was.
+
+    Raises:
+        InputError: if it is not to be had, or has no weights and the cache cannot tell.
+    """
+    folder = local_checkpoint(path_or_id, revision)
+    if folder is not None and not has_weights(folder):
+        identities = remembered_codecs(code_cache_dir, folder)
+        if len(identities) == 1:
+            return Codec(folder, identities[0], False)
+        if identities:
+            raise InputError(
+                f"{flag} {path_or_id}: has no weights, and {code_cache_dir} holds codes of "
+                f"{len(identities)} codecs of its configuration ({', '.join(identities)}); give the whole codec"
+            )
+    folder = resolve_checkpoint(path_or_id, revision, flag, (CODEC_WEIGHTS,))
+    identity = codec_identity(folder)
+    remember_codec(code_cache_dir, identity, folder)
+    return Codec(folder, identity, True)
+
+
+def find_codec_beside_codes(path_or_id: str, revision: str | None) -> Codec:
+    """The codec that a flag names, as far as it is on this machine: files of codes do without."""
+    folder = local_checkpoint(path_or_id, revision)
+    is_whole = folder is not None and has_weights(folder)
+    return Codec(folder, codec_identity(folder) if is_whole else None, is_whole)
+
+
+def has_weights(codec_folder: Path) -> bool:
+    """Whether a codec's folder holds more than its configuration."""
+    return any(any(codec_folder.glob(pattern)) for pattern in CODEC_WEIGHTS)
+
+
+def check_data_files(training_config: DistributedTrainingConfig) -> None:
+    """Whether the files are there: known at once, where a download may come first otherwise.
+
+    Raises:
+        InputError: naming each file that is not.
+    """
+    paths = {"--data_path": training_config.data_path, "--eval_data_path": training_config.eval_data_path}
+    problems = [f"{flag} {path}: no such file" for flag, path in paths.items() if path and not Path(path).is_file()]
+    raise_if_any("give ChatML files, .json or .jsonl", problems)
+
+
+def load_feature_extractor(
+    training_config: DistributedTrainingConfig, model_config: HiggsAudioConfig
+) -> WhisperFeatureExtractor | None:
+    """What makes features of references, from ``whisper_processor_path`` or as the tower needs it.
+
+    Returns:
+        None for a model that takes references as codes alone. One whose configuration asks for features too, but which
+        has no tower, is such a model: it holds no weight that features could ever have reached.
+
+    Raises:
+        InputError: if the model hears no reference at all, or the processor is not to be had or does not fit.
+    """
+    path = training_config.whisper_processor_path
+    if not model_config.reads_audio_features:
+        problems = deafness(model_config)
+        if path is not None:
+            problems.append(f"--whisper_processor_path {path}: this model reads references as codes; leave it out")
+        raise_if_any(f"{training_config.model_path}: cannot take references as asked", problems)
+        return None
+    if chunk_seconds(model_config) < 1:
+        raise InputError(
+            f"{training_config.model_path}: config.json has audio_encoder_config.max_source_positions "
+            f"{model_config.audio_encoder_config.max_source_positions}, less than a second of audio; it is "
+            f"{STATES_PER_SECOND} times the seconds that the tower reads at once (1500 in Whisper)"
+        )
+    wanted = build_feature_extractor(model_config)
+    if path is None:
+        return wanted
+    try:
+        found = WhisperFeatureExtractor.from_pretrained(
+            os.path.expanduser(path), revision=training_config.whisper_processor_revision
+        )
+    except OSError as error:
+        raise InputError(
+            f"--whisper_processor_path {path}: no processor there, and none to be had from the hub "
+            f"({str(error).splitlines()[0]}); leave it out to build one from the model's mel bins"
+        ) from error
+    names = {"feature_size": "mel bins", "sampling_rate": "samples per second", "hop_length": "samples per frame"}
+    names["chunk_length"] = "seconds at once"
+    differ = [
+        f"makes features of {getattr(found, name)} {what}, the model's tower reads {getattr(wanted, name)}"
+        for name, what in names.items()
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    raise_if_any(f"--whisper_processor_path {path}: does not fit the model", differ)
+    return found
+
+
+def deafness(config: HiggsAudioConfig) -> list[str]:
+    """Why a model hears no reference; nothing if it takes references as codes or as features."""
+    if config.encode_audio_in_tokens or config.reads_audio_features:
+        return []
+    if config.encode_whisper_embed:
+        return [
+            "config.json has encode_whisper_embed true, but skip_audio_tower true: there is no tower to read the "
+            "features, and encode_audio_in_tokens is false: the model would not hear the reference"
+        ]
+    return [
+        "config.json has encode_audio_in_tokens and encode_whisper_embed false: the model would not hear the reference"
+    ]
+
+
+def load_datasets(
+    training_config: DistributedTrainingConfig,
+    dataset_config: ArabicVoiceCloningDatasetConfig,
+    model_config: HiggsAudioConfig,
+    model_folder: Path,
+    codec: Codec,
+) -> tuple[ArabicVoiceCloningDataset, ArabicVoiceCloningDataset | None]:
+    """Validate both files and their audio.
+
+    Returns:
+        The training data, and the evaluation data if there are any; codes are not encoded yet.
+
+    Raises:
+        InputError: if tokenizer, codec and model do not fit, or listing what is wrong with either file.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    config = None if codec.folder is None else codec_config(codec.folder)
+    raise_if_any(f"{model_folder}: tokenizer or codec do not fit", checkpoint_misfits(model_config, tokenizer, config))
+    cache, problems = _open_codes(dataset_config, model_config, codec)
+    max_positions = dataset_config.max_positions_per_sample
+    if training_config.batch_size is None:
+        max_positions = min(max_positions, training_config.max_tokens_per_batch)
+    datasets = []
+    for path in filter(None, (training_config.data_path, training_config.eval_data_path)):
+        try:
+            dataset = ArabicVoiceCloningDataset(
+                path,
+                tokenizer,
+                cache,
+                dataset_config,
+                use_delay_pattern=model_config.use_delay_pattern,
+                frames_per_second=cache.frames_per_second if isinstance(cache, CodesFiles) else config.frame_rate,
+                max_positions=max_positions,
+                reference=ReferenceForm.of(model_config),
+            )
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            datasets.append(dataset)
+    if problems:
+        raise InputError("\n".join(problems))
+    return datasets[0], datasets[1] if training_config.eval_data_path else None
+
+
+def _open_codes(
+    dataset_config: ArabicVoiceCloningDatasetConfig, model_config: HiggsAudioConfig, codec: Codec
+) -> tuple[CodeSource, list[str]]:
+    """Where the codes come from, and what is wrong with it."""
+    form = (model_config.audio_num_codebooks, model_config.audio_codebook_size)
+    if not dataset_config.codes:
+        return CodeCache(Path(dataset_config.code_cache_dir), codec.identity, *form), []
+    files = CodesFiles(dataset_config.codes, *form)
+    problems = []
+    if codec.identity not in (None, files.codec):
+        problems.append(
+            f"--codes: made by the codec {files.codec}, and --audio_tokenizer_path is {codec.identity} "
+            f"({codec.folder}): codes of another codec mean nothing; give the codec that made them"
+        )
+    return files, problems
+
+
+def checkpoint_misfits(
+    model: HiggsAudioConfig, tokenizer: PreTrainedTokenizerBase, codec: PreTrainedConfig | None
+) -> list[str]:
+    """Where tokenizer, codec (if it is there) and model disagree about ids and codes."""
+    ids = {
+        constants.AUDIO_IN: model.audio_in_token_idx,
+        constants.AUDIO_OUT: model.audio_out_token_idx,
+        constants.AUDIO_OUT_BOS: model.audio_out_bos_token_id,
+        constants.AUDIO_EOS: model.audio_eos_token_id,
+    }
+    found = [
+        f"{token} is {tokenizer.convert_tokens_to_ids(token)} in the tokenizer and {wanted} in config.json"
+        for token, wanted in ids.items()
+        if tokenizer.convert_tokens_to_ids(token) != wanted
+    ]
+    if codec is None:
+        return found
+    for name, here, there in (
+        ("codebooks", model.audio_num_codebooks, codec.num_quantizers),
+        ("codes per codebook", model.audio_codebook_size, codec.codebook_size),
+    ):
+        if here != there:
+            found.append(f"the model has {here} {name}, the codec {there}")
+    return found
