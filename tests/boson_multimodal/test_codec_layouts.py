@@ -416,7 +416,7 @@ def test_codebooks_that_transformers_class_would_count_otherwise_are_refused(tmp
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({}, "has model_type None, not 'higgs_audio_v2_tokenizer', and is not of Boson's original format either"),
+        ({}, "has model_type None, not 'higgs_audio_v2_tokenizer', and does not have Boson's original format either"),
         ({"ratios": [8, 5], "n_q": 8}, "not there: bins, semantic_techer"),
         ({**RELEASED_CONFIG, "model_type": "xcodec"}, "has model_type 'xcodec'"),
     ],

@@ -125,9 +125,9 @@ def test_files_that_do_not_go_together_are_listed_at_once(tmp_path: Path) -> Non
 WRONG: dict[str, tuple[Tensor | None, str]] = {
     "missing": (None, "'tgt.wav': not in"),
     "another type": (codes(5).int(), "is int32; codes are int16"),
-    "seven codebooks": (codes(5)[:7].clone(), "has shape (7, 5); codes are (8, frames), a frame at least"),
+    "seven codebooks": (codes(5)[:7].clone(), "has shape (7, 5); codes are (8, frames), with at least one frame"),
     "one dimension": (codes(5)[0].clone(), "has shape (5,)"),
-    "no frame": (codes(0), "has shape (8, 0); codes are (8, frames), a frame at least"),
+    "no frame": (codes(0), "has shape (8, 0); codes are (8, frames), with at least one frame"),
     "too high": (codes(5).fill_(1024), "has codes from 1024 to 1024; they must be from 0 to 1023"),
     "negative": (codes(5).fill_(-1), "has codes from -1 to -1; they must be from 0 to 1023"),
 }
