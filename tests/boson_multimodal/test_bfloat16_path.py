@@ -12,7 +12,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import TRANSFORMERS
 from tests.training_runs import trainer
 from tools import merge_adapter, synthesize
 from tools.demo.model import build_tokenizer
-from voice_cloning.speech.voice_cloner import style_of_adapter
+from voice_cloning.speech.adapter_run import style_of_adapter
 
 
 def test_load_train_speak_merge_and_speak_again(demo: Path, tmp_path: Path) -> None:
