@@ -53,10 +53,11 @@ class Ranks:
         """Whether there are other processes."""
         return self.world_size > 1
 
-    def sum(self, tensor: Tensor) -> None:
-        """Replace a tensor by its sum over all ranks; it has the same shape and type on each."""
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor by its sum over all ranks, and return it. It has the same shape and type on each rank."""
         if self.is_distributed:
             dist.all_reduce(tensor)
+        return tensor
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""
@@ -67,7 +68,7 @@ class Ranks:
         return bool(flags)
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Replace a tensor by that of the main process; it has the same shape and type on each rank."""
+        """Replace a tensor by that of the main process. It has the same shape and type on each rank."""
         if self.is_distributed:
             dist.broadcast(tensor, src=0)
 
@@ -78,6 +79,14 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    def gather(self, value: Value) -> list[Value]:
+        """Return the value of each rank, in their order. It must be picklable."""
+        values: list[Any] = [value]
+        if self.is_distributed:
+            values = [None] * self.world_size
+            dist.all_gather_object(values, value)
+        return values
 
 
 def join_process_group() -> int:

@@ -399,27 +399,31 @@ def test_the_program_trains_on_features_and_the_tower_stays_as_it_is(
         logging_steps=1,
         gradient_checkpointing=gradient_checkpointing,
     )
-    before = {n: p.clone() for n, p in subject.model.named_parameters() if "audio_tower" in n or "encoder_proj" in n}
+    before = {
+        n: p.clone()
+        for n, p in subject.components.model.named_parameters()
+        if "audio_tower" in n or "encoder_proj" in n
+    }
     assert subject.train().finished
     found = losses(tmp_path / "out")
     assert len(found) == 12 and found[-1] < found[0] - 0.2
-    parameters = dict(subject.model.named_parameters())
+    parameters = dict(subject.components.model.named_parameters())
     assert before and all(torch.equal(parameters[name], value) for name, value in before.items())
 
 
 def loss_and_gradient(subject: Any, index: int, **changes: Tensor) -> tuple[float, Tensor]:
     """Of one sample with some of its fields changed."""
-    item = dataclasses.replace(subject.train_dataset[index], **changes)
+    item = dataclasses.replace(subject.components.data.train_dataset[index], **changes)
     output = subject._training_step(subject.collator([item]))
-    subject.gradients.zero_()
+    subject.components.optimizer.gradients.zero_()
     output.loss.backward()
-    return output.loss.item(), subject.gradients.clone()
+    return output.loss.item(), subject.components.optimizer.gradients.clone()
 
 
 def test_loss_and_gradients_hang_on_the_reference(demo: Path, tower_model: Path, tmp_path: Path) -> None:
     """Another sound of the same length gives another loss."""
     subject = trainer(demo, tmp_path / "out", model_path=tower_model, lora_dropout=0.0)
-    item = subject.train_dataset[0]
+    item = subject.components.data.train_dataset[0]
     loss, gradient = loss_and_gradient(subject, 0)
     again, same_gradient = loss_and_gradient(subject, 0)
     assert again == loss and torch.equal(same_gradient, gradient)
@@ -434,7 +438,7 @@ def started(demo: Path, tower_model: Path, tmp_path: Path) -> Iterator[tuple[Pat
     settings = {"model_path": tower_model, "max_steps": 2, "eval_data_path": None}
     subject = trainer(demo, tmp_path / "out", **settings)
     subject.train()
-    subject.run.close()
+    subject.components.opened.directory.close()
     yield tmp_path / "out", settings
 
 
@@ -447,7 +451,7 @@ def test_a_processor_enters_the_run_by_what_it_makes(
     same.save_pretrained(tmp_path / "same")
     subject = trainer(demo, output_dir, **settings, whisper_processor_path=tmp_path / "same")
     assert subject.finished
-    subject.run.close()
+    subject.components.opened.directory.close()
     WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=CHUNK_SECONDS, n_fft=512).save_pretrained(
         tmp_path / "other"
     )

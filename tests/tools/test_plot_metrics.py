@@ -86,7 +86,7 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
 def test_command_says_how_far_the_loss_fell(tmp_path: Path) -> None:
     _write(tmp_path, [_record(1), _record(26)])
     command = [sys.executable, "-m", "tools.plot_metrics", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[2])
     assert done.stdout.splitlines() == [
         f"plot: {tmp_path / 'loss.png'}",
         "training loss: 13.0000 at step 1, 0.5000 at step 26",
@@ -95,6 +95,6 @@ def test_command_says_how_far_the_loss_fell(tmp_path: Path) -> None:
 
 def test_command_without_a_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.plot_metrics", str(tmp_path / "absent")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "no such file" in done.stderr
