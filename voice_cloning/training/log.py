@@ -3,6 +3,7 @@
 import json
 import logging
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -94,14 +95,15 @@ class MetricsWriter:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Most memory held so far: by the allocator on CUDA, by the process elsewhere, in 10^9 bytes."""
+    """Return the peak memory in 10^9 bytes: that of the allocator on CUDA, that of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux counts kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 class ProgressLog:
-    """Exists while a run trains; a context manager that closes the files.
+    """The log of a run while it trains; a context manager that closes the files.
 
     Args:
         writer: writes metrics on the main process, None on the others.
