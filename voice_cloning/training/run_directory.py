@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync, write_whole
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
@@ -29,7 +30,6 @@ STATE_FILE = "trainer_state.json"
 TENSORBOARD_FOLDER = "tensorboard"
 LOCK_FILE = ".lock"
 CHECKPOINT_PREFIX = "checkpoint-"
-TEMPORARY_PREFIX = ".writing-"
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "torchaudio", "soundfile", "numpy")
 
 
@@ -93,7 +93,7 @@ class RunDirectory:
             self._check_identity(self.folder, f"--output_dir {self.folder}: holds another run")
             if checkpoint is None:
                 checkpoint = self.newest_checkpoint()
-        _write_json(self.folder / RUN_FILE, {"identity": self.identity, **self.details})
+        write_whole(self.folder / RUN_FILE, self._description(), durable=True)
         return checkpoint
 
     def checkpoints(self) -> list[Path]:
@@ -111,15 +111,15 @@ class RunDirectory:
         target = self.checkpoint_path(step)
         temporary = self.folder / f"{TEMPORARY_PREFIX}{target.name}"
         temporary.mkdir()
-        _write_json(temporary / RUN_FILE, {"identity": self.identity, **self.details})
-        _write_json(temporary / STATE_FILE, state)
+        write_whole(temporary / RUN_FILE, self._description())
+        write_whole(temporary / STATE_FILE, _json_bytes(state))
         write(temporary)
         for path in temporary.iterdir():
-            _sync(path)
+            sync(path)
         if target.exists():  # a run that went on from an earlier checkpoint comes by here again
             shutil.rmtree(target)
         os.rename(temporary, target)
-        _sync(self.folder)
+        sync(self.folder)
         return target
 
     def checkpoint_path(self, step: int) -> Path:
@@ -137,10 +137,12 @@ class RunDirectory:
         path = self.folder / METRICS_FILE
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        temporary = self.folder / f"{TEMPORARY_PREFIX}{METRICS_FILE}"
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, "".join(kept).encode(), durable=True)
         return path
+
+    def _description(self) -> bytes:
+        """What ``run.json`` holds, in the folder and in each checkpoint."""
+        return _json_bytes({"identity": self.identity, **self.details})
 
     def _run_files(self) -> list[Path]:
         names = (RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER)
@@ -228,14 +230,5 @@ def _remove(paths: Iterable[Path]) -> None:
             path.unlink()
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold it before something depends on it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+def _json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
