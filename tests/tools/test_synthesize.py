@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
+from boson_multimodal import seeds
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.mel_features import ReferenceForm
 from boson_multimodal.chatml import as_written_messages
@@ -350,7 +351,7 @@ def scripted(demo: Path, codec: HiggsAudioTokenizer, frames: dict[int, int | Non
 
 
 def seed_of(piece: int, attempt: int) -> int:
-    return voice_cloner._seed(0, piece, attempt)
+    return seeds.seed_of(0, piece, attempt)
 
 
 def ask_for(demo: Path, name: str, text: str, letters_per_piece: int = 12) -> SpeechRequest:

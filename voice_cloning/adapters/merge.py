@@ -1,10 +1,9 @@
 """An adapter -> a folder to hand on: merged into the model's weights and verified, or renamed."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
     TRANSFORMERS,
     to_transformers_config,
 )
+from boson_multimodal.whole_files import whole_folder
 from lora_config import ADAPTER_CONFIG_FILE
 from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, merge_adapter, read_adapter
 from voice_cloning.adapters.logit_comparison import (
@@ -33,7 +33,7 @@ from voice_cloning.adapters.logit_comparison import (
     transformers_logits,
 )
 from voice_cloning.adapters.model_card import CARD_FILE, adapter_card, merged_card, read_facts
-from voice_cloning.training.run_directory import RUN_FILE, TEMPORARY_PREFIX, folder_fingerprint
+from voice_cloning.training.run_directory import RUN_FILE, folder_fingerprint
 
 OUTPUT_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -180,7 +180,7 @@ def _by_head(found: dict[str, object]) -> str:
 
 @contextmanager
 def written_whole(output: Path) -> Iterator[Path]:
-    """A temporary folder beside ``output`` that gets its name at the end, or is removed if the end is not reached.
+    """A :func:`whole_folder` that becomes ``output``.
 
     Raises:
         InputError: if ``output`` is there and not empty, or the folder around it is not there or not to be written.
@@ -189,19 +189,12 @@ def written_whole(output: Path) -> Iterator[Path]:
         raise InputError(f"--output {output}: is there already; give a new folder")
     if not output.absolute().parent.is_dir():
         raise InputError(f"--output {output}: no folder {output.absolute().parent} to put it in; make it first")
-    temporary = output.absolute().parent / f"{TEMPORARY_PREFIX}{output.absolute().name}"
-    try:
-        if temporary.exists():  # of a merge that was killed
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be written ({error.strerror})") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(whole_folder(output))
+        except OSError as error:
+            raise InputError(f"--output {output}: cannot be written ({error.strerror})") from error
         yield temporary
-        os.rename(temporary, output)
-    finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
 
 
 def export_merged(

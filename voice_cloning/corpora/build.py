@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from boson_multimodal.chatml import as_written_messages
 from boson_multimodal.data_types import AudioContent, Message, TextContent
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.progress import progress
 from voice_cloning.corpora.arrow import holds_data_set, read_cells, read_data_set
 from voice_cloning.corpora.forms import (
     AUDIO_COLUMNS,
@@ -24,9 +24,9 @@ from voice_cloning.corpora.forms import (
     read_ljspeech,
     read_table,
 )
+from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
 from voice_cloning.corpora.utterances import Cell, Collection, Utterance, measured
-from voice_cloning.speech.audio import write_whole
 
 TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
 SUMMARY_FILE = "build_summary.json"
@@ -174,7 +174,7 @@ def _files_of(sides: Sequence[Pairs], output_dir: Path) -> tuple[dict[str, bytes
     cells: dict[str, Cell] = {}
     for name, side in zip((TRAIN_FILE, VAL_FILE), sides, strict=True):
         records = []
-        for target, reference, number in tqdm(side.pairs, name, unit="sample", disable=not side.pairs):
+        for target, reference, number in progress(side.pairs, name, unit="sample", disable=not side.pairs):
             cells |= {u.audio.name: u.audio for u in (target, reference) if isinstance(u.audio, Cell)}
             records.append(_record(target, reference, number, output_dir))
         files[name] = _json_bytes(records) if records else None
@@ -242,32 +242,12 @@ def _write(output_dir: Path, files: dict[str, bytes | None], cells: Sequence[Cel
 
     The clips come first and the JSON files that name them last, so that these never name what is missing.
     """
-    differing = [] if overwrite else [name for name, content in files.items() if _differs(output_dir / name, content)]
-    if not overwrite and cells:
-        bar = tqdm(read_cells(cells), "comparing clips", len(cells), unit="clip")
-        differing += [c.name for c, content in bar if _differs(output_dir / CLIPS_FOLDER / c.name, content)]
-    raise_if_any(
-        f"{output_dir}: holds files of other content; give another --output_dir, or --overwrite to replace them",
-        differing,
-    )
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if cells:
-            (output_dir / CLIPS_FOLDER).mkdir(exist_ok=True)
-        for cell, content in tqdm(read_cells(cells), "writing clips", len(cells), unit="clip", disable=not cells):
-            _write_one(output_dir / CLIPS_FOLDER / cell.name, content)
-        for name, content in files.items():
-            _write_one(output_dir / name, content)
-    except OSError as error:
-        raise InputError(f"{output_dir}: cannot be written to ({error.strerror})") from error
+    if not overwrite:
+        refuse_other_content(output_dir, chain(files.items(), _clips(cells, "comparing clips")))
+    write_differing(output_dir, chain(_clips(cells, "writing clips"), files.items()))
 
 
-def _differs(path: Path, content: bytes | None) -> bool:
-    return path.exists() and (content is None or not path.is_file() or path.read_bytes() != content)
-
-
-def _write_one(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink(missing_ok=True)
-    elif not path.exists() or path.read_bytes() != content:
-        write_whole(path, content)
+def _clips(cells: Sequence[Cell], title: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each clip, read one by one."""
+    for cell, content in progress(read_cells(cells), title, len(cells), unit="clip", disable=not cells):
+        yield f"{CLIPS_FOLDER}/{cell.name}", content

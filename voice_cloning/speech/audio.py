@@ -1,16 +1,12 @@
-"""Pieces of speech -> one wave -> a WAV file that is there whole or not at all."""
+"""Pieces of speech -> one wave -> the bytes of a WAV file."""
 
 import io
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
-
-from voice_cloning.training.run_directory import TEMPORARY_PREFIX
 
 FADE_SECONDS = 0.010
 PAUSE_SECONDS = 0.150
@@ -45,13 +41,3 @@ def wav_bytes(samples: Tensor, sampling_rate: int) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, pcm, sampling_rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename: whoever finds ``path`` finds all of it."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -98,7 +98,7 @@ class RunDirectory:
             self._check_identity(self.folder, f"--output_dir {self.folder}: holds another run")
             if checkpoint is None:
                 checkpoint = self.newest_checkpoint()
-        _write_json(self.folder / RUN_FILE, {"identity": self.identity, **self.details})
+        write_whole(self.folder / RUN_FILE, self._description(), durable=True)
         return checkpoint
 
     def checkpoints(self) -> list[Path]:
@@ -121,7 +121,7 @@ class RunDirectory:
         target = self.checkpoint_path(state.step)
         temporary = self.folder / f"{TEMPORARY_PREFIX}{target.name}"
         temporary.mkdir()
-        _write_json(temporary / RUN_FILE, {"identity": self.identity, **self.details})
+        write_whole(temporary / RUN_FILE, self._description())
         state.save(temporary)
         write_weights(temporary)
         for path in temporary.iterdir():
@@ -147,8 +147,12 @@ class RunDirectory:
         path = self.folder / METRICS_FILE
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_whole(path, "".join(kept).encode("utf-8"))
+        write_whole(path, "".join(kept).encode(), durable=True)
         return path
+
+    def _description(self) -> bytes:
+        """What ``run.json`` holds, in the folder and in each checkpoint."""
+        return _json_bytes({"identity": self.identity, **self.details})
 
     def _run_files(self) -> list[Path]:
         names = (RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER)
@@ -267,5 +271,5 @@ def _remove(paths: Iterable[Path]) -> None:
             path.unlink()
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode("utf-8"), durable=True)
+def _json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()
