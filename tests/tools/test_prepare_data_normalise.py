@@ -225,7 +225,7 @@ def test_the_command_adds_marks_after_normalisation(
 ) -> None:
     command = ["normalise", str(data), "--output_dir", str(tmp_path / "out"), "--diacritise", "text2tashkeel"]
     assert main(command) == 0
-    assert "marks put on" in capsys.readouterr().out
+    assert "marks added to" in capsys.readouterr().out
     first = read_json_records(tmp_path / "out" / "data.json")[0]
     spoken = first["messages"][1]["content"][0]["text"]
     assert spoken == "عَنَدَيَ ثَلَاَثَةَ كَتَبَ" and normalise_for_speech(spoken) == spoken
