@@ -668,5 +668,5 @@ def test_the_demo_ends_with_a_clip_spoken_by_heart(
     shutil.copytree(checkpoint_of(memorised), folder / "run" / "checkpoint-000080")
     line = speak_memorised(folder)
     frames = targets(memorised)[0].shape[1]
-    assert f"spoken by heart, {frames} frames for {frames}; every code is that of the clip" in line
+    assert f"spoken from memory, {frames} frames for {frames}; every code equals that of the training clip" in line
     assert soundfile.info(folder / "memorised.wav").frames == frames * SAMPLES_PER_FRAME
