@@ -1,4 +1,4 @@
-"""The error that a user can mend, and the one way to list many of them."""
+"""The error for wrong input of the user, and the function that lists many problems in one error."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ LISTED_OFFENDERS = 20
 
 
 class InputError(ValueError):
-    """A file, field or flag that the user gave is wrong. The message says which, and what would be right."""
+    """A file, field or flag of the user is wrong. The message names it and says what would be right."""
 
 
 def raise_if_any(heading: str, offenders: Sequence[str]) -> None:
-    """Raise one :class:`InputError` that counts ``offenders`` and lists the first twenty.
+    """Raise one :class:`InputError` with the number of ``offenders`` and the first twenty of them.
 
     Raises:
         InputError: if ``offenders`` is not empty.

@@ -1,4 +1,4 @@
-"""Work that the processes of torchrun share; a process by itself does all of it."""
+"""Divide work among the processes that torchrun starts. A single process does all the work."""
 
 import os
 from collections.abc import Sequence
@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from boson_multimodal.device import pick_device  # noqa: F401 - its old place, which the trainer still imports from
-
 Value = TypeVar("Value")
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
-"""How long a process waits for the others: one may have far more audio to check or encode."""
+"""How long a process waits for the others. One process may have far more audio to check or encode."""
 SECONDS_BEFORE_OTHER_RANKS_REPORT = 3.0
 """How long the other ranks wait before they report an error.
 
@@ -90,39 +88,39 @@ class Ranks:
 
 
 def join_process_group() -> int:
-    """Join the process group if torchrun started us. Returns this process's number on its machine, or -1."""
+    """Join the process group if torchrun started this process. Return the local rank, or -1 without torchrun."""
     local_rank = int(os.environ.get("LOCAL_RANK", -1))
     if local_rank >= 0:
-        # gloo carries what the host needs at once (counts, objects), so that it never waits for a GPU.
+        # gloo carries counts and objects, which the host needs at once, so that the host never waits for a GPU.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     return local_rank
 
 
 def leave_process_group() -> None:
-    """Leave it when all is done: NCCL complains of those who just end."""
+    """Leave the process group at the end of the program. NCCL prints a warning if a process exits without this."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 def rank() -> int:
-    """This process's number among all."""
+    """Return the global rank of this process (0 without a process group)."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def share(items: Sequence[Any]) -> Sequence[Any]:
-    """What this process does of all."""
+    """Return the items that this process works on: every ``world_size``-th, from its rank on."""
     return items[rank() :: dist.get_world_size()] if dist.is_initialized() else items
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have reached this call."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def all_results(results: list[Any]) -> list[Any]:
-    """What all processes made of their :func:`share`, in the order of the items."""
+    """Collect the results that each process computed for its :func:`share`; return them in the order of the items."""
     if not dist.is_initialized():
         return results
     gathered: list[Any] = [None] * dist.get_world_size()
@@ -131,5 +129,5 @@ def all_results(results: list[Any]) -> list[Any]:
 
 
 def interleave(shares: list[list[Any]]) -> list[Any]:
-    """Undo ``items[rank::world_size]``: the items in their first order."""
+    """Return the items in their original order: the inverse of ``items[rank::world_size]``."""
     return [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]

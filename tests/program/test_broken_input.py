@@ -491,7 +491,7 @@ def test_a_hub_that_cannot_be_reached_is_named(offline: list[str]) -> None:
     [
         (None, "no config.json in it; give the folder of a checkpoint"),
         ("{ oops", "its config.json is not JSON"),
-        ("[]", "its config.json holds no object"),
+        ("[]", "its config.json does not hold a JSON object"),
     ],
 )
 def test_a_folder_without_a_readable_configuration_is_refused(

@@ -596,7 +596,7 @@ def test_a_wrong_adapter_is_named_before_weights(
     stray[names[1]] = tensors[names[1]][:3].clone()
     save_file(stray, weights)
     said = errors(capsys, [*words, str(adapter)])
-    assert "stray: not named as a tensor of a LoRA adapter" in said
+    assert "stray: not the name of a tensor of a LoRA adapter" in said
     save_file({name: tensor for name, tensor in stray.items() if name != "stray"}, weights)
     said = errors(capsys, [*words, str(adapter)])
     first, second = (name.removeprefix("base_model.model.") for name in names[:2])
