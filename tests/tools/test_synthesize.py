@@ -187,12 +187,12 @@ def test_the_style_is_that_of_the_adapters_run(
     adapter = tmp_path / "adapter"
     shutil.copytree(checkpoint_of(memorised), adapter)
     assert make_cloner(demo).prompt_style == "voice_clone"
-    assert make_cloner(demo, adapter=adapter).prompt_style == "as_written"
-    assert make_cloner(demo, adapter=adapter, prompt_style="voice_clone").prompt_style == "voice_clone"
-    described = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
-    described["flags"]["prompt_style"] = "voice_clone"
-    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
     assert make_cloner(demo, adapter=adapter).prompt_style == "voice_clone"
+    assert make_cloner(demo, adapter=adapter, prompt_style="as_written").prompt_style == "as_written"
+    described = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
+    described["flags"]["prompt_style"] = "as_written"
+    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    assert make_cloner(demo, adapter=adapter).prompt_style == "as_written"
     (adapter / "run.json").write_text("{}")
     with pytest.raises(InputError, match="does not say flags.prompt_style"):
         make_cloner(demo, adapter=adapter)
@@ -213,6 +213,10 @@ def test_an_adapter_trained_on_other_turns_is_warned_of(
     records = json.loads((demo / "four.json").read_text(encoding="utf-8"))
     records[0]["messages"][0]["content"] = "Speak."
     described = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
+    described["flags"]["prompt_style"] = "as_written"
+    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    make_cloner(demo, adapter=adapter)
+    assert capsys.readouterr().err == "", "the turns of the demo are those in which a text is spoken"
     described["flags"]["data_path"] = str(write_records(tmp_path / "other.json", records))
     (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
     make_cloner(demo, adapter=adapter)
@@ -226,7 +230,7 @@ def test_speaks_four_clips_by_heart(
     demo: Path, memorised: ArabicVoiceCloningDistributedTrainer, cloner: VoiceCloner
 ) -> None:
     """Exactly their codes, each stopping at its last frame; alone and in batches alike."""
-    requests = read_manifest(demo / "four.json", "as_written")[0]
+    requests = read_manifest(demo / "four.json", "voice_clone")[0]
     wanted = {r.name: codes for r, codes in zip(requests, targets(memorised), strict=True)}
     for batch_size in (1, 3):
         spoken = dict((r.name, speech) for r, speech in cloner.speak_all(requests, batch_size))
@@ -269,7 +273,7 @@ def test_with_references_swapped_the_speech_differs(
 
     def ask(text: dict[str, Any], voice: dict[str, Any]) -> SpeechRequest:
         reference = AudioContent(audio_url=voice["reference"])
-        return request_of_text(text["id"], text["text"], reference, voice["reference_text"], "as_written", demo)
+        return request_of_text(text["id"], text["text"], reference, voice["reference_text"], "voice_clone", demo)
 
     own = cloner.speak_all([ask(e, e) for e in entries])
     swapped = cloner.speak_all([ask(e, entries[(i + 1) % 4]) for i, e in enumerate(entries)])
@@ -314,7 +318,7 @@ def test_a_batch_draws_what_each_draws_alone(demo: Path, codec: HiggsAudioTokeni
 def test_bfloat16_on_cpu(demo: Path, memorised: ArabicVoiceCloningDistributedTrainer) -> None:
     """The whole path, adapter included: most frames of a memorised clip come out as in float32."""
     subject = make_cloner(demo, adapter=checkpoint_of(memorised), settings=GREEDY, torch_dtype="bfloat16")
-    request = read_manifest(demo / "four.json", "as_written")[0][0]
+    request = read_manifest(demo / "four.json", "voice_clone")[0][0]
     ((_, speech),) = subject.speak_all([request])
     assert subject.model.dtype == torch.bfloat16
     codes, wanted = speech.pieces[0].codes, targets(memorised)[0]
@@ -650,7 +654,7 @@ def test_the_command_speaks_one_text(
     assert soundfile.info(out).frames == targets(memorised)[2].shape[1] * SAMPLES_PER_FRAME
     assert (
         "1 files" in result.stdout
-        and "prompt_style as_written, text_normalisation none, torch.float32 on cpu" in result.stderr
+        and "prompt_style voice_clone, text_normalisation none, torch.float32 on cpu" in result.stderr
     )
     assert "Warning" not in result.stderr
 
