@@ -25,6 +25,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig, create_higgs_audio_lora_model
 from tests.chatml_files import audio, load, make_cache, record, write_clip, write_records
 from tests.training_runs import metrics, trainer
+from voice_cloning.run.components import FinishedRun
 
 MEL_BINS, CHUNK_SECONDS, RATE = 16, 1, 16_000
 FEATURES = ReferenceForm(codes=False, chunk_seconds=CHUNK_SECONDS)
@@ -414,7 +415,7 @@ def test_the_program_trains_on_features_and_does_not_change_the_tower(
 def loss_and_gradient(subject: Any, index: int, **changes: Tensor) -> tuple[float, Tensor]:
     """Return loss and gradient of one sample after changes of its fields."""
     item = dataclasses.replace(subject.components.data.train_dataset[index], **changes)
-    output = subject._training_step(subject.collator([item]))
+    output = subject._training_step(subject.components.data.collator([item]))
     subject.components.optimizer.gradients.zero_()
     output.loss.backward()
     return output.loss.item(), subject.components.optimizer.gradients.clone()
@@ -450,7 +451,7 @@ def test_the_settings_of_a_processor_are_part_of_the_run(
     same = build_feature_extractor(HiggsAudioConfig.from_pretrained(tower_model))
     same.save_pretrained(tmp_path / "same")
     subject = trainer(demo, output_dir, **settings, whisper_processor_path=tmp_path / "same")
-    assert subject.finished
+    assert isinstance(subject.components, FinishedRun)
     subject.components.opened.directory.close()
     WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=CHUNK_SECONDS, n_fft=512).save_pretrained(
         tmp_path / "other"

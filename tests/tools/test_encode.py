@@ -89,8 +89,8 @@ def test_the_trainer_uses_the_cache_that_encode_filled(
     bare = trainer(home, tmp_path / "bare", **settings)
     bare.train()
     assert bare._identity() == whole._identity()
-    assert bare.train_dataset.num_absent == 16 and whole.train_dataset.num_absent == 0
-    state, other = (subject.model.state_dict() for subject in (whole, bare))
+    assert bare.components.data.train_dataset.num_absent == 16 and whole.components.data.train_dataset.num_absent == 0
+    state, other = (subject.components.model.state_dict() for subject in (whole, bare))
     assert all(torch.equal(state[name], other[name]) for name in state)
 
 

@@ -66,7 +66,7 @@ def untrained(demo: Path, codec: HiggsAudioTokenizer) -> VoiceCloner:
 
 def targets(subject: ArabicVoiceCloningDistributedTrainer) -> list[Tensor]:
     """(K, T) codes of each sample's last clip."""
-    samples = [subject.train_dataset[i] for i in range(len(subject.train_dataset))]
+    samples = [subject.components.data.train_dataset[i] for i in range(len(subject.components.data.train_dataset))]
     return [s.audio_ids_concat[:, s.audio_ids_start[-1] :] for s in samples]
 
 
