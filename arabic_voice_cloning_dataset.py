@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from boson_multimodal.chatml import prepare_chatml_sample, text_problem, to_voic
 from boson_multimodal.constants import AUDIO_IN, AUDIO_OUT
 from boson_multimodal.data_types import ChatMLSample, TextContent, parse_sample
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.flags import flag
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 
 PROMPT_STYLES = {
@@ -48,41 +49,40 @@ class ArabicVoiceCloningDatasetConfig:
         max_positions_per_sample: longest sample, in sequence positions after audio is expanded.
     """
 
-    prompt_style: str = field(
-        default="as_written",
-        metadata={
-            "help": "as_written keeps the turns of the file; voice_clone rewrites each sample into the prompt that the "
-            "released model was shown to clone with (reference text, reference audio as an untrained assistant turn, "
-            "target text, target audio).",
-            "choices": list(PROMPT_STYLES),
-        },
+    prompt_style: str = flag(
+        "voice_clone",
+        "voice_clone rewrites each sample into the prompt that the released model was shown to clone with (reference "
+        "text, reference audio as an untrained assistant turn, target text, target audio), which other software can "
+        "send too; as_written keeps the turns of the file.",
+        list(PROMPT_STYLES),
+        before="as_written",
     )
-    text_normalisation: str = field(
-        default="none",
-        metadata={
-            "help": "none trains on texts as written, for only who wrote them knows how their digits were read; speech "
-            "normalises user and assistant texts and spells digits and signs out in Arabic, speech_keep_digits leaves "
-            "the digits. Speech with the adapter follows it.",
-            "choices": list(TEXT_NORMALISATIONS),
-        },
+    text_normalisation: str = flag(
+        "none",
+        "none trains on the texts as written, since only their author knows how digits were read; speech normalises "
+        "user and assistant texts and spells digits and signs out in Arabic; speech_keep_digits leaves the digits. "
+        "Synthesis with the adapter normalises in the same way.",
+        list(TEXT_NORMALISATIONS),
+        before="none",
     )
-    code_cache_dir: str = field(
-        default="~/.cache/higgs_audio_v2_codes",
-        metadata={"help": "Folder of encoded clips, keyed by content, cut and codec. Runs may share it."},
+    code_cache_dir: str = flag(
+        "~/.cache/higgs_audio_v2_codes",
+        "Folder of encoded clips, keyed by content, cut and codec. Runs may share it.",
+        in_identity=False,
+        card="private",
     )
-    codes: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Files of codes (.safetensors, see docs/codes.md) to train from: neither the clips nor the codec "
-            "are needed then."
-        },
+    codes: list[str] = flag(
+        [],
+        "Files of codes (.safetensors, see docs/codes.md) to train from. Then neither the clips nor the codec are "
+        "needed.",
+        in_identity=False,
+        card="private",
     )
-    drop_invalid: bool = field(
-        default=False, metadata={"help": "Drop and count invalid samples instead of stopping with the list of them."}
+    drop_invalid: bool = flag(
+        False, "Drop and count invalid samples instead of stopping with the list of them.", in_identity=False
     )
-    max_positions_per_sample: int = field(
-        default=2048,
-        metadata={"help": "Longest sample: text tokens plus audio columns (25 per second, references included)."},
+    max_positions_per_sample: int = flag(
+        2048, "Longest sample: text tokens plus audio columns (25 per second, references included).", in_identity=False
     )
 
     _argument_group_name = "data"
@@ -189,6 +189,10 @@ class ArabicVoiceCloningDataset(Dataset):
         return ChatMLDatasetSample.of_clips(
             record.input_ids, record.label_ids, codes, waveforms, self.cache.num_codebooks
         )
+
+    def sample_ids(self, indices: Sequence[int]) -> str:
+        """Return the ids of some samples, for messages."""
+        return ", ".join(self.records[i].sample_id for i in indices)
 
     def fingerprint(self) -> str:
         """Hex digest of the samples' ids, tokens, labels and clips in order: equal data give equal digests."""

@@ -1,13 +1,14 @@
 """LoRA for Higgs Audio v2: the settings of an adapter, and functions that create, check and load one."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from boson_multimodal.errors import InputError
+from boson_multimodal.flags import flag
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -36,15 +37,15 @@ class HiggsAudioLoRATrainingConfig:
         use_rslora, use_dora: PEFT's variants (arXiv:2312.03732, arXiv:2402.09353).
     """
 
-    lora_rank: int = field(default=16, metadata={"help": "Rank of the adapter."})
-    lora_alpha: float = field(default=32.0, metadata={"help": "The update is scaled by lora_alpha / lora_rank."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input."})
-    lora_targets: list[str] = field(
-        default_factory=lambda: ["attention", "audio_mlp", "text_mlp"],
-        metadata={"help": f"Groups of modules that get an adapter, of: {', '.join(TARGET_GROUPS)}."},
+    lora_rank: int = flag(16, "Rank of the adapter.")
+    lora_alpha: float = flag(32.0, "The update is scaled by lora_alpha / lora_rank.")
+    lora_dropout: float = flag(0.0, "Dropout on the adapter's input.")
+    lora_targets: list[str] = flag(
+        ["attention", "audio_mlp", "text_mlp"],
+        f"Groups of modules that get an adapter, of: {', '.join(TARGET_GROUPS)}.",
     )
-    use_rslora: bool = field(default=False, metadata={"help": "Scale by lora_alpha / sqrt(lora_rank) instead."})
-    use_dora: bool = field(default=False, metadata={"help": "Weight-decomposed LoRA: slower, sometimes better."})
+    use_rslora: bool = flag(False, "Scale by lora_alpha / sqrt(lora_rank) instead.")
+    use_dora: bool = flag(False, "Weight-decomposed LoRA: slower, sometimes better.")
 
     _argument_group_name = "adapter"
 

@@ -1,7 +1,7 @@
-"""Marks on Arabic texts from a library that must be installed apart: it adds them, and changes nothing else.
+"""Adds vowel marks to Arabic texts with a library that the user installs; nothing but marks changes.
 
-What a library returns is taken word by word: a word that carries a mark already, or whose letters the library changed,
-stays as it was.
+The library's result is used word by word. A word stays as it was if it already has a mark, or if the library changed
+its letters.
 """
 
 import importlib
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from functools import cache
 
 from arabic_text.normalise import HARAKAT
-from arabic_text.readings import ARABIC
+from arabic_text.patterns import ARABIC
 from boson_multimodal.errors import InputError
 
-DIACRITISERS = {"text2tashkeel": "0.1.0, Apache-2.0: neural, its weights in the package, needs onnxruntime"}
-"""Libraries by the name that pip knows."""
+DIACRITISERS = {"text2tashkeel": "0.1.0, Apache-2.0: neural, weights in the package, needs onnxruntime"}
+"""Name of the library for pip -> version, licence and method."""
 _WORD = re.compile(f"[{ARABIC}]+")
 _MARK = re.compile(f"[{HARAKAT}]")
 _MARKED = re.compile(f"(?:[{ARABIC}](?<![{HARAKAT}])[{HARAKAT}]*)+")
@@ -22,13 +22,13 @@ _SENTENCE = re.compile("[^\n.!?:;،؛؟]+")
 
 
 def load_diacritiser(library: str) -> Callable[[str], str]:
-    """The function of a library that puts marks on one sentence; ``library`` is a key of ``DIACRITISERS``.
+    """Return the function of ``library``, a key of ``DIACRITISERS``, that puts marks on one sentence.
 
     Raises:
-        InputError: if it is not installed, or not known.
+        InputError: if the library is unknown or not installed.
     """
     if library not in DIACRITISERS:
-        raise InputError(f"--diacritise {library}: not known; it must be one of {list(DIACRITISERS)}")
+        raise InputError(f"--diacritise {library}: unknown library; it must be one of {list(DIACRITISERS)}")
     try:
         module = importlib.import_module(library)
     except ImportError as error:
@@ -37,18 +37,19 @@ def load_diacritiser(library: str) -> Callable[[str], str]:
 
 
 def diacritise(text: str, add_marks: Callable[[str], str]) -> tuple[str, int, int]:
-    """A normalised text with marks on those of its Arabic words that have none.
+    """Add marks to the Arabic words of a normalised text that have none.
 
     Args:
-        add_marks: takes a sentence without marks; see :func:`load_diacritiser`.
+        add_marks: adds marks to a sentence without marks; see :func:`load_diacritiser`.
 
     Returns:
-        The text; how many words got marks; how many did not, because the library changed their letters.
+        The text, the number of words that got marks, and the number of words that did not because the library changed
+        their letters.
     """
-    marked = left = 0
+    marked = unmarked = 0
 
-    def sentence(match: re.Match[str]) -> str:
-        nonlocal marked, left
+    def mark_sentence(match: re.Match[str]) -> str:
+        nonlocal marked, unmarked
         plain = _MARK.sub("", match[0])
         words, answers = _WORD.findall(match[0]), _WORD.findall(add_marks(plain)) if _WORD.search(plain) else []
         is_aligned = len(words) == len(answers)
@@ -62,8 +63,8 @@ def diacritise(text: str, add_marks: Callable[[str], str]) -> tuple[str, int, in
                 marked += answer != word
             else:
                 results.append(word)
-                left += 1
+                unmarked += 1
         replacements = iter(results)
         return _WORD.sub(lambda _: next(replacements), match[0])
 
-    return _SENTENCE.sub(sentence, text), marked, left
+    return _SENTENCE.sub(mark_sentence, text), marked, unmarked

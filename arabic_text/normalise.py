@@ -1,7 +1,6 @@
-"""Arabic text as a model of speech should see it; what is odd about a text; and the form in which texts are scored.
+"""Normalises Arabic text for speech and for scoring, and finds unusual characters in a text.
 
-All functions take any string; what they return is not changed by a second call, and holds no Latin letter that was not
-there.
+Every function takes any string. Normalising a result again does not change it. No function adds a Latin letter.
 """
 
 import re
@@ -9,7 +8,8 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from arabic_text.readings import ARABIC, LATIN, URL, is_foreign, read_aloud
+from arabic_text.patterns import ARABIC, DIGIT, LATIN, URL, is_foreign
+from arabic_text.readings import read_aloud
 
 TEXT_NORMALISATIONS = {
     "none": "leaves texts as written",
@@ -31,7 +31,7 @@ TEXT_ISSUES = {
 ENCODING_VARIANTS = {
     "ک": "ك", "ڪ": "ك", "ی": "ي", "ے": "ي", "ۓ": "ئ", "ە": "ه", "ہ": "ه", "ھ": "ه", "ۀ": "ه", "ۂ": "ه", "ۃ": "ة",
 }  # fmt: skip
-"""Letters of Persian and Urdu keyboards that are Arabic letters by sound. Not these: they are sounds of dialects."""
+"""Letter of a Persian or Urdu keyboard -> Arabic letter of the same sound. Letters for dialect sounds are not here."""
 ENDS_IN_ALEF_MAQSURA = "علی إلی الی حتی متی لدی سوی موسی عیسی مصطفی مستشفی"
 LIGATURES = {
     "\ufdf0": "صلى", "\ufdf1": "قلى", "\ufdf2": "الله", "\ufdf3": "أكبر", "\ufdf4": "محمد",
@@ -44,7 +44,7 @@ LIGATURES = {
     "\u0610": "صلى الله عليه وسلم", "\u0611": "عليه السلام", "\u0612": "رحمه الله", "\u0613": "رضي الله عنه",
     "\ufd4d": "عليها السلام", "\ufd4e": "تبارك وتعالى", "\ufd4f": "رحمهم الله", "\ufdcf": "سلامه علينا",
 }  # fmt: skip
-"""Whole phrases in one character: NFKC knows half of them, and joins them to the word before."""
+"""Character that stands for a whole phrase -> phrase. NFKC knows half of them and joins them to the word before."""
 PUNCTUATION = {
     **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2039\u203a\u301d\u301e\u2033\ufd3e\ufd3f", '"'),
     **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4", "'"),
@@ -56,7 +56,7 @@ PUNCTUATION = {
     "\u339d": "سم", "\u339c": "مم", "\u339e": "كم", "\u338f": "كغ",
 }  # fmt: skip
 INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
-"""Letters and marks by category that Unicode has shown as nothing, beside the format characters."""
+"""Letters and marks, by category, that are displayed as nothing; format characters (Cf) are found by their category."""
 PAUSE_MARKS = "\u06d6\u06d7\u06d8\u06d9\u06da\u06db"
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 HARAKAT = "\u064b-\u0652\u0670"
@@ -68,31 +68,31 @@ EMOJI = re.compile(
 LATIN_LETTER = re.compile(f"[{LATIN}]")
 ARABIC_LETTER = re.compile(f"[{ARABIC}]")
 FOREIGN_DIGITS = {ord(d): str(i % 10) for i, d in enumerate("٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹")} | {0x66B: ".", 0x66C: ","}
-_DIGIT = "[0-9٠-٩۰-۹]"
 _SPACED_THOUSANDS = re.compile(
-    rf"(?<={_DIGIT})[\u00a0\u2009\u202f](?={_DIGIT}{{3}}(?!{_DIGIT}))"
-    rf"|(?<![+0-9٠-٩۰-۹])(?<!{_DIGIT} )[1-9١-٩۱-۹]{_DIGIT}{{0,2}}(?: {_DIGIT}{{3}})* (?:000|٠٠٠|۰۰۰)(?!{_DIGIT})"
+    rf"(?<={DIGIT})[\u00a0\u2009\u202f](?={DIGIT}{{3}}(?!{DIGIT}))"
+    rf"|(?<!\+)(?<!{DIGIT})(?<!{DIGIT} )[1-9١-٩۱-۹]{DIGIT}{{0,2}}(?: {DIGIT}{{3}})* (?:000|٠٠٠|۰۰۰)(?!{DIGIT})"
 )
-"""Thousands set apart by a space that does not break, or by any space where the last of them is 000."""
-_CLITIC_TATWEEL = re.compile(rf"(?<![{ARABIC}])((?:[وف]?[بلك]|[وف]|[وف]?[بك]?ال|لل)\u0640+) *(?=[0-9٠-٩۰-۹])")
+"""Thousands separated by a no-break space, or by any space if the last group is 000."""
+_CLITIC_TATWEEL = re.compile(rf"(?<![{ARABIC}])((?:[وف]?[بلك]|[وف]|[وف]?[بك]?ال|لل)\u0640+) *(?={DIGIT})")
+"""A particle that a tatweel joins to a number."""
 
 
 def normalise_text(text: str, how: str) -> str:
-    """A text in the form that a flag asks for; ``how`` is a key of ``TEXT_NORMALISATIONS``."""
+    """Normalise a text as the flag --text_normalisation says; ``how`` is a key of ``TEXT_NORMALISATIONS``."""
     if how == "none":
         return text
     return normalise_for_speech(text, "keep" if how == "speech_keep_digits" else "spell")
 
 
 def normalise_for_speech(text: str, digits: str = "spell") -> str:
-    """The form in which texts are trained on and spoken.
+    """Return a text in the form that the model is trained on and speaks.
 
     Args:
-        digits: ``spell`` reads digits and what belongs to them out in Arabic; ``keep`` leaves them. A text with Latin
-            letters and no Arabic one keeps them in any case.
+        digits: ``spell`` writes digits and their signs as Arabic words; ``keep`` leaves them. A text with Latin letters
+            and without Arabic letters keeps its digits in both cases.
 
     Raises:
-        ValueError: for another value of ``digits``.
+        ValueError: if ``digits`` has another value.
     """
     if digits not in ("spell", "keep"):
         raise ValueError(f"digits is {digits!r}; it must be 'spell' or 'keep'")
@@ -100,27 +100,28 @@ def normalise_for_speech(text: str, digits: str = "spell") -> str:
 
 
 def normalise_for_scoring(text: str) -> str:
-    """The form in which CER and WER compare texts: one spelling of what listeners write in several; never trained on.
+    """Return the form in which CER and WER compare texts, with one spelling where writers differ; never train on it.
 
-    Speech's form with digits spelt out, without marks and punctuation, and with one form each of alef, of hamza on its
-    seats, of yeh and alef maqsura, of heh and taa marbuta; ASCII letters in lower case.
+    This is the form for speech, with digits spelled out, without marks and punctuation. All alefs become one letter; so
+    do yeh and alef maqsura, and heh and taa marbuta. Waw and yeh lose their hamza. ASCII letters become lower case.
     """
     return _until_stable(_score_once, text)
 
 
 def diacritised_share(text: str) -> float | None:
-    """Share of Arabic words of two letters or more that carry a vowel mark; None if there is no such word."""
+    """Return the share of Arabic words of two or more letters that have a vowel mark; None if there is no such word."""
     words = [word for word in re.findall(rf"[{ARABIC}]+", text) if len(re.sub(f"[{MARKS}]", "", word)) > 1]
     return sum(bool(re.search(f"[{HARAKAT}]", word)) for word in words) / len(words) if words else None
 
 
 def find_text_issues(text: str) -> dict[str, list[str]]:
-    """What in a text is not plain Arabic writing: pieces by kind, in order; only kinds that occur.
+    """Find everything in a text that is not plain Arabic writing.
 
-    The kinds, with what they mean, are in ``TEXT_ISSUES``; see also :func:`diacritised_share`.
+    Returns:
+        Kind -> pieces found, in the order of the text; only kinds that occur. ``TEXT_ISSUES`` explains the kinds.
     """
     found: dict[str, list[str]] = {kind: [] for kind in TEXT_ISSUES}
-    found["digits"] = re.findall("[0-9٠-٩۰-۹]+", text)
+    found["digits"] = re.findall(f"{DIGIT}+", text)
     found["latin_letters"] = re.findall(rf"[{LATIN}]+", text)
     found["tatweel"] = re.findall("\u0640+", text)
     found["presentation_forms"] = re.findall("[\ufb50-\ufdff\ufe70-\ufefc]+", re.sub("[\ufd3e\ufd3f]", " ", text))
@@ -136,7 +137,7 @@ def find_text_issues(text: str) -> dict[str, list[str]]:
 
 @cache
 def _odd_kind(character: str) -> str | None:
-    """``zero_width`` or ``unknown_characters``, for those that no other kind covers."""
+    """Return ``zero_width`` or ``unknown_characters`` for a character that no other kind covers, else None."""
     category = unicodedata.category(character)
     if (
         (category == "Cf" or character in INVISIBLE)
@@ -153,10 +154,10 @@ def _odd_kind(character: str) -> str | None:
 
 
 def _until_stable(change: Callable[[str], str], text: str) -> str:
-    """Change a text until nothing changes any more.
+    """Apply ``change`` until the text stays the same.
 
-    Once is enough but for knots of signs, where what is read sets free what stood beside it. It ends, for digits and
-    signs are only ever taken away, and a text without them is stable.
+    Once is enough for nearly every text. In a row of signs, reading one sign can separate its neighbours, so that they
+    are read in the next round. The loop ends: each round removes digits or signs, and a text without them is stable.
     """
     while (changed := change(text)) != text:
         text = changed
@@ -168,15 +169,15 @@ def _normalise_once(text: str, digits: str) -> str:
     foreign = is_foreign(text.translate(FOREIGN_DIGITS))
     parts, end = [], 0
     for url in URL.finditer(text):
-        parts += [_sound(text[end : url.start()], digits, foreign), url[0]]
+        parts += [_normalise_part(text[end : url.start()], digits, foreign), url[0]]
         end = url.end()
-    parts.append(_sound(text[end:], digits, foreign))
+    parts.append(_normalise_part(text[end:], digits, foreign))
     return _tidy_spaces("".join(parts))
 
 
 def _clean(text: str) -> str:
-    """Characters made plain: letters for presentation forms, one form of each mark, nothing invisible."""
-    text = re.sub("\u06dd *[0-9٠-٩۰-۹]*", " ", text)  # the number of a verse is not recited
+    """Replace presentation forms by letters, give each mark one form, and remove invisible characters."""
+    text = re.sub(f"\u06dd *{DIGIT}*", " ", text)  # the number of a verse is not recited
     text = _SPACED_THOUSANDS.sub(lambda match: "".join(match[0].split()), text)
     text = "".join(map(_plain_character, text))
     text = re.sub(f"[{ARABIC}\u0640]+", lambda match: unicodedata.normalize("NFC", match[0]), text)
@@ -193,7 +194,7 @@ def _maqsura(match: re.Match[str]) -> str:
 
 @cache
 def _plain_character(character: str) -> str:
-    """What one character becomes."""
+    """Return the replacement of one character, which may be empty or several characters."""
     if character in LIGATURES:
         return f" {LIGATURES[character]} "
     if character in PUNCTUATION:
@@ -207,7 +208,7 @@ def _plain_character(character: str) -> str:
         return " "
     if category in ("Cf", "Cs", "Cc") or 0xFE00 <= code <= 0xFE0F or code == 0x20E3 or 0xE0100 <= code <= 0xE01EF:
         return ""
-    if 0xFB50 <= code <= 0xFDFF or 0xFE70 <= code <= 0xFEFC:  # Marks alone come with a space or tatweel to sit on.
+    if 0xFB50 <= code <= 0xFDFF or 0xFE70 <= code <= 0xFEFC:  # NFKC puts an isolated mark on a space or a tatweel.
         return unicodedata.normalize("NFKC", character).replace(" ", "").replace("\u0640", "")
     if 0xFE10 <= code <= 0xFE19 or 0xFE50 <= code <= 0xFE6B or 0xFF01 <= code <= 0xFF5E or 0x1EE00 <= code <= 0x1EEFF:
         plain = unicodedata.normalize("NFKC", character)
@@ -221,16 +222,16 @@ def _plain_character(character: str) -> str:
     return character
 
 
-def _sound(text: str, digits: str, foreign: bool) -> str:
-    """A text without URLs: digits and signs read, tatweel gone, punctuation of one kind."""
+def _normalise_part(text: str, digits: str, foreign: bool) -> str:
+    """Normalise text between URLs: read digits and signs, remove tatweel, unify punctuation."""
     text = _CLITIC_TATWEEL.sub(lambda match: match[1].rstrip("\u0640"), text)
     if not foreign:
         text = read_aloud(text.translate(FOREIGN_DIGITS)) if digits == "spell" else read_aloud(text, digits=False)
-    return _punctuate(text.replace("\u0640", ""))
+    return _unify_punctuation(text.replace("\u0640", ""))
 
 
-def _punctuate(text: str) -> str:
-    """Commas and question marks of the script that they follow, each once, close to the word before."""
+def _unify_punctuation(text: str) -> str:
+    """Give commas and question marks the form of the script before them, once, directly after the word."""
     marks = {",": "،", ";": "؛", "?": "؟"}
     first = re.search(f"[{ARABIC}{LATIN}]", text)
     is_arabic, characters = bool(first and ARABIC_LETTER.match(first[0])), []

@@ -1,11 +1,11 @@
-"""Nouns whose gender and forms the reading of numbers knows: currencies, units, what is often counted, months."""
+"""Nouns with their gender and forms, for the reading of numbers: currencies, units, common counted nouns, months."""
 
 from dataclasses import dataclass
 
 from arabic_text.numbers import SCALES, Noun, feminine, masculine
 
 MONTHS = "يناير فبراير مارس أبريل مايو يونيو يوليو أغسطس سبتمبر أكتوبر نوفمبر ديسمبر".split()
-"""As in Egypt and the Gulf; a date in digits does not say where it was written."""
+"""The names used in Egypt and the Gulf: a date in digits does not show in which country it was written."""
 HIJRI_MONTHS = [
     "محرم", "صفر", "ربيع الأول", "ربيع الآخر", "جمادى الأولى", "جمادى الآخرة",
     "رجب", "شعبان", "رمضان", "شوال", "ذي القعدة", "ذي الحجة",
@@ -16,7 +16,7 @@ MONTH_STARTS = {
     "جانفي", "فيفري", "أفريل", "ماي", "جوان", "جويلية", "أوت", "يوليوز", "غشت", "شتنبر", "نونبر", "دجنبر",
     "محرم", "ربيع", "جمادى", "رجب", "شعبان", "رمضان", "شوال", "ذو", "ذي",
 }  # fmt: skip
-"""First words of the months of all countries; the Hijri month of Safar is left out, for its name is also "zero"."""
+"""First words of the month names of all countries. The Hijri month Safar is left out: its name also means "zero"."""
 MONTH_ENDS = {*MONTH_STARTS, "الأول", "الثاني", "الآخر", "الأولى", "الآخرة", "القعدة", "الحجة"}
 
 GRAM, METRE, LITRE = masculine("غرام", "غرامات"), masculine("متر", "أمتار"), masculine("لتر", "لترات")
@@ -38,12 +38,12 @@ CURRENCIES: dict[str, tuple[Noun, Noun | None]] = {
     "ر.ي": (RIYAL, None), "ل.ل": (LIRA, None), "ل.س": (LIRA, None), "\u20ba": (LIRA, None), "GBP": (POUND, None),
     "DZD": (DINAR, None), "TND": (DINAR, None), "LYD": (DINAR, None), "LBP": (LIRA, None), "SYP": (LIRA, None),
 }  # fmt: skip
-"""A sign: the currency, and its hundredth where it has one."""
+"""Sign -> currency, and the coin that is its hundredth or None if there is no such coin."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What a sign after a number stands for: a noun, an adjective that agrees with it, and words that do not."""
+    """The words for a sign after a number: a noun, an adjective that agrees with it, and words that never change."""
 
     noun: Noun
     adjective: str = ""
@@ -118,4 +118,4 @@ NOUN_OF_FORM = {
     for noun in reversed(_COUNTED)
     for form in (noun.singular, noun.plural, noun.accusative, noun.singular + "ا")
 }
-"""Every form in which such a noun may stand after digits."""
+"""Form that may stand after digits -> noun."""

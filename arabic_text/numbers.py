@@ -1,17 +1,17 @@
-"""Numbers in Arabic words: gender, case, and the noun that is counted.
+"""Writes numbers as Arabic words: gender, case, and the counted noun.
 
-Written anew after a comparison (``benchmarks/arabic_numbers.py``): num2words 0.5.14 (``lang="ar"``) cuts off the
-dual's ending ("2000" becomes the first half of "two thousand"), knows no feminine, and carries the currency of one call
-into the next; PyArabic 0.6.15 swaps the genders of 3 to 10, does not inflect "thousand" after 11 to 99, and stops
-below 10^12. Here a scale (thousand, million) is a noun that is counted like any other, which is what the grammar says.
+Two libraries were compared with this code and not used (``benchmarks/arabic_numbers.py``). num2words 0.5.14
+(``lang="ar"``) cuts off the ending of the dual ("2000" becomes the first half of "two thousand"), has no feminine, and
+keeps the currency of one call for the next. PyArabic 0.6.15 swaps the genders of 3 to 10, does not inflect "thousand"
+after 11 to 99, and stops below 10^12. Here a scale (thousand, million) is a counted noun like any other, as in grammar.
 """
 
 from dataclasses import dataclass
 
 LARGEST = 10**18 - 1
-"""What can be said; the words are checked up to 10^15."""
+"""The largest number that has words here; the words are checked up to 10^15."""
 
-# The numbers that count masculine nouns, and those that count feminine ones.
+# The numbers before masculine nouns, and those before feminine nouns.
 _UNITS = "صفر واحد اثنان ثلاثة أربعة خمسة ستة سبعة ثمانية تسعة عشرة".split()
 _UNITS_FEMININE = "صفر واحدة اثنتان ثلاث أربع خمس ست سبع ثماني تسع عشر".split()
 _TENS = "عشر ثلاث أربع خمس ست سبع ثمان تسع".split()
@@ -22,11 +22,14 @@ AND = " و"
 
 @dataclass(frozen=True)
 class Noun:
-    """The forms of a noun that numbers ask for.
+    """The forms of a noun that depend on the number before it.
 
     Attributes:
-        singular, dual, plural, accusative: "one", "two", after 3 to 10, after 11 to 99.
-        feminine: decides the form of the number.
+        singular: for 1, and after numbers that end in 00.
+        dual: for 2.
+        plural: after 3 to 10.
+        accusative: after 11 to 99.
+        feminine: the gender, which decides the form of the number.
     """
 
     singular: str
@@ -36,18 +39,18 @@ class Noun:
     feminine: bool = False
 
     def two(self, oblique: bool, construct: bool) -> str:
-        """The dual in its case; in construct it loses its last letter."""
+        """Return the dual in its case; in construct it loses its last letter."""
         ending = ("ي" if oblique else "ا") + ("" if construct else "ن")
         return self.dual.removesuffix("ان") + ending
 
 
 def masculine(singular: str, plural: str, stem: str | None = None) -> Noun:
-    """A masculine noun; ``stem`` is what the dual is made of, where it is not the singular."""
+    """Return a masculine noun; ``stem`` is the stem of the dual if it is not the singular."""
     return Noun(singular, (stem or singular) + "ان", plural, singular + "ًا")
 
 
 def feminine(singular: str, plural: str) -> Noun:
-    """A feminine noun in taa marbuta, or in another letter that takes its endings directly."""
+    """Return a feminine noun that ends in taa marbuta, or in a letter that endings are added to directly."""
     ends_in_taa = singular.endswith("ة")
     stem = singular.removesuffix("ة") + "ت" if ends_in_taa else singular
     return Noun(singular, stem + "ان", plural, singular if ends_in_taa else singular + "ًا", True)
@@ -64,16 +67,16 @@ SCALES = [
 
 
 def number_words(number: int, feminine: bool = False, oblique: bool = False, construct: bool = False) -> str:
-    """A whole number in words.
+    """Return a whole number in words.
 
     Args:
-        number: at most ``LARGEST`` on either side of 0.
-        feminine: whether what is counted is feminine; False is also the form of counting without a noun.
-        oblique: in genitive or accusative, not in nominative.
-        construct: a noun follows at once, before which dual and tanween lose their ending.
+        number: from -``LARGEST`` to ``LARGEST``.
+        feminine: whether the counted noun is feminine; False is also the form without a noun.
+        oblique: genitive or accusative instead of nominative.
+        construct: a noun follows directly, so that dual and tanween lose their ending.
 
     Raises:
-        ValueError: for larger numbers.
+        ValueError: if the number is out of range.
     """
     if abs(number) > LARGEST:
         raise ValueError(f"{number} has more than 18 digits; read it digit by digit")
@@ -90,19 +93,19 @@ def number_words(number: int, feminine: bool = False, oblique: bool = False, con
 
 
 def counted(number: int, noun: Noun, oblique: bool = False, construct: bool = False, bare: bool = False) -> str:
-    """A number and its noun: "one N", "two Ns" (dual), 3 to 10 with the plural, 11 to 99 with the accusative.
+    """Return a number with its noun: dual for 2, plural after 3 to 10, accusative after 11 to 99.
 
     Args:
-        number: from 0.
-        construct: a noun of which this one is counted follows at once ("eleven thousand riyals").
-        bare: "one" is the noun alone, as with scales.
+        number: 0 or more.
+        construct: another noun follows directly, counted by this one ("eleven thousand riyals").
+        bare: for 1, the noun alone without "one", as with scales.
     """
     rest = number % 100
     if number == 1:
         return noun.singular if bare else f"{noun.singular} {_UNITS_FEMININE[1] if noun.feminine else _UNITS[1]}"
     if number == 2:
         return noun.two(oblique, construct)
-    if rest in (1, 2):  # "a hundred Ns and an N": Arabic has no "hundred and one Ns"
+    if rest in (1, 2):  # Arabic says "a hundred Ns and an N", not "a hundred and one Ns"
         first = counted(number - rest, noun, oblique, bare=bare)
         return first + AND + counted(rest, noun, oblique, construct, bare=True)
     words = number_words(number, noun.feminine, oblique, construct=True)
@@ -112,15 +115,15 @@ def counted(number: int, noun: Noun, oblique: bool = False, construct: bool = Fa
 
 
 def digit_words(digits: str) -> str:
-    """Digits one by one, as telephone numbers are read."""
+    """Return the words of digits one by one, as telephone numbers are read."""
     return " ".join(_UNITS[int(digit)] for digit in digits)
 
 
 def ordinal(number: int, feminine: bool = False, oblique: bool = False) -> str:
-    """The definite ordinal of 1 to 99: "the first"; days of a month are masculine, hours feminine.
+    """Return the definite ordinal ("the first") of 1 to 99; days of a month are masculine, hours feminine.
 
     Raises:
-        ValueError: for other numbers.
+        ValueError: if the number is out of range.
     """
     if not 1 <= number <= 99:
         raise ValueError(f"{number}: ordinals are known from 1 to 99")
@@ -138,12 +141,12 @@ def ordinal(number: int, feminine: bool = False, oblique: bool = False) -> str:
 
 
 def _tens(tens: int, oblique: bool) -> str:
-    """20, 30 ... 90."""
+    """Return the word for 20, 30 ... 90; ``tens`` is 2 to 9."""
     return _TENS[tens - 2] + ("ين" if oblique else "ون")
 
 
 def _below_thousand(number: int, feminine: bool, oblique: bool, construct: bool) -> str:
-    """Words of 0 to 999."""
+    """Return the words of 0 to 999."""
     hundreds, rest = divmod(number, 100)
     parts = []
     if hundreds == 1:
@@ -158,7 +161,7 @@ def _below_thousand(number: int, feminine: bool, oblique: bool, construct: bool)
 
 
 def _below_hundred(number: int, feminine: bool, oblique: bool) -> str:
-    """Words of 0 to 99."""
+    """Return the words of 0 to 99."""
     tens, unit = divmod(number, 10)
     units = _UNITS_FEMININE if feminine else _UNITS
     if number <= 10:

@@ -1,4 +1,7 @@
-"""The texts of a conversation, normalised: those that are spoken or describe speech, not the instructions about it."""
+"""Normalises the texts of a conversation: user and assistant turns and transcripts, but no instructions.
+
+Of our modules it imports ``boson_multimodal``'s data types and the instruction text that must stay as it is.
+"""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,21 +13,21 @@ from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION
 from boson_multimodal.data_types import AudioContent, ChatMLSample, Message, TextContent
 
 TRANSCRIPTS = ("ref_transcript", "target_transcript")
-"""Fields of ``misc`` that hold what a clip says."""
+"""Fields of ``misc`` that hold the transcript of a clip."""
 
 
 def normalise_sample(sample: ChatMLSample, how: str) -> ChatMLSample:
-    """A sample with its user and assistant texts and its transcripts normalised; ``how`` as in ``normalise_text``."""
+    """Return a sample with normalised user texts, assistant texts and transcripts; ``how`` as in ``normalise_text``."""
     change = partial(normalise_text, how=how)
     messages = tuple(_change_message(message, change) for message in sample.messages)
     return replace(sample, messages=messages, misc=_change_transcripts(sample.misc, change))
 
 
 def change_record(record: dict[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
-    """A JSON record with the texts changed that ``normalise_sample`` changes in the sample; all else is the same.
+    """Apply ``change`` to the texts of a JSON record that ``normalise_sample`` changes in a sample; the rest stays.
 
     Args:
-        record: one in which ``parse_sample`` finds no problem.
+        record: a record in which ``parse_sample`` finds no problem.
     """
     messages = [
         message if message["role"] == "system" else {**message, "content": _change_content(message["content"], change)}
@@ -35,7 +38,7 @@ def change_record(record: dict[str, Any], change: Callable[[str], str]) -> dict[
 
 
 def _change_content(content: Any, change: Callable[[str], str]) -> Any:
-    """The content of a turn in any form that JSON records have: a text, a part, or a list of both."""
+    """Change the content of a turn in any form that JSON records have: a text, a part, or a list of both."""
     if isinstance(content, list):
         return [_change_content(part, change) for part in content]
     if isinstance(content, str):
@@ -54,9 +57,9 @@ def _change_message(message: Message, change: Callable[[str], str]) -> Message:
 
 
 def _change_part(text: str, change: Callable[[str], str]) -> str:
-    """A text part of a user or assistant turn; our own instruction before the target text stays as it is.
+    """Change a text part of a user or assistant turn, but not our own instruction before the target text.
 
-    The target text is then changed by itself, as it is when it is to be spoken.
+    The target text is changed separately from the instruction, as it is before synthesis.
     """
     instruction = AS_WRITTEN_INSTRUCTION if text.startswith(AS_WRITTEN_INSTRUCTION) else ""
     return instruction + change(text.removeprefix(instruction))

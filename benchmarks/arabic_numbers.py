@@ -1,10 +1,10 @@
-"""How many numbers of the table of texts the libraries num2words and PyArabic put into words as it says, beside ours.
+"""Counts the numbers that num2words, PyArabic and our code put into the words of the table of texts.
 
     pip install num2words pyarabic && python -m benchmarks.arabic_numbers
 
-Numbers alone (whole; decimal or negative), and numbers of 3 to 99 before a noun, of which libraries get the number.
-Words are compared as CER compares them, and "and" may stand apart from the next word, which PyArabic and num2words do.
-PyArabic takes the noun's gender; it is asked twice: as it documents its setting, and with the setting the other way.
+The numbers are whole, or decimal or negative, or from 3 to 99 before a noun; the libraries get the number only. Words
+are compared in the form for CER. "And" may be separate from the next word, as PyArabic and num2words write it. PyArabic
+is given the noun's gender and measured twice: with the setting as documented, and with the genders swapped.
 """
 
 import re
@@ -22,12 +22,12 @@ from arabic_text.numbers import Noun
 TABLE = Path(__file__).resolve().parents[1] / "tests" / "arabic_texts" / "speech.tsv"
 MASCULINE, FEMININE = 1, 2
 Row = tuple[str, str, str]
-"""A number in digits, the noun after it if there is one, and the number in words."""
+"""A number in digits, the noun after it or an empty string, and the number in words."""
 Speak = Callable[[str, str], str]
 
 
 def read_rows() -> dict[str, list[Row]]:
-    """Numbers of the table by kind."""
+    """Return the numbers of the table by kind."""
     rows: dict[str, list[Row]] = {"whole": [], "decimal or negative": [], "before a noun": []}
     for line in TABLE.read_text(encoding="utf-8").splitlines():
         text, _, words = line.partition("\t")

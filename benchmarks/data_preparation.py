@@ -1,13 +1,13 @@
-"""The check's pace, the code cache against a file for each sample, the codec's time for an hour of audio; in one run.
+"""Measures the speed of the check, of reads from the code cache and from single files, and of the codec.
 
     OMP_NUM_THREADS=1 python -m benchmarks.data_preparation [--samples 100000 --audio_seconds 120 --device cpu]
 
-The check looks at records of the demo's synthetic speech, 6 s a clip, 24 kHz FLAC; each clip is the target of one and
-the reference of another.
+The check reads records of the demo's synthetic speech in 24 kHz FLAC clips of 6 s. Each clip is the target of one
+record and the reference of another.
 
-Samples are random codes of 1 to 30 s (8 a frame, 25 frames a second). "cold" asks the kernel to forget the file's pages
-before each read (posix_fadvise); what it knows of folders and inodes stays, in favour of a file each. The codec has the
-shape of bosonai/higgs-audio-v2-tokenizer and random weights: speed does not depend on them.
+The samples for the cache are random codes of 1 to 30 s (8 a frame, 25 frames a second). "cold" asks the kernel to drop
+the file's pages before each read (posix_fadvise); the kernel's cache of folders and inodes stays, which favours single
+files. The codec has the shape of bosonai/higgs-audio-v2-tokenizer and random weights, which do not change the speed.
 """
 
 import argparse
@@ -48,7 +48,7 @@ RELEASED_CODEC |= {"target_bandwidths": [0.5, 1, 1.5, 2, 4], "semantic_techer": 
 
 
 def key_of(number: int) -> str:
-    """Keys are hashes: spread evenly, in no order."""
+    """Return a random key: real keys are hashes too."""
     return random.Random(number).randbytes(32).hex()
 
 
@@ -57,7 +57,7 @@ def file_of(folder: Path, key: str) -> Path:
 
 
 def write_both(packed: Path, single: Path, samples: int) -> float:
-    """Write the same samples in both forms. Returns the hours of audio that they stand for."""
+    """Write the same samples in both forms. Returns their hours of audio."""
     generator, cache, frames = np.random.default_rng(0), open_cache(packed), 0
     for number in range(samples):
         length = int(generator.integers(FRAMES_PER_SECOND, 30 * FRAMES_PER_SECOND + 1))
@@ -69,11 +69,11 @@ def write_both(packed: Path, single: Path, samples: int) -> float:
         frames += length
     cache.seal()
     cache.compact()
-    os.sync()  # pages that are not on the disk yet cannot be forgotten
+    os.sync()  # the kernel cannot drop pages that are not on the disk yet
     return frames / FRAMES_PER_SECOND / 3600
 
 
-def forget(paths: list[Path]) -> None:
+def drop_pages(paths: list[Path]) -> None:
     """Ask the kernel to drop the files' pages."""
     for path in paths:
         descriptor = os.open(path, os.O_RDONLY)
@@ -82,10 +82,10 @@ def forget(paths: list[Path]) -> None:
 
 
 def microseconds(read: Callable[[str], object], keys: list[str], files: Callable[[str], list[Path]]) -> str:
-    """Median and 99th percentile of a read, after the pages of ``files`` were forgotten."""
+    """Return the median and 99th percentile of a read after the kernel was asked to drop the pages of ``files``."""
     took = []
     for key in keys:
-        forget(files(key))
+        drop_pages(files(key))
         began = time.perf_counter()
         read(key)
         took.append(1e6 * (time.perf_counter() - began))
@@ -93,7 +93,7 @@ def microseconds(read: Callable[[str], object], keys: list[str], files: Callable
 
 
 def bytes_per_hour(folder: Path, hours: float) -> str:
-    """Bytes as written, and as the disk sets aside for them, folders included."""
+    """Return the bytes written, the bytes that they take on disk with their folders, and the number of files."""
     found = list(folder.rglob("*"))
     written = [path.stat().st_size for path in found if path.is_file()]
     on_disk = 512 * sum(path.stat().st_blocks for path in found)
@@ -101,7 +101,7 @@ def bytes_per_hour(folder: Path, hours: float) -> str:
 
 
 def open_figures(packed: Path) -> tuple[float, int]:
-    """Seconds to open the cache, and by how many bytes this process, which did nothing before, grows by it."""
+    """Return the seconds to open the cache, and the bytes by which that grows this process, which is new."""
     status, began = Path("/proc/self/statm"), time.perf_counter()
     before = status.read_text()
     cache = open_cache(packed)
@@ -128,7 +128,7 @@ def measure_reads(folder: Path, samples: int) -> None:
     print(f"{samples:,} samples, {hours:,.0f} h; {READS} reads each, in microseconds; bytes per hour of audio")
     print(f"{'':12} {'warm median, p99':>17} {'cold median, p99':>17} {'written':>12} {'on disk':>12} {'files':>9}")
     for name, place, read, files in forms:
-        microseconds(read, keys, lambda key: [])  # so that all is in memory
+        microseconds(read, keys, lambda key: [])  # brings all files into memory
         warm, cold = microseconds(read, keys, lambda key: []), microseconds(read, keys, files)
         print(f"{name:12} {warm} {cold} {bytes_per_hour(place, hours)}")
     print(f"to open the cache: {1000 * seconds:.0f} ms, and {memory / 1e6:.1f} MB of memory while it is open")
@@ -149,7 +149,7 @@ def measure_codec(folder: Path, audio_seconds: int, device: str) -> None:
 
 
 def measure_check(folder: Path) -> None:
-    """Samples per second of the check's command, by one process and by one for each core, less its start."""
+    """Print the samples per second of the check command without its start, for one process and for one per core."""
     voices = [voice_of(number) for number in range(CHECKED_SPEAKERS)]
     records = []
     for number in range(CHECKED_SAMPLES):
@@ -174,7 +174,7 @@ def measure_check(folder: Path) -> None:
 
 
 def voice_of(number: int) -> Voice:
-    """A voice of the demo's synthesiser."""
+    """Return a random voice for the demo's synthesiser."""
     low, high = [90, 0.10, 0.90, 0.03, 0.85], [260, 0.30, 1.25, 0.20, 1.15]
     return Voice(*np.random.default_rng(number).uniform(low, high).tolist())
 
@@ -190,9 +190,9 @@ def _record(number: int, texts: list[str]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=100_000)
-    parser.add_argument("--folder", type=Path, help="Where the samples are written for a while; temporary by default.")
+    parser.add_argument("--folder", type=Path, help="Folder for temporary files; by default the system's.")
     parser.add_argument("--audio_seconds", type=int, default=120, help="0 leaves the codec out.")
-    parser.add_argument("--device", default="cpu", help="Of the codec.")
+    parser.add_argument("--device", default="cpu", help="Device of the codec.")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="data_preparation_", dir=args.folder) as folder:
         measure_check(Path(folder))

@@ -1,11 +1,11 @@
-"""Error rate of a diacritiser on 24 sentences whose marks were written by hand: far too few for a figure to quote.
+"""Measures the error rate of a diacritiser on 24 sentences that were marked by hand: too few for a figure to quote.
 
     pip install text2tashkeel && python -m benchmarks.diacritics [--library text2tashkeel]
 
-Twelve sentences of everyday standard Arabic, five proverbs, four verses of the Quran and three of old poems. DER is
-the share of letters with another mark, WER that of words with such a letter; both also without each word's last letter,
-whose mark is its case. Not compared: sukun, dagger alef, the vowel before the letter that lengthens it, the mark of a
-leading alef, and on which of two letters the ending -an is written, for writers differ in all of these.
+The sentences are twelve of everyday standard Arabic, five proverbs, four verses of the Quran and three of old poems.
+DER is the share of letters with a wrong mark; WER is the share of words with such a letter. Both are also given without
+the last letter of each word, whose mark shows the case. Writers differ in some marks, which are not compared: sukun,
+dagger alef, the vowel before the letter that lengthens it, the mark of a first alef, and the letter of the ending -an.
 """
 
 import argparse
@@ -44,7 +44,7 @@ ALEF, FATHATAN, NOT_COMPARED = "\u0627", "\u064b", "\u0652\u0670"
 
 
 def marks_of(word: str) -> list[str]:
-    """The marks of each letter, without those that are not compared."""
+    """Return the marks of each letter, without those that are not compared."""
     letters = re.findall(f"([^{MARKS}])([{MARKS}]*)", word)
     marks = ["".join(sorted(set(found) - set(NOT_COMPARED))) for _, found in letters]
     names = [letter for letter, _ in letters]

@@ -1,9 +1,9 @@
-"""Milliseconds per generated column: ours, its own forward alone, and transformers' class with the same weights.
+"""Measures milliseconds per generated column: our generation, its forward alone, and transformers' class.
 
     OMP_NUM_THREADS=1 python -m benchmarks.generation_speed [--layers 8 --width 768 --batch 1 4]
 
-The model is random, with the real vocabulary and codebooks and the release's proportions; greedy, after a prompt of 60
-tokens. Another number of threads, layers or columns gives other figures, so all three are measured in one run.
+The models are random, with the real vocabulary and codebooks and the release's proportions. Generation is greedy, after
+a prompt of 60 tokens. The figures depend on the threads, layers and columns, so all three are measured in one run.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROUNDS = 3
 
 
 def build_models(layers: int, width: int) -> tuple[HiggsAudioModel, HiggsAudioV2ForConditionalGeneration]:
-    """Ours and transformers', of one shape; speed does not depend on the weights, so they are not copied."""
+    """Return our model and transformers' of one shape, with different weights: these do not change the speed."""
     text = {
         "vocab_size": 128256,
         "hidden_size": width,
@@ -35,7 +35,7 @@ def build_models(layers: int, width: int) -> tuple[HiggsAudioModel, HiggsAudioV2
     }
     ours = HiggsAudioModel(HiggsAudioConfig(text_config=text)).eval()
     theirs = HiggsAudioV2ForConditionalGeneration(HiggsAudioV2Config(**text, codebook_size=1026)).eval()
-    theirs.generation_config.eos_token_id = None  # run to the last column, as a random model of ours does
+    theirs.generation_config.eos_token_id = None  # generates to the last column, as our random model does
     return ours, theirs
 
 
@@ -46,15 +46,15 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def generate_all(model: HiggsAudioModel, input_ids: torch.Tensor, columns: int) -> None:
-    """Ours, to the last column."""
+    """Generate all columns with our model."""
     segments = model.generate(input_ids, do_sample=False, max_new_tokens=columns).audio_sequences
     if any(segment.shape[1] < columns for segment in segments):
-        raise RuntimeError("a sample ended early, so the figures would not compare; take another seed")
+        raise RuntimeError("a sample ended early, so the figures are not comparable; use another seed")
 
 
 @torch.no_grad()
 def own_forward(model: HiggsAudioModel, input_ids: torch.Tensor, columns: int) -> None:
-    """The layers and the audio head for each column, and nothing else."""
+    """Run only the layers and the audio head for each column."""
     batch = input_ids.shape[0]
     cache = KeyValueCache(len(model.layers), batch)
     model.last_hidden_states(cache, input_ids=input_ids)

@@ -1,10 +1,10 @@
-"""What merging an adapter in bf16 changes, beside bf16's own rounding error: differences in logits.
+"""Measures how much merging an adapter in bf16 changes the logits, compared with the rounding error of bf16 itself.
 
     OMP_NUM_THREADS=1 python -m benchmarks.merge_rounding [--layers 6 --width 512 --rank 16 --seeds 3]
 
-A random model in bf16 and a random adapter on its attention and both FFNs (or ``--targets``) whose update is
-``--update`` of the weights' size, in Frobenius norms. Everything is compared with base + adapter computed in fp32 on
-the same bf16 base; the last rows compare the merged model with base + adapter as both run in bf16.
+The model is random, in bf16, with a random adapter on its attention and both FFNs (or ``--targets``). ``--update`` is
+the size of the adapter's update relative to the weights, in Frobenius norms. The reference is base + adapter computed
+in fp32 on the same bf16 base. The last rows compare the merged model with base + adapter when both run in bf16.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from voice_cloning.adapters.logit_comparison import Logits, computing_in, differ
 
 HEAD_DIM = 64
 FIRST_TEXT_ID = 4000
-"""The special ids begin here, in the release's order."""
+"""The first of the special ids, which are in the order of the release."""
 
 
 def build_model(layers: int, width: int) -> HiggsAudioModel:
-    """A random model of the release's form, with the real codebooks and a small vocabulary, in bf16."""
+    """Return a random model in bf16 with the structure of the release, the real codebooks and a small vocabulary."""
     text = {
         "vocab_size": FIRST_TEXT_ID + 32,
         "hidden_size": width,
@@ -51,7 +51,7 @@ def build_model(layers: int, width: int) -> HiggsAudioModel:
 
 @torch.no_grad()
 def random_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig, update: float) -> PeftModel:
-    """An adapter whose every update, scale times B A, is ``update`` of its weight in Frobenius norm."""
+    """Return an adapter whose updates, scale times B A, have ``update`` times the Frobenius norm of their weights."""
     model = apply_adapter(base, Adapter(settings.to_peft(), {}))
     for module in model.modules():
         if isinstance(module, LoraLayer):
@@ -65,7 +65,7 @@ def random_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig
 
 
 def measure(layers: int, width: int, settings: HiggsAudioLoRATrainingConfig, update: float) -> dict[str, Logits]:
-    """Logits of every way to run one random model with one random adapter."""
+    """Return the logits of one random model with one random adapter, for every way to run them."""
     model = random_adapter(build_model(layers, width), settings, update)
     batch = fixed_batch(model.get_base_model().config)
     with computing_in(model, torch.float32):
@@ -91,7 +91,7 @@ ROWS = (
 
 
 def main() -> None:
-    """Print one table: the largest difference over all seeds, and means over seeds of the RMS ones."""
+    """Print one table: the largest difference over all seeds, and the means over seeds of the RMS differences."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=512)

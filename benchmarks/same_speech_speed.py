@@ -1,9 +1,9 @@
-"""How long finding clips with the same speech takes: fingerprints, candidates among many clips, one comparison.
+"""Measures the search for clips with the same speech: fingerprints, candidates among many clips, one comparison.
 
     OMP_NUM_THREADS=1 python -m benchmarks.same_speech_speed [--clips 100000 --landmarks 150]
 
-Fingerprints and comparison are of 6 s of synthetic speech at 24 kHz. The many fingerprints are random, with equal
-hashes as often by chance as in real speech (one pair of landmarks in 2 ** 25); ten of them are there twice.
+The fingerprint and the comparison use 6 s of synthetic speech at 24 kHz. The many fingerprints are random. Their hashes
+are equal by chance as often as in real speech (one pair of landmarks in 2 ** 25); ten fingerprints have a copy.
 """
 
 import argparse
@@ -20,7 +20,7 @@ COPIES = 10
 
 
 def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    """The shortest of some runs."""
+    """Return the shortest time of several runs."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -32,7 +32,7 @@ def seconds(work: Callable[[], object], repeats: int = 5) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=100_000)
-    parser.add_argument("--landmarks", type=int, default=150, help="of each clip")
+    parser.add_argument("--landmarks", type=int, default=150, help="number per clip")
     args = parser.parse_args()
     rng = np.random.default_rng(0)
     sentences = spoken_sentences()

@@ -2,14 +2,89 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
+
+Value = TypeVar("Value")
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """How long a process waits for the others. One process may have far more audio to check or encode."""
+SECONDS_BEFORE_OTHER_RANKS_REPORT = 3.0
+"""How long the other ranks wait before they report an error.
+
+For a wrong input all ranks fail alike: torchrun ends the others in this time, and the message appears once.
+"""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that torchrun started. A process by itself returns from each method at once.
+
+    Attributes:
+        local_rank: its number on its machine; -1 for a process by itself.
+        rank: its number among all.
+        world_size: how many there are.
+    """
+
+    local_rank: int = -1
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def join(cls) -> "Ranks":
+        """Join the process group if torchrun started us: see :func:`join_process_group`."""
+        local_rank = join_process_group()
+        return cls() if local_rank < 0 else cls(local_rank, dist.get_rank(), dist.get_world_size())
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and messages for all."""
+        return self.rank == 0
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether there are other processes."""
+        return self.world_size > 1
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor by its sum over all ranks, and return it. It has the same shape and type on each rank."""
+        if self.is_distributed:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        if not self.is_distributed:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Replace a tensor by that of the main process. It has the same shape and type on each rank."""
+        if self.is_distributed:
+            dist.broadcast(tensor, src=0)
+
+    def broadcast_object(self, value: Value) -> Value:
+        """Return the main process's value, whatever this process gives; it must be picklable."""
+        if not self.is_distributed:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def gather(self, value: Value) -> list[Value]:
+        """Return the value of each rank, in their order. It must be picklable."""
+        values: list[Any] = [value]
+        if self.is_distributed:
+            values = [None] * self.world_size
+            dist.all_gather_object(values, value)
+        return values
 
 
 def join_process_group() -> int:
@@ -26,15 +101,6 @@ def leave_process_group() -> None:
     """Leave the process group at the end of the program. NCCL prints a warning if a process exits without this."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def pick_device(local_rank: int) -> torch.device:
-    """Return the GPU of this process, or the CPU if there is no GPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", max(local_rank, 0))
-    torch.cuda.set_device(device)
-    return device
 
 
 def rank() -> int:

@@ -1,8 +1,8 @@
-"""How the demo ends: its adapter speaks a clip that it has learnt by heart, which must be the clip through the codec.
+"""The last step of the demo: its adapter speaks a clip that it has memorised, and the codes are compared.
 
     python -m tools.demo_ending DEMO_DIR
 
-DEMO_DIR is what `make_demo` wrote and its run/ what the trainer did; DEMO_DIR/memorised.wav is written.
+DEMO_DIR is the folder that `make_demo` wrote, with the trainer's run in run/. DEMO_DIR/memorised.wav is written.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, metavar="DEMO_DIR")
     disable_progress_bar()
-    # PEFT still asks transformers by the older name.
+    # PEFT still uses an old name in transformers.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         print(speak_memorised(parser.parse_args().demo))

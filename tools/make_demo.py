@@ -1,11 +1,11 @@
-"""Build a self-contained demo: Arabic clips, a tiny Higgs Audio v2 and a tiny codec, all made here, nothing downloaded.
+"""Build a self-contained demo without downloads: Arabic clips, a tiny Higgs Audio v2 and a tiny codec.
 
     python -m tools.make_demo --output_dir DIR [--seed 0] [--layout original|transformers]
         [--codec_layout original|transformers]
 
 DIR gets `train_chatml_samples.json`, `val_chatml_samples.json`, `clips/VOICE/NAME.wav` (24 kHz mono 16-bit), `model/`
 (Llama-3-style tokenizer, config and random weights) and `audio_tokenizer/` (24 kHz, 25 frames/s, 8 codebooks of 1024).
-The shapes and ids follow the release; the weights are random, so the demo shows that training works, not how it sounds.
+Shapes and ids follow the release. The weights are random: the demo shows that training works, not how well it sounds.
 """
 
 import argparse
@@ -25,14 +25,16 @@ from tools.demo.model import N_ORDINARY_TOKENS, SPECIAL_TOKENS
 
 
 def main() -> None:
-    """Build the demo and say what was written where."""
+    """Build the demo and print what was written."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--layout", choices=LAYOUTS, default=ORIGINAL, help="of the model's files")
-    parser.add_argument("--codec_layout", choices=get_args(Layout), default="transformers", help="of the codec's")
+    parser.add_argument("--layout", choices=LAYOUTS, default=ORIGINAL, help="layout of the model's files")
+    parser.add_argument(
+        "--codec_layout", choices=get_args(Layout), default="transformers", help="layout of the codec's files"
+    )
     args = parser.parse_args()
-    disable_progress_bar()  # "Writing model shards", for one shard each
+    disable_progress_bar()  # hides "Writing model shards", which is one shard here
     build_demo(args.output_dir, args.seed, args.layout, args.codec_layout)
     for split, voices in SPLITS.items():
         path = args.output_dir / f"{split}_chatml_samples.json"

@@ -22,16 +22,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
+from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
+from boson_multimodal.progress import progress
+from boson_multimodal.whole_files import write_whole
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
-from voice_cloning.speech.audio import write_whole
 from voice_cloning.speech.output_files import OutputFile
 from voice_cloning.speech.requests import (
     TEMPLATES,
@@ -43,7 +44,6 @@ from voice_cloning.speech.requests import (
 )
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND
 from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
-from voice_cloning.training.config import TORCH_DTYPES
 
 ONE_TEXT = ("text", "reference", "reference_text", "output")
 MANY_TEXTS = ("manifest", "output_dir")
@@ -161,7 +161,8 @@ def make_outputs(
     found = {name: record for name, made_of in identities.items() if (record := files[name].found(made_of))}
     results = {name: ("exists", record) for name, record in found.items()}
     waiting = [request for request in requests if request.name not in found]
-    with tqdm(total=sum(len(r.pieces) for r in waiting), desc="speaking", unit="piece", disable=not waiting) as bar:
+    pieces = sum(len(request.pieces) for request in waiting)
+    with progress(title="speaking", total=pieces, unit="piece", disable=not waiting) as bar:
         for request, speech in cloner.speak_all(waiting, flags.batch_size):
             record = files[request.name].write(speech, identities[request.name], flags.keep_runaways)
             results[request.name] = ("written" if record["file"] else "not written", record)

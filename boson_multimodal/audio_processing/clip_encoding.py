@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from boson_multimodal.audio_processing.clips import read_waveform
 from boson_multimodal.audio_processing.code_cache import CodeCache, FoundCodes
@@ -16,6 +15,7 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTo
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.errors import InputError
 from boson_multimodal.process_group import all_results, barrier, rank, share
+from boson_multimodal.progress import progress
 
 ENCODE_BATCH_SECONDS = {"cuda": 60.0, "cpu": 0.0}
 """The most audio (seconds) of one codec call, for clips of equal length. On a CPU one clip at a time is faster."""
@@ -88,7 +88,7 @@ def check_clips(
     results = []
     with (
         ThreadPoolExecutor(READ_THREADS) as pool,
-        tqdm(total=len(mine), desc=title, unit="clip", disable=rank() > 0) as bar,
+        progress(title=title, total=len(mine), unit="clip", disable=rank() > 0) as bar,
     ):
         for start in range(0, len(mine), CHECKED_AT_ONCE):
             block = mine[start : start + CHECKED_AT_ONCE]
@@ -120,7 +120,8 @@ def encode_clips(
         codec = load_codec()
         seconds = ENCODE_BATCH_SECONDS[codec.device.type]
         batches = share(_equal_length_batches([facts for _, facts in missing.values()], seconds))
-        with tqdm(total=sum(map(len, batches)), desc="encoding clips", unit="clip", disable=rank() > 0) as bar:
+        clips = sum(map(len, batches))
+        with progress(title="encoding clips", total=clips, unit="clip", disable=rank() > 0) as bar:
             for keys in batches:
                 waveforms = [_read_as_checked(missing[key][0], key, cache, codec.sampling_rate) for key in keys]
                 for key, codes in zip(keys, codec.encode(torch.stack(waveforms)), strict=True):

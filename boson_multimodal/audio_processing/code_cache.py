@@ -1,9 +1,7 @@
 """A cache of clips' codes on disk, packed in few files. The key of a clip is its content, its cut and the codec."""
 
 import hashlib
-import shutil
 import struct
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from boson_multimodal.audio_processing.content_hashes import ContentHashes
 from boson_multimodal.audio_processing.packed_store import PackedStore
 from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.errors import InputError
+from boson_multimodal.whole_files import write_whole
 
 SHAPE = struct.Struct("<II")
 CODE_DTYPE = np.dtype("<i2")
@@ -138,9 +137,7 @@ def remember_codec(folder: Path, codec: str, codec_folder: Path) -> None:
     with _name_disk_errors(folder):
         cache.mkdir(parents=True, exist_ok=True)
         if not (cache / CODEC_CONFIG).exists():
-            temporary = cache / f"{uuid.uuid4().hex}.tmp"
-            shutil.copyfile(codec_folder / CODEC_CONFIG, temporary)
-            temporary.rename(cache / CODEC_CONFIG)
+            write_whole(cache / CODEC_CONFIG, (codec_folder / CODEC_CONFIG).read_bytes())
 
 
 def remembered_codecs(folder: Path, codec_folder: Path) -> list[str]:

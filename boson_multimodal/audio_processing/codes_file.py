@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.whole_files import open_whole
 
 CODEC_FIELD, RATE_FIELD = "codec", "frames_per_second"
 """Metadata fields of a file: the codec's identity, and the frames per second (25 if the field is absent)."""
@@ -149,19 +149,15 @@ def write_codes_file(
     head += b" " * (-len(head) % 8)
     if len(head) > LARGEST_HEADER_BYTES:
         raise InputError(f"{path}: {len(shapes)} clips are too many for one file; export each data file to its own")
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open_whole(path) as file:
             file.write(len(head).to_bytes(8, "little") + head)
             for codes_KT, shape in zip(codes, shapes.values(), strict=True):
                 if tuple(codes_KT.shape) != shape:
                     raise InputError(f"{path}: codes have shape {tuple(codes_KT.shape)}, expected {shape}")
                 file.write(codes_KT.numpy().astype("<i2").tobytes())
-        temporary.rename(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digest(codes: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""Arabic text for speech and for scoring: what becomes of it, and what never does."""
+"""Tests of Arabic normalisation for speech and for scoring: expected texts, and properties that hold for any text."""
 
 import json
 import random
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from arabic_text.normalise import find_text_issues, normalise_for_scoring, normalise_for_speech
+from arabic_text import find_text_issues, normalise_for_scoring, normalise_for_speech
 from arabic_voice_cloning_dataset import parse_record
 from tests.text_tables import read_table
 
@@ -18,63 +18,63 @@ SPEECH, SCORING, KEEP_DIGITS = map(read_table, ("speech", "scoring", "keep_digit
 
 
 def composed(text: str) -> str:
-    """Marks on one letter in one order: which of them was typed first is not compared."""
+    """Return the text with the marks of each letter in one order: the typing order is not compared."""
     return unicodedata.normalize("NFC", text)
 
 
 @pytest.mark.parametrize(("text", "spoken"), SPEECH)
-def test_speech(text: str, spoken: str) -> None:
+def test_normalise_for_speech(text: str, spoken: str) -> None:
     assert composed(normalise_for_speech(text)) == composed(spoken)
 
 
 @pytest.mark.parametrize(("text", "scored"), SCORING)
-def test_scoring(text: str, scored: str) -> None:
+def test_normalise_for_scoring(text: str, scored: str) -> None:
     assert composed(normalise_for_scoring(text)) == composed(scored)
 
 
 @pytest.mark.parametrize(("text", "kept"), KEEP_DIGITS)
-def test_digits_may_stay(text: str, kept: str) -> None:
+def test_digits_can_be_kept(text: str, kept: str) -> None:
     assert composed(normalise_for_speech(text, digits="keep")) == composed(kept)
 
 
-def test_the_tables_are_large_and_name_each_text_once() -> None:
+def test_the_tables_are_large_and_hold_each_text_once() -> None:
     for table, least in ((SPEECH, 180), (SCORING, 30), (KEEP_DIGITS, 15)):
         assert len({text for text, _ in table}) == len(table) >= least
 
 
 @pytest.mark.parametrize("digits", ["", "Spell", "none"])
-def test_another_way_with_digits_is_refused(digits: str) -> None:
+def test_an_unknown_value_of_digits_is_refused(digits: str) -> None:
     with pytest.raises(ValueError, match="must be 'spell' or 'keep'"):
         normalise_for_speech("5", digits)
 
 
-def test_scoring_unifies_what_a_recogniser_may_write_either_way() -> None:
+def test_scoring_unifies_spellings_that_recognisers_use_for_one_word() -> None:
     assert normalise_for_scoring("مُحَمَّدٌ إلى الفتاة!") == normalise_for_scoring("محمد الي الفتاه")
     assert normalise_for_scoring("عندي 3 كتب") == normalise_for_scoring("عندي ثلاثة كتب")
     assert normalise_for_scoring("كتب") != normalise_for_scoring("كتاب")
 
 
 def random_text(generator: random.Random) -> str:
-    """Any code points, lone surrogates among them; half of the time from Arabic and what stands beside it."""
+    """Return random code points, with lone surrogates; most are Arabic, punctuation or ASCII."""
     ranges = [(0, 0x10FFFF), (0x0600, 0x06FF), (0xFB50, 0xFEFF), (0x2000, 0x206F), (0x20, 0x7E), (0xD800, 0xDFFF)]
     return "".join(chr(generator.randint(*generator.choice(ranges))) for _ in range(generator.randint(0, 30)))
 
 
-def knots(generator: random.Random) -> str:
-    """Pieces of the tables' texts, written together: what is read then stands beside what else is read."""
+def joined_pieces(generator: random.Random) -> str:
+    """Return pieces of the tables' texts without spaces between them, so that one reading touches the next."""
     return "".join(generator.choice(SPEECH)[0][: generator.randint(1, 12)] for _ in range(generator.randint(1, 4)))
 
 
 def latin_letters(text: str) -> set[str]:
-    # A character of compatibility, such as a full-width letter, is a Latin letter too.
+    # Compatibility characters, such as full-width letters, are Latin letters too.
     return {c for c in unicodedata.normalize("NFKD", text.casefold()) if "LATIN" in unicodedata.name(c, "")}
 
 
-@pytest.mark.parametrize("make", [random_text, knots])
+@pytest.mark.parametrize("make", [random_text, joined_pieces])
 @pytest.mark.parametrize(
     "normalise", [normalise_for_speech, partial(normalise_for_speech, digits="keep"), normalise_for_scoring]
 )
-def test_on_any_text_it_is_total_idempotent_and_adds_no_latin_letter(
+def test_normalisation_takes_any_text_is_idempotent_and_adds_no_latin_letter(
     normalise: Callable[[str], str], make: Callable[[random.Random], str]
 ) -> None:
     generator = random.Random(0)
@@ -85,7 +85,7 @@ def test_on_any_text_it_is_total_idempotent_and_adds_no_latin_letter(
         assert latin_letters(once) <= latin_letters(text), ascii(text)
 
 
-def test_what_is_odd_is_found_and_gone_afterwards() -> None:
+def test_text_issues_are_found_and_normalisation_removes_them() -> None:
     text = "مر\u0640\u200bحبا\u200f \ufefb کتاب \U0001f600 5 hello \u4e2d"
     assert find_text_issues(text) == {
         "digits": ["5"],
@@ -102,7 +102,7 @@ def test_what_is_odd_is_found_and_gone_afterwards() -> None:
 
 
 @pytest.mark.parametrize("style", ["as_written", "voice_clone"])
-def test_records_are_normalised_where_they_are_parsed(
+def test_records_are_normalised_when_they_are_parsed(
     demo: Path, tokenizer: PreTrainedTokenizerBase, style: str
 ) -> None:
     record = json.loads((demo / "train_chatml_samples.json").read_text(encoding="utf-8"))[0]

@@ -28,7 +28,7 @@ def test_load_train_speak_merge_and_speak_again(demo: Path, tmp_path: Path) -> N
     assert merge_adapter.main([*map(str, words), "--torch_dtype", "bfloat16"]) == 0
     assert {t.dtype for t in load_file(merged / "model.safetensors").values()} == {torch.bfloat16}
 
-    assert style_of_adapter(merged) == style_of_adapter(checkpoint) == "as_written"
+    assert style_of_adapter(merged) == style_of_adapter(checkpoint) == "voice_clone"
     for name, model_words in (("adapter", [base, "--adapter", checkpoint]), ("merged", [merged])):
         output = tmp_path / f"{name}.wav"
         speech = ["--audio_tokenizer_path", demo / "audio_tokenizer", "--torch_dtype", "bfloat16", "--device", "cpu"]

@@ -24,6 +24,7 @@ from boson_multimodal.errors import InputError
 from tests.chatml_files import audio, load, make_cache, record, write_clip, write_records
 from tests.training_runs import adapter, trainer
 from voice_cloning.corpora.encode import encode_files
+from voice_cloning.run import data as run_data
 
 
 def codes(frames: int, seed: int = 0) -> Tensor:
@@ -194,7 +195,7 @@ def test_every_problem_with_codes_is_listed_before_a_weight_is_loaded(
         raise AssertionError("touched")
 
     monkeypatch.setattr(program, "load_base_model", touched)
-    monkeypatch.setattr(program, "load_higgs_audio_tokenizer", touched)
+    monkeypatch.setattr(run_data, "load_higgs_audio_tokenizer", touched)
     monkeypatch.setattr(ArabicVoiceCloningDataset, "encode_missing", touched)
     with safe_open(exported, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}

@@ -25,6 +25,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig, create_higgs_audio_lora_model
 from tests.chatml_files import audio, load, make_cache, record, write_clip, write_records
 from tests.training_runs import metrics, trainer
+from voice_cloning.run.components import FinishedRun
 
 MEL_BINS, CHUNK_SECONDS, RATE = 16, 1, 16_000
 FEATURES = ReferenceForm(codes=False, chunk_seconds=CHUNK_SECONDS)
@@ -399,27 +400,31 @@ def test_the_program_trains_on_features_and_does_not_change_the_tower(
         logging_steps=1,
         gradient_checkpointing=gradient_checkpointing,
     )
-    before = {n: p.clone() for n, p in subject.model.named_parameters() if "audio_tower" in n or "encoder_proj" in n}
+    before = {
+        n: p.clone()
+        for n, p in subject.components.model.named_parameters()
+        if "audio_tower" in n or "encoder_proj" in n
+    }
     assert subject.train().finished
     found = losses(tmp_path / "out")
     assert len(found) == 12 and found[-1] < found[0] - 0.2
-    parameters = dict(subject.model.named_parameters())
+    parameters = dict(subject.components.model.named_parameters())
     assert before and all(torch.equal(parameters[name], value) for name, value in before.items())
 
 
 def loss_and_gradient(subject: Any, index: int, **changes: Tensor) -> tuple[float, Tensor]:
     """Return loss and gradient of one sample after changes of its fields."""
-    item = dataclasses.replace(subject.train_dataset[index], **changes)
-    output = subject._training_step(subject.collator([item]))
-    subject.gradients.zero_()
+    item = dataclasses.replace(subject.components.data.train_dataset[index], **changes)
+    output = subject._training_step(subject.components.data.collator([item]))
+    subject.components.optimizer.gradients.zero_()
     output.loss.backward()
-    return output.loss.item(), subject.gradients.clone()
+    return output.loss.item(), subject.components.optimizer.gradients.clone()
 
 
 def test_loss_and_gradients_depend_on_the_reference(demo: Path, tower_model: Path, tmp_path: Path) -> None:
     """A different sound of the same length gives a different loss."""
     subject = trainer(demo, tmp_path / "out", model_path=tower_model, lora_dropout=0.0)
-    item = subject.train_dataset[0]
+    item = subject.components.data.train_dataset[0]
     loss, gradient = loss_and_gradient(subject, 0)
     again, same_gradient = loss_and_gradient(subject, 0)
     assert again == loss and torch.equal(same_gradient, gradient)
@@ -434,7 +439,7 @@ def started(demo: Path, tower_model: Path, tmp_path: Path) -> Iterator[tuple[Pat
     settings = {"model_path": tower_model, "max_steps": 2, "eval_data_path": None}
     subject = trainer(demo, tmp_path / "out", **settings)
     subject.train()
-    subject.run.close()
+    subject.components.opened.directory.close()
     yield tmp_path / "out", settings
 
 
@@ -446,8 +451,8 @@ def test_the_settings_of_a_processor_are_part_of_the_run(
     same = build_feature_extractor(HiggsAudioConfig.from_pretrained(tower_model))
     same.save_pretrained(tmp_path / "same")
     subject = trainer(demo, output_dir, **settings, whisper_processor_path=tmp_path / "same")
-    assert subject.finished
-    subject.run.close()
+    assert isinstance(subject.components, FinishedRun)
+    subject.components.opened.directory.close()
     WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=CHUNK_SECONDS, n_fft=512).save_pretrained(
         tmp_path / "other"
     )

@@ -3,11 +3,11 @@
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tests.chatml_files import audio, load, make_cache, record, text, write_reco
 from tests.chromium import Browser, needs_chromium
 from tests.goldens import SAMPLES_DIR, needs_samples
 from tests.planted_defects import PLANTS, compared, found_kinds
+from tests.terminals import open_terminal, read_terminal
 from tests.training_runs import PROJECT
 from tests.voice_cloning.data_check.test_report_page import PLAY
 from voice_cloning.data_check.check import check_files
@@ -314,23 +315,23 @@ def test_ctrl_c_ends_it_and_leaves_no_half_report(tmp_path: Path) -> None:
         copied["misc"]["sample_id"] = str(number)
         records.append(copied)
     path = write_records(tmp_path / "train.json", records)
+    terminal, theirs = open_terminal()  # a pipe gets no bar, by which the test knows where the process is
     process = subprocess.Popen(
         command(path, "--output_dir", tmp_path / "out", "--num_workers", 2),
         env=ENVIRONMENT,
         cwd=PROJECT,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=theirs,
         start_new_session=True,
         # A job in the background may have been told to ignore it, and would hand that on.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    os.close(theirs)
     seen = ""
-    while "measuring clips" not in seen:
-        seen += process.stderr.read(1)
-    time.sleep(0.5)
+    while not re.search(r"measuring clips: [^\r]* [1-9]\d*/302 ", seen):  # the workers have started
+        seen += os.read(terminal, 1).decode(errors="replace")
     os.killpg(process.pid, signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, rest
+    rest = read_terminal(terminal)
+    assert process.wait(timeout=60) == 130, rest
     assert rest.rstrip().endswith("interrupted") and "Traceback" not in rest
     assert list((tmp_path / "out").iterdir()) == []
 

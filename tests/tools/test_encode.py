@@ -1,4 +1,4 @@
-"""prepare_data encode: the cache is filled once, by whoever and however often it is started and killed."""
+"""Tests of prepare_data encode: each clip is encoded once, also by several runs at a time and after kills."""
 
 import errno
 import json
@@ -27,13 +27,13 @@ from voice_cloning.corpora.encode import encode_files
 
 
 def make_old(*paths: Path) -> None:
-    """As if the files had been written a minute ago: what has just changed may change again unnoticed."""
+    """Set the files' time to a minute ago: the hash of a file that has just changed is not kept."""
     for path in paths:
         os.utime(path, (time.time() - 60, time.time() - 60))
 
 
 def clips_and_records(folder: Path, count: int) -> Path:
-    """So many targets, twenty of different lengths and on, and one reference."""
+    """Write records with ``count`` targets of up to twenty different lengths and one common reference."""
     paths = [write_clip(folder / "ref.wav", 0.4, seed=1)]
     paths += [write_clip(folder / f"{i}.wav", 0.3 + 0.02 * (i % 20), seed=2 + i) for i in range(count)]
     make_old(*paths)
@@ -42,7 +42,7 @@ def clips_and_records(folder: Path, count: int) -> Path:
     )
 
 
-def words(data: Path, demo: Path, cache: Path, *more: str, processes: int | None = None) -> list[str]:
+def command(data: Path, demo: Path, cache: Path, *more: str, processes: int | None = None) -> list[str]:
     verb = [str(data), "--codec", str(demo / "audio_tokenizer"), "--code_cache_dir", str(cache), *more]
     launcher = [sys.executable]
     if processes:
@@ -55,14 +55,14 @@ def codec_cache(demo: Path, cache: Path) -> Path:
 
 
 def entries(demo: Path, cache: Path) -> dict[bytes, bytes]:
-    """What a cache holds."""
+    """Return key -> content of everything that a cache holds."""
     store = PackedStore(codec_cache(demo, cache), lambda content: True)
     return {key: store.read(key) for segment in store._segments for key in segment.keys()}
 
 
 def test_encode_fills_the_cache_once(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, cache = clips_and_records(tmp_path, 5), tmp_path / "cache"
-    arguments = words(data, demo, cache)[3:]
+    arguments = command(data, demo, cache)[3:]
     assert main(arguments) == 0
     assert "6 clips, 0.00 h; 6 of them encoded now" in capsys.readouterr().out
     assert [path.suffix for path in codec_cache(demo, cache).iterdir()].count(".pack") == 1
@@ -71,10 +71,10 @@ def test_encode_fills_the_cache_once(demo: Path, tmp_path: Path, capsys: pytest.
     assert "6 clips, 0.00 h; 0 of them encoded now" in printed and "holds 6 clips in 1 files" in printed
 
 
-def test_the_trainer_takes_what_encode_wrote(
+def test_the_trainer_uses_the_cache_that_encode_filled(
     demo: Path, tmp_path: Path, codec: HiggsAudioTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And needs no codec: with the clips and the codec's weights moved away the run is the same, bit for bit."""
+    """Without the clips and the codec's weights the run is the same, bit for bit."""
     home = tmp_path / "home"
     shutil.copytree(demo, home, ignore=shutil.ignore_patterns("code_cache"))
     monkeypatch.setattr(content_hashes, "SETTLED_AFTER_SECONDS", 0.0)
@@ -89,12 +89,12 @@ def test_the_trainer_takes_what_encode_wrote(
     bare = trainer(home, tmp_path / "bare", **settings)
     bare.train()
     assert bare._identity() == whole._identity()
-    assert bare.train_dataset.num_absent == 16 and whole.train_dataset.num_absent == 0
-    state, other = (subject.model.state_dict() for subject in (whole, bare))
+    assert bare.components.data.train_dataset.num_absent == 16 and whole.components.data.train_dataset.num_absent == 0
+    state, other = (subject.components.model.state_dict() for subject in (whole, bare))
     assert all(torch.equal(state[name], other[name]) for name in state)
 
 
-def test_a_clip_that_is_gone_is_named_unless_its_codes_are_there(demo: Path, tmp_path: Path) -> None:
+def test_a_missing_clip_is_an_error_unless_its_codes_are_in_the_cache(demo: Path, tmp_path: Path) -> None:
     data, cache = clips_and_records(tmp_path, 3), tmp_path / "cache"
     encode_files([data], str(demo / "audio_tokenizer"), str(cache))
     (tmp_path / "1.wav").unlink()
@@ -105,7 +105,7 @@ def test_a_clip_that_is_gone_is_named_unless_its_codes_are_there(demo: Path, tmp
 
 
 def test_codecs_of_one_configuration_are_not_confused(demo: Path, tmp_path: Path) -> None:
-    """Without its weights a codec is known by its configuration, if no other in the cache has the same."""
+    """A codec without weights is identified by its configuration, if only one codec in the cache has it."""
     data, cache = clips_and_records(tmp_path, 1), tmp_path / "cache"
     folders = [tmp_path / name for name in ("one", "other")]
     for number, folder in enumerate(folders):
@@ -139,30 +139,30 @@ def test_wrong_records_and_clips_are_listed_at_once(demo: Path, tmp_path: Path) 
         encode_files([*data, more], **call)
     lines = str(caught.value).splitlines()
     assert lines[0] == "invalid samples (--drop_invalid leaves them out) (4):"
-    for name, sample, words_of_it in (
+    for name, sample, message in (
         ("0.json", "s0", "0.01 s of audio"),
         ("1.json", "s1", "not readable as audio"),
         ("1.json", "s1", "no such file"),
         ("3.json", "record 0", "it must be a list of at least one turn"),
     ):
-        assert any(f"{name}: {sample}: " in line and words_of_it in line for line in lines), words_of_it
+        assert any(f"{name}: {sample}: " in line and message in line for line in lines), message
     assert encode_files([*data, more], **call, drop_invalid=True).clips == 1
 
 
 def test_two_processes_of_torchrun_fill_one_cache(demo: Path, tmp_path: Path) -> None:
     data = clips_and_records(tmp_path, 6)
     for cache, processes in (("one", None), ("two", 2)):
-        result = run(words(data, demo, tmp_path / cache, processes=processes))
+        result = run(command(data, demo, tmp_path / cache, processes=processes))
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("7 clips, 0.00 h; 7 of them encoded now") == 1
     assert entries(demo, tmp_path / "one") == entries(demo, tmp_path / "two")
 
 
-def test_two_at_once_on_one_cache_give_one_cache(demo: Path, tmp_path: Path) -> None:
+def test_two_runs_at_once_fill_one_cache_as_one_run_does(demo: Path, tmp_path: Path) -> None:
     data, cache = clips_and_records(tmp_path, 12), tmp_path / "cache"
     encode_files([data], str(demo / "audio_tokenizer"), str(tmp_path / "alone"))
     both = [
-        subprocess.Popen(words(data, demo, cache), env=ENVIRONMENT, cwd=PROJECT, stderr=subprocess.DEVNULL)
+        subprocess.Popen(command(data, demo, cache), env=ENVIRONMENT, cwd=PROJECT, stderr=subprocess.DEVNULL)
         for _ in range(2)
     ]
     assert [process.wait(120) for process in both] == [0, 0]
@@ -173,22 +173,23 @@ def test_two_at_once_on_one_cache_give_one_cache(demo: Path, tmp_path: Path) -> 
 
 CLIPS_PER_KILL = 16
 ENDING_SECONDS = 1.0
-"""About what it takes to encode these, to seal and join the packs, and to end."""
+"""Roughly the time to encode these clips, to seal and join the packs, and to exit."""
 
 
-def encode_until(words_of_it: list[str], cache: Path, demo: Path, wanted: int) -> tuple[subprocess.Popen[bytes], float]:
-    """Start ``encode`` and wait until the cache has so many entries, or it has ended; and how long that took."""
+def encode_until(arguments: list[str], cache: Path, demo: Path, wanted: int) -> tuple[subprocess.Popen[bytes], float]:
+    """Start ``encode``, wait until it ends or the cache has ``wanted`` entries, and return it and the seconds."""
     began = time.monotonic()
-    process = subprocess.Popen(words_of_it, env=ENVIRONMENT, cwd=PROJECT, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(arguments, env=ENVIRONMENT, cwd=PROJECT, stderr=subprocess.DEVNULL)
     while process.poll() is None and (not cache.exists() or len(entries(demo, cache)) < wanted):
         time.sleep(0.02)
     return process, time.monotonic() - began
 
 
 def kill_while_encoding(demo: Path, folder: Path, kills: int) -> None:
-    """Killed at random moments: each third one while it starts, the others while it encodes, seals, joins and ends.
+    """Kill ``encode`` at random moments and check that a last run completes the cache.
 
-    Each start has further clips to encode, so that there is work at each of these moments.
+    Each third process is killed while it starts, the others while they encode, seal, join packs or exit. Each process
+    has new clips to encode, so that there is work at each of these moments.
     """
     generator, cache, before, starting = random.Random(kills), folder / "cache", {}, 0.0
     records = json.loads(clips_and_records(folder, CLIPS_PER_KILL * (kills + 1)).read_text(encoding="utf-8"))
@@ -197,7 +198,7 @@ def kill_while_encoding(demo: Path, folder: Path, kills: int) -> None:
     alone = entries(demo, folder / "alone")
     for number in range(kills):
         wanted = 0 if number % 3 == 1 else len(before) + 1
-        process, seconds = encode_until(words(data[number], demo, cache), cache, demo, wanted)
+        process, seconds = encode_until(command(data[number], demo, cache), cache, demo, wanted)
         starting = seconds if number == 0 else starting
         time.sleep(generator.uniform(0, ENDING_SECONDS if wanted else starting))
         process.kill()
@@ -205,40 +206,40 @@ def kill_while_encoding(demo: Path, folder: Path, kills: int) -> None:
         there = entries(demo, cache)
         assert before.items() <= there.items() <= alone.items(), f"kill {number}"
         before = there
-    result = run(words(data[-1], demo, cache))
+    result = run(command(data[-1], demo, cache))
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(f"{len(alone)} clips, ")
     assert f"; {len(alone) - len(before)} of them encoded now" in result.stdout
     assert entries(demo, cache) == alone
 
 
-def test_killed_three_times_encode_goes_on(demo: Path, tmp_path: Path) -> None:
+def test_encode_continues_after_three_kills(demo: Path, tmp_path: Path) -> None:
     kill_while_encoding(demo, tmp_path, 3)
 
 
 @pytest.mark.slow
-def test_killed_ten_times_encode_goes_on(demo: Path, tmp_path: Path) -> None:
+def test_encode_continues_after_ten_kills(demo: Path, tmp_path: Path) -> None:
     kill_while_encoding(demo, tmp_path, 10)
 
 
-# -- what goes wrong -------------------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------------------------
 
 
 def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str], status: int = 1) -> str:
-    """What ``encode`` says when it ends with this status, without its progress bars."""
+    """Return what ``encode`` prints when it exits with ``status``."""
     assert main(arguments) == status
-    return capsys.readouterr().err.split("\r")[-1].split("clip/s]")[-1].strip()
+    return capsys.readouterr().err.strip()
 
 
 @pytest.mark.parametrize("place", ["cache", "cache/content_hashes"])
 def test_a_cache_that_cannot_be_written_to_is_named(
     place: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A file lies where a folder should."""
+    """A file stands in the place of a folder."""
     data, cache = clips_and_records(tmp_path, 1), tmp_path / "cache"
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).touch()
-    said = refusal(words(data, demo, cache)[3:], capsys)
+    said = refusal(command(data, demo, cache)[3:], capsys)
     assert said.startswith(f"error: --code_cache_dir {cache}: cannot be used (") and "disk with room" in said
 
 
@@ -247,19 +248,19 @@ def test_an_export_to_no_folder_is_refused_before_anything_is_encoded(
     name: str, demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, cache, export = clips_and_records(tmp_path, 1), tmp_path / "cache", tmp_path / name
-    said = refusal(words(data, demo, cache, "--export", str(export))[3:], capsys)
+    said = refusal(command(data, demo, cache, "--export", str(export))[3:], capsys)
     assert said == f"error: --export {export}: give the name of a file, in a folder that is there"
     assert not cache.exists()
 
 
-def test_a_full_disk_is_named_and_what_was_encoded_stays(
+def test_a_full_disk_is_named_and_encoded_clips_stay(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, cache = clips_and_records(tmp_path, 5), tmp_path / "cache"
     write_whole, written = packed_store._write_whole, []
 
     def full_after_eight(file: BinaryIO, content: bytes) -> None:
-        """Six hashes and two clips."""
+        """Fail after six hashes and two clips."""
         if len(written) == 8:
             file.write(content[:20])
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -268,17 +269,17 @@ def test_a_full_disk_is_named_and_what_was_encoded_stays(
 
     with monkeypatch.context() as patch:
         patch.setattr(packed_store, "_write_whole", full_after_eight)
-        said = refusal(words(data, demo, cache)[3:], capsys)
+        said = refusal(command(data, demo, cache)[3:], capsys)
     assert said.startswith(f"error: --code_cache_dir {cache}: cannot be used (No space left on device); give a folder")
     assert len(entries(demo, cache)) == 2
-    assert main(words(data, demo, cache)[3:]) == 0
+    assert main(command(data, demo, cache)[3:]) == 0
     assert "; 4 of them encoded now" in capsys.readouterr().out
 
 
-def test_a_cache_that_is_only_read_will_do_if_it_is_whole(
+def test_a_complete_cache_may_be_read_only(
     demo: Path, tmp_path: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though hashes of files that have another time now cannot be kept, and a killed run left its temporary file."""
+    """It works although hashes of files with a new time cannot be kept and a killed run left a temporary file."""
     data, call = clips_and_records(tmp_path, 3), (str(demo / "audio_tokenizer"), str(tmp_path / "cache"))
     encode_files([data], *call)
     left = codec_cache(demo, tmp_path / "cache") / "left.tmp"
@@ -301,7 +302,7 @@ def test_a_cache_that_is_only_read_will_do_if_it_is_whole(
     assert encode_files([data], *call).clips == 4 and len(read_files) == 8
 
 
-def test_ctrl_c_keeps_what_was_encoded(
+def test_ctrl_c_keeps_encoded_clips(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data, cache, calls = clips_and_records(tmp_path, 5), tmp_path / "cache", []
@@ -315,14 +316,14 @@ def test_ctrl_c_keeps_what_was_encoded(
 
     with monkeypatch.context() as patch:
         patch.setattr(HiggsAudioTokenizer, "encode", interrupted)
-        assert refusal(words(data, demo, cache)[3:], capsys, status=130) == "interrupted"
+        assert refusal(command(data, demo, cache)[3:], capsys, status=130) == "interrupted"
     assert not list(cache.glob("*/*.log")) and len(entries(demo, cache)) == 2
-    assert main(words(data, demo, cache)[3:]) == 0
+    assert main(command(data, demo, cache)[3:]) == 0
     assert "; 4 of them encoded now" in capsys.readouterr().out
 
 
 def test_ctrl_c_does_not_wait_for_all_clips(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more than a few hundred are ever queued."""
+    """At most a few hundred clips are queued at a time."""
     checked = []
 
     def check(use: int, source: object, frames_per_second: float) -> ClipFacts:
@@ -339,7 +340,7 @@ def test_ctrl_c_does_not_wait_for_all_clips(monkeypatch: pytest.MonkeyPatch) -> 
     assert [facts.key for facts in found] == [str(use) for use in range(701, 2000)]
 
 
-def test_every_file_that_is_not_there_is_named_with_the_codec(
+def test_every_missing_file_and_the_missing_codec_are_named(
     demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.json").write_text("[")
@@ -351,8 +352,8 @@ def test_every_file_that_is_not_there_is_named_with_the_codec(
     assert refusal(["encode", *names, *codec], capsys).startswith(f"error: --codec {codec[1]}: no such folder")
 
 
-def test_odd_names_of_clips_go_through_and_wrong_ones_are_listed(demo: Path, tmp_path: Path) -> None:
-    """Arabic, quotes, a line feed, a mark of direction; and a name that is no UTF-8, which libsndfile does not open."""
+def test_unusual_clip_names_work_and_impossible_ones_are_listed(demo: Path, tmp_path: Path) -> None:
+    """Arabic, quotes, a line feed and a bidi control work; libsndfile cannot open a name that is not UTF-8."""
     odd = ["صوت مع مسافة.wav", "a\u202eb.wav", "q\"u'o.wav", "per%cent#1.0,.wav", "new\nline.wav", "-dash.wav"]
     records = []
     for number, name in enumerate(odd):
@@ -363,7 +364,7 @@ def test_odd_names_of_clips_go_through_and_wrong_ones_are_listed(demo: Path, tmp
     assert encode_files([write_records(tmp_path / "data.json", records)], *call, export=path).clips == len(odd)
     with safe_open(path, "pt") as file:
         assert sorted(file.keys()) == sorted(odd)
-    wrong = "\udce1\udce2.wav"  # as Python reads a name in cp1256
+    wrong = "\udce1\udce2.wav"  # how Python reads a name in cp1256
     (tmp_path / wrong).write_bytes((tmp_path / odd[0]).read_bytes())
     data = write_records(tmp_path / "more.json", [*records, record("other", audio(odd[0]), audio(wrong))])
     with pytest.raises(InputError, match=r"other: messages.*udce1.udce2.wav': not a path .*audio file of another name"):
@@ -371,11 +372,11 @@ def test_odd_names_of_clips_go_through_and_wrong_ones_are_listed(demo: Path, tmp
     assert encode_files([data], *call, export=path, drop_invalid=True).clips == len(odd)
 
 
-def test_damaged_entries_are_encoded_anew(demo: Path, tmp_path: Path) -> None:
+def test_damaged_entries_are_encoded_again(demo: Path, tmp_path: Path) -> None:
     data, call = clips_and_records(tmp_path, 5), (str(demo / "audio_tokenizer"), str(tmp_path / "cache"))
     encode_files([data], *call)
     whole = entries(demo, tmp_path / "cache")
-    for _ in range(2):  # the second time it is the joined pack of a damaged one and the new entry
+    for _ in range(2):  # the second time, the pack was joined from the damaged one and the new entry
         (pack,) = codec_cache(demo, tmp_path / "cache").glob("*.pack")
         content = bytearray(pack.read_bytes())
         content[60] ^= 1
@@ -390,7 +391,7 @@ def test_damaged_entries_are_encoded_anew(demo: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the files that are read for their hash."""
+    """Return a list that gets the name of each file that is read for its hash."""
     names, content_hash = [], content_hashes.content_hash
 
     def counted(source: Path | bytes) -> str:
@@ -409,15 +410,15 @@ def test_a_second_start_reads_no_audio_file(demo: Path, tmp_path: Path, read_fil
     assert len(read_files) == 5
     make_old(write_clip(tmp_path / "2.wav", 0.34, seed=99))
     (tmp_path / "0.wav").write_bytes((tmp_path / "1.wav").read_bytes())
-    assert encode_files([data], *call).encoded == 1, "0.wav is as 1.wav now"
+    assert encode_files([data], *call).encoded == 1, "0.wav has the content of 1.wav now"
     assert sorted(read_files[5:]) == ["0.wav", "2.wav"]
     os.utime(tmp_path / "0.wav", (1e9, 1e9))
     assert encode_files([data], *call).encoded == 0
-    assert read_files[7:] == ["0.wav"], "a file that has just changed is not yet relied on; now it is"
+    assert read_files[7:] == ["0.wav"], "the hash of a file that has just changed was not kept"
     assert encode_files([data], *call).encoded == 0 and len(read_files) == 8
 
 
-def test_the_last_version_of_a_file_that_is_gone_counts(tmp_path: Path) -> None:
+def test_a_missing_file_has_the_hash_of_its_last_version(tmp_path: Path) -> None:
     hashes, path = content_hashes.ContentHashes(tmp_path / "hashes"), tmp_path / "clip"
     found = []
     for number, content in enumerate([b"first", b"second", b"first"]):
@@ -436,7 +437,7 @@ def test_the_last_version_of_a_file_that_is_gone_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\0b", "half \ud800", "x" * 300])
-def test_a_path_that_is_none_is_named(name: str, tmp_path: Path) -> None:
+def test_an_impossible_path_is_named(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a path|cannot be read"):
         content_hashes.ContentHashes(tmp_path / "hashes").of(tmp_path / name)
 

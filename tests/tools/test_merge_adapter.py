@@ -579,7 +579,7 @@ def test_the_card_of_a_checkpoint_describes_its_training(demo: Path, trained: Pa
     for part in (
         "- training: `train_chatml_samples.json`: 16 samples, 16 clips, ",
         "- evaluation: `val_chatml_samples.json`: 4 samples, 4 clips, ",
-        "- prompt_style: `as_written`",
+        "- prompt_style: `voice_clone`",
         "- r: 16\n- lora_alpha: 32.0\n",
         "- targets: attention, text_mlp, audio_mlp, heads, audio_embeddings",
         "- learning_rate: 0.01\n",
@@ -659,7 +659,7 @@ def test_facts_survive_two_exports(trained: Path, tmp_path: Path) -> None:
     there = rename(trained, tmp_path / "there", TRANSFORMERS)
     back = rename(there, tmp_path / "back", ORIGINAL)
     assert read_facts(back) == read_facts(trained)
-    assert read_facts(back)["flags"]["prompt_style"] == "as_written"
+    assert read_facts(back)["flags"]["prompt_style"] == "voice_clone"
 
 
 @pytest.mark.parametrize("version", ["0.2.0", None])

@@ -1,4 +1,4 @@
-"""build: every form of source becomes ChatML that training reads, with sound pairs and sound sides."""
+"""Tests of prepare_data build: every form of source becomes ChatML that training reads, with valid pairs and sides."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def words(speaker: str, i: int) -> str:
 
 
 def sources(folder: Path, place: str = "clips") -> list[tuple[str, str, str]]:
-    """(file relative to ``folder``, text, speaker) of clips of noise that were written there."""
+    """Write clips of noise and return (file relative to ``folder``, text, speaker) of each."""
     rows = []
     for s, speaker in enumerate(SPEAKERS):
         for i in range(CLIPS_EACH):
@@ -61,7 +61,7 @@ def common_voice_form(folder: Path) -> Path:
 
 
 def csv_form(folder: Path) -> Path:
-    """An audiofolder's metadata."""
+    """Write an audiofolder with its metadata."""
     rows = ["file_name,transcription,speaker_id"]
     rows += [f'{name},"{text}",{who}' for name, text, who in sources(folder)]
     write_lines(folder / "metadata.csv", rows)
@@ -82,14 +82,14 @@ def kaldi_form(folder: Path) -> Path:
 
 
 def arrow_columns(folder: Path) -> dict[str, Any]:
-    """What ``datasets`` writes of an Audio column whose files are taken in."""
+    """Return columns as ``datasets`` writes them for an Audio column that holds the files' bytes."""
     rows = sources(folder / "origin")
     audio = [{"bytes": (folder / "origin" / name).read_bytes(), "path": Path(name).name} for name, _, _ in rows]
     return {"audio": audio, "text": [text for _, text, _ in rows], "speaker_id": [who for _, _, who in rows]}
 
 
 def arrow_form(folder: Path) -> Path:
-    """What ``save_to_disk`` writes of a DatasetDict."""
+    """Write the files that ``save_to_disk`` writes for a DatasetDict."""
     arrow = pytest.importorskip("pyarrow")
     table = arrow.table(arrow_columns(folder))
     split_folder = folder / "saved" / "train"
@@ -127,12 +127,12 @@ def records_of(folder: Path, name: str = TRAIN_FILE) -> list[dict[str, Any]]:
 
 
 def clips_of(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(reference, target) audio parts."""
+    """Return the audio parts of (reference, target)."""
     return record["messages"][1]["content"][1], record["messages"][2]["content"][1]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_each_form_is_found_and_becomes_what_training_reads(
+def test_each_form_is_detected_and_becomes_data_that_training_reads(
     form: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     (tmp_path / "source").mkdir()
@@ -156,7 +156,7 @@ def test_each_form_is_found_and_becomes_what_training_reads(
                 assert part["duration"] == pytest.approx(len(wave) / rate)
 
 
-def test_records_have_the_form_that_users_have(tmp_path: Path) -> None:
+def test_records_have_the_form_of_the_original_chatml_data(tmp_path: Path) -> None:
     build_data(clips_form(tmp_path / "source"), tmp_path / "out", eval_share=0)
     record = records_of(tmp_path / "out")[0]
     sample, problems = parse_sample(record)
@@ -168,7 +168,7 @@ def test_records_have_the_form_that_users_have(tmp_path: Path) -> None:
 
 
 @needs_samples
-def test_records_are_written_as_the_real_samples_are(tmp_path: Path) -> None:
+def test_records_have_the_same_structure_as_the_real_samples(tmp_path: Path) -> None:
     build_data(clips_form(tmp_path / "source"), tmp_path / "out", eval_share=0)
     ours, theirs = records_of(tmp_path / "out")[0], records_of(SAMPLES_DIR)[0]
 
@@ -215,7 +215,7 @@ def test_kaldi_segments_are_cuts(tmp_path: Path, tokenizer: PreTrainedTokenizerB
 
 
 @pytest.mark.parametrize(("speaker_from", "expected"), [("name", {"s1", "s2"}), ("one", {"one"})])
-def test_speakers_of_clips_by_name_or_all_one(tmp_path: Path, speaker_from: str, expected: set[str]) -> None:
+def test_speakers_of_clips_come_from_names_or_are_one(tmp_path: Path, speaker_from: str, expected: set[str]) -> None:
     for i, name in enumerate(("s1_a", "s1_b", "s2-a", "s2-b")):
         write_clip(tmp_path / "in" / f"{name}.flac", seed=i).with_suffix(".txt").write_text(f"نص {name}", "utf-8")
     build_data(tmp_path / "in", tmp_path / "out", eval_share=0, speaker_from=speaker_from)
@@ -246,7 +246,7 @@ def test_a_speaker_with_one_clip_is_listed_and_left_out(tmp_path: Path, capsys: 
     assert "left out, speakers with one clip (1): einsam" in capsys.readouterr().err
 
 
-def test_all_that_is_wrong_is_told_at_once_and_nothing_is_written(
+def test_all_problems_are_listed_at_once_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_clip(tmp_path / "good.wav")
@@ -270,7 +270,7 @@ def test_all_that_is_wrong_is_told_at_once_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_clips_and_texts_without_each_other_are_told(tmp_path: Path) -> None:
+def test_clips_without_texts_and_texts_without_clips_are_listed(tmp_path: Path) -> None:
     source = clips_form(tmp_path / "source")
     (source / "badr" / "1.txt").unlink()
     (source / "badr" / "2.wav").unlink()
@@ -291,7 +291,7 @@ def test_kaldi_commands_are_refused_and_never_run(tmp_path: Path) -> None:
     write_lines(source / "wav.scp", lines[:-1])
     with pytest.raises(InputError) as caught:
         build_data(source, tmp_path / "out")
-    assert "is a command; nothing is run here" in str(caught.value)
+    assert "is a command, and commands are never run here" in str(caught.value)
     assert "points into an archive" in str(caught.value)
     assert "has no audio file in wav.scp" in str(caught.value)
     assert not marker.exists()
@@ -308,13 +308,13 @@ def test_kaldi_commands_are_refused_and_never_run(tmp_path: Path) -> None:
         ({"speaker_from": "speaker"}, "folder, name or one"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(tmp_path: Path, flags: dict[str, Any], message: str) -> None:
+def test_impossible_settings_are_refused(tmp_path: Path, flags: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build_data(clips_form(tmp_path / "source"), tmp_path / "out", **flags)
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_is_no_source_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         build_data(tmp_path / "absent", tmp_path / "out")
     with pytest.raises(InputError, match="looks like none"):
@@ -327,7 +327,7 @@ def test_what_is_no_source_is_refused(tmp_path: Path) -> None:
         build_data(tmp_path / "train.tsv", tmp_path / "out")
 
 
-def test_the_same_again_changes_nothing_and_other_content_needs_overwrite(tmp_path: Path) -> None:
+def test_a_repeated_call_changes_nothing_and_other_content_needs_overwrite(tmp_path: Path) -> None:
     source, out = clips_form(tmp_path / "source"), tmp_path / "out"
     build_data(source, out, eval_share=0.3)
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
@@ -335,7 +335,7 @@ def test_the_same_again_changes_nothing_and_other_content_needs_overwrite(tmp_pa
     assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
     with pytest.raises(InputError, match="--overwrite") as caught:
         build_data(source, out, eval_share=0)
-    assert VAL_FILE in str(caught.value), "an evaluation file of before would hold what is now trained on"
+    assert VAL_FILE in str(caught.value), "the old evaluation file would hold samples of the new training file"
     assert before == {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in out.iterdir()}
     build_data(source, out, eval_share=0, overwrite=True)
     assert not (out / VAL_FILE).exists() and len(records_of(out)) == 12
@@ -362,14 +362,14 @@ def test_a_data_set_without_pyarrow_says_what_to_install(tmp_path: Path, monkeyp
         build_data(tmp_path, tmp_path / "out")
 
 
-def test_a_damaged_data_set_is_told(tmp_path: Path) -> None:
+def test_a_damaged_data_set_is_named(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(InputError, match="not readable as a data set"):
         build_data(tmp_path, tmp_path / "out")
 
 
-def test_cells_with_paths_and_cells_with_nothing(tmp_path: Path) -> None:
+def test_cells_may_hold_paths_but_not_nothing(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     audio = [{"bytes": None, "path": str(write_clip(tmp_path / f"{i}.wav", seed=i))} for i in range(3)]
     texts = ["واحد", "اثنان", "ثلاثة"]
@@ -388,7 +388,7 @@ def test_cells_with_paths_and_cells_with_nothing(tmp_path: Path) -> None:
 
 
 def crowd(speakers: int, each: int) -> list[Utterance]:
-    """Utterances of 0.5 to 15 s."""
+    """Return ``each`` utterances of 0.5 to 15 s of each speaker."""
     return [
         Utterance(
             f"{s}-{i}", Path(f"{s}/{i}.wav"), f"نص {i % 40}", f"s{s}", "", seconds=0.5 + (7 * s + i * 13) % 30 / 2
@@ -399,7 +399,7 @@ def crowd(speakers: int, each: int) -> list[Utterance]:
 
 
 @pytest.mark.parametrize("references", [1, 3])
-def test_pairs_are_of_one_speaker_two_utterances_and_two_texts(references: int) -> None:
+def test_a_pair_has_one_speaker_two_utterances_and_two_texts(references: int) -> None:
     everyone = crowd(20, 30)
     found = pair(everyone, references, seed=0)
     assert Counter(t.utterance_id for t, _, _ in found.pairs) == {u.utterance_id: references for u in everyone}
@@ -409,10 +409,10 @@ def test_pairs_are_of_one_speaker_two_utterances_and_two_texts(references: int) 
         assert REFERENCE_SECONDS[0] <= reference.seconds <= REFERENCE_SECONDS[1], "there are enough of these"
     assert len({(t.utterance_id, r.utterance_id) for t, r, _ in found.pairs}) == references * len(everyone)
     used = Counter(r.utterance_id for _, r, _ in found.pairs)
-    assert len(used) > 0.6 * sum(3 <= u.seconds <= 10 for u in everyone), "no few clips are everyone's reference"
+    assert len(used) > 0.6 * sum(3 <= u.seconds <= 10 for u in everyone), "many clips are used as references"
 
 
-def test_fewer_references_than_wanted_are_counted_and_the_nearest_lengths_come_first() -> None:
+def test_missing_references_are_counted_and_the_closest_lengths_come_first() -> None:
     lengths = {"t": 5.0, "short": 1.0, "nearly": 2.5, "long": 40.0}
     voice = [Utterance(name, Path(name), name, "s", "", seconds=seconds) for name, seconds in lengths.items()]
     found = pair(voice, 2, seed=0)
@@ -420,7 +420,7 @@ def test_fewer_references_than_wanted_are_counted_and_the_nearest_lengths_come_f
     assert pair(voice, 4, seed=0).short == 4
 
 
-def test_choices_follow_the_seed_and_not_the_order() -> None:
+def test_choices_depend_on_the_seed_and_not_on_the_order() -> None:
     everyone = crowd(10, 12)
 
     def choices(utterances: list[Utterance], seed: int) -> list[Any]:
@@ -442,16 +442,16 @@ def test_no_speaker_is_on_both_sides(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_by_utterance_nothing_is_on_both_sides_not_even_as_a_reference(seed: int) -> None:
+def test_split_by_utterance_no_utterance_is_on_both_sides_even_as_a_reference(seed: int) -> None:
     everyone = crowd(10, 20)
     sides = split(everyone, "utterance", 0.1, seed)
     used = [{u.utterance_id for t, r, _ in pair(side, 2, seed).pairs for u in (t, r)} for side in sides]
     assert not used[0] & used[1]
-    assert len(used[0] | used[1]) == len(everyone), "each has a reference on its side"
+    assert len(used[0] | used[1]) == len(everyone), "each utterance has a reference on its side"
     assert 0.1 <= len(sides[1]) / len(everyone) < 0.13
 
 
-def test_several_references_make_several_samples_with_ids_of_their_own(tmp_path: Path) -> None:
+def test_several_references_make_several_samples_with_different_ids(tmp_path: Path) -> None:
     summary = build_data(clips_form(tmp_path / "source"), tmp_path / "out", eval_share=0, references_per_target=2)
     records = records_of(tmp_path / "out")
     assert summary["train"]["samples"] == len(records) == 24
@@ -460,8 +460,8 @@ def test_several_references_make_several_samples_with_ids_of_their_own(tmp_path:
     assert all(len({part["audio_url"] for part in clips_of(r)}) == 2 for r in records)
 
 
-def test_paths_hold_through_links(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """The kernel takes ``link/..`` elsewhere than the name says."""
+def test_paths_are_right_with_links(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """``link/..`` is the parent of the link's target, not of the link."""
     clips_form(tmp_path / "a" / "b" / "source")
     (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
     (tmp_path / "x" / "y").mkdir(parents=True)
@@ -471,7 +471,7 @@ def test_paths_hold_through_links(tmp_path: Path, tokenizer: PreTrainedTokenizer
 
 
 @pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3"])
-def test_lengths_of_compressed_clips_are_those_that_are_read(tmp_path: Path, kind: str) -> None:
+def test_recorded_lengths_of_compressed_clips_match_the_decoded_audio(tmp_path: Path, kind: str) -> None:
     for i in range(2):
         file = io.BytesIO()
         soundfile.write(file, noise(0.7, seed=i), 24_000, format=kind)

@@ -1,4 +1,4 @@
-"""normalise: texts as training would normalise them, all else as it was, paths that still lead to the clips."""
+"""Tests of prepare_data normalise: only texts change, as in training, and paths still lead to the clips."""
 
 import io
 import json
@@ -23,7 +23,7 @@ RAW_AUDIO = {"type": "audio", "audio_url": "placeholder", "raw_audio": "AAAA"}
 
 
 def odd_records() -> list[dict[str, Any]]:
-    """Texts that change, in every form that records have."""
+    """Return records with texts that change, in every form that records can have."""
     instructed = record("s0", audio("clips/ref.wav"), audio("clips/a.wav", offset=0.5, duration=1.0), speaker="أمل")
     instructed["messages"][1]["content"] = [
         text("عندي 3 كتب"),
@@ -62,7 +62,7 @@ def texts_of(raw: dict[str, Any]) -> list[str]:
     return [part if isinstance(part, str) else part["text"] for part in parts if "audio_url" not in part]
 
 
-def test_texts_change_and_nothing_else(data: Path, tmp_path: Path) -> None:
+def test_only_texts_change(data: Path, tmp_path: Path) -> None:
     summary = normalise_file(data, tmp_path / "out")
     first, second = read_json_records(tmp_path / "out" / "data.json")
     assert texts_of(first) == [
@@ -89,7 +89,7 @@ def test_texts_change_and_nothing_else(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])
 @pytest.mark.parametrize("style", list(PROMPT_STYLES))
 @pytest.mark.parametrize("digits", ["spell", "keep"])
-def test_training_on_the_result_is_training_with_text_normalisation(
+def test_training_on_the_result_equals_training_with_text_normalisation(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, suffix: str, style: str, digits: str
 ) -> None:
     lines = [json.dumps(raw) for raw in odd_records()]
@@ -107,7 +107,7 @@ def test_training_on_the_result_is_training_with_text_normalisation(
     assert [r.input_ids for r in again] == [r.input_ids for r in wanted]
 
 
-def test_paths_lead_to_the_clips_through_links_and_stay_where_the_folder_stays(tmp_path: Path) -> None:
+def test_relative_paths_lead_to_the_clips_through_links_and_absolute_paths_stay(tmp_path: Path) -> None:
     clip = write_clip(tmp_path / "far" / "store" / "a.wav")
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "clips").symlink_to(tmp_path / "far" / "store")
@@ -122,7 +122,7 @@ def test_paths_lead_to_the_clips_through_links_and_stay_where_the_folder_stays(t
         assert (tmp_path / "out" / "deep" / url).samefile(clip)
 
 
-def test_the_same_command_changes_nothing_and_other_content_stays(
+def test_a_repeated_command_changes_nothing_and_other_content_stays(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["normalise", str(data), "--output_dir", str(tmp_path / "out")]
@@ -139,12 +139,12 @@ def test_the_same_command_changes_nothing_and_other_content_stays(
     assert main([*command, "--digits", "keep", "--overwrite"]) == 0
     out = capsys.readouterr().out
     assert "digits left: 5, in 2 place(s): s0 (3 3), record 1 (50 2 ۵)" in out
-    # What was written is normalised: doing it again changes no text.
+    # The output is normalised already: another run changes no text.
     assert main(["normalise", str(written), "--digits", "keep", "--output_dir", str(tmp_path / "again")]) == 0
     assert "0 of 8 texts changed" in capsys.readouterr().out
 
 
-def test_wrong_input_is_listed_whole_and_nothing_is_written(
+def test_all_problems_are_listed_and_nothing_is_written(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = odd_records()
@@ -168,12 +168,12 @@ def test_wrong_input_is_listed_whole_and_nothing_is_written(
         (["{data}"], "--output_dir: missing"),
         (["-", "{data}"], "give it alone"),
         (["-", "--output_dir", "x"], "give it alone"),
-        (["{data}", "--output_dir", "{folder}"], "replaced by itself"),
-        (["{data}", "{folder}/../data.json", "--output_dir", "x"], "is called data.json too"),
-        (["{folder}/clips/a.wav", "--output_dir", "x"], "is neither of .json, .jsonl, .txt"),
+        (["{data}", "--output_dir", "{folder}"], "the output would replace the input"),
+        (["{data}", "{folder}/../data.json", "--output_dir", "x"], "another input has the name data.json too"),
+        (["{folder}/clips/a.wav", "--output_dir", "x"], "must end in .json, .jsonl, .txt"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
+def test_impossible_arguments_are_refused(
     data: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     filled = [argument.format(data=data, folder=data.parent) for argument in arguments]
@@ -197,7 +197,7 @@ def test_lines_of_text_from_a_file_and_from_the_standard_input(
 
 
 class FakeDiacritizer:
-    """Puts a fatha after every letter; spells one word otherwise, and loses one."""
+    """Puts a fatha after every letter, changes the spelling of one word, and loses one word."""
 
     def diacritize(self, sentence: str) -> str:
         words = sentence.replace("احمد", "أحمد").replace("ضائع", "").split()
@@ -211,7 +211,7 @@ def fake_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "text2tashkeel", module)
 
 
-def test_marks_are_added_and_letters_stay(fake_library: None) -> None:
+def test_diacritise_adds_marks_and_keeps_letters(fake_library: None) -> None:
     add_marks = load_diacritiser("text2tashkeel")
     assert diacritise("نعم hello، لا", add_marks) == ("نَعَمَ hello، لَاَ", 2, 0)
     assert diacritise("احمد نعم", add_marks) == ("احمد نَعَمَ", 1, 1)
@@ -220,19 +220,19 @@ def test_marks_are_added_and_letters_stay(fake_library: None) -> None:
     assert diacritise("", add_marks) == ("", 0, 0)
 
 
-def test_the_verb_puts_marks_after_it_has_normalised(
+def test_the_command_adds_marks_after_normalisation(
     fake_library: None, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["normalise", str(data), "--output_dir", str(tmp_path / "out"), "--diacritise", "text2tashkeel"]
     assert main(command) == 0
-    assert "marks put on" in capsys.readouterr().out
+    assert "marks added to" in capsys.readouterr().out
     first = read_json_records(tmp_path / "out" / "data.json")[0]
     spoken = first["messages"][1]["content"][0]["text"]
     assert spoken == "عَنَدَيَ ثَلَاَثَةَ كَتَبَ" and normalise_for_speech(spoken) == spoken
     assert first["messages"][1]["content"][2]["text"].startswith(AS_WRITTEN_INSTRUCTION)
 
 
-def test_a_library_that_is_not_there_is_named(
+def test_a_missing_library_is_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "text2tashkeel", None)
@@ -246,6 +246,6 @@ def test_a_library_that_is_not_there_is_named(
 def test_the_real_library_keeps_letters_too() -> None:
     pytest.importorskip("text2tashkeel", reason="pip install text2tashkeel")
     add_marks = load_diacritiser("text2tashkeel")
-    spoken, marked, left = diacritise("ذهب الولد إلى المدرسة، ومُحَمَّدٌ hello", add_marks)
-    assert marked == 4 and left == 0
+    spoken, marked, unmarked = diacritise("ذهب الولد إلى المدرسة، ومُحَمَّدٌ hello", add_marks)
+    assert marked == 4 and unmarked == 0
     assert "مُحَمَّدٌ hello" in spoken and spoken != "ذهب الولد إلى المدرسة، ومُحَمَّدٌ hello"

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
+from boson_multimodal import seeds
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.mel_features import ReferenceForm
 from boson_multimodal.chatml import as_written_messages
@@ -65,7 +66,7 @@ def untrained(demo: Path, codec: HiggsAudioTokenizer) -> VoiceCloner:
 
 def targets(subject: ArabicVoiceCloningDistributedTrainer) -> list[Tensor]:
     """Return the (K, T) codes of each sample's last clip."""
-    samples = [subject.train_dataset[i] for i in range(len(subject.train_dataset))]
+    samples = [subject.components.data.train_dataset[i] for i in range(len(subject.components.data.train_dataset))]
     return [s.audio_ids_concat[:, s.audio_ids_start[-1] :] for s in samples]
 
 
@@ -188,12 +189,12 @@ def test_the_prompt_style_comes_from_the_adapters_run(
     adapter = tmp_path / "adapter"
     shutil.copytree(checkpoint_of(memorised), adapter)
     assert make_cloner(demo).prompt_style == "voice_clone"
-    assert make_cloner(demo, adapter=adapter).prompt_style == "as_written"
-    assert make_cloner(demo, adapter=adapter, prompt_style="voice_clone").prompt_style == "voice_clone"
-    described = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
-    described["flags"]["prompt_style"] = "voice_clone"
-    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
     assert make_cloner(demo, adapter=adapter).prompt_style == "voice_clone"
+    assert make_cloner(demo, adapter=adapter, prompt_style="as_written").prompt_style == "as_written"
+    described = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
+    described["flags"]["prompt_style"] = "as_written"
+    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    assert make_cloner(demo, adapter=adapter).prompt_style == "as_written"
     (adapter / "run.json").write_text("{}")
     with pytest.raises(InputError, match="does not have flags.prompt_style"):
         make_cloner(demo, adapter=adapter)
@@ -214,6 +215,10 @@ def test_an_adapter_trained_on_other_turns_gives_a_warning(
     records = json.loads((demo / "four.json").read_text(encoding="utf-8"))
     records[0]["messages"][0]["content"] = "Speak."
     described = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
+    described["flags"]["prompt_style"] = "as_written"
+    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    make_cloner(demo, adapter=adapter)
+    assert capsys.readouterr().err == "", "the turns of the demo are those in which a text is spoken"
     described["flags"]["data_path"] = str(write_records(tmp_path / "other.json", records))
     (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
     make_cloner(demo, adapter=adapter)
@@ -228,7 +233,7 @@ def test_memorised_clips_are_spoken_exactly(
     demo: Path, memorised: ArabicVoiceCloningDistributedTrainer, cloner: VoiceCloner
 ) -> None:
     """The codes are equal and end at the last frame, for single clips and in batches."""
-    requests = read_manifest(demo / "four.json", "as_written")[0]
+    requests = read_manifest(demo / "four.json", "voice_clone")[0]
     wanted = {r.name: codes for r, codes in zip(requests, targets(memorised), strict=True)}
     for batch_size in (1, 3):
         spoken = dict((r.name, speech) for r, speech in cloner.speak_all(requests, batch_size))
@@ -271,7 +276,7 @@ def test_swapped_references_change_the_speech(
 
     def ask(text: dict[str, Any], voice: dict[str, Any]) -> SpeechRequest:
         reference = AudioContent(audio_url=voice["reference"])
-        return request_of_text(text["id"], text["text"], reference, voice["reference_text"], "as_written", demo)
+        return request_of_text(text["id"], text["text"], reference, voice["reference_text"], "voice_clone", demo)
 
     own = cloner.speak_all([ask(e, e) for e in entries])
     swapped = cloner.speak_all([ask(e, entries[(i + 1) % 4]) for i, e in enumerate(entries)])
@@ -318,7 +323,7 @@ def test_the_speech_of_a_request_is_independent_of_its_batch(
 def test_bfloat16_on_cpu(demo: Path, memorised: ArabicVoiceCloningDistributedTrainer) -> None:
     """With bfloat16 and an adapter, most frames of a memorised clip equal those in float32."""
     subject = make_cloner(demo, adapter=checkpoint_of(memorised), settings=GREEDY, torch_dtype="bfloat16")
-    request = read_manifest(demo / "four.json", "as_written")[0][0]
+    request = read_manifest(demo / "four.json", "voice_clone")[0][0]
     ((_, speech),) = subject.speak_all([request])
     assert subject.model.dtype == torch.bfloat16
     codes, wanted = speech.pieces[0].codes, targets(memorised)[0]
@@ -355,7 +360,7 @@ def scripted(demo: Path, codec: HiggsAudioTokenizer, frames: dict[int, int | Non
 
 
 def seed_of(piece: int, attempt: int) -> int:
-    return voice_cloner._seed(0, piece, attempt)
+    return seeds.seed_of(0, piece, attempt)
 
 
 def ask_for(demo: Path, name: str, text: str, letters_per_piece: int = 12) -> SpeechRequest:
@@ -654,7 +659,7 @@ def test_the_command_speaks_one_text(
     assert soundfile.info(out).frames == targets(memorised)[2].shape[1] * SAMPLES_PER_FRAME
     assert (
         "1 files" in result.stdout
-        and "prompt_style as_written, text_normalisation none, torch.float32 on cpu" in result.stderr
+        and "prompt_style voice_clone, text_normalisation none, torch.float32 on cpu" in result.stderr
     )
     assert "Warning" not in result.stderr
 
@@ -672,5 +677,5 @@ def test_the_demo_ends_with_a_memorised_clip(
     shutil.copytree(checkpoint_of(memorised), folder / "run" / "checkpoint-000080")
     line = speak_memorised(folder)
     frames = targets(memorised)[0].shape[1]
-    assert f"spoken by heart, {frames} frames for {frames}; every code is that of the clip" in line
+    assert f"spoken from memory, {frames} frames for {frames}; every code equals that of the training clip" in line
     assert soundfile.info(folder / "memorised.wav").frames == frames * SAMPLES_PER_FRAME

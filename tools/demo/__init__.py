@@ -1,1 +1,1 @@
-"""The demo: Arabic clips, a tiny model and a tiny codec, all made here; imports what stands below tools."""
+"""Builds the demo: Arabic clips, a tiny model and a tiny codec, all made here; imports the packages below tools."""

@@ -1,4 +1,4 @@
-"""The demo's codec: the release's in miniature, with random networks fitted to speech so that its codes differ."""
+"""Builds the demo's codec: a tiny copy of the release's, with random networks fitted to speech so that codes differ."""
 
 import json
 import math
@@ -25,7 +25,7 @@ ACOUSTIC_DIM = SEMANTIC_DIM = 32
 
 
 def _codec_config() -> HiggsAudioV2TokenizerConfig:
-    """The release's codec in miniature: hop 960 at 24 kHz (25 frames/s), 2 kbit/s = 8 codebooks of 10 bits."""
+    """Return a tiny config, the release's rates: 24 kHz, hop 960 (25 frames/s), 2 kbit/s = 8 codebooks of 10 bits."""
     ratios = {"downsampling_ratios": [8, 5, 4, 2, 3], "upsampling_ratios": [8, 5, 4, 2, 3]}
     acoustic = {"encoder_hidden_size": 4, "decoder_hidden_size": 64, "hidden_size": ACOUSTIC_DIM}
     semantic = {"hidden_size": SEMANTIC_DIM, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -41,7 +41,7 @@ def _codec_config() -> HiggsAudioV2TokenizerConfig:
 
 
 def _calibration_audio(seed: int) -> Iterator[np.ndarray]:
-    """Further speech by other voices, clean and noisy, and plain noise: some 460 s in clips of (samples,) float."""
+    """Yield clips of (samples,) float, about 460 s in all: speech by other voices, clean and noisy, and noise alone."""
     rng = np.random.default_rng([seed, 1])
     for _ in range(4):
         scale = rng.uniform(0.92, 1.25)
@@ -49,7 +49,7 @@ def _calibration_audio(seed: int) -> Iterator[np.ndarray]:
         voice = Voice(pitch, rng.uniform(0.1, 0.35), scale, rng.uniform(0.02, 0.25), rng.uniform(0.8, 1.2))
         for text in spoken_sentences():
             wave = synthesise(text, voice, rng) * 10.0 ** rng.uniform(-0.8, 0.1)
-            level = 10.0 ** rng.uniform(-4.5, -1.5)  # a recording is never silent between the words
+            level = 10.0 ** rng.uniform(-4.5, -1.5)  # a real recording is never silent between words
             yield wave + rng.normal(0.0, level, len(wave))
     for _ in range(16):
         colour = rng.uniform(0.0, 0.95)
@@ -59,7 +59,7 @@ def _calibration_audio(seed: int) -> Iterator[np.ndarray]:
 
 @torch.no_grad()
 def _features(codec: HiggsAudioV2TokenizerModel, waves: list[np.ndarray]) -> torch.Tensor:
-    """Frames of all clips before `fc`: (frames, 64) float64."""
+    """Return the inputs of `fc` for all frames of all clips: (frames, 64) float64."""
     caught = []
     hook = codec.fc.register_forward_pre_hook(lambda _module, args: caught.append(args[0][0].double()))
     for wave in waves:
@@ -70,22 +70,22 @@ def _features(codec: HiggsAudioV2TokenizerModel, waves: list[np.ndarray]) -> tor
 
 @torch.no_grad()
 def _scale_convolutions(codec: HiggsAudioV2TokenizerModel) -> None:
-    """Give the acoustic stack unit gain: the default std of 0.02 fades any input out over its 40 layers."""
+    """Give the acoustic layers unit gain: with the default std of 0.02 any input vanishes over the 40 layers."""
     for part in (codec.acoustic_encoder, codec.acoustic_decoder):
         for name, module in part.named_modules():
             if isinstance(module, torch.nn.Conv1d):
                 fan_in = module.in_channels * module.kernel_size[0]
                 torch.nn.init.normal_(module.weight, std=(0.3 if "res_unit" in name else 1.0) / math.sqrt(fan_in))
-    codec.acoustic_encoder.conv1.weight *= 10.0  # speech at its usual level reaches the bent part of Snake
+    codec.acoustic_encoder.conv1.weight *= 10.0  # speech at its usual level reaches the non-linear part of Snake
 
 
 @torch.no_grad()
 def _whiten(codec: HiggsAudioV2TokenizerModel, features: torch.Tensor) -> None:
-    """Set fc to centre and whiten `features` (frames, 64) in their 16 main directions, and fc1, fc2 to undo it."""
+    """Set fc to centre and whiten `features` (frames, 64) in their 16 main directions, and fc1, fc2 to invert that."""
     mean, std = features.mean(0), features.std(0) + 1e-6
     values, vectors = torch.linalg.eigh(((features - mean) / std).T.cov())
     values, vectors = values[-CODEBOOK_DIM:].sqrt(), vectors[:, -CODEBOOK_DIM:]
-    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()  # eigh leaves the sign open
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(0, keepdim=True)).sign()  # eigh's signs are arbitrary
     basis = torch.nn.init.orthogonal_(torch.empty(features.shape[1], CODEBOOK_DIM, dtype=torch.float64))
     weight = basis @ (vectors / values).T / std
     codec.fc.weight.copy_(weight)
@@ -102,9 +102,9 @@ def _whiten(codec: HiggsAudioV2TokenizerModel, features: torch.Tensor) -> None:
 
 @torch.no_grad()
 def _draw_codebooks(codec: HiggsAudioV2TokenizerModel, features: torch.Tensor) -> None:
-    """Draw each codebook from the residuals that the ones before it leave of `features` (frames, 64).
+    """Draw each codebook from the residuals of `features` (frames, 64) after the codebooks before it.
 
-    Every codebook takes frames of its own: the residual of a frame that is itself an entry is zero from there on.
+    Each codebook uses different frames: if a frame is an entry of one codebook, its later residuals are zero.
     """
     residual = codec.fc(features.float())
     order = torch.randperm(len(features))
@@ -122,7 +122,7 @@ def _draw_codebooks(codec: HiggsAudioV2TokenizerModel, features: torch.Tensor) -
 
 @torch.no_grad()
 def _level_decoder(codec: HiggsAudioV2TokenizerModel, clips: list[np.ndarray]) -> None:
-    """Scale the last layer so that the clips decode to waves around 0 with a peak of 0.5: noise, but a valid WAV."""
+    """Scale the last layer so that the decoded clips have mean 0 and peak 0.5: they are noise, but valid WAV."""
     waves = [codec.decode(codec.encode(torch.from_numpy(c).float()[None, None])[0])[0].flatten() for c in clips]
     wave = torch.cat(waves)
     last, gain = codec.acoustic_decoder.conv2, 0.5 / (wave - wave.mean()).abs().max()
@@ -131,16 +131,16 @@ def _level_decoder(codec: HiggsAudioV2TokenizerModel, clips: list[np.ndarray]) -
 
 
 def build_codec(codec_dir: Path, clips: list[np.ndarray], seed: int, layout: Layout = "transformers") -> None:
-    """Write the tiny codec: random networks, fitted to the clips and to further speech so that codes tell frames apart.
+    """Write the tiny codec: random networks, fitted to the clips and to other speech so that codes of frames differ.
 
-    As initialised by transformers the codebooks are all zero, and every frame of every clip gets the same codes.
+    transformers initialises the codebooks with zeros, which would give every frame of every clip the same codes.
     """
     torch.manual_seed(seed)
     codec = HiggsAudioV2TokenizerModel(_codec_config()).eval()
     _scale_convolutions(codec)
     calibration = _features(codec, list(_calibration_audio(seed)))
     _whiten(codec, torch.cat([calibration, _features(codec, clips)]))
-    # The demo's own frames are not drawn: an entry equal to a frame leaves nothing for the later codebooks to code.
+    # Entries are not drawn from the demo's clips: a frame equal to an entry has no residual for the later codebooks.
     _draw_codebooks(codec, calibration)
     _level_decoder(codec, clips)
     if layout == "original":
@@ -150,7 +150,7 @@ def build_codec(codec_dir: Path, clips: list[np.ndarray], seed: int, layout: Lay
 
 
 def write_original_codec(codec: HiggsAudioV2TokenizerModel, folder: Path) -> None:
-    """Write the codec in Boson's original format: ``model.pth`` beside a ``config.json`` of its own."""
+    """Write the codec in Boson's original format: ``model.pth`` and a ``config.json`` in that format."""
     tensors = original_tensors(codec)
     tensors |= {name: torch.zeros(codec.config.semantic_hidden_size) for name in UNUSED_TENSORS}  # as in the release
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""How the demo ends: its adapter speaks a clip that it has memorised, which must be the clip through the codec."""
+"""The last step of the demo: its adapter speaks a clip that it has memorised, and the codes are compared."""
 
 from pathlib import Path
 
@@ -6,14 +6,18 @@ from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import prepare_chatml_sample
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
-from voice_cloning.speech.audio import wav_bytes, write_whole
+from boson_multimodal.whole_files import write_whole
+from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.requests import read_manifest
 from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 from voice_cloning.training.run_directory import CHECKPOINT_PREFIX
 
 
 def speak_memorised(demo: Path) -> str:
-    """Speak the first training record greedily with the newest checkpoint; return how it compares, in one line.
+    """Speak the first training record greedily with the newest checkpoint, and compare it with the training clip.
+
+    Returns:
+        The result in one line.
 
     Raises:
         InputError: if the demo was not built or not trained.
@@ -36,7 +40,5 @@ def speak_memorised(demo: Path) -> str:
     path = demo / "memorised.wav"
     write_whole(path, wav_bytes(speech.samples, speech.sampling_rate))
     same = codes.shape == wanted.shape and bool((codes == wanted).all())
-    verdict = (
-        "every code is that of the clip through the codec" if same else "NOT the codes of the clip through the codec"
-    )
-    return f"{path}: {request.name} spoken by heart, {codes.shape[1]} frames for {wanted.shape[1]}; {verdict}"
+    verdict = "every code equals that of the training clip" if same else "the codes are NOT those of the training clip"
+    return f"{path}: {request.name} spoken from memory, {codes.shape[1]} frames for {wanted.shape[1]}; {verdict}"

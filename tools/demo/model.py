@@ -1,4 +1,4 @@
-"""The demo's model and tokenizer: the shapes and ids of the release, random weights."""
+"""Builds the demo's model and tokenizer, with the shapes and ids of the release and random weights."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
 from tools.demo.codec import CODEBOOK_SIZE, N_CODEBOOKS
 from tools.demo.speech import parts, spoken_sentences
 
-# Text for the tokenizer, beside the Arabic that is spoken.
+# Text to train the tokenizer on, in addition to the spoken Arabic.
 ENGLISH_CORPUS = """
 You are an AI assistant designed to convert text into speech. Generate audio following instruction.
 If the user's message includes a speaker tag, use the same voice for the answer. Audio is recorded from a quiet room.
@@ -24,7 +24,7 @@ One two three four five six seven eight nine ten. Numbers: 0 1 2 3 10 25 100 102
 """
 
 
-# The 32 special tokens in the order of the release, whose ids start at 128000 where ours start after the ordinary ones.
+# The 32 special tokens in the order of the release. Their ids start after the ordinary tokens; the release has 128000.
 SPECIAL_TOKENS = """
 <|begin_of_text|> <|end_of_text|> <|reserved_special_token_0|> <|reserved_special_token_1|> <|finetune_right_pad_id|>
 <|reserved_special_token_2|> <|start_header_id|> <|end_header_id|> <|eom_id|> <|eot_id|> <|python_tag|> <|audio_bos|>
@@ -45,7 +45,7 @@ LLAMA3_SPLIT = (
 
 
 def build_tokenizer(model_dir: Path) -> dict[str, int]:
-    """Train the byte-level BPE, write the tokenizer files; return the id of every special token."""
+    """Train a byte-level BPE, write the tokenizer files, and return the id of every special token."""
     tokenizer = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated")
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -57,7 +57,7 @@ def build_tokenizer(model_dir: Path) -> dict[str, int]:
     tokenizer.train_from_iterator([*spoken_sentences(), *prompts, *parts(ENGLISH_CORPUS)], trainer)
     size = tokenizer.get_vocab_size()
     if size != N_ORDINARY_TOKENS:
-        raise RuntimeError(f"the corpus gives {size} tokens, not {N_ORDINARY_TOKENS}: lengthen it")
+        raise RuntimeError(f"the corpus gives {size} tokens, not {N_ORDINARY_TOKENS}; make the corpus longer")
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
     model_dir.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(model_dir / "tokenizer.json"))

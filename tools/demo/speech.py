@@ -1,7 +1,8 @@
-"""Arabic speech by source and filter: the voices and sentences of the demo, said by a small formant synthesiser.
+"""Synthesises the demo's Arabic speech with a small source-filter formant synthesiser.
 
-`synthesise(text, voice, rng)` makes a clip; `VOICES` and `SENTENCES` are the demo's, `spoken_sentences()` lists all of
-its Arabic. It is not how Arabic sounds, but clips of one voice are alike, and clips of one text too.
+`synthesise(text, voice, rng)` makes a clip. `VOICES` and `SENTENCES` hold the voices and sentences of the demo;
+`spoken_sentences()` lists all Arabic sentences. It does not sound like real Arabic, but clips of one voice resemble
+each other, and so do clips of one text.
 """
 
 import math
@@ -15,7 +16,9 @@ MIN_SECONDS, MAX_SECONDS = 1.05, 2.45
 
 
 class Voice(NamedTuple):
-    """pitch in Hz; pitch_range relative to it; formant_scale 1 = adult male; breath 0..1; rate 1 = table durations."""
+    """A voice: pitch in Hz; pitch_range relative to pitch; formant_scale, 1 for an adult male; breath from 0 to 1;
+    rate, 1 for the durations of the tables.
+    """
 
     pitch: float
     pitch_range: float
@@ -41,7 +44,7 @@ SENTENCES = {
     "karim": "نلتقي غدا صباحا / الباب مفتوح دائما",
 }
 
-# Text for the tokenizer, and for the further speech from which the codec's codebooks are drawn.
+# Text for the tokenizer, and for the extra speech from which the codec's codebooks are drawn.
 ARABIC_CORPUS = """
 اللغة العربية من أكثر اللغات انتشارا / يتعلم الأطفال القراءة والكتابة في المدرسة / تشرق الشمس من الشرق وتغرب في الغرب
 الصوت موجة تنتقل في الهواء / نستمع إلى الأخبار كل صباح / كان الطريق طويلا ولكن الرحلة ممتعة / ظهر القمر وغابت الغيوم
@@ -55,19 +58,20 @@ ARABIC_CORPUS = """
 
 
 def parts(text: str) -> list[str]:
-    """The entries of a text block: one per line or between slashes."""
+    """Return the entries of a text block, which line ends and slashes separate."""
     return [part.strip() for line in text.strip().splitlines() for part in line.split("/")]
 
 
 def spoken_sentences() -> list[str]:
-    """All Arabic sentences here: those of the clips, and the corpus."""
+    """Return all Arabic sentences of this module: those of the clips and those of the corpus."""
     return [text for block in (*SENTENCES.values(), ARABIC_CORPUS) for text in parts(block)]
 
 
 class Phone(NamedTuple):
-    """kind: V vowel, A approximant, N nasal, S / Z voiceless / voiced fricative, T / B voiceless / voiced stop.
+    """A speech sound.
 
-    f1, f2, f3 and noise (centre of the friction or burst) in Hz; seconds at rate 1.
+    kind is V vowel, A approximant, N nasal, S or Z voiceless or voiced fricative, T or B voiceless or voiced stop.
+    f1, f2, f3 and noise (centre of the friction or burst) are in Hz; seconds is the duration at rate 1.
     """
 
     kind: str
@@ -108,7 +112,7 @@ LEVELS = {"V": (1.0, 0.0), "A": (0.6, 0.0), "N": (0.45, 0.0), "S": (0.0, 0.28), 
 
 
 def _word_phones(word: str) -> list[Phone]:
-    """Phones of one word: letters and diacritics by table, with a short `a` where unvowelled text leaves a cluster."""
+    """Return the phones of a word from the tables; a short `a` separates consonants that have no written vowel."""
     phones: list[Phone] = []
     closed = False  # sukun: no vowel after the last consonant
     for i, char in enumerate(word):
@@ -122,7 +126,7 @@ def _word_phones(word: str) -> list[Phone]:
         elif char in VOWELS and not glide:
             phones.append(VOWELS[char])
         elif char in CONSONANTS or glide:
-            # CVC.CV is fine, CC after a non-vowel is not: "ktb" is said "katb".
+            # CVC.CV is allowed, but two consonants after a consonant are not: "ktb" is spoken "katb".
             if phones and not vowel_before and not closed and (len(phones) < 2 or phones[-2].kind != "V"):
                 phones.append(SHORT_A)
             phones.append(GLIDES[char] if glide else CONSONANTS[char])
@@ -133,7 +137,7 @@ def _word_phones(word: str) -> list[Phone]:
 
 
 def _controls(text: str, voice: Voice) -> np.ndarray:
-    """(frames, 6) control tracks of a sentence, a row per 5 ms: f1, f2, f3, noise centre in Hz, voicing, noise."""
+    """Return a sentence's (frames, 6) controls, a row per 5 ms: f1, f2, f3, noise centre in Hz, voicing, noise."""
     segments: list[tuple[float, Phone, float, float]] = [(0.06, SHORT_A, 0.0, 0.0)]
     for word in text.split():
         for phone in _word_phones(word):
@@ -159,13 +163,13 @@ def _controls(text: str, voice: Voice) -> np.ndarray:
 
 
 def _peak(freqs: np.ndarray, centre: np.ndarray, bandwidth: float) -> np.ndarray:
-    """(frames, bins) magnitude of a two-pole resonance at `centre` (frames, 1) Hz, 1 at 0 Hz."""
+    """Return the (frames, bins) magnitude of a two-pole resonance at `centre` (frames, 1) Hz; it is 1 at 0 Hz."""
     ratio = freqs / centre
     return 1.0 / np.sqrt((1.0 - ratio**2) ** 2 + (freqs * bandwidth / centre**2) ** 2)
 
 
 def synthesise(text: str, voice: Voice, rng: np.random.Generator) -> np.ndarray:
-    """`text` in `voice`: (samples,) float64 at 24 kHz, peak 0.6, 1.0 to 2.5 s. Source and filter, by overlap-add."""
+    """Return `text` in `voice` as (samples,) float64 at 24 kHz, peak 0.6, 1.0 to 2.5 s, made by overlap-add."""
     tracks = _controls(text, voice)
     n_frames = len(tracks)
     length = n_frames * STEP
@@ -174,10 +178,10 @@ def synthesise(text: str, voice: Voice, rng: np.random.Generator) -> np.ndarray:
     drift = np.interp(position * 40, np.arange(41), rng.normal(0.0, 0.012, 41))
     pitch = voice.pitch * (1.0 + voice.pitch_range * (0.5 - position + 0.4 * accents) + drift)
     phase = np.cumsum(pitch) / SAMPLE_RATE
-    # One pulse per period, with the glottal tilt of -12 dB per octave put into the filter below.
+    # One pulse per period; the filter below adds the glottal tilt of -12 dB per octave.
     pulses = np.diff(np.floor(phase), prepend=0.0) * np.sqrt(SAMPLE_RATE / pitch)
     size = 4 * STEP
-    window = np.hanning(size + 1)[:size] / 2.0  # hop of a quarter: the windows sum to 1
+    window = np.hanning(size + 1)[:size] / 2.0  # at a hop of a quarter the windows sum to 1
     pad = (size - STEP) // 2
     sources = np.stack([pulses, rng.normal(0.0, 1.0, length)])
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(sources, ((0, 0), (pad, pad))), size, axis=1)[:, ::STEP]
@@ -192,7 +196,7 @@ def synthesise(text: str, voice: Voice, rng: np.random.Generator) -> np.ndarray:
     friction = np.exp(-0.5 * ((freqs - centre) / (0.25 * centre + 400.0)) ** 2)
     voiced = tracks[:, 4, None] * tract * tilt
     noisy = tracks[:, 5, None] * friction + 0.15 * voice.breath * voiced
-    # The filter has zero phase, so it rings to both sides of a frame: centre the frame in its padded room.
+    # The filter has zero phase and rings to both sides of a frame, so the frame goes to the middle of its padding.
     filtered = np.roll(np.fft.irfft(spectra[0] * voiced + spectra[1] * noisy, axis=-1), size // 2, axis=-1)
     out = np.zeros(length + 3 * size)
     for i in range(n_frames):

@@ -1,1 +1,1 @@
-"""Data for training: see what is wrong with it, make it, clean its text, encode its audio."""
+"""Commands for training data: build it, check it, normalise its texts, encode its audio."""

@@ -1,11 +1,11 @@
-"""Data for training: what is wrong with it, and how it is made.
+"""Prepares training data: builds it, checks it, normalises its texts, encodes its audio.
 
     python -m tools.prepare_data build SOURCE --output_dir DIR
     python -m tools.prepare_data check TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data normalise TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data encode TRAIN.json VAL.json
 
-Each verb has its own --help. Exit status: 0 if all is well, 1 for a wrong input, 2 for an unknown flag.
+Each verb has its own --help. Exit status: 0 for success, 1 for wrong input, 2 for an unknown flag.
 """
 
 import argparse
@@ -16,13 +16,13 @@ from boson_multimodal.errors import InputError
 from tools.prepare_data import build, check, encode, normalise
 
 VERBS = {"build": build, "check": check, "normalise": normalise, "encode": encode}
-"""Modules by name; each has ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is its help."""
+"""Verb -> module with ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is the verb's help."""
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it."""
+"""Exit status after Ctrl-C, as in shells."""
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The verb and its flags."""
+    """Return the verb and its flags."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.prepare_data",
         description=__doc__,

@@ -2,7 +2,7 @@
 
     python -m tools.prepare_data build SOURCE --output_dir DIR [--eval_share 0.05] [--references_per_target 1]
 
-SOURCE is one of these, found by what lies there unless --format says which:
+SOURCE has one of these forms; it is detected, unless --format names it:
   clips        a folder of NAME.wav (.flac, .ogg, .opus, .mp3) with NAME.txt beside it; the speaker is the folder's name
   ljspeech     metadata.csv of id|text|normalised text, and wavs/
   table        a CSV, TSV or JSON-lines file with named columns, such as Common Voice's, or a folder with one such file
@@ -10,8 +10,8 @@ SOURCE is one of these, found by what lies there unless --format says which:
   kaldi        wav.scp, text and utt2spk, with or without segments
 
 Each utterance becomes a target, with another utterance of its speaker as the reference. DIR gets
-train_chatml_samples.json, val_chatml_samples.json, build_summary.json, and clips/ where SOURCE holds the audio in its
-own files. The same command given again changes nothing; what differs is replaced only with --overwrite.
+train_chatml_samples.json, val_chatml_samples.json and build_summary.json. It also gets clips/ if SOURCE is a data set
+that holds the audio itself. The same command again changes nothing; files with other content need --overwrite.
 """
 
 import argparse
@@ -23,40 +23,42 @@ from voice_cloning.corpora.build import FORMS, SPLITS_BY, TRAIN_FILE, VAL_FILE, 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the verb's flags."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="file or folder")
     parser.add_argument("--output_dir", type=Path, required=True, metavar="DIR", help="where the files are written")
-    parser.add_argument("--format", default="auto", choices=["auto", *FORMS], help="form of SOURCE; auto finds it")
+    parser.add_argument("--format", default="auto", choices=["auto", *FORMS], help="form of SOURCE; auto detects it")
     parser.add_argument("--audio_column", metavar="NAME", help="column of the audio files; by default a usual name")
     parser.add_argument("--text_column", metavar="NAME", help="column of the texts; by default a usual name")
     parser.add_argument(
         "--speaker_from",
         metavar="WHAT",
-        help="a column of the speakers; one, if all is one voice; of clips, folder (the default) or name: what stands "
-        "before the first _ or - of the file's name",
+        help="the column of the speakers; one for a single voice; for clips, folder (the default) or name, which is "
+        "the part of the file's name before the first _ or -",
     )
     parser.add_argument(
         "--references_per_target", type=int, default=1, metavar="N", help="samples made of each target (default 1)"
     )
     parser.add_argument(
-        "--split_by", default="speaker", choices=SPLITS_BY, help="what is on one side only (default speaker)"
+        "--split_by", default="speaker", choices=SPLITS_BY, help="each speaker (default) or utterance is on one side"
     )
     parser.add_argument(
         "--eval_share", type=float, default=0.05, metavar="X", help="share of utterances for evaluation (default 0.05)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice of pairs and sides (default 0)")
-    parser.add_argument("--overwrite", action="store_true", help="replace files of other content in DIR")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="for the choice of pairs and sides (default 0)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files with other content in DIR")
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Build, and say what was made and what was left out. Returns the exit status."""
+    """Build the data and print what was written and what was left out. Returns the exit status."""
     settings = {name: value for name, value in vars(flags).items() if name not in ("verb", "format")}
     summary = build_data(form=flags.format, **settings)
     for name, side in (("train", TRAIN_FILE), ("val", VAL_FILE)):
         found = summary[name]
         if found["samples"]:
             print(
-                f"{flags.output_dir / side}: {found['samples']} samples, of {found['speakers']} speaker(s), "
+                f"{flags.output_dir / side}: {found['samples']} samples of {found['speakers']} speaker(s), "
                 f"{found['hours']:.2f} h; {found['references_outside_3_to_10_s']} references outside 3 to 10 s"
             )
     for reason, names in summary["left_out"].items():

@@ -1,13 +1,13 @@
-"""Find what is wrong with training data before it costs a run: records, clips, texts, pairs and sides.
+"""Find defects in training data before a run: in records, clips, texts, pairs and the split into two sides.
 
     python -m tools.prepare_data check TRAIN.json VAL.json --output_dir DIR
 
-Files whose name says val, eval, dev or test, and those given by --eval_data_path, are evaluation data. DIR gets
-report.json and report.html, which opens from disk and plays the clips that it names. Nothing needs a GPU, a codec or
-the model; with --model_path its tokenizer counts the text tokens, which are estimated otherwise. Give the settings that
-you will train with: limits, steps and memory follow from them.
+Files are evaluation data if their name holds val, eval, dev or test, or if --eval_data_path names them. DIR gets
+report.json and report.html; the page opens from disk and plays the clips that it lists. The check needs no GPU, no
+codec and no model. With --model_path the model's tokenizer counts the text tokens; otherwise they are estimated. Give
+the settings that you will train with: limits, steps and memory depend on them.
 
-Exit status: 1 if there is an error, 0 if there are warnings at most.
+Exit status: 1 if there is an error, 0 if there are only warnings or nothing.
 """
 
 import argparse
@@ -22,18 +22,16 @@ from voice_cloning.data_check.check import REPORT_FILE, check_files
 from voice_cloning.data_check.summary import PlannedRun
 
 PRINTED_SAMPLES = 3
-"""Of one finding, on the terminal."""
-
-
-AS_YOU_TRAIN = "As you will train."
+"""Samples of one finding that are printed."""
+AS_YOU_TRAIN = "The value that you will train with."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the verb's flags."""
     add, run = parser.add_argument, PlannedRun()
     add("files", nargs="+", type=Path, metavar="FILE", help="ChatML .json or .jsonl.")
     add("--output_dir", type=Path, required=True, metavar="DIR", help="Where report.json and report.html are written.")
-    add("--eval_data_path", nargs="+", type=Path, default=[], metavar="FILE", help="Evaluation data of another name.")
+    add("--eval_data_path", nargs="+", type=Path, default=[], metavar="FILE", help="Evaluation data with other names.")
     add("--model_path", metavar="DIR", help="Folder or hub id of the model, whose tokenizer counts the text tokens.")
     add("--num_workers", type=int, metavar="N", help="Processes that read clips (default: one for each core).")
     add("--prompt_style", default=run.prompt_style, choices=list(PROMPT_STYLES), help=AS_YOU_TRAIN)
@@ -41,17 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text_normalisation",
         default=run.text_normalisation,
         choices=list(TEXT_NORMALISATIONS),
-        help=f"{AS_YOU_TRAIN} Texts are looked at after it.",
+        help=f"{AS_YOU_TRAIN} Texts are checked after this normalisation.",
     )
     for name in ("max_tokens_per_batch", "max_positions_per_sample", "gradient_accumulation_steps", "num_train_epochs"):
         default = getattr(run, name)
         add(f"--{name}", type=int, default=default, metavar="N", help=f"{AS_YOU_TRAIN} Default {default}.")
-    add("--num_processes", type=int, default=1, metavar="N", help="torchrun's processes, for the number of steps.")
+    add("--num_processes", type=int, default=1, metavar="N", help="Processes of torchrun, for the number of steps.")
     add("--gradient_checkpointing", action="store_true", help=AS_YOU_TRAIN)
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Check, and print what was found. Returns the exit status."""
+    """Check the files and print the findings. Returns the exit status."""
     settings = {field.name: getattr(flags, field.name) for field in fields(PlannedRun)}
     too_low = [f"--{name} {v}: must be at least 1" for name, v in settings.items() if type(v) is int and v < 1]
     if flags.num_workers is not None and flags.num_workers < 1:
@@ -66,12 +64,12 @@ def run(flags: argparse.Namespace) -> int:
         num_workers=flags.num_workers,
     )
     print("\n".join(_lines(report)))
-    print(f"{flags.output_dir / REPORT_FILE} and report.html beside it hold all of it")
+    print(f"all findings: {flags.output_dir / REPORT_FILE} and report.html beside it")
     return 1 if report["errors"] else 0
 
 
 def _lines(report: dict[str, Any]) -> list[str]:
-    """The report for the terminal."""
+    """Return the lines of the report for the terminal."""
     summary = report["summary"]
     lines = [f"{f['path']}: {f['side']}, {f['samples']} samples, {f['hours']:.2f} h" for f in summary["files"]]
     for severity, entries in (("error", report["errors"]), ("warning", report["warnings"])):

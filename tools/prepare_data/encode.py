@@ -1,30 +1,33 @@
-"""Encode all clips ahead of training, into the cache that training reads.
+"""Encode all clips before training, into the cache that training reads.
 
     python -m tools.prepare_data encode TRAIN.json VAL.json --codec DIR
     torchrun --nproc_per_node 8 -m tools.prepare_data encode TRAIN.json VAL.json --codec DIR
 
-Clips that the cache holds whole are not encoded again: a run that was stopped or killed goes on where it was, and
-several may fill one cache. Training then needs neither the clips nor the codec's weights. --export FILE also writes
-the codes to one file, which training takes by --codes FILE on machines that have neither cache nor codec.
+Clips with intact codes in the cache are not encoded again: a run that was stopped or killed continues, and several
+runs may fill one cache. Afterwards training needs neither the clips nor the codec's weights. --export FILE also writes
+the codes to one file; with --codes FILE, training reads it on machines that have neither cache nor codec.
 """
 
 import argparse
 import time
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION
+from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError
-from boson_multimodal.process_group import join_process_group, leave_process_group, pick_device, rank
+from boson_multimodal.process_group import (
+    SECONDS_BEFORE_OTHER_RANKS_REPORT,
+    join_process_group,
+    leave_process_group,
+    rank,
+)
+from boson_multimodal.progress import limit_library_bars
 from voice_cloning.corpora.encode import encode_files
-
-SECONDS_FOR_RANK_0_TO_SPEAK = 3.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the verb's flags."""
     add, default = parser.add_argument, ArabicVoiceCloningDatasetConfig()
     add("files", nargs="+", type=Path, metavar="FILE", help="ChatML .json or .jsonl.")
     add(
@@ -33,17 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=AUDIO_TOKENIZER_ID,
         help="Folder or hub id of the codec, in transformers' format or Boson's original.",
     )
-    add("--audio_tokenizer_revision", default=AUDIO_TOKENIZER_REVISION, help="Commit of the codec, if a hub id.")
-    add("--code_cache_dir", default=default.code_cache_dir, help="Folder of encoded clips, as you will train.")
-    add("--drop_invalid", action="store_true", help="Leave out samples that are wrong, instead of stopping.")
+    add("--audio_tokenizer_revision", default=AUDIO_TOKENIZER_REVISION, help="Commit of a codec on the hub.")
+    add("--code_cache_dir", default=default.code_cache_dir, help="Folder of encoded clips, the same as in training.")
+    add("--drop_invalid", action="store_true", help="Leave out invalid samples instead of stopping.")
     add("--export", type=Path, metavar="FILE.safetensors", help="Also write the codes to a file for --codes.")
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Run the verb. Returns its exit status."""
+    """Encode the clips and print a summary. Returns the exit status."""
     local_rank = join_process_group()
-    if rank() > 0:
-        disable_progress_bar()
+    limit_library_bars(disable=rank() > 0)
     try:
         summary = encode_files(
             flags.files,
@@ -56,7 +58,7 @@ def run(flags: argparse.Namespace) -> int:
         )
     except InputError:
         if rank() > 0:  # all processes fail alike: torchrun ends this one meanwhile
-            time.sleep(SECONDS_FOR_RANK_0_TO_SPEAK)
+            time.sleep(SECONDS_BEFORE_OTHER_RANKS_REPORT)
         raise
     if rank() == 0:
         hours = summary.seconds_of_audio / 3600

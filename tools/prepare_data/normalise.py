@@ -1,12 +1,12 @@
-"""Write ChatML files again with their texts normalised, as --text_normalisation would in training.
+"""Write copies of ChatML files with normalised texts, as --text_normalisation produces them in training.
 
     python -m tools.prepare_data normalise TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data normalise texts.txt --output_dir DIR
     python -m tools.prepare_data normalise - < texts.txt > spoken.txt
 
-User and assistant texts and transcripts change; instructions, ids and audio stay, and paths still lead to the clips.
-A .txt file holds one text a line; - reads such lines and writes them. What changed is told with examples, and which
-digits were left. docs/arabic_text.md says what becomes of what.
+User texts, assistant texts and transcripts change. Instructions, ids and audio stay, and paths still lead to the clips.
+A .txt file holds one text a line; - reads such lines from the standard input and writes them to the standard output.
+The summary shows examples of the changes and the digits that remain. docs/arabic_text.md describes the normalisation.
 """
 
 import argparse
@@ -26,51 +26,51 @@ from voice_cloning.corpora.normalise_files import (
 )
 
 STANDARD_STREAM = "-"
-
-
 LONGEST_EXAMPLE = 100
+"""Characters of a text that an example shows."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's flags."""
+    """Add the verb's flags."""
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="ChatML .json or .jsonl, .txt with one text a line, or - alone.")
-    add("--output_dir", type=Path, metavar="DIR", help="Where the files are written, under their names.")
-    add("--digits", default="spell", choices=["spell", "keep"], help="Read digits out in Arabic, or leave them.")
+    add("--output_dir", type=Path, metavar="DIR", help="Where the files are written, under the same names.")
+    add("--digits", default="spell", choices=["spell", "keep"], help="Write digits as Arabic words, or keep them.")
     add(
         "--diacritise",
         choices=list(DIACRITISERS),
         metavar="LIBRARY",
-        help=f"Put vowel marks on words without any, by a library to install apart: {', '.join(DIACRITISERS)}. "
-        "Off by default: about one word in four gets a wrong mark.",
+        help="Add vowel marks to words without any, with a library that you install separately: "
+        f"{', '.join(DIACRITISERS)}. Off by default: about one word in four gets a wrong mark.",
     )
-    add("--overwrite", action="store_true", help="Replace files of other content in DIR.")
+    add("--overwrite", action="store_true", help="Replace files with other content in DIR.")
 
 
 def run(flags: argparse.Namespace) -> int:
-    """Run the verb. Returns its exit status."""
+    """Normalise the files and print a summary. Returns the exit status."""
     if STANDARD_STREAM in flags.files:
         if len(flags.files) > 1 or flags.output_dir is not None:
-            raise InputError("-: lines of the standard input go to the standard output; give it alone")
+            raise InputError("-: it reads the standard input and writes the standard output; give it alone")
         add_marks = load_diacritiser(flags.diacritise) if flags.diacritise else None
         normaliser = TextNormaliser(flags.digits, add_marks)
         for line in normalise_lines(sys.stdin.buffer, "standard input", normaliser):
             sys.stdout.buffer.write(line.encode("utf-8") + b"\n")
         sys.stdout.buffer.flush()
-        _tell("standard input", normaliser.summary, sys.stderr)
+        _print_summary("standard input", normaliser.summary, sys.stderr)
         return 0
     if flags.output_dir is None:
-        raise InputError("--output_dir: missing; give the folder that the normalised files go to")
+        raise InputError("--output_dir: missing; give the folder for the normalised files")
     paths = [Path(name).expanduser() for name in flags.files]
-    outputs = normalised_files(paths, flags.output_dir.expanduser(), flags.digits, flags.diacritise)
-    write_outputs(outputs, flags.overwrite)
-    for path, (_, summary) in outputs.items():
-        _tell(str(path), summary, sys.stdout)
+    output_dir = flags.output_dir.expanduser()
+    outputs = normalised_files(paths, output_dir, flags.digits, flags.diacritise)
+    write_outputs(output_dir, outputs, flags.overwrite)
+    for name, (_, summary) in outputs.items():
+        _print_summary(str(output_dir / name), summary, sys.stdout)
     return 0
 
 
-def _tell(name: str, summary: NormaliseSummary, stream: Any) -> None:
-    """Print what was done to the texts of one file."""
+def _print_summary(name: str, summary: NormaliseSummary, stream: Any) -> None:
+    """Print the changes to the texts of one file."""
     lines = [f"{name}: {summary.changed} of {summary.texts} texts changed"]
     if summary.kinds:
         lines.append("  " + "; ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in summary.kinds.most_common()))
@@ -78,7 +78,7 @@ def _tell(name: str, summary: NormaliseSummary, stream: Any) -> None:
         start = max(0, len(os.path.commonprefix([before, after])) - LONGEST_EXAMPLE // 4)
         lines.append(f"  {_excerpt(before, start)}  ->  {_excerpt(after, start)}")
     if summary.words_marked or summary.words_left:
-        lines.append(f"  marks put on {summary.words_marked} words; {summary.words_left} left without")
+        lines.append(f"  marks added to {summary.words_marked} words; {summary.words_left} words left without marks")
     if summary.digits_left:
         pieces = sum(map(len, summary.digits_left.values()))
         shown = [f"{where} ({' '.join(found)})" for where, found in summary.digits_left.items()][:LISTED_OFFENDERS]
@@ -89,7 +89,7 @@ def _tell(name: str, summary: NormaliseSummary, stream: Any) -> None:
 
 
 def _excerpt(text: str, start: int) -> str:
-    """A piece of a text on one line, what cannot be seen in it shown by its number."""
+    """Return a piece of a text on one line, with invisible characters as code point numbers."""
     end = start + LONGEST_EXAMPLE
     shown = "".join(c if c.isprintable() else f"<U+{ord(c):04X}>" for c in text[start:end])
     return ("..." if start else "") + shown + ("..." if end < len(text) else "")

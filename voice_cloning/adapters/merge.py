@@ -1,10 +1,9 @@
 """Export an adapter to a folder: merge it into the model's weights and verify the result, or only rename it."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
     TRANSFORMERS,
     to_transformers_config,
 )
+from boson_multimodal.whole_files import whole_folder
 from lora_config import ADAPTER_CONFIG_FILE
 from voice_cloning import __version__
 from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, merge_adapter, read_adapter
@@ -34,7 +34,7 @@ from voice_cloning.adapters.logit_comparison import (
     transformers_logits,
 )
 from voice_cloning.adapters.model_card import CARD_FILE, adapter_card, merged_card, read_facts
-from voice_cloning.training.run_directory import RUN_FILE, TEMPORARY_PREFIX, folder_fingerprint
+from voice_cloning.training.run_directory import RUN_FILE, folder_fingerprint
 
 OUTPUT_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -194,19 +194,12 @@ def written_whole(output: Path) -> Iterator[Path]:
         raise InputError(f"--output {output}: already exists; give a new folder")
     if not output.absolute().parent.is_dir():
         raise InputError(f"--output {output}: the folder {output.absolute().parent} does not exist; create it first")
-    temporary = output.absolute().parent / f"{TEMPORARY_PREFIX}{output.absolute().name}"
-    try:
-        if temporary.exists():  # left by a killed merge
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be written ({error.strerror})") from error
-    try:
+    with ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(whole_folder(output))
+        except OSError as error:
+            raise InputError(f"--output {output}: cannot be written ({error.strerror})") from error
         yield temporary
-        os.rename(temporary, output)
-    finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
 
 
 def export_merged(

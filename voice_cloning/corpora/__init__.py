@@ -1,1 +1,1 @@
-"""Makes training data from what people have; imports training, and nothing else of voice_cloning."""
+"""Makes training data from recordings and texts; of voice_cloning it imports evaluation, speech, adapters, training."""

@@ -1,7 +1,7 @@
-"""Data sets that Hugging Face's ``datasets`` wrote to disk -> utterances: Arrow folders and Parquet files.
+"""Reads data sets that Hugging Face's ``datasets`` wrote to disk: Arrow folders and Parquet files.
 
-Both are read with pyarrow, batch by batch, so that audio held in the files is never in memory as a whole; ``datasets``
-itself is not needed. An audio column is a structure of ``bytes`` and ``path``, or a path.
+pyarrow reads both batch by batch, so that the audio in the files is never in memory as a whole. ``datasets`` itself is
+not needed. An audio column holds a structure of ``bytes`` and ``path``, or a path.
 """
 
 import json
@@ -11,32 +11,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from boson_multimodal.errors import InputError
+from boson_multimodal.progress import progress
 from voice_cloning.corpora.forms import Columns
 from voice_cloning.corpora.utterances import ONE_SPEAKER, Cell, Collection, Utterance, seconds_of
 
 STATE_FILE = "state.json"
-"""Beside the Arrow files of one split: says which these are."""
+"""The file beside the Arrow files of one split that names them."""
 PARQUET_BATCH_ROWS = 64
 SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}
-"""First bytes of a file -> suffix; what begins otherwise is taken for MP3."""
+"""First bytes of an audio file -> suffix; a file with other first bytes is taken for MP3."""
 
 
 def holds_data_set(folder: Path) -> bool:
-    """Whether ``folder`` holds Arrow files of ``save_to_disk``, or Parquet files."""
+    """Return whether ``folder`` holds Arrow files of ``save_to_disk`` or Parquet files."""
     return next(_data_files(folder), None) is not None
 
 
 def read_data_set(source: Path, columns: Columns) -> Collection:
-    """A folder of ``save_to_disk`` (all its splits) or of Parquet files.
+    """Read a folder of ``save_to_disk``, with all its splits, or a folder of Parquet files.
 
     Raises:
         InputError: if pyarrow is not installed, a file cannot be read, or a column is unknown.
     """
     collection = Collection("huggingface")
-    with tqdm(desc=f"reading {source.name}", unit="row") as bar:
+    with progress(title=f"reading {source.name}", unit="row") as bar:
         for path in _data_files(source):
             audio, text, speaker = columns.pick(_column_names(path), str(path))
             split = path.relative_to(source).with_suffix("").as_posix().replace("/", "-")
@@ -44,13 +43,13 @@ def read_data_set(source: Path, columns: Columns) -> Collection:
             for row, values in enumerate(_rows(path, wanted)):
                 cell = Cell(path, audio, row, f"{split}-{row:06d}")
                 who = values[speaker] if speaker else ONE_SPEAKER
-                _add(collection, source, cell, values[audio], _words(values[text]), _words(who))
+                _add(collection, source, cell, values[audio], _string(values[text]), _string(who))
                 bar.update()
     return collection
 
 
 def read_cells(cells: Sequence[Cell]) -> Iterator[tuple[Cell, bytes]]:
-    """The audio of cells, file by file."""
+    """Yield each cell with the bytes of its audio, file by file."""
     by_file: dict[tuple[Path, str], dict[int, Cell]] = {}
     for cell in cells:
         by_file.setdefault((cell.path, cell.column), {})[cell.row] = cell
@@ -61,7 +60,7 @@ def read_cells(cells: Sequence[Cell]) -> Iterator[tuple[Cell, bytes]]:
 
 
 def _add(collection: Collection, source: Path, cell: Cell, value: Any, text: str, speaker: str) -> None:
-    """One row as an utterance; its audio is measured here, as long as it is at hand."""
+    """Add one row as an utterance; audio that the row itself holds is measured here, while it is in memory."""
     where = f"{cell.path}, row {cell.row}"
     held = value.get("bytes") if isinstance(value, dict) else None
     path = value.get("path") if isinstance(value, dict) else value
@@ -80,7 +79,7 @@ def _add(collection: Collection, source: Path, cell: Cell, value: Any, text: str
         collection.problems.append(f"{where}: column {cell.column} holds neither bytes nor a path of an audio file")
 
 
-def _words(value: Any) -> str:
+def _string(value: Any) -> str:
     return "" if value is None else str(value)
 
 
@@ -89,7 +88,7 @@ def _data_files(folder: Path) -> Iterator[Path]:
         try:
             files = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
         except (ValueError, KeyError, TypeError):
-            continue  # some other program's state
+            continue  # another program's state file
         yield from (state.parent / file["filename"] for file in files)
     yield from sorted(folder.rglob("*.parquet"))
 
@@ -100,7 +99,7 @@ def _column_names(path: Path) -> list[str]:
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Each row's values of ``columns``."""
+    """Yield the values of ``columns`` in each row."""
     with _opened(path) as file:
         batches = file.iter_batches(PARQUET_BATCH_ROWS, columns=columns) if path.suffix == ".parquet" else file
         for batch in batches:
@@ -111,16 +110,16 @@ def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A Parquet file, or the reader of an Arrow stream, which is mapped and not loaded.
+    """Open a Parquet file, or an Arrow stream, which is mapped into memory and not loaded.
 
     Raises:
         InputError: if pyarrow is not installed, or the file is not what its name says.
     """
     try:
-        import pyarrow  # only those who have such files need it
+        import pyarrow  # an optional package: needed only for such files
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        raise InputError(f"{path}: pyarrow reads such files and is not installed; pip install pyarrow") from error
+        raise InputError(f"{path}: reading it needs pyarrow, which is not installed; pip install pyarrow") from error
     try:
         if path.suffix == ".parquet":
             with parquet.ParquetFile(path, memory_map=True) as file:
@@ -129,4 +128,4 @@ def _opened(path: Path) -> Iterator[Any]:
             with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
                 yield reader
     except (pyarrow.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not readable as a data set of datasets' ({error})") from error
+        raise InputError(f"{path}: not readable as a data set of Hugging Face's datasets ({error})") from error

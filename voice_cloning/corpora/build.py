@@ -1,16 +1,16 @@
-"""A collection of clips and texts -> ChatML files for training and evaluation."""
+"""Builds ChatML files for training and evaluation from a collection of clips and texts."""
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from boson_multimodal.chatml import as_written_messages
 from boson_multimodal.data_types import AudioContent, Message, TextContent
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.progress import progress
 from voice_cloning.corpora.arrow import holds_data_set, read_cells, read_data_set
 from voice_cloning.corpora.forms import (
     AUDIO_COLUMNS,
@@ -24,9 +24,9 @@ from voice_cloning.corpora.forms import (
     read_ljspeech,
     read_table,
 )
+from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
 from voice_cloning.corpora.utterances import Cell, Collection, Utterance, measured
-from voice_cloning.speech.audio import write_whole
 
 TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
 SUMMARY_FILE = "build_summary.json"
@@ -55,14 +55,14 @@ def build_data(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Make the ChatML files; the arguments are the command's flags.
+    """Build the ChatML files; the arguments are the command's flags.
 
     Returns:
-        The summary, as ``build_summary.json`` holds it.
+        The summary that ``build_summary.json`` holds.
 
     Raises:
-        InputError: listing all that is wrong with the source, or if files of other content are there already. Nothing
-            has been written then.
+        InputError: if anything is wrong with the source, with a list of all problems; or if files with other content
+            exist already. In both cases nothing is written.
     """
     source, output_dir = Path(source).expanduser(), Path(output_dir).expanduser()
     _check_settings(form, references_per_target, split_by, eval_share)
@@ -74,8 +74,8 @@ def build_data(
     sides = [pair(side, references_per_target, seed) for side in split(usable, split_by, eval_share, seed)]
     if not sides[0].pairs:
         raise InputError(
-            f"{source}: none of its {len(speakers)} speakers says two things, and a reference is another clip of the "
-            "same speaker; is the right speaker named (--speaker_from)?"
+            f"{source}: none of its {len(speakers)} speakers has two clips with different texts, but a target needs "
+            "another clip of the same speaker as its reference; check which speaker --speaker_from takes"
         )
     settings = {
         "references_per_target": references_per_target,
@@ -117,27 +117,29 @@ def _check_settings(form: str, references_per_target: int, split_by: str, eval_s
 
 
 def _read(source: Path, form: str, columns: Columns) -> list[Utterance]:
-    """The utterances of a source, each with its length; all that is wrong with any is raised at once."""
+    """Read the utterances of a source with their lengths; one error lists the problems of all of them."""
     collection = FORMS[form](source, columns)
     collection.check_ids()
     utterances = measured(collection)
-    collection.problems += _unnameable(utterances)
-    raise_if_any(f"{source}: cannot be built from, as {form}", collection.problems)
+    collection.problems += _names_not_utf8(utterances)
+    raise_if_any(f"{source}: problems in this source, read as {form}", collection.problems)
     if not utterances:
-        raise InputError(f"{source}: holds no utterance, as {form}; --format names another form")
+        raise InputError(f"{source}: holds no utterance, read as {form}; --format chooses another form")
     return utterances
 
 
 def detect_form(source: Path) -> str:
-    """The form of a source, by what lies there.
+    """Return the form of a source, which its files show.
 
     Raises:
-        InputError: if it is not there, or looks like none of the forms.
+        InputError: if the source does not exist or has none of the forms.
     """
     if source.is_file():
         return "table" if source.suffix != ".csv" or _has_header(source) else "ljspeech"
     if not source.is_dir():
-        raise InputError(f"{source}: no such file or folder; give the one that holds the clips or names them")
+        raise InputError(
+            f"{source}: no such file or folder; give the folder of the clips, or the table that names them"
+        )
     if (source / KALDI_FILES[0]).is_file():
         return "kaldi"
     if holds_data_set(source):
@@ -149,19 +151,20 @@ def detect_form(source: Path) -> str:
     if next(source.rglob("*.txt"), None) is not None:
         return "clips"
     raise InputError(
-        f"{source}: looks like none of {list(FORMS)}: no texts beside clips, no table, no data set and no wav.scp there"
+        f"{source}: looks like none of {list(FORMS)}: it has no text files beside clips, no table, no data set and no "
+        "wav.scp"
     )
 
 
 def _has_header(table: Path) -> bool:
-    """Whether the first line of a CSV names columns; LJSpeech's is a clip's already."""
+    """Return whether the first line of a CSV names columns; in LJSpeech's table the first line is a clip."""
     with table.open("rb") as file:
         first = file.readline().decode("utf-8-sig", errors="replace").strip()
     return "|" not in first or not {*AUDIO_COLUMNS, *TEXT_COLUMNS}.isdisjoint(first.split("|"))
 
 
-def _unnameable(utterances: Sequence[Utterance]) -> list[str]:
-    """Paths that a JSON file cannot hold."""
+def _names_not_utf8(utterances: Sequence[Utterance]) -> list[str]:
+    """Return a problem for each path that a JSON file cannot hold."""
     paths = sorted({u.audio for u in utterances if isinstance(u.audio, Path)})
     return [
         f"{str(p)!r}: the name is not UTF-8; rename it" for p in paths if any("\ud800" <= c <= "\udfff" for c in str(p))
@@ -169,12 +172,12 @@ def _unnameable(utterances: Sequence[Utterance]) -> list[str]:
 
 
 def _files_of(sides: Sequence[Pairs], output_dir: Path) -> tuple[dict[str, bytes | None], list[Cell]]:
-    """Content of each JSON file, None for one that is not to be there; and the cells that become clips."""
+    """Return the content of each JSON file, None for a file that must not exist, and the cells to write as clips."""
     files: dict[str, bytes | None] = {}
     cells: dict[str, Cell] = {}
     for name, side in zip((TRAIN_FILE, VAL_FILE), sides, strict=True):
         records = []
-        for target, reference, number in tqdm(side.pairs, name, unit="sample", disable=not side.pairs):
+        for target, reference, number in progress(side.pairs, name, unit="sample", disable=not side.pairs):
             cells |= {u.audio.name: u.audio for u in (target, reference) if isinstance(u.audio, Cell)}
             records.append(_record(target, reference, number, output_dir))
         files[name] = _json_bytes(records) if records else None
@@ -242,32 +245,12 @@ def _write(output_dir: Path, files: dict[str, bytes | None], cells: Sequence[Cel
 
     The clips come first and the JSON files that name them last, so that these never name what is missing.
     """
-    differing = [] if overwrite else [name for name, content in files.items() if _differs(output_dir / name, content)]
-    if not overwrite and cells:
-        bar = tqdm(read_cells(cells), "comparing clips", len(cells), unit="clip")
-        differing += [c.name for c, content in bar if _differs(output_dir / CLIPS_FOLDER / c.name, content)]
-    raise_if_any(
-        f"{output_dir}: holds files of other content; give another --output_dir, or --overwrite to replace them",
-        differing,
-    )
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if cells:
-            (output_dir / CLIPS_FOLDER).mkdir(exist_ok=True)
-        for cell, content in tqdm(read_cells(cells), "writing clips", len(cells), unit="clip", disable=not cells):
-            _write_one(output_dir / CLIPS_FOLDER / cell.name, content)
-        for name, content in files.items():
-            _write_one(output_dir / name, content)
-    except OSError as error:
-        raise InputError(f"{output_dir}: cannot be written to ({error.strerror})") from error
+    if not overwrite:
+        refuse_other_content(output_dir, chain(files.items(), _clips(cells, "comparing clips")))
+    write_differing(output_dir, chain(_clips(cells, "writing clips"), files.items()))
 
 
-def _differs(path: Path, content: bytes | None) -> bool:
-    return path.exists() and (content is None or not path.is_file() or path.read_bytes() != content)
-
-
-def _write_one(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink(missing_ok=True)
-    elif not path.exists() or path.read_bytes() != content:
-        write_whole(path, content)
+def _clips(cells: Sequence[Cell], title: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each clip, read one by one."""
+    for cell, content in progress(read_cells(cells), title, len(cells), unit="clip", disable=not cells):
+        yield f"{CLIPS_FOLDER}/{cell.name}", content

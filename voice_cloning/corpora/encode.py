@@ -1,4 +1,4 @@
-"""Clips of ChatML files -> codes in the cache, ahead of training."""
+"""Encodes the clips of ChatML files into the code cache before training."""
 
 import sys
 import time
@@ -22,13 +22,14 @@ from voice_cloning.training.data import find_codec
 
 @dataclass(frozen=True)
 class EncodeSummary:
-    """What :func:`encode_files` did.
+    """The result of :func:`encode_files`.
 
     Attributes:
-        clips, seconds_of_audio: all clips of the files, each once, and how long they are.
-        encoded: how many of them were missing.
-        files, entries, bytes: of the whole cache of this codec.
-        seconds: that it took.
+        clips: number of different clips in the files.
+        seconds_of_audio: length of these clips together.
+        encoded: number of these clips that the cache lacked.
+        files, entries, bytes: size of this codec's whole cache.
+        seconds: duration of the call.
     """
 
     clips: int
@@ -50,11 +51,12 @@ def encode_files(
     export: Path | None = None,
     device: torch.device | str = "cpu",
 ) -> EncodeSummary:
-    """Encode what the cache lacks of all clips of ``files``, verify all, and pack the cache.
+    """Encode the clips of ``files`` that the cache lacks, verify all clips, and pack the cache.
 
     Raises:
-        InputError: listing everything that is wrong in the files and their audio, unless ``drop_invalid``; or if
-            clips of one name differ, and an export was asked for; or if cache or export cannot be written.
+        InputError: if files are not ChatML; if samples are invalid, with a list of all problems (with ``drop_invalid``
+            only if all are); if two different clips have one name in the export; or if the cache or the export cannot
+            be written.
     """
     started = time.monotonic()
     if export is not None and (export.is_dir() or not export.parent.is_dir()):  # said now, not after days of encoding
@@ -82,10 +84,10 @@ def encode_files(
 def _check_files(
     files: Sequence[Path], cache: CodeCache, frames_per_second: float, drop_invalid: bool
 ) -> list[tuple[ClipUse, ClipFacts]]:
-    """Every clip of the samples that are sound, and what the cache has of it.
+    """Return each clip of the valid samples with the facts that the cache has on it.
 
     Raises:
-        InputError: naming every file that is not ChatML; or listing every offender of all, unless ``drop_invalid``.
+        InputError: naming every file that is not ChatML; or listing the problems of all files, unless ``drop_invalid``.
     """
     read, unreadable = {}, []
     for path in files:
@@ -119,7 +121,7 @@ Contents = list[tuple[ClipUse, str]]
 
 
 def _read_samples(path: Path) -> tuple[list[tuple[str, Contents]], list[str]]:
-    """The sound samples of a file by id, and what is wrong with the others."""
+    """Return the valid samples of a file with their ids, and the problems of the others."""
     samples, problems = [], []
     for number, raw in enumerate(read_json_records(path)):
         sample_id = sample_id_of(raw, number)
@@ -136,10 +138,10 @@ def _audio_of(sample: ChatMLSample) -> list[AudioContent]:
 
 
 def _names(found: Sequence[tuple[ClipUse, ClipFacts]], export: Path) -> dict[str, str]:
-    """Cache key by the name that a clip has in a file of codes.
+    """Return the cache key of each clip by its name in a file of codes.
 
     Raises:
-        InputError: listing names that are those of two different clips.
+        InputError: listing the names that two different clips have.
     """
     names: dict[str, str] = {}
     problems = []

@@ -1,7 +1,7 @@
-"""Forms in which people keep speech -> utterances: files with texts beside them, tables, and Kaldi's lists.
+"""Reads collections of speech in several forms: clips with text files beside them, tables, and Kaldi's lists.
 
-Each reader takes a source and the flags that its form knows, and returns a :class:`Collection`; what is wrong with
-single entries is noted there, so that all of it is told at once.
+Each reader takes a source and the columns that the user named, and returns a :class:`Collection`. It adds the problems
+of single entries to the collection, so that one error lists all of them.
 """
 
 import csv
@@ -20,7 +20,7 @@ AUDIO_COLUMNS = ("path", "audio", "file_name", "audio_path", "audio_file", "file
 TEXT_COLUMNS = ("sentence", "text", "transcript", "transcription", "normalized_text", "raw_text")
 SPEAKER_COLUMNS = ("client_id", "speaker_id", "speaker", "speaker_name", "spk_id")
 AUDIO_FOLDERS = (".", "clips", "wavs", "audio")
-"""Where a table's audio lies, relative to the table: Common Voice and LJSpeech name files without their folder."""
+"""Folders, relative to a table, that may hold its audio: Common Voice and LJSpeech name files without their folder."""
 LJSPEECH_COLUMNS = ("id", "text", "normalized_text")
 LJSPEECH_TABLE = "metadata.csv"
 KALDI_FILES = ("wav.scp", "text", "utt2spk")
@@ -28,10 +28,10 @@ KALDI_FILES = ("wav.scp", "text", "utt2spk")
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns the user named; None finds them by their usual names.
+    """The columns that the user named; None stands for a column with a usual name.
 
     Attributes:
-        speaker_from: a column; ``folder`` or ``name`` for files with texts beside them; ``one`` for one voice.
+        speaker_from: a column; ``folder`` or ``name`` for clips with text files; ``one`` for a single voice.
     """
 
     audio: str | None = None
@@ -39,7 +39,7 @@ class Columns:
     speaker_from: str | None = None
 
     def pick(self, header: list[str], where: str) -> tuple[str, str, str | None]:
-        """The audio, text and speaker columns of a table; no speaker column where all is one voice.
+        """Return the audio, text and speaker columns of a table; the speaker column is None for a single voice.
 
         Raises:
             InputError: naming every column that is unknown or was not found.
@@ -55,9 +55,9 @@ class Columns:
             if not found and wanted:
                 problems.append(f"{flag} {wanted}: unknown column; {where} has {header}")
             elif not found:
-                one = ", or one if all is one voice" if flag == "--speaker_from" else ""
+                one = ", or one for a single voice" if flag == "--speaker_from" else ""
                 problems.append(
-                    f"{flag}: give it{one}; none of {list(usual)} is a column of {where}, which has {header}"
+                    f"{flag}: name a column{one}; none of {list(usual)} is a column of {where}, which has {header}"
                 )
         if problems:
             raise InputError("\n".join(problems))
@@ -66,20 +66,20 @@ class Columns:
 
 
 def read_clips(source: Path, columns: Columns) -> Collection:
-    """A folder, and the folders in it, of ``NAME.wav`` with ``NAME.txt`` beside it.
+    """Read a folder and its subfolders of ``NAME.wav`` with ``NAME.txt`` beside it.
 
-    The speaker is the folder that a clip lies in, or what stands before the first ``_`` or ``-`` of its name.
+    The speaker is the name of the clip's folder, or the part of the clip's name before the first ``_`` or ``-``.
     """
     speaker_from = columns.speaker_from or "folder"
     if speaker_from not in ("folder", "name", ONE_SPEAKER):
-        raise InputError(f"--speaker_from {speaker_from}: clips with texts beside them take folder, name or one")
+        raise InputError(f"--speaker_from {speaker_from}: for clips with text files it must be folder, name or one")
     collection = Collection("clips")
     audio = sorted(p for p in source.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES)
     texts = {p.with_suffix("") for p in source.rglob("*.txt")}
     for path in audio:
         text_path = path.with_suffix(".txt")
         if path.with_suffix("") not in texts:
-            collection.problems.append(f"{path}: no {text_path.name} beside it says what is said")
+            collection.problems.append(f"{path}: no {text_path.name} beside it; write there what the clip says")
             continue
         try:
             text = text_path.read_text(encoding="utf-8-sig")
@@ -100,13 +100,13 @@ def read_clips(source: Path, columns: Columns) -> Collection:
 
 
 def read_ljspeech(source: Path, columns: Columns) -> Collection:
-    """``metadata.csv`` of ``id|text|normalised text`` without a header, and ``wavs/ID.wav``: one voice.
+    """Read ``metadata.csv`` with lines ``id|text|normalised text`` and no header, and ``wavs/ID.wav``, of one voice.
 
-    Of the two texts the normalised one is taken, where there is one, unless ``--text_column text`` says otherwise.
+    The normalised text is used if there is one, unless the user gave ``--text_column text``.
     """
     table = source if source.is_file() else source / LJSPEECH_TABLE
     if columns.speaker_from not in (None, ONE_SPEAKER) or columns.audio:
-        raise InputError(f"{table}: has no header and is of one voice; it takes --text_column and nothing else")
+        raise InputError(f"{table}: LJSpeech has no header and one voice; of the column flags, give only --text_column")
     if columns.text not in (None, *LJSPEECH_COLUMNS[1:]):
         raise InputError(f"--text_column {columns.text}: unknown column; {table} has {list(LJSPEECH_COLUMNS)}")
     collection = Collection("ljspeech")
@@ -127,7 +127,7 @@ def read_ljspeech(source: Path, columns: Columns) -> Collection:
 
 
 def read_table(source: Path, columns: Columns) -> Collection:
-    """A CSV, TSV or JSON-lines table with named columns, such as Common Voice's, or ``metadata.csv`` of an audiofolder.
+    """Read a CSV, TSV or JSON-lines table with named columns, such as Common Voice's or an audiofolder's.
 
     TSV is read without quotes, as Common Voice writes it.
     """
@@ -147,9 +147,12 @@ def read_table(source: Path, columns: Columns) -> Collection:
 
 
 def read_kaldi(source: Path, columns: Columns) -> Collection:
-    """``wav.scp``, ``text`` and ``utt2spk``, with ``segments`` where utterances are cuts of recordings."""
+    """Read ``wav.scp``, ``text`` and ``utt2spk``, with ``segments`` if utterances are cuts of recordings."""
     if columns != Columns():
-        raise InputError(f"{source}: Kaldi's lists have no columns to name and say who speaks; leave these flags out")
+        raise InputError(
+            f"{source}: Kaldi's lists have no named columns, and utt2spk names the speakers; leave out --audio_column, "
+            "--text_column and --speaker_from"
+        )
     if absent := [name for name in KALDI_FILES if not (source / name).is_file()]:
         raise InputError(f"{source}: {', '.join(absent)} missing; Kaldi's form needs {', '.join(KALDI_FILES)}")
     collection = Collection("kaldi")
@@ -170,14 +173,14 @@ def read_kaldi(source: Path, columns: Columns) -> Collection:
 
 
 def _recordings(path: Path, collection: Collection) -> dict[str, Path | None]:
-    """Recording -> file; None for one that is a command or an archive, which is a problem."""
+    """Return recording -> file; None for a command or an archive, which is a problem."""
     found: dict[str, Path | None] = {}
     for where, (name, value) in _keyed_lines(path, collection).items():
         problem = None
         if value.endswith("|") or value.startswith("|"):
-            problem = "is a command; nothing is run here: run it yourself, and name the file that it writes"
+            problem = "is a command, and commands are never run here; run it yourself and name the file that it writes"
         elif ".ark:" in value:
-            problem = "points into an archive; write its audio to files (wav-copy) and name these"
+            problem = "points into an archive; write its audio to files (wav-copy) and name these files"
         if problem:
             collection.problems.append(f"{where}: {value!r} {problem}")
         beside = path.parent / value
@@ -186,44 +189,44 @@ def _recordings(path: Path, collection: Collection) -> dict[str, Path | None]:
 
 
 def _segments(path: Path, collection: Collection) -> dict[str, tuple[str, float, float | None]]:
-    """Utterance -> (recording, offset, duration); an end of -1 is the recording's."""
+    """Return utterance -> (recording, offset, duration), in seconds; an end of -1 is the end of the recording."""
     found = {}
     for where, (name, value) in _keyed_lines(path, collection).items():
         try:
             recording, start, end = value.split()[:3]
             offset, last = float(start), float(end)
         except ValueError:
-            collection.problems.append(f"{where}: it must be: utterance recording start end, the last two in seconds")
+            collection.problems.append(f"{where}: it must hold: utterance recording start end, the times in seconds")
             continue
         if offset < 0 or (last != -1 and last <= offset):
-            collection.problems.append(f"{where}: from {start} to {end} s is no cut; the end comes after the start")
+            collection.problems.append(f"{where}: a cut from {start} to {end} s is impossible; start < end is needed")
             continue
         found[name] = (recording, offset, None if last == -1 else last - offset)
     return found
 
 
 def _keyed_lines(path: Path, collection: Collection) -> dict[str, tuple[str, str]]:
-    """Lines ``KEY VALUE`` by where they stand; a key that comes twice is a problem."""
+    """Return place -> (key, value) of each line ``KEY VALUE``; a repeated key is a problem."""
     found: dict[str, tuple[str, str]] = {}
     seen: dict[str, int] = {}
     for number, line in enumerate(_lines(path), 1):
         if line.strip():
             key, *rest = line.strip().split(maxsplit=1)
             if key in seen:
-                collection.problems.append(f"{path}, line {number}: {key} was on line {seen[key]} already; keep one")
+                collection.problems.append(f"{path}, line {number}: {key} is on line {seen[key]} too; keep one of them")
             seen[key] = number
             found[f"{path}, line {number}"] = (key, "".join(rest))
     return found
 
 
 def _rows(table: Path, collection: Collection) -> Iterator[tuple[str, dict[str, str]]]:
-    """(where it stands, column -> value) of each row of a table; a line that is no row is a problem."""
+    """Yield (place, column -> value) for each row of a table; a line that is no row is a problem."""
     lines = _lines(table)
     if table.suffix == ".jsonl":
         yield from _json_rows(table, lines, collection)
         return
     if not lines:
-        raise InputError(f"{table}: is empty; its first line names the columns")
+        raise InputError(f"{table}: is empty; its first line must name the columns")
     if table.suffix == ".tsv":
         reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
@@ -246,11 +249,11 @@ def _json_rows(table: Path, lines: list[str], collection: Collection) -> Iterato
         if isinstance(row, dict):
             yield where, row
         elif line.strip():
-            collection.problems.append(f"{where}: is no JSON object of column: value")
+            collection.problems.append(f"{where}: it must be a JSON object of column: value")
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines with their ends, cut at line feeds alone: a text may hold U+2028 and its like."""
+    """Return lines with their ends; only a line feed ends a line, because a text may hold U+2028 and the like."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -261,17 +264,17 @@ def _lines(path: Path) -> list[str]:
 
 
 def _find_audio(folder: Path, name: str) -> Path:
-    """The file that a table means; where there is none, its likeliest place."""
+    """Return the audio file that a table names; if none exists, the path where it most likely should be."""
     for place in AUDIO_FOLDERS:
         for suffix in ("", *AUDIO_SUFFIXES):
             path = folder / place / f"{name}{suffix}"
-            if os.path.isfile(path):  # Path's raises where a name is too long
+            if os.path.isfile(path):  # Path.is_file raises an error if a name is too long
                 return path
     return folder / name
 
 
 def name_of(file_name: str) -> str:
-    """A file's name without the suffix of its format."""
+    """Return a file's name without the suffix of an audio format."""
     stem, suffix = os.path.splitext(file_name)
     return stem if suffix.lower() in AUDIO_SUFFIXES else file_name
 
@@ -280,5 +283,5 @@ def _only_table(folder: Path) -> Path:
     tables = sorted(p for p in folder.iterdir() if p.suffix in TABLE_SUFFIXES)
     if len(tables) != 1:
         found = ", ".join(p.name for p in tables) or "none"
-        raise InputError(f"{folder}: give the table itself as the source; the tables here: {found}")
+        raise InputError(f"{folder}: give the table itself as the source; tables in this folder: {found}")
     return tables[0]

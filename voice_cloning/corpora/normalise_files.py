@@ -1,4 +1,4 @@
-"""ChatML files and lists of texts -> the same with their texts normalised."""
+"""Normalises the texts of ChatML files, and of text files with one text a line."""
 
 import json
 import os
@@ -10,15 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from arabic_text.diacritics import diacritise, load_diacritiser
 from arabic_text.normalise import find_text_issues, normalise_for_speech
 from arabic_text.sample_texts import change_record
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
 from boson_multimodal.data_types import PLACEHOLDER_URLS
 from boson_multimodal.errors import InputError, raise_if_any
-from voice_cloning.speech.audio import write_whole
+from boson_multimodal.progress import progress
+from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 
 SUFFIXES = (".json", ".jsonl", ".txt")
 SHOWN_EXAMPLES = 5
@@ -27,14 +26,15 @@ OTHER_CHANGES = "punctuation, signs, spaces"
 
 @dataclass
 class NormaliseSummary:
-    """What was done to the texts of one file, each counted as often as it stands there.
+    """The changes to the texts of one file; a repeated text counts each time.
 
     Attributes:
-        texts, changed: how many there are, and how many became other texts.
-        kinds: of the changed texts, how many had each kind of ``arabic_text.TEXT_ISSUES``, or none of them.
+        texts, changed: number of texts, and number of those that changed.
+        kinds: kind of ``arabic_text.TEXT_ISSUES`` -> number of changed texts that had it; ``OTHER_CHANGES`` -> number
+            of changed texts that had none.
         examples: a few changed texts, before and after.
-        digits_left: pieces of digits that are still there, by sample id or line.
-        words_marked, words_left: what diacritisation did; see ``diacritics.diacritise``.
+        digits_left: sample id or line -> digits that remain.
+        words_marked, words_left: words that got marks, and words that did not; see ``diacritics.diacritise``.
     """
 
     texts: int = 0
@@ -47,7 +47,7 @@ class NormaliseSummary:
 
 
 class TextNormaliser:
-    """Changes texts and keeps account of it."""
+    """Normalises texts and counts the changes in ``summary``."""
 
     def __init__(self, digits: str, add_marks: Callable[[str], str] | None) -> None:
         self.summary = NormaliseSummary()
@@ -55,13 +55,13 @@ class TextNormaliser:
         self._normalise = cache(lambda text: normalise_for_speech(text, digits))
 
     def change(self, text: str, where: str) -> str:
-        """A text as it is to be spoken; ``where`` is the sample or line that it stands in."""
+        """Return a text in its form for speech; ``where`` is its sample id or line."""
         summary, changed = self.summary, self._normalise(text)
         if self._add_marks is not None:
-            changed, marked, left = diacritise(changed, self._add_marks)
+            changed, marked, unmarked = diacritise(changed, self._add_marks)
             changed = self._normalise(changed)
             summary.words_marked += marked
-            summary.words_left += left
+            summary.words_left += unmarked
         summary.texts += 1
         if changed != text:
             summary.changed += 1
@@ -82,32 +82,33 @@ def normalise_file(
     diacritiser: str | None = None,
     overwrite: bool = False,
 ) -> NormaliseSummary:
-    """Write a file again, under its name in ``output_dir``, with its texts normalised.
+    """Write a copy of a file with normalised texts, under the same name, to ``output_dir``.
 
     Args:
         path: ChatML ``.json`` or ``.jsonl``, or ``.txt`` with one text a line.
         digits: ``spell`` or ``keep``.
         diacritiser: a key of ``DIACRITISERS``, or None.
-        overwrite: replace a file of other content.
+        overwrite: replace a file with other content.
 
     Raises:
-        InputError: listing everything that is wrong in the file, or if a file of other content is there. Nothing has
-            been written then.
+        InputError: if anything in the file is wrong, with a list of all problems; or if a file with other content
+            exists already. In both cases nothing is written.
     """
-    files = normalised_files([Path(path).expanduser()], Path(output_dir).expanduser(), digits, diacritiser)
-    write_outputs(files, overwrite)
-    return next(iter(files.values()))[1]
+    output_dir = Path(output_dir).expanduser()
+    outputs = normalised_files([Path(path).expanduser()], output_dir, digits, diacritiser)
+    write_outputs(output_dir, outputs, overwrite)
+    return next(iter(outputs.values()))[1]
 
 
-Outputs = dict[Path, tuple[bytes, NormaliseSummary]]
-"""What is to be written to each file, and what was done to its texts."""
+Outputs = dict[str, tuple[bytes, NormaliseSummary]]
+"""Name of each file in the output folder -> what is to be written to it, and what was done to its texts."""
 
 
 def normalised_files(paths: Sequence[Path], output_dir: Path, digits: str, diacritiser: str | None) -> Outputs:
-    """The content of all outputs.
+    """Return the content of all outputs.
 
     Raises:
-        InputError: listing what is wrong in all files.
+        InputError: listing the problems of all files.
     """
     add_marks = load_diacritiser(diacritiser) if diacritiser else None
     outputs: Outputs = {}
@@ -117,7 +118,7 @@ def normalised_files(paths: Sequence[Path], output_dir: Path, digits: str, diacr
         try:
             is_text = path.suffix == ".txt"
             content = _lines_of(path, normaliser) if is_text else _records_of(path, output_dir, normaliser)
-            outputs[output_dir / path.name] = content, normaliser.summary
+            outputs[path.name] = content, normaliser.summary
         except InputError as error:
             problems.append(str(error))
     if problems:
@@ -127,15 +128,15 @@ def normalised_files(paths: Sequence[Path], output_dir: Path, digits: str, diacr
 
 def _name_problems(paths: Sequence[Path], output_dir: Path) -> list[str]:
     names = Counter(path.name for path in paths)
-    problems = [f"{path}: is neither of {', '.join(SUFFIXES)}" for path in paths if path.suffix not in SUFFIXES]
-    problems += [f"{path}: another file is called {path.name} too" for path in paths if names[path.name] > 1]
+    problems = [f"{path}: must end in {', '.join(SUFFIXES)}" for path in paths if path.suffix not in SUFFIXES]
+    problems += [f"{path}: another input has the name {path.name} too" for path in paths if names[path.name] > 1]
     in_place = [path for path in paths if os.path.realpath(path) == os.path.realpath(output_dir / path.name)]
-    return problems + [f"{path}: would be replaced by itself; give another --output_dir" for path in in_place]
+    return problems + [f"{path}: the output would replace the input; give another --output_dir" for path in in_place]
 
 
 def _records_of(path: Path, output_dir: Path, normaliser: TextNormaliser) -> bytes:
     records, problems = [], []
-    for number, raw in enumerate(tqdm(read_json_records(path), path.name, unit="sample")):
+    for number, raw in enumerate(progress(read_json_records(path), path.name, unit="sample")):
         sample_id = sample_id_of(raw, number)
         _, found = parse_record(raw, "as_written")
         if not found:
@@ -152,13 +153,13 @@ def _records_of(path: Path, output_dir: Path, normaliser: TextNormaliser) -> byt
 
 def _json(value: Any, indent: int | None) -> str:
     text = json.dumps(value, ensure_ascii=False, indent=indent)
-    if re.search("[\ud800-\udfff]", text):  # halves of pairs, which UTF-8 has no form for
+    if re.search("[\ud800-\udfff]", text):  # lone surrogates, which UTF-8 cannot hold
         text = json.dumps(value, indent=indent)
     return text + "\n"
 
 
 def _with_paths(record: dict[str, Any], old_folder: Path, new_folder: Path) -> dict[str, Any]:
-    """A record whose relative paths are relative to another folder and lead where they led before."""
+    """Return a record whose paths, relative to ``old_folder``, lead to the same files from ``new_folder``."""
     messages = []
     for message in record["messages"]:
         content = message["content"]
@@ -174,7 +175,7 @@ def _part_with_path(part: Any, old_folder: Path, new_folder: Path) -> Any:
     url = part.get("audio_url") if isinstance(part, dict) and part["type"] == "audio" else None
     if not url or url in PLACEHOLDER_URLS or os.path.isabs(os.path.expanduser(url)):
         return part
-    # Links to folders are followed, as ".." after one means another folder than its name says; a clip's name stays.
+    # Links to folders are resolved: ".." after a link leads to another folder than the path shows. A clip's name stays.
     folder = os.path.realpath(old_folder / os.path.dirname(url))
     moved = os.path.relpath(os.path.join(folder, os.path.basename(url)), os.path.realpath(new_folder))
     return {**part, "audio_url": moved}
@@ -185,12 +186,12 @@ def _lines_of(path: Path, normaliser: TextNormaliser) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    bar = tqdm(content.removeprefix(b"\xef\xbb\xbf").splitlines(), path.name, unit="line")
+    bar = progress(content.removeprefix(b"\xef\xbb\xbf").splitlines(), path.name, unit="line")
     return "".join(f"{line}\n" for line in normalise_lines(bar, path.name, normaliser)).encode("utf-8")
 
 
 def normalise_lines(lines: Iterable[bytes], name: str, normaliser: TextNormaliser) -> Iterable[str]:
-    """Each line normalised, on one line.
+    """Yield each line normalised; a text that becomes several lines is joined into one.
 
     Raises:
         InputError: at the first line that is not UTF-8.
@@ -203,19 +204,9 @@ def normalise_lines(lines: Iterable[bytes], name: str, normaliser: TextNormalise
         yield normaliser.change(text, f"line {number}").replace("\n", " ")
 
 
-def write_outputs(outputs: Outputs, overwrite: bool) -> None:
+def write_outputs(output_dir: Path, outputs: Outputs, overwrite: bool) -> None:
     """Write what is not there yet, and with ``overwrite`` what is there and differs."""
-    differing = [str(path) for path, (content, _) in outputs.items() if path.exists() and _holds_other(path, content)]
+    files = [(name, content) for name, (content, _) in outputs.items()]
     if not overwrite:
-        raise_if_any("files of other content; give another --output_dir, or --overwrite to replace them", differing)
-    for path, (content, _) in outputs.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if _holds_other(path, content):
-                write_whole(path, content)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _holds_other(path: Path, content: bytes) -> bool:
-    return not path.is_file() or path.read_bytes() != content
+        refuse_other_content(output_dir, files)
+    write_differing(output_dir, files)

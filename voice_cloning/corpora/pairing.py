@@ -1,6 +1,6 @@
-"""Which utterance is spoken with which as its voice, and which speakers are kept for evaluation.
+"""Chooses a reference for each target, and the speakers or utterances for evaluation.
 
-All choices follow from the seed and the utterances' ids alone, whatever order the files were read in.
+All choices depend only on the seed and the utterances' ids, not on the order in which files were read.
 """
 
 import random
@@ -13,9 +13,9 @@ from boson_multimodal.errors import InputError
 from voice_cloning.corpora.utterances import Utterance
 
 REFERENCE_SECONDS = (3.0, 10.0)
-"""Lengths of references that are preferred: enough to know the voice by, and not more positions than that needs."""
+"""Preferred lengths of references: long enough to show the voice, without more positions than that needs."""
 FEWEST_OF_A_SPEAKER = 2
-"""A target and its reference."""
+"""Number of clips that a speaker needs on a side: a target and its reference."""
 
 
 @dataclass
@@ -24,8 +24,8 @@ class Pairs:
 
     Attributes:
         pairs: (target, reference, number of the reference from 0).
-        unpaired: utterances whose speaker says nothing else.
-        short: how many targets have fewer references than were asked for.
+        unpaired: utterances for which their speaker has no reference, because all other texts are the same.
+        short: number of targets with fewer references than requested.
     """
 
     pairs: list[tuple[Utterance, Utterance, int]] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Pairs:
 
 
 def by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
-    """Utterances of each speaker; both in the order of their names."""
+    """Return the utterances of each speaker; speakers and utterances are sorted by name."""
     speakers: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in sorted(utterances, key=lambda u: (u.speaker, u.utterance_id)):
         speakers[utterance.speaker].append(utterance)
@@ -44,10 +44,10 @@ def by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
 def split(
     utterances: Sequence[Utterance], split_by: str, eval_share: float, seed: int
 ) -> tuple[list[Utterance], list[Utterance]]:
-    """(train, eval): by speaker, no speaker is in both; by utterance, speakers may be.
+    """Split utterances into (train, eval); by ``speaker`` no speaker is on both sides, by ``utterance`` one may be.
 
     Raises:
-        InputError: if there are too few speakers or utterances to have any on both sides.
+        InputError: if there are too few speakers or utterances for two sides.
     """
     if eval_share == 0:
         return list(utterances), []
@@ -64,10 +64,10 @@ def split(
 def _held_speakers(
     speakers: dict[str, list[Utterance]], order: list[str], wanted: float, _share: float, _seed: int
 ) -> set[str]:
-    """Ids of whole speakers: each in turn is taken if that brings the sum nearer to what is wanted."""
+    """Return the ids of whole speakers; in turn, each is taken if that brings their number closer to ``wanted``."""
     if len(order) < 2:
         raise InputError(
-            f"--split_by speaker: {len(order)} speaker has clips enough, and one is needed on each side; give "
+            f"--split_by speaker: only {len(order)} speaker has enough clips, but each side needs one; give "
             "--split_by utterance, or --eval_share 0 for no evaluation file"
         )
     chosen: list[str] = []
@@ -84,7 +84,7 @@ def _held_speakers(
 def _held_utterances(
     speakers: dict[str, list[Utterance]], order: list[str], wanted: float, share: float, seed: int
 ) -> set[str]:
-    """Ids of some utterances of some speakers: a target needs a reference on its own side, so never one alone."""
+    """Return the ids of utterances of some speakers, at least two each: a target needs a reference on its own side."""
     chosen: set[str] = set()
     for speaker in order:
         own = speakers[speaker]
@@ -93,16 +93,17 @@ def _held_utterances(
             chosen |= {u.utterance_id for u in random.Random(f"utterances {seed} {speaker}").sample(own, count)}
     if not chosen:
         raise InputError(
-            "--split_by utterance: no speaker has 4 clips, two for each side; give --split_by speaker, or "
+            "--split_by utterance: no speaker has 4 clips, but each side needs two; give --split_by speaker, or "
             "--eval_share 0 for no evaluation file"
         )
     return chosen
 
 
 def pair(utterances: Sequence[Utterance], references_per_target: int, seed: int) -> Pairs:
-    """Give each utterance other utterances of its speaker, of other words and no part of it, as references.
+    """Give each utterance references: utterances of its speaker with another text and without shared audio.
 
-    References of ``REFERENCE_SECONDS`` come first, then those nearest to it; each is used about as often as the others.
+    References of ``REFERENCE_SECONDS`` are preferred, then those with the closest lengths. All are used about equally
+    often.
     """
     found = Pairs()
     for speaker, own in by_speaker(utterances).items():
@@ -126,7 +127,7 @@ def pair(utterances: Sequence[Utterance], references_per_target: int, seed: int)
 def _references(
     target: Utterance, candidates: list[Utterance], preferred: int, wanted: int, seed: int
 ) -> list[Utterance]:
-    """The first ``wanted`` that fit, from a place among the ``preferred`` ones that the target's id decides."""
+    """Return the first ``wanted`` candidates that fit; the target's id decides at which preferred one to start."""
     start = random.Random(f"{seed} {target.utterance_id}").randrange(max(1, preferred))
     found: list[Utterance] = []
     for i in range(len(candidates)):
@@ -139,12 +140,12 @@ def _references(
 
 
 def _seconds_off(utterance: Utterance) -> float:
-    """How far its length lies from ``REFERENCE_SECONDS``."""
+    """Return by how many seconds an utterance is shorter or longer than ``REFERENCE_SECONDS``."""
     shortest, longest = REFERENCE_SECONDS
     return max(0.0, shortest - utterance.seconds, utterance.seconds - longest)
 
 
 def _overlap(one: Utterance, other: Utterance) -> bool:
-    """Whether two utterances share some of one recording."""
+    """Return whether two utterances share a part of one recording."""
     first, second = one.offset or 0.0, other.offset or 0.0
     return one.audio == other.audio and first < second + other.seconds and second < first + one.seconds

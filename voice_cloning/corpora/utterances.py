@@ -1,4 +1,4 @@
-"""What a collection of speech consists of, whatever its form: utterances, and why one cannot be used."""
+"""The utterances of a collection of speech in any form, and the problems that prevent its use."""
 
 import io
 import os
@@ -8,25 +8,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import soundfile
-from tqdm import tqdm
 
 from boson_multimodal.chatml import text_problem
 from boson_multimodal.errors import InputError
+from boson_multimodal.progress import progress
 
 READ_THREADS = 8
 ONE_SPEAKER = "one"
-"""Value of ``--speaker_from``: all of the collection is one voice."""
+"""Value of ``--speaker_from`` for a collection with a single voice."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Audio that a file of a data set holds itself.
+    """Audio inside a file of a data set.
 
     Attributes:
         path: an Arrow or Parquet file.
-        column: of the audio.
-        row: counted from 0 over the whole file.
-        name: of the file that it becomes.
+        column: the name of the audio column.
+        row: the row, counted from 0 over the whole file.
+        name: the name of the clip file to write.
     """
 
     path: Path
@@ -37,14 +37,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Utterance:
-    """One thing said by one speaker.
+    """One utterance of one speaker.
 
     Attributes:
         utterance_id: unique in the collection.
-        audio: the file it is in, or a cell of a data set.
-        offset, duration: its cut of that file, in seconds; None for the file's start and end.
-        where: the file and line that name it, for messages.
-        seconds: how long it is; 0 until :func:`measured`.
+        audio: the file of its audio, or a cell of a data set.
+        offset, duration: the cut of that file, in seconds; None for the file's start and end.
+        where: the file and line that name the utterance, for messages.
+        seconds: the length; 0 before :func:`measured`.
     """
 
     utterance_id: str
@@ -59,11 +59,11 @@ class Utterance:
 
 @dataclass
 class Collection:
-    """What was read of a source.
+    """The content of a source.
 
     Attributes:
         form: one of the names of ``--format``.
-        problems: every reason why it cannot be used.
+        problems: every reason why the collection cannot be used.
     """
 
     form: str
@@ -71,7 +71,7 @@ class Collection:
     problems: list[str] = field(default_factory=list)
 
     def add(self, utterance: Utterance) -> None:
-        """Take an utterance, its text on one line; a text or a speaker that is missing or wrong is a problem."""
+        """Add an utterance with its text on one line; a missing or wrong text or speaker becomes a problem."""
         text = " ".join(utterance.text.split())
         if not text:
             self.problems.append(f"{utterance.where}: the text is empty; write what is said, or remove the entry")
@@ -82,7 +82,7 @@ class Collection:
         self.utterances.append(replace(utterance, text=text, speaker=utterance.speaker.strip()))
 
     def check_ids(self) -> None:
-        """Note the ids that several utterances have."""
+        """Add a problem for each id that several utterances have."""
         counts = Counter(u.utterance_id for u in self.utterances)
         wheres: dict[str, list[str]] = {name: [] for name, count in counts.items() if count > 1}
         for utterance in self.utterances:
@@ -95,10 +95,10 @@ class Collection:
 
 
 def seconds_of(audio: Path | bytes, name: str) -> float:
-    """Length of an audio file by its header.
+    """Return the length of an audio file in seconds, from its header.
 
     Raises:
-        InputError: if it is missing, cannot be read, or is empty.
+        InputError: if the file is missing, unreadable or empty.
     """
     if isinstance(audio, Path) and not os.path.isfile(audio):
         raise InputError(f"{name}: no such file")
@@ -112,10 +112,11 @@ def seconds_of(audio: Path | bytes, name: str) -> float:
 
 
 def measured(collection: Collection) -> list[Utterance]:
-    """The utterances with their lengths; a file that is missing, unreadable or too short for its cut is a problem."""
+    """Return the utterances with their lengths; a file that is missing, unreadable or too short becomes a problem."""
     files = list(dict.fromkeys(u.audio for u in collection.utterances if isinstance(u.audio, Path)))
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        lengths = dict(zip(files, tqdm(pool.map(_length, files), "reading lengths", len(files)), strict=True))
+        found_lengths = progress(pool.map(_length, files), "reading lengths", len(files), unit="file")
+        lengths = dict(zip(files, found_lengths, strict=True))
     found = []
     for utterance in collection.utterances:
         length = lengths.get(utterance.audio, utterance.seconds)
@@ -126,14 +127,14 @@ def measured(collection: Collection) -> list[Utterance]:
         seconds = rest if utterance.duration is None else min(rest, utterance.duration)
         if seconds <= 0:
             collection.problems.append(
-                f"{utterance.where}: begins at {utterance.offset:g} s of {utterance.audio}, which lasts {length:g} s"
+                f"{utterance.where}: starts at {utterance.offset:g} s of {utterance.audio}, which lasts {length:g} s"
             )
         found.append(replace(utterance, seconds=seconds))
     return found
 
 
 def _length(path: Path) -> float | str:
-    """Seconds, or what is wrong."""
+    """Return the length in seconds, or the problem."""
     try:
         return seconds_of(path, str(path))
     except InputError as error:

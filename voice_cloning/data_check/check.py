@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
+from boson_multimodal.whole_files import write_whole
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
 from voice_cloning.data_check.corpus_rules import check_corpus
 from voice_cloning.data_check.findings import ERRORS, WARNINGS, Findings
@@ -22,7 +23,6 @@ from voice_cloning.data_check.sample_rules import check_sample
 from voice_cloning.data_check.samples import CheckedSample, UsedClip, read_samples_of
 from voice_cloning.data_check.summary import PlannedRun, summarise
 from voice_cloning.data_check.worker_pool import available_cores, map_in_processes
-from voice_cloning.speech.audio import write_whole
 
 REPORT_FILE = "report.json"
 MIME_BY_MAGIC = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}

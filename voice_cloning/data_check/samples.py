@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from arabic_voice_cloning_dataset import missing_texts, parse_record, read_json_records, sample_id_of
@@ -16,6 +15,7 @@ from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION, prepare_chatml_sample
 from boson_multimodal.data_types import AudioContent, ChatMLSample, Message, TextContent
 from boson_multimodal.errors import InputError
+from boson_multimodal.progress import progress
 
 TRAIN, EVAL = "train", "eval"
 EVAL_NAMES = {"val", "valid", "validation", "eval", "evaluation", "dev", "test"}
@@ -95,7 +95,7 @@ def read_samples_of(
         except InputError as error:
             unreadable.append(str(error))
             continue
-        for number, raw in enumerate(tqdm(records, f"reading {path.name}", unit="sample")):
+        for number, raw in enumerate(progress(records, f"reading {path.name}", unit="sample")):
             sample_id = sample_id_of(raw, number)
             if sample_id in seen:
                 sample_id = f"{sample_id} ({path.name}, record {number})"

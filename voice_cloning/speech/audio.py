@@ -1,16 +1,12 @@
-"""Join pieces of speech to one wave, and write it as a complete WAV file."""
+"""Join pieces of speech to one wave, and encode it as a WAV file."""
 
 import io
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
-
-from voice_cloning.training.run_directory import TEMPORARY_PREFIX
 
 FADE_SECONDS = 0.010
 PAUSE_SECONDS = 0.150
@@ -45,13 +41,3 @@ def wav_bytes(samples: Tensor, sampling_rate: int) -> bytes:
     file = io.BytesIO()
     soundfile.write(file, pcm, sampling_rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name and rename it, so that ``path`` is always complete."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

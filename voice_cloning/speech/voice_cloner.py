@@ -38,11 +38,13 @@ from boson_multimodal.chatml import speech_prompt
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, IGNORE_INDEX, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
+from boson_multimodal.device import resolve_dtype
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig, codes_of_columns
+from boson_multimodal.seeds import seed_of
 from lora_config import ADAPTER_FILE, load_base_model
 from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, read_adapter
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter, turns_warning
@@ -56,7 +58,6 @@ from voice_cloning.speech.requests import (
     text_problems,
 )
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND, longest_seconds
-from voice_cloning.training.config import TORCH_DTYPES
 from voice_cloning.training.data import checkpoint_misfits, reference_problems
 from voice_cloning.training.run_directory import file_fingerprint, folder_fingerprint
 
@@ -198,11 +199,8 @@ class VoiceCloner:
         if self.text_normalisation not in TEXT_NORMALISATIONS:
             found = f"text_normalisation is {self.text_normalisation!r}"
             raise InputError(f"{found}; it must be one of {list(TEXT_NORMALISATIONS)}")
-        if torch_dtype not in TORCH_DTYPES:
-            raise InputError(f"torch_dtype is {torch_dtype!r}; it must be one of {list(TORCH_DTYPES)}")
         self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        automatic = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        self.dtype = TORCH_DTYPES[torch_dtype] or automatic
+        self.dtype = resolve_dtype(torch_dtype, self.device)
         self.model_folder = resolve_checkpoint(
             model_path, model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
@@ -378,7 +376,7 @@ class VoiceCloner:
             audio_features=prompts.audio_features,
             audio_feature_attention_mask=prompts.audio_feature_attention_mask,
             max_new_tokens=max(limits),
-            seed=[_seed(self.settings.seed, index, attempt) for _, index in batch],
+            seed=[seed_of(self.settings.seed, index, attempt) for _, index in batch],
             **asdict(self.settings.sampling),
         )
         spoken = []
@@ -397,11 +395,6 @@ class VoiceCloner:
         rate = self.codec.sampling_rate
         waves = [self.codec.decode(piece.codes).float() for piece in pieces if piece.codes.shape[1]]
         return Speech(join_pieces(waves, rate), rate, pieces)
-
-
-def _seed(*numbers: int) -> int:
-    """Return a 63-bit seed that is different for every tuple of numbers."""
-    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:8], "big") >> 1
 
 
 def _usable_device(device: torch.device | str) -> torch.device:

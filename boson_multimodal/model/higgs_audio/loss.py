@@ -10,7 +10,7 @@ The shift by one happens here (:func:`next_text_labels`, :func:`next_audio_label
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.errors import InputError
+from boson_multimodal.flags import flag
 
 LOGITS_PER_CHUNK = 2**25
 """The most logits of one head in memory: 134 MB in fp32, 261 rows of the released text head."""
@@ -33,9 +34,9 @@ class LossConfig:
         audio_weight: factor of the audio cross entropy, which is a mean over codebooks.
     """
 
-    text_weight: float = field(default=1.0, metadata={"help": "Factor of the text cross entropy in the loss."})
-    audio_weight: float = field(
-        default=1.0, metadata={"help": "Factor of the audio cross entropy (mean over codebooks) in the loss."}
+    text_weight: float = flag(1.0, "Factor of the text cross entropy in the loss.", card="setting")
+    audio_weight: float = flag(
+        1.0, "Factor of the audio cross entropy (mean over codebooks) in the loss.", card="setting"
     )
 
     _argument_group_name = "loss"
