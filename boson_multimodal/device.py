@@ -1,18 +1,18 @@
-"""The device that a process computes on, and the type of the weights that it holds there."""
+"""Select the device of a process and the type of its weights."""
 
 import torch
 
 from boson_multimodal.errors import InputError
 
 TORCH_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
-"""Values of ``--torch_dtype``; what ``auto`` is depends on the device."""
+"""The values of ``--torch_dtype``. The meaning of ``auto`` depends on the device."""
 
 
 def pick_device(local_rank: int) -> torch.device:
-    """One GPU per process, or the CPU. The GPU becomes the process's current one.
+    """Return the GPU of this process and make it the current one, or return the CPU if there is no GPU.
 
     Args:
-        local_rank: this process's number on its machine; -1 for a process by itself.
+        local_rank: the rank of this process on its machine; -1 for a single process.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
@@ -22,10 +22,10 @@ def pick_device(local_rank: int) -> torch.device:
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The type that ``name`` means on ``device``: ``auto`` is bfloat16 on a GPU and float32 elsewhere.
+    """Return the type that ``name`` stands for on ``device``: ``auto`` is bfloat16 on a GPU, else float32.
 
     Raises:
-        InputError: if ``name`` is none of ``TORCH_DTYPES``.
+        InputError: if ``name`` is not in ``TORCH_DTYPES``.
     """
     if name not in TORCH_DTYPES:
         raise InputError(f"torch_dtype is {name!r}; it must be one of {list(TORCH_DTYPES)}")

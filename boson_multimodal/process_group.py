@@ -17,18 +17,18 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)
 SECONDS_BEFORE_OTHER_RANKS_REPORT = 3.0
 """How long the other ranks wait before they report an error.
 
-For a wrong input all ranks fail alike: torchrun ends the others in this time, and the message appears once.
+A wrong input makes all ranks fail. Within this time torchrun stops the other ranks, so the message appears only once.
 """
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that torchrun started. A process by itself returns from each method at once.
+    """The ranks of this process, and operations over all ranks. In a single process the operations do nothing.
 
     Attributes:
-        local_rank: its number on its machine; -1 for a process by itself.
-        rank: its number among all.
-        world_size: how many there are.
+        local_rank: the rank on this machine; -1 for a single process.
+        rank: the global rank.
+        world_size: the number of processes.
     """
 
     local_rank: int = -1
@@ -37,13 +37,13 @@ class Ranks:
 
     @classmethod
     def join(cls) -> "Ranks":
-        """Join the process group if torchrun started us: see :func:`join_process_group`."""
+        """Join the process group if torchrun started this process (see :func:`join_process_group`)."""
         local_rank = join_process_group()
         return cls() if local_rank < 0 else cls(local_rank, dist.get_rank(), dist.get_world_size())
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and messages for all."""
+        """Whether this is the process that writes files and messages."""
         return self.rank == 0
 
     @property
@@ -52,13 +52,13 @@ class Ranks:
         return self.world_size > 1
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Replace a tensor by its sum over all ranks, and return it. It has the same shape and type on each rank."""
+        """Replace a tensor by its sum over all ranks, and return it. Shape and type must be equal on all ranks."""
         if self.is_distributed:
             dist.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
+        """Return whether the flag is set on any rank."""
         if not self.is_distributed:
             return flag
         flags = torch.tensor(int(flag))
@@ -66,12 +66,12 @@ class Ranks:
         return bool(flags)
 
     def broadcast(self, tensor: Tensor) -> None:
-        """Replace a tensor by that of the main process. It has the same shape and type on each rank."""
+        """Replace a tensor by that of the main process. Shape and type must be equal on all ranks."""
         if self.is_distributed:
             dist.broadcast(tensor, src=0)
 
     def broadcast_object(self, value: Value) -> Value:
-        """Return the main process's value, whatever this process gives; it must be picklable."""
+        """Return the value of the main process. The values of other processes are ignored. It must be picklable."""
         if not self.is_distributed:
             return value
         values = [value]
@@ -79,7 +79,7 @@ class Ranks:
         return values[0]
 
     def gather(self, value: Value) -> list[Value]:
-        """Return the value of each rank, in their order. It must be picklable."""
+        """Return the values of all ranks, in the order of ranks. The values must be picklable."""
         values: list[Any] = [value]
         if self.is_distributed:
             values = [None] * self.world_size

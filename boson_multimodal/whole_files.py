@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all: written under a temporary name, then renamed.
+"""Write files and folders under a temporary name and rename them, so that the target is always complete.
 
-The temporary name begins with ``TEMPORARY_PREFIX`` and lies beside the target. It is removed when the writing fails;
-a process that is killed leaves it behind.
+The temporary file or folder is in the folder of the target, and its name begins with ``TEMPORARY_PREFIX``. It is
+removed if the writing fails. A killed process does not remove it.
 """
 
 import os
@@ -25,17 +25,17 @@ def write_whole(path: Path, content: bytes, *, durable: bool = False) -> None:
 def open_whole(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
     """Open a file for writing that replaces ``path`` when the block ends without an error.
 
-    Several processes may write the same path at once: each has a temporary file of its own, and the last one to end
+    Several processes may write the same path at once: each has its own temporary file, and the last one to finish
     wins.
 
     Args:
-        path: in a folder that exists.
-        durable: return only when the disk holds the file and its name, so that a loss of power cannot undo it.
+        path: a path in an existing folder.
+        durable: whether to wait until the file and its name are on the disk, so that a power loss cannot undo them.
 
     Raises:
-        OSError: if it cannot be written. ``path`` is then what it was before.
+        OSError: if the file cannot be written. ``path`` has not changed then.
     """
-    # The random part comes last: a file that a killed process left does not look like a .wav or .json.
+    # The random part comes last, so that the file of a killed process does not end in .wav or .json.
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
@@ -52,16 +52,16 @@ def open_whole(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Make a temporary folder that becomes ``path`` when the block ends without an error.
+    """Create a temporary folder that is renamed to ``path`` when the block ends without an error.
 
-    A folder may be large, so its temporary name is always the same: what a killed process left is replaced. Hence two
-    processes must not make the same folder at once.
+    A folder may be large, so the temporary name is always the same, and the next call removes the folder of a killed
+    process. Two processes must therefore not write the same folder at once.
 
     Args:
-        path: not there yet, or an empty folder; in a folder that exists.
+        path: a new path in an existing folder, or an empty folder.
 
     Raises:
-        OSError: if the temporary folder cannot be made, or ``path`` holds something.
+        OSError: if the temporary folder cannot be created, or ``path`` is not empty.
     """
     temporary = path.absolute().with_name(f"{TEMPORARY_PREFIX}{path.absolute().name}")
     if temporary.exists():
@@ -76,7 +76,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk holds a file, or the names in a folder."""
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

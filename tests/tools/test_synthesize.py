@@ -385,7 +385,7 @@ def test_a_run_away_is_tried_again_alone_with_another_seed(demo: Path, codec: Hi
 
 
 def test_the_bound_is_that_of_the_text_whoever_shares_the_batch(demo: Path, codec: HiggsAudioTokenizer) -> None:
-    """A short text beside a long one gets no more time than alone."""
+    """In a batch with a longer text, the limit of a short text is the same as alone."""
     short, long = ask_for(demo, "short", "نعم"), ask_for(demo, "long", "كيف حالك اليوم", 150)
     limit = 25 * 2 + 25 * 3 // 2 + 1  # 2 s of silence, and 3 letters at 2 a second
     for batch in ([short], [short, long]):

@@ -184,7 +184,7 @@ def _by_head(found: dict[str, object]) -> str:
 
 
 @contextmanager
-def written_whole(output: Path) -> Iterator[Path]:
+def new_output_folder(output: Path) -> Iterator[Path]:
     """Yield a temporary folder, and rename it to ``output`` at the end. If an error occurs, remove it.
 
     Raises:
@@ -228,7 +228,7 @@ def export_merged(
     revision = model_revision or adapter.config.revision or MODEL_REVISION
     folder = resolve_checkpoint(model_path, revision, "--model_path", ("tokenizer.json", "*.safetensors"))
     facts, fingerprint = read_facts(adapter_folder), folder_fingerprint(folder)
-    with written_whole(output) as temporary:
+    with new_output_folder(output) as temporary:
         _require_space(temporary, folder, torch_dtype)
         lines = merge(adapter, folder, temporary, layout, torch_dtype)
         trained_on = facts.get("base_fingerprint")
@@ -278,7 +278,7 @@ def export_adapter(
         folder = resolve_checkpoint(model_path, revision, "--model_path", ())
         config = HiggsAudioConfig.from_pretrained(folder)
         check_fit(adapter.in_layout(ORIGINAL), config, f"--adapter {adapter_folder} does not fit {model_path}")
-    with written_whole(output) as temporary:
+    with new_output_folder(output) as temporary:
         renamed.write(temporary)
         card = adapter_card(facts, _settings(temporary), layout, renamed.needs_text_head, __version__)
         _write_card(temporary, card, facts)

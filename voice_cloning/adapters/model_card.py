@@ -12,8 +12,10 @@ import yaml
 
 from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
+from boson_multimodal.flags import facts_of
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
 from lora_config import ADAPTER_CONFIG_FILE
+from voice_cloning.training.config import flag_fields
 from voice_cloning.training.run_directory import METRICS_FILE, RUN_FILE, STATE_FILE
 
 CARD_FILE = "README.md"
@@ -21,16 +23,12 @@ TAGS = ("higgs-audio-v2", "text-to-speech", "voice-cloning", "arabic")
 THIS_FOLDER, BASE_FOLDER = "path/to/this/folder", "path/to/the/base/model"
 
 LORA_SETTINGS = "r lora_alpha lora_dropout use_rslora use_dora".split()
-OPTIMIZER_SETTINGS = (
-    "learning_rate lr_scheduler_type warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm "
-    "max_tokens_per_batch batch_size gradient_accumulation_steps text_weight audio_weight seed"
-).split()
-FLAGS_NOT_ON_CARD = frozenset(
-    "output_dir code_cache_dir codes logging_steps eval_steps save_steps save_total_limit resume overwrite "
-    "report_to".split()
-)
-"""Flags that do not affect the result of the training."""
-REPOSITORY_FLAGS = {"model_path": "model_revision", "audio_tokenizer_path": "audio_tokenizer_revision"}
+FLAG_FACTS = {name: facts_of(flag_field) for name, flag_field in flag_fields().items()}
+TRAINING_SETTINGS = tuple(name for name, facts in FLAG_FACTS.items() if facts.card == "setting")
+"""Flags that a card lists under "Training"."""
+PRIVATE_FLAGS = frozenset(name for name, facts in FLAG_FACTS.items() if facts.card == "private")
+"""Flags that do not affect the result of the training. They are not among the facts of a card."""
+REPOSITORY_FLAGS = {name: facts.revision_flag for name, facts in FLAG_FACTS.items() if facts.revision_flag}
 """Flags that may be a hub id -> the flag with its commit."""
 
 CONSENT = (
@@ -70,7 +68,7 @@ def read_facts(adapter: Path, run_folder: Path | None = None) -> dict[str, Any]:
     if "results" in run:
         return run
     settings = json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-    flags = {name: _public_value(name, value) for name, value in run["flags"].items() if name not in FLAGS_NOT_ON_CARD}
+    flags = {name: _public_value(name, value) for name, value in run["flags"].items() if name not in PRIVATE_FLAGS}
     if settings.get("revision") is None:  # The trainer records no revision for a base in a local folder.
         flags["model_path"] = Path(flags.get("model_path", "")).name
     for name, revision in REPOSITORY_FLAGS.items():
@@ -289,7 +287,7 @@ def _training_sections(facts: dict[str, Any], settings: dict[str, Any]) -> list[
     targets = flags.get("lora_targets")
     lora = [f"- {name}: {settings[name]}" for name in LORA_SETTINGS if name in settings]
     lora += [f"- targets: {', '.join(targets)}" if targets else f"- target_modules: `{settings['target_modules']}`"]
-    optimizer = [f"- {name}: {flags[name]}" for name in OPTIMIZER_SETTINGS if flags.get(name) is not None]
+    optimizer = [f"- {name}: {flags[name]}" for name in TRAINING_SETTINGS if flags.get(name) is not None]
     if optimizer:
         optimizer.insert(0, "- AdamW; each loss is a mean over all labels of an optimizer step")
     for name in ("torch_dtype", "processes"):
