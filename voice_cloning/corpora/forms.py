@@ -253,7 +253,7 @@ def _json_rows(table: Path, lines: list[str], collection: Collection) -> Iterato
 
 
 def _lines(path: Path) -> list[str]:
-    """Return lines with their ends; only a line feed ends a line, because a text may hold U+2028 and the like."""
+    """Lines with their ends, cut at line feeds alone: a text may hold U+2028 and its like."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The figures of a check: hours, distributions, characters, and what training on the data will take."""
+"""The figures of a check: hours, distributions, characters, and the expected cost of training on the data."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,19 +18,19 @@ from voice_cloning.training.config import DistributedTrainingConfig
 
 HISTOGRAM_BINS = 30
 WEIGHT_GB = 11.54
-"""Of the released model in bf16."""
+"""Memory of the released model's weights in bf16."""
 LAYERS = 28
 POSITION_KB = {False: 197.2, True: 6.1}
-"""Held for the backward pass per layer and position, without and with gradient checkpointing: what autograd was seen to
-save in a bf16 layer of the release's size, with adapters on attention and both FFNs. Not measured on a GPU."""
+"""Memory for the backward pass per layer and position, without and with gradient checkpointing. Measured as the tensors
+that autograd saves in a bf16 layer of the release's size, with adapters on attention and both FFNs; not on a GPU."""
 OTHER_GB = 1.5
-"""Adapter, optimizer, heads and the allocator's slack."""
+"""Memory of the adapter, the optimizer, the heads and the unused part of the allocator's blocks."""
 GPU_GB = (16, 24, 32, 40, 48, 80, 141)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """The settings that steps and memory follow from, under the names that the program's flags have."""
+    """The settings that determine steps and memory, under the names of the program's flags."""
 
     max_tokens_per_batch: int = DistributedTrainingConfig.max_tokens_per_batch
     max_positions_per_sample: int = ArabicVoiceCloningDatasetConfig.max_positions_per_sample
@@ -43,7 +43,7 @@ class PlannedRun:
 
     @property
     def longest_sample(self) -> int:
-        """Positions of a sample at most."""
+        """The largest number of positions that a sample may have."""
         return min(self.max_positions_per_sample, self.max_tokens_per_batch)
 
 
@@ -103,9 +103,9 @@ def _histogram(values: Sequence[float]) -> dict[str, Any]:
 def _training(
     samples: Sequence[CheckedSample], measures: Measures, run: PlannedRun, tokens_are_counted: bool
 ) -> dict[str, Any]:
-    """Tokens, frames, positions, and the steps and memory that the training files take at these settings.
+    """Return tokens, frames and positions, and the steps and memory that training takes with these settings.
 
-    Samples with an error of their own, or over the limit, are not planned for.
+    Steps and memory leave out samples with an error of their own, and samples over the limit.
     """
     sound = [s for s in samples if not s.problems and not any(measures[used.clip].problems for used in s.clips)]
     lengths = [positions_of(sample, measures) for sample in sound]
@@ -136,7 +136,7 @@ def _training(
 
 
 def memory_class(positions: int, gradient_checkpointing: bool) -> str:
-    """The GPU that a micro-batch of so many positions is expected to fit, in words."""
+    """Return in words the smallest GPU that is expected to hold a micro-batch of ``positions``."""
     need = WEIGHT_GB + OTHER_GB + positions * LAYERS * POSITION_KB[gradient_checkpointing] / 1e6
     fitting = [size for size in GPU_GB if need <= 0.95 * size]
     size = f"{fitting[0]} GB" if fitting else f"more than {GPU_GB[-1]} GB"
