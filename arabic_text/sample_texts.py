@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from arabic_text.normalise import normalise_text
-from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION
+from boson_multimodal.cloning_example import AS_WRITTEN_INSTRUCTION
 from boson_multimodal.data_types import AudioContent, ChatMLSample, Message, TextContent
 
 TRANSCRIPTS = ("ref_transcript", "target_transcript")

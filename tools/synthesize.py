@@ -26,6 +26,7 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
+from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
@@ -33,7 +34,6 @@ from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from voice_cloning.speech.audio import write_whole
 from voice_cloning.speech.output_files import OutputFile
 from voice_cloning.speech.requests import (
-    TEMPLATES,
     SpeechRequest,
     check_references,
     read_manifest,
@@ -75,7 +75,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--adapter", help="Folder of a trained adapter, such as a run's checkpoint.")
     add(
         "--prompt_style",
-        choices=list(TEMPLATES),
+        choices=list(PROMPT_STYLES),
         help="Turns of the prompt; by default those that the adapter was trained with, voice_clone without an adapter.",
     )
     add(

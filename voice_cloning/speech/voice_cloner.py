@@ -35,8 +35,9 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
 )
 from boson_multimodal.audio_processing.mel_features import ReferenceForm
 from boson_multimodal.audio_processing.sound_files import Clip, content_hash
-from boson_multimodal.chatml import has_as_written_turns, speech_prompt
+from boson_multimodal.chatml import speech_prompt
 from boson_multimodal.checkpoints import resolve_checkpoint
+from boson_multimodal.cloning_example import PROMPT_STYLES, has_as_written_turns
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, IGNORE_INDEX, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
@@ -48,7 +49,6 @@ from lora_config import ADAPTER_FILE, load_base_model
 from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, read_adapter
 from voice_cloning.speech.audio import join_pieces
 from voice_cloning.speech.requests import (
-    TEMPLATES,
     Piece,
     SpeechRequest,
     check_references,
@@ -194,8 +194,8 @@ class VoiceCloner:
         self.adapter = None if adapter is None else Path(adapter).expanduser()
         trained = self.adapter or Path(model_path).expanduser()
         self.prompt_style = prompt_style or style_of_adapter(trained)
-        if self.prompt_style not in TEMPLATES:
-            raise InputError(f"prompt_style is {self.prompt_style!r}; it must be one of {list(TEMPLATES)}")
+        if self.prompt_style not in PROMPT_STYLES:
+            raise InputError(f"prompt_style is {self.prompt_style!r}; it must be one of {list(PROMPT_STYLES)}")
         self.text_normalisation = text_normalisation or normalisation_of_adapter(trained)
         if self.text_normalisation not in TEXT_NORMALISATIONS:
             found = f"text_normalisation is {self.text_normalisation!r}"
@@ -446,7 +446,7 @@ def _flags_of_run(folder: Path, needed: str | None) -> dict[str, Any] | None:
 
 
 def turns_warning(adapter: Path | None) -> str | None:
-    """Says so if an adapter was trained on turns other than those of ``as_written_messages``.
+    """Says so if an adapter was trained on turns other than those of prompt style ``as_written``.
 
     Looks at the first record of its run's data; where these are gone, nobody knows.
     """
