@@ -368,12 +368,7 @@ def read_json_records(path: Path) -> list[Any]:
     Raises:
         InputError: if the file is missing, not JSON (naming the lines), not a list, or empty.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; give a ChatML .json or .jsonl") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as UTF-8 text ({error})") from error
+    text = read_text(path, "give a ChatML .json or .jsonl")
     by_line = path.suffix == ".jsonl"
     # Not str.splitlines: it also cuts at U+2028 and its like, which may stand in a JSON string.
     parts = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()] if by_line else [(1, text)]
@@ -389,6 +384,23 @@ def read_json_records(path: Path) -> list[Any]:
         found = "no sample" if records == [] else f"a JSON {type(records).__name__}"
         raise InputError(f"{path}: holds {found}; a .json file is a list of samples, a .jsonl file has one a line")
     return records
+
+
+def read_text(path: Path, advice: str = "") -> str:
+    """The content of a UTF-8 file; a byte order mark is left out.
+
+    Args:
+        advice: what to do if the file is missing, for the message.
+
+    Raises:
+        InputError: if the file is missing, cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file" + (f"; {advice}" if advice else "")) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as UTF-8 text ({error})") from error
 
 
 def _text_parts(sample: ChatMLSample) -> list[tuple[str, str]]:
