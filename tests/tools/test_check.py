@@ -174,7 +174,10 @@ def test_a_record_that_the_prompt_style_cannot_take_is_named(tmp_path: Path) -> 
     records[0]["messages"][1]["content"].insert(1, audio("train1r.wav"))
     (error,) = run_check(tmp_path, records, run=PlannedRun(prompt_style="voice_clone"))["errors"]
     assert (error["kind"], error["sample_ids"]) == ("malformed_record", ["train0"])
-    assert "2 clips outside the trained turns" in error["details"]["train0"]
+    assert error["details"]["train0"] == (
+        "messages: 2 clips outside the trained turns; prompt_style voice_clone needs exactly 1, the reference; "
+        "--prompt_style as_written trains on the turns of the file as they are"
+    )
 
 
 def test_an_earlier_assistant_turn_may_hold_the_reference(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
-from voice_cloning.data_check.corpus_rules import check_corpus
+from voice_cloning.data_check.corpus_rules import check_corpus, speech_rates
 from voice_cloning.data_check.findings import ERRORS, WARNINGS, Findings
 from voice_cloning.data_check.report_page import SAMPLES_SHOWN, write_page
 from voice_cloning.data_check.same_clips import find_same_clips
@@ -67,12 +67,13 @@ def check_files(
     findings = Findings()
     for sample in samples:
         check_sample(sample, measures, run.longest_sample, findings)
-    check_corpus(samples, measures, same, findings)
+    rates = speech_rates(samples, measures)
+    check_corpus(samples, measures, rates, same, findings)
     seconds = {s.sample_id: sum(measures[used.clip].seconds for used in s.targets) for s in samples}
     report = {
         "errors": findings.entries(ERRORS, seconds),
         "warnings": findings.entries(WARNINGS, seconds),
-        "summary": summarise(samples, measures, run, tokenizer is not None),
+        "summary": summarise(samples, measures, rates, run, tokenizer is not None),
     }
     report["samples"] = _samples_of(report, samples, measures)
     write_whole(folder / REPORT_FILE, _json_bytes(report))
