@@ -1,8 +1,8 @@
-"""Defects planted one at a time in a copy of real data, each with what the check must find; and the table of it.
+"""Plants one defect at a time in a copy of real data, with the findings that the check must report for it.
 
     python -m tests.planted_defects
 
-needs ../shared/samples and prints, for each defect, what was found and what was accused without reason.
+prints a table: for each defect, how often it was found and which false findings there were. It needs ../shared/samples.
 """
 
 import json
@@ -21,10 +21,10 @@ from tests.goldens import SAMPLES_DIR
 from voice_cloning.data_check.check import check_files
 
 ALWAYS_FOUND = "low_native_rate"
-"""Of all samples of this data: it is 16 kHz."""
+"""The kind that all samples of this data have, because their rate is 16 kHz."""
 RATE = 16_000
-VICTIMS = (0, 23, 46, 69, 92)
-"""Of the training samples: five speakers."""
+CHANGED_RECORDS = (0, 23, 46, 69, 92)
+"""Indices of the training records in which defects are planted, from five speakers."""
 
 Expected = dict[str, set[str]]
 Record = dict[str, Any]
@@ -35,7 +35,7 @@ class Copy:
 
     Attributes:
         train, val: the records.
-        folder: of the copy; clips lie below ``clips``.
+        folder: the folder of the copy; the clips are in ``clips``.
     """
 
     def __init__(self, folder: Path, speakers: int | None = None, first: int = 0) -> None:
@@ -57,18 +57,18 @@ class Copy:
                     shutil.copyfile(SAMPLES_DIR / part["audio_url"], path)
 
     def read(self, part: Record) -> np.ndarray:
-        """(samples,) of a clip."""
+        """Return the samples of a clip as (samples,)."""
         return soundfile.read(self.folder / part["audio_url"], dtype="float32")[0]
 
     def put(self, part: Record, samples: np.ndarray, rate: int = RATE, name: str = "planted.wav", **how: Any) -> Path:
-        """Make a part's clip a new file."""
+        """Write a new file and make it the clip of a part."""
         path = self.folder / name
         soundfile.write(path, samples, rate, **how)
         part |= {"audio_url": name, "duration": None, "offset": None}
         return path
 
     def check(self) -> dict[str, Any]:
-        """The report on the copy as it is now."""
+        """Return the report on the copy in its current state."""
         for side, records in (("train", self.train), ("val", self.val)):
             text = json.dumps(records, ensure_ascii=False)
             (self.folder / f"{side}.json").write_text(text, encoding="utf-8", errors="surrogatepass")
@@ -77,12 +77,12 @@ class Copy:
 
 
 def reference(record: Record) -> Record:
-    """Its reference clip."""
+    """Return the audio part of the record's reference."""
     return record["messages"][1]["content"][1]
 
 
 def target(record: Record) -> Record:
-    """Its target clip."""
+    """Return the audio part of the record's target."""
     return record["messages"][2]["content"][1]
 
 
@@ -90,24 +90,24 @@ def name(record: Record) -> str:
     return record["misc"]["sample_id"]
 
 
-def retell(record: Record, words: str) -> None:
-    """Make a record say another target text, everywhere."""
+def set_target_text(record: Record, words: str) -> None:
+    """Replace the target text of a record in all its fields."""
     before = record["misc"]["target_transcript"]
     record["messages"][1]["content"][2]["text"] = record["messages"][1]["content"][2]["text"].replace(before, words)
     record["messages"][2]["content"][0]["text"] = words
     record["misc"]["target_transcript"] = words
 
 
-def _say_reference(record: Record, words: str) -> None:
+def _set_reference_text(record: Record, words: str) -> None:
     record["messages"][1]["content"][0]["text"] = record["misc"]["ref_transcript"] = words
 
 
 def found_kinds(report: dict[str, Any]) -> Expected:
-    """What a report accuses whom of."""
+    """Return the kinds that a report holds, with the samples of each."""
     return {entry["kind"]: set(entry["sample_ids"]) for entry in (*report["errors"], *report["warnings"])}
 
 
-# -- what is planted -------------------------------------------------------------------------------------------------
+# -- the defects -----------------------------------------------------------------------------------------------------
 
 Plant = Callable[[Copy], Expected]
 PLANTS: dict[str, Plant] = {}
@@ -121,16 +121,16 @@ def plant(title: str) -> Callable[[Plant], Plant]:
     return keep
 
 
-def _victim(copy: Copy) -> Record:
-    """The record that is tampered with. Its target's file stays: it is the reference of another record."""
+def _changed_record(copy: Copy) -> Record:
+    """Return the record in which a defect is planted. Its target's file stays: another record has it as reference."""
     return copy.train[0]
 
 
 def _with_clip(kind: str, change: Callable[[np.ndarray], np.ndarray], **how: Any) -> Plant:
-    """Plant another target made of the victim's own."""
+    """Return a plant that changes the target clip."""
 
     def planted(copy: Copy) -> Expected:
-        record = _victim(copy)
+        record = _changed_record(copy)
         copy.put(target(record), change(copy.read(target(record))), **how)
         return {kind: {name(record)}}
 
@@ -138,10 +138,10 @@ def _with_clip(kind: str, change: Callable[[np.ndarray], np.ndarray], **how: Any
 
 
 def _with_bytes(kind: str, change: Callable[[bytes], bytes], **how: Any) -> Plant:
-    """Plant a damaged file."""
+    """Return a plant that damages the target's file."""
 
     def planted(copy: Copy) -> Expected:
-        record = _victim(copy)
+        record = _changed_record(copy)
         path = copy.put(target(record), copy.read(target(record)), **how)
         path.write_bytes(change(path.read_bytes()))
         return {kind: {name(record)}}
@@ -151,19 +151,19 @@ def _with_bytes(kind: str, change: Callable[[bytes], bytes], **how: Any) -> Plan
 
 def _with_text(kind: str, change: Callable[[str], str]) -> Plant:
     def planted(copy: Copy) -> Expected:
-        record = _victim(copy)
-        retell(record, change(record["misc"]["target_transcript"]))
+        record = _changed_record(copy)
+        set_target_text(record, change(record["misc"]["target_transcript"]))
         return {kind: {name(record)}}
 
     return planted
 
 
 def _as_reference(change: Callable[[np.ndarray], np.ndarray], rate: int = RATE, besides: str = "", **how: Any) -> Plant:
-    """Plant a reference that is the target after some change, and has another defect by that."""
+    """Return a plant whose reference is a changed copy of the target; ``besides`` is another defect that this makes."""
 
     def planted(copy: Copy) -> Expected:
-        record = _victim(copy)
-        _say_reference(record, record["misc"]["target_transcript"])
+        record = _changed_record(copy)
+        _set_reference_text(record, record["misc"]["target_transcript"])
         copy.put(reference(record), change(copy.read(target(record))), rate, **how)
         return {"reference_equals_target": {name(record)}} | ({besides: {name(record)}} if besides else {})
 
@@ -189,13 +189,11 @@ PLANTS |= {
     "an empty file": _with_bytes("empty_audio", lambda content: b""),
     "a file without samples": _with_clip("empty_audio", lambda wave: wave[:0]),
     "NaN among the samples": _with_clip("nan_audio", _nan, subtype="FLOAT"),
-    "a WAV that breaks off": _with_bytes("truncated_audio", **TWO_THIRDS),
-    "a FLAC that breaks off": _with_bytes("truncated_audio", **TWO_THIRDS, name="planted.flac"),
-    "an Ogg Vorbis that breaks off": _with_bytes("truncated_audio", **TWO_THIRDS, name="planted.ogg"),
-    "an Opus that breaks off": _with_bytes(
-        "truncated_audio", **TWO_THIRDS, name="planted.ogg", format="OGG", subtype="OPUS"
-    ),
-    "an MP3 that breaks off": _with_bytes("truncated_audio", **TWO_THIRDS, name="planted.mp3"),
+    "a truncated WAV": _with_bytes("truncated_audio", **TWO_THIRDS),
+    "a truncated FLAC": _with_bytes("truncated_audio", **TWO_THIRDS, name="planted.flac"),
+    "a truncated Ogg Vorbis": _with_bytes("truncated_audio", **TWO_THIRDS, name="planted.ogg"),
+    "a truncated Opus": _with_bytes("truncated_audio", **TWO_THIRDS, name="planted.ogg", format="OGG", subtype="OPUS"),
+    "a truncated MP3": _with_bytes("truncated_audio", **TWO_THIRDS, name="planted.mp3"),
     "reference is the target, copied": _as_reference(lambda wave: wave, name="planted.flac"),
     "reference is the target, as MP3": _as_reference(lambda wave: wave, name="planted.mp3"),
     "reference is the target, as Opus": _as_reference(
@@ -233,31 +231,31 @@ PLANTS |= {
 }
 
 
-@plant("a file that is not there")
+@plant("a missing file")
 def _missing_file(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     target(record)["audio_url"] = "clips/none.flac"
     return {"unreadable_audio": {name(record)}}
 
 
-@plant("a cut that goes beyond the file")
+@plant("a cut beyond the end of the file")
 def _long_cut(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     target(record)["duration"] = 20.0
     return {"truncated_audio": {name(record)}}
 
 
-@plant("a text that is empty")
+@plant("an empty text")
 def _empty_text(copy: Copy) -> Expected:
-    record = _victim(copy)
-    retell(record, "")
+    record = _changed_record(copy)
+    set_target_text(record, "")
     del record["misc"]["target_transcript"]
     return {"missing_text": {name(record)}}
 
 
 @plant("no text for the target")
 def _no_text(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     del record["messages"][2]["content"][0], record["messages"][1]["content"][2]
     del record["messages"][1]["content"][0], record["misc"]["target_transcript"], record["misc"]["ref_transcript"]
     return {"missing_text": {name(record)}}
@@ -265,16 +263,16 @@ def _no_text(copy: Copy) -> Expected:
 
 @plant("a turn of an unknown role")
 def _unknown_role(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     record["messages"][2]["role"] = "speaker"
     return {"malformed_record": {name(record)}}
 
 
 @plant("reference is the target's file")
 def _same_file(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     reference(record).update(target(record))
-    _say_reference(record, record["misc"]["target_transcript"])
+    _set_reference_text(record, record["misc"]["target_transcript"])
     return {"reference_equals_target": {name(record)}}
 
 
@@ -288,16 +286,16 @@ def _speaker_on_both_sides(copy: Copy) -> Expected:
 
 @plant("an utterance on both sides, re-encoded")
 def _utterance_on_both_sides(copy: Copy) -> Expected:
-    record, other = copy.val[0], _victim(copy)
-    retell(record, other["misc"]["target_transcript"])
+    record, other = copy.val[0], _changed_record(copy)
+    set_target_text(record, other["misc"]["target_transcript"])
     copy.put(target(record), copy.read(target(other)), name="planted.mp3")
     return {"utterance_in_train_and_eval": {name(record)}}
 
 
 @plant("an utterance on both sides, the same file")
 def _file_on_both_sides(copy: Copy) -> Expected:
-    record, other = copy.val[0], _victim(copy)
-    retell(record, other["misc"]["target_transcript"])
+    record, other = copy.val[0], _changed_record(copy)
+    set_target_text(record, other["misc"]["target_transcript"])
     target(record).update(target(other))
     return {"utterance_in_train_and_eval": {name(record)}}
 
@@ -314,26 +312,26 @@ def _thirty_five_seconds(copy: Copy) -> Expected:
 
 
 def _long_target(copy: Copy, seconds: float) -> Record:
-    """A target of one speaker's utterances one after the other, with all their texts."""
-    record = _victim(copy)
+    """Make the target long: its own audio several times in a row, with the text as often."""
+    record = _changed_record(copy)
     rng, words, waves = np.random.default_rng(0), [], []
     own = copy.read(target(record))
     while sum(map(len, waves)) < seconds * RATE:
-        # Played backwards and at random gains it is no other sample's recording.
+        # Backwards and at random gains, it is not the recording of another sample.
         waves.append(own[::-1] * rng.uniform(0.6, 1.0))
         words.append(record["misc"]["target_transcript"])
     copy.put(target(record), np.concatenate(waves))
-    retell(record, " ".join(words))
+    set_target_text(record, " ".join(words))
     return record
 
 
 @plant("a target of 0.4 s")
 def _short_target(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     wave = copy.read(target(record))
     middle = np.abs(wave).argmax()
     copy.put(target(record), wave[max(0, middle - 3200) : middle + 3200][::-1])
-    retell(record, "نعم")
+    set_target_text(record, "نعم")
     return {"target_length": {name(record)}}
 
 
@@ -348,46 +346,46 @@ def _long_reference(copy: Copy) -> Expected:
 
 
 def _new_reference(copy: Copy, seconds: float) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     wave, words = copy.read(reference(record))[::-1], record["misc"]["ref_transcript"].split()
     per_word = len(wave) / len(words)
     count = round(seconds * RATE / per_word)
     copy.put(reference(record), np.tile(wave, 5)[: round(seconds * RATE)])
     text = " ".join((words * 5)[:count])
-    _say_reference(record, text)
+    _set_reference_text(record, text)
     return {"reference_length": {name(record)}}
 
 
 @plant("mostly silence")
 def _mostly_silence(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     wave = copy.read(target(record))
     half = len(wave) // 2
     copy.put(target(record), np.concatenate([wave[:half], _silence(1.2 * len(wave) / RATE), wave[half:]]))
     words = record["misc"]["target_transcript"]
-    retell(record, f"{words} {words}")
+    set_target_text(record, f"{words} {words}")
     return {"mostly_silence": {name(record)}}
 
 
-@plant("the text of a clip twice as long")
+@plant("a text twice as long")
 def _wrong_text(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     words = record["misc"]["target_transcript"]
-    retell(record, f"{words} {words}")
+    set_target_text(record, f"{words} {words}")
     return {"implausible_speech_rate": {name(record)}}
 
 
-@plant("a sample that comes twice")
+@plant("a repeated sample")
 def _sample_twice(copy: Copy) -> Expected:
-    record = json.loads(json.dumps(_victim(copy)))
+    record = json.loads(json.dumps(_changed_record(copy)))
     record["misc"]["sample_id"] = "planted"
     copy.train.append(record)
     return {"duplicate_samples": {"planted"}}
 
 
-@plant("a target that comes twice, re-encoded")
+@plant("a repeated target, re-encoded")
 def _target_twice(copy: Copy) -> Expected:
-    record = json.loads(json.dumps(_victim(copy)))
+    record = json.loads(json.dumps(_changed_record(copy)))
     record["misc"]["sample_id"] = "planted"
     copy.put(target(record), copy.read(target(record)), name="planted.mp3")
     copy.train.append(record)
@@ -396,10 +394,10 @@ def _target_twice(copy: Copy) -> Expected:
 
 @plant("one recording, two texts")
 def _two_texts(copy: Copy) -> Expected:
-    victim = _victim(copy)
+    victim = _changed_record(copy)
     record = json.loads(json.dumps(victim))
     record["misc"]["sample_id"] = "planted"
-    retell(record, " ".join(reversed(record["misc"]["target_transcript"].split())))
+    set_target_text(record, " ".join(reversed(record["misc"]["target_transcript"].split())))
     copy.train.append(record)
     return {"conflicting_transcripts": {name(victim), "planted"}}
 
@@ -412,33 +410,33 @@ def _dominant_speaker(copy: Copy) -> Expected:
     return {"dominant_speaker": {name(record) for record in renamed}}
 
 
-@plant("a transcript of misc that differs")
+@plant("a different transcript in misc")
 def _other_transcript(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     record["misc"]["target_transcript"] += " نعم"
     return {"transcript_mismatch": {name(record)}}
 
 
 @plant("no speaker")
 def _no_speaker(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     del record["speaker"]
     return {"no_speaker": {name(record)}}
 
 
 @plant("no reference")
 def _no_reference(copy: Copy) -> Expected:
-    record = _victim(copy)
+    record = _changed_record(copy)
     del record["messages"][1]["content"][1], record["misc"]["ref_transcript"]
     return {"no_reference": {name(record)}}
 
 
 def compared(folder: Path, title: str, speakers: int | None = None, first: int = 0) -> tuple[Expected, Expected]:
-    """What was expected of a planted defect and what was found, the finding on all samples left out.
+    """Plant a defect and return the expected and the reported findings, without ``ALWAYS_FOUND``.
 
     Args:
-        speakers: how many of training to take; None takes all.
-        first: of the training samples, the one that comes first and is tampered with.
+        speakers: number of training speakers to use; None uses all.
+        first: index of the training record that is moved to the front and changed.
     """
     copy = Copy(folder, speakers, first)
     expected = PLANTS[title](copy)
@@ -448,19 +446,20 @@ def compared(folder: Path, title: str, speakers: int | None = None, first: int =
 
 
 def main() -> None:
-    """Print the table: each defect planted in five samples, one after the other."""
-    print("| planted | found as | found | accused besides |\n|---|---|---|---|")
+    """Print the table: each defect is planted in five samples, one at a time."""
+    print("| planted | found as | found | false findings |\n|---|---|---|---|")
     for title in PLANTS:
-        found, wanted, kinds, besides = 0, 0, {}, []
-        for first in VICTIMS:
+        found, wanted, kinds, false_findings = 0, 0, {}, []
+        for first in CHANGED_RECORDS:
             with tempfile.TemporaryDirectory() as folder:
                 expected, report = compared(Path(folder), title, first=first)
             right = {(kind, sample) for kind, samples in expected.items() for sample in samples}
             got = {(kind, sample) for kind, samples in report.items() for sample in samples}
             found, wanted = found + len(got & right), wanted + len(right)
             kinds |= dict.fromkeys(f"`{kind}`" for kind in expected)
-            besides += [f"{kind} {sample}" for kind, sample in sorted(got - right)]
-        print(f"| {title} | {', '.join(kinds)} | {found} of {wanted} | {', '.join(besides) or 0} |", flush=True)
+            false_findings += [f"{kind} {sample}" for kind, sample in sorted(got - right)]
+        shown = ", ".join(false_findings) or 0
+        print(f"| {title} | {', '.join(kinds)} | {found} of {wanted} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A report with a bit of everything, and the clips that it names, for the tests of the page."""
+"""An example of a report with every kind of content, and its clips, for the tests of the page."""
 
 import base64
 from pathlib import Path
@@ -14,16 +14,16 @@ CLIPS = {
     "a#b?c%20d.ogg": "OGG",
     "with space.mp3": "MP3",
 }
-"""Names that an address must encode, one for each format that the project reads."""
+"""File name -> format; the names must be encoded in addresses, and each format that the project reads occurs once."""
 
 
 def tone(seconds: float = 1.5, rate: int = 24_000) -> np.ndarray:
-    """(samples,) of a quiet tone."""
+    """Return a quiet tone as (samples,)."""
     return (0.1 * np.sin(2 * np.pi * 220 * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
 
 
 def write_clips(folder: Path) -> dict[str, Path]:
-    """Each of ``CLIPS`` in ``folder``, by name."""
+    """Write each of ``CLIPS`` to ``folder`` and return name -> path."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, kind in CLIPS.items():
         soundfile.write(folder / name, tone(), 24_000, format=kind)
@@ -31,12 +31,12 @@ def write_clips(folder: Path) -> dict[str, Path]:
 
 
 def data_address(path: Path) -> str:
-    """A WAV file as a record would hold it."""
+    """Return the ``data:`` address of a WAV file, as for audio that a record holds."""
     return "data:audio/wav;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def example(clips: dict[str, Path], many: int = 120) -> dict[str, Any]:
-    """A report of two errors and three warnings, one of which names ``many`` samples."""
+    """Return a report with two errors and three warnings, one of them for ``many`` samples."""
     wav, flac, ogg, mp3 = map(str, clips.values())
     facts = {"text": "السلام عليكم ورحمة الله", "speaker": "أمل", "seconds": 1.5}
     samples: dict[str, Any] = {
@@ -103,6 +103,6 @@ def example(clips: dict[str, Path], many: int = 120) -> dict[str, Any]:
 
 
 def finding(kind: str, sample_ids: list[str], hours_share: float, advice: str) -> dict[str, Any]:
-    """One entry of ``errors`` or ``warnings``."""
+    """Return an entry of ``errors`` or ``warnings``."""
     shape = {"sample_ids": sample_ids, "count": len(sample_ids), "hours_share": hours_share, "advice": advice}
     return {"kind": kind, **shape}

@@ -1,9 +1,9 @@
-"""Pictures of the example report that do not depend on the machine's fonts; run it to make the references anew.
+"""Takes pictures of the example report that do not depend on the machine's fonts; run it to replace the references.
 
     python -m tests.report_pictures
 
-Every letter is drawn as the same box by a font made here, and players, which each Chromium draws in its own way, are
-hidden: what is left is the layout, the colours, the plots and the lines.
+A font made here draws every letter as the same box. Players are hidden, because each Chromium draws them differently.
+The pictures show the layout, the colours, the plots and the lines.
 """
 
 import base64
@@ -25,7 +25,7 @@ PICTURES = {"desktop_light": (1000, False, 0.25), "phone_dark": (390, True, 0.4)
 FOLDER = Path(__file__).with_name("report_pictures")
 EM = 1000
 UNWRITTEN = "\u25b8\u25be \n\t\xa0"
-"""Characters that the browser adds to those of the page: the marks of what is closed and open, and spaces."""
+"""Characters that the browser adds to those of the page: the markers of closed and open parts, and spaces."""
 STYLE = """
 * { font-family: Boxes !important; font-synthesis: none; text-rendering: geometricPrecision; }
 * { content-visibility: visible !important; }
@@ -34,7 +34,7 @@ audio { visibility: hidden; }
 
 
 def box_font(characters: str) -> bytes:
-    """A TrueType font with one glyph, a box of 0.45 by 0.6 em, for each of ``characters``."""
+    """Return a TrueType font that draws each of ``characters`` as a box, 0.45 em wide and 0.6 em high."""
     pen = TTGlyphPen(None)
     pen.moveTo((40, 0))
     for point in ((40, 600), (410, 600), (410, 0)):
@@ -56,7 +56,7 @@ def box_font(characters: str) -> bytes:
 
 
 def take(browser: Browser, page: Path, name: str) -> bytes:
-    """The PNG of one of ``PICTURES``."""
+    """Return the PNG of one of ``PICTURES``."""
     width, dark, scale = PICTURES[name]
     browser.open(page, width, dark)
     characters = "".join(sorted({c for c in browser.ask("document.documentElement.textContent") if c.isprintable()}))
@@ -75,7 +75,7 @@ def take(browser: Browser, page: Path, name: str) -> bytes:
 
 
 def main() -> int:
-    """Write the references. Returns the exit status."""
+    """Write the reference pictures. Returns the exit status."""
     if PROGRAM is None:
         print("error: no Chromium is installed", file=sys.stderr)
         return 1

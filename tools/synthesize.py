@@ -25,6 +25,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
+from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.device import TORCH_DTYPES
@@ -35,7 +36,6 @@ from boson_multimodal.whole_files import write_whole
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
 from voice_cloning.speech.output_files import OutputFile
 from voice_cloning.speech.requests import (
-    TEMPLATES,
     SpeechRequest,
     check_references,
     read_manifest,
@@ -75,7 +75,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--adapter", help="Folder of a trained adapter, such as a checkpoint of a run.")
     add(
         "--prompt_style",
-        choices=list(TEMPLATES),
+        choices=list(PROMPT_STYLES),
         help="Turns of the prompt; by default those of the adapter's training, or voice_clone without an adapter.",
     )
     add(

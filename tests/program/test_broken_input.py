@@ -357,6 +357,7 @@ def test_what_voice_clone_cannot_use_is_refused(
     message = refusal([sound_record("sound_sample"), broken], prompt_style="voice_clone")
     line = next(line for line in message.splitlines() if SAMPLE_ID in line)
     assert line.startswith(f"  {SAMPLE_ID}: {wrong}") and remedy in line, line
+    assert message.endswith("; --prompt_style as_written trains on the turns of the file as they are"), message
     assert "sound_sample" not in message
     as_written = write_records(folder / "as_written.json", [broken])
     assert len(load(as_written, tokenizer, make_cache(tmp_path))) == 1, "only voice_clone minds"

@@ -1,4 +1,4 @@
-"""prepare_data check: planted defects are found and nothing else is; figures are those that training would see."""
+"""Tests of prepare_data check: it finds planted defects and nothing else; its figures are those of training."""
 
 import base64
 import json
@@ -37,7 +37,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECT)}
 
 
 def speech(seconds: float, seed: int, rate: int = RATE) -> np.ndarray:
-    """(samples,) that measure as speech does: voiced and hissing sounds of random length, up to half the rate."""
+    """Return (samples,) with the measures of speech: voiced and hissing sounds of random length, in the whole band."""
     rng, parts = np.random.default_rng(seed), []
     while sum(map(len, parts)) < seconds * rate:
         size = int(rng.uniform(0.08, 0.25) * rate)
@@ -55,7 +55,7 @@ def clip(folder: Path, name: str, seconds: float = 4.0, seed: int = 0, rate: int
 
 
 def write_pairs(folder: Path, count: int, name: str = "train.json", speaker: str = "a") -> list[dict[str, Any]]:
-    """Records of ``count`` pairs of sound clips, by three speakers, with texts of a likely length."""
+    """Return records of ``count`` pairs of faultless clips by three speakers, with texts of a plausible length."""
     words = "واحد اثنان ثلاثة أربعة خمسة ستة سبعة ثمانية".split()
     records = []
     for number in range(count):
@@ -93,8 +93,8 @@ def command(*arguments: Any) -> list[str]:
 
 
 @needs_samples
-def test_real_data_have_no_error_and_the_right_warning(tmp_path: Path) -> None:
-    """Eight of these records share one word's recording between reference and target: that is no equality."""
+def test_real_data_have_no_error_and_one_warning(tmp_path: Path) -> None:
+    """In eight records, reference and target share the recording of one word; that does not make them equal."""
     files = [SAMPLES_DIR / f"{side}_chatml_samples.json" for side in ("train", "val")]
     report = check_files(files, tmp_path / "report")
     assert report["errors"] == []
@@ -112,17 +112,17 @@ def test_a_planted_defect_is_found_and_nothing_else_is(title: str, tmp_path: Pat
     assert found == expected
 
 
-# -- on made sounds --------------------------------------------------------------------------------------------------
+# -- on synthetic sounds ---------------------------------------------------------------------------------------------
 
 
-def test_sound_data_are_not_accused(tmp_path: Path) -> None:
+def test_faultless_data_have_no_findings(tmp_path: Path) -> None:
     report = run_check(tmp_path, write_pairs(tmp_path, 6))
     assert found_kinds(report) == {}
     assert (tmp_path / "report" / "report.html").read_text(encoding="utf-8").count("No errors and no warnings.") == 1
 
 
 @pytest.mark.parametrize("old", [8_000, 11_025, 16_000])
-def test_what_was_up_sampled_is_found(old: int, tmp_path: Path) -> None:
+def test_upsampled_clips_are_found(old: int, tmp_path: Path) -> None:
     records = write_pairs(tmp_path, 6)
     wave = torch.from_numpy(speech(4.0, 99))
     narrow = torchaudio.functional.resample(torchaudio.functional.resample(wave, RATE, old), old, RATE)
@@ -133,7 +133,7 @@ def test_what_was_up_sampled_is_found(old: int, tmp_path: Path) -> None:
     assert "24000 Hz, but its energy stops near" in warning["details"]["train2"]
 
 
-def test_cuts_of_one_recording_are_told_apart_by_what_they_hold(tmp_path: Path) -> None:
+def test_cuts_of_one_recording_are_the_same_only_if_they_overlap(tmp_path: Path) -> None:
     clip(tmp_path, "long.wav", seconds=12.0, seed=5)
     records = write_pairs(tmp_path, 6)
     for made, (offset, duration) in zip(records, [(0.0, 4.0), (1.0, 4.0), (4.0, 4.0), (7.5, 4.0)], strict=False):
@@ -153,7 +153,7 @@ def test_several_references_of_one_target_are_no_duplicates(tmp_path: Path) -> N
     assert found_kinds(run_check(tmp_path, [*records, again])) == {}
 
 
-def test_records_that_share_an_id_are_told_apart(tmp_path: Path) -> None:
+def test_records_with_the_same_id_get_different_names(tmp_path: Path) -> None:
     records = write_pairs(tmp_path, 6)
     records[1]["misc"]["sample_id"] = "train0"
     records[1]["messages"][2]["content"][1]["audio_url"] = "none.wav"
@@ -161,7 +161,7 @@ def test_records_that_share_an_id_are_told_apart(tmp_path: Path) -> None:
     assert error["sample_ids"] == ["train0 (train.json, record 1)"]
 
 
-def test_texts_are_looked_at_as_they_are_trained_on(tmp_path: Path) -> None:
+def test_texts_are_checked_after_the_normalisation_of_training(tmp_path: Path) -> None:
     records = write_pairs(tmp_path, 6)
     say(records[0], "عندي 3 كتـــب جديدة في البيت", "صباح الخير يا جماعة كيف الحال")
     assert found_kinds(run_check(tmp_path, records)) == {"digits": {"train0"}, "tatweel": {"train0"}}
@@ -174,11 +174,14 @@ def test_a_record_that_the_prompt_style_cannot_take_is_named(tmp_path: Path) -> 
     records[0]["messages"][1]["content"].insert(1, audio("train1r.wav"))
     (error,) = run_check(tmp_path, records, run=PlannedRun(prompt_style="voice_clone"))["errors"]
     assert (error["kind"], error["sample_ids"]) == ("malformed_record", ["train0"])
-    assert "2 clips outside the trained turns" in error["details"]["train0"]
+    assert error["details"]["train0"] == (
+        "messages: 2 clips outside the trained turns; prompt_style voice_clone needs exactly 1, the reference; "
+        "--prompt_style as_written trains on the turns of the file as they are"
+    )
 
 
 def test_an_earlier_assistant_turn_may_hold_the_reference(tmp_path: Path) -> None:
-    """As the released model was shown to clone, which is also what voice_clone makes."""
+    """The released model was shown to clone with these turns, and voice_clone makes them too."""
     (made, *others) = write_pairs(tmp_path, 6)
     reference, target = made["messages"][1]["content"][1], made["messages"][2]["content"][1]
     words = "واحد اثنان ثلاثة أربعة خمسة ستة"
@@ -203,7 +206,7 @@ def test_audio_in_a_record_is_checked_and_plays_from_the_page_alone(tmp_path: Pa
     assert f"data:audio/wav;base64,{content}" in (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
 
 
-def test_half_a_surrogate_pair_is_reported_not_raised(tmp_path: Path) -> None:
+def test_a_lone_surrogate_is_reported_and_raises_no_error(tmp_path: Path) -> None:
     records = write_pairs(tmp_path, 6)
     say(records[0], "نعم \ud800 نعم نعم نعم نعم", "صباح الخير يا جماعة كيف الحال")
     (error,) = run_check(tmp_path, records)["errors"]
@@ -214,7 +217,7 @@ def test_half_a_surrogate_pair_is_reported_not_raised(tmp_path: Path) -> None:
     ("name", "side"),
     [("train.json", "train"), ("val_chatml_samples.json", "eval"), ("my-dev.jsonl", "eval"), ("latest.json", "train")],
 )
-def test_a_file_s_name_tells_its_side(name: str, side: str) -> None:
+def test_a_file_s_name_decides_its_side(name: str, side: str) -> None:
     assert side_of(Path(name), []) == side
     assert side_of(Path(name), [Path(name)]) == "eval"
 
@@ -255,7 +258,7 @@ def test_positions_and_steps_are_those_of_training(
     assert not estimate["tokens_are_counted"] and estimate["tokens"] > 0
 
 
-def test_memory_grows_with_what_is_held_for_the_backward_pass() -> None:
+def test_memory_grows_with_positions_and_shrinks_with_checkpointing() -> None:
     assert memory_class(2048, False) == "32 GB (about 24 GB at 2048 positions, estimated, not measured)"
     assert memory_class(2048, True).startswith("16 GB")
     assert memory_class(100_000, False).startswith("more than 141 GB")
@@ -264,7 +267,7 @@ def test_memory_grows_with_what_is_held_for_the_backward_pass() -> None:
 # -- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_it_found(tmp_path: Path) -> None:
+def test_the_command_prints_its_findings(tmp_path: Path) -> None:
     records = write_pairs(tmp_path, 12)
     records[1]["messages"][2]["content"][1]["audio_url"] = "none.wav"
     path = write_records(tmp_path / "train.json", records)
@@ -287,7 +290,7 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.json: no such file; give a ChatML(.|\n)*gone.json: no such file"):
         check_files([tmp_path / "none.json", path], tmp_path / "out", eval_files=[tmp_path / "gone.json"])
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="--output_dir .*: cannot be made"):
+    with pytest.raises(InputError, match="--output_dir .*: cannot be created"):
         check_files([path], path / "out")
     with pytest.raises(InputError, match="--model_path .*: no such folder"):
         check_files([path], tmp_path / "out", model_path=str(tmp_path / "none"))
@@ -305,7 +308,7 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
     assert "--num_processes 0: must be at least 1" in result.stderr
 
 
-def test_ctrl_c_ends_it_and_leaves_no_half_report(tmp_path: Path) -> None:
+def test_ctrl_c_stops_the_check_and_leaves_no_partial_report(tmp_path: Path) -> None:
     made = write_pairs(tmp_path, 2)
     records = []
     for number in range(300):
@@ -322,7 +325,7 @@ def test_ctrl_c_ends_it_and_leaves_no_half_report(tmp_path: Path) -> None:
         cwd=PROJECT,
         stderr=theirs,
         start_new_session=True,
-        # A job in the background may have been told to ignore it, and would hand that on.
+        # A background job may ignore the signal, and its child processes would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(theirs)

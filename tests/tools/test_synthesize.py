@@ -20,13 +20,13 @@ from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistribut
 from boson_multimodal import seeds
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.mel_features import ReferenceForm
-from boson_multimodal.chatml import as_written_messages
-from boson_multimodal.data_types import AudioContent, TextContent
+from boson_multimodal.cloning_example import VoiceCloningExample
+from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.delay_pattern import build_audio_columns
 from boson_multimodal.model.higgs_audio.generation import HiggsAudioGenerationOutput, SamplingConfig
 from tests.boson_multimodal.test_whisper_mode import write_model
-from tests.chatml_files import audio, load, make_cache, text, write_clip, write_records
+from tests.chatml_files import load, make_cache, write_clip, write_records
 from tests.goldens import SAMPLES_DIR, needs_samples
 from tests.training_runs import run
 from tools import synthesize as tool
@@ -161,9 +161,8 @@ def test_a_reference_reaches_a_tower_as_in_training(
     voice = write_clip(tmp_path / "voice.wav", 0.9 if codes else 2.4)
     entry = {"id": "a", "text": "نعم", "reference": voice.name, "reference_text": "لا"}
     (request,), _ = read_manifest(write_records(tmp_path / "m.json", [entry]), "as_written")
-    messages, start = as_written_messages("لا", AudioContent(voice.name), "نعم", AudioContent(voice.name))
-    raw = [{"role": m.role, "content": [json_of(part) for part in m.content]} for m in messages]
-    path = write_records(tmp_path / "train.json", [{"messages": raw, "start_index": start}])
+    example = VoiceCloningExample("لا", AudioContent(voice.name), "نعم", AudioContent(voice.name))
+    path = write_records(tmp_path / "train.json", [example.record("a", "amal", 0.9)])
     dataset = load(path, tokenizer, make_cache(tmp_path / "codes"), reference=ReferenceForm.of(subject.config))
     dataset.encode_missing(lambda: codec)
     asked = subject.collator([subject.prompt(request.pieces[0], tmp_path)])
@@ -177,10 +176,6 @@ def test_a_reference_reaches_a_tower_as_in_training(
     assert not codes or torch.equal(asked.audio_in_ids, trained.audio_in_ids)
     ((_, speech),) = subject.speak_all([request])
     assert speech.pieces[0].codes.shape == (8, 51) and speech.failures, "the model is not trained to end"
-
-
-def json_of(part: TextContent | AudioContent) -> dict[str, Any]:
-    return text(part.text) if isinstance(part, TextContent) else audio(part.audio_url)
 
 
 def test_the_prompt_style_comes_from_the_adapters_run(

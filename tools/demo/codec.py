@@ -25,7 +25,7 @@ ACOUSTIC_DIM = SEMANTIC_DIM = 32
 
 
 def _codec_config() -> HiggsAudioV2TokenizerConfig:
-    """Return a tiny config, the release's rates: 24 kHz, hop 960 (25 frames/s), 2 kbit/s = 8 codebooks of 10 bits."""
+    """Return a tiny config, with rates as released: 24 kHz, hop 960 (25 frames/s), 8 codes of 10 bits (2 kbit/s)."""
     ratios = {"downsampling_ratios": [8, 5, 4, 2, 3], "upsampling_ratios": [8, 5, 4, 2, 3]}
     acoustic = {"encoder_hidden_size": 4, "decoder_hidden_size": 64, "hidden_size": ACOUSTIC_DIM}
     semantic = {"hidden_size": SEMANTIC_DIM, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

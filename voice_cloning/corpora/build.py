@@ -7,8 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from boson_multimodal.chatml import as_written_messages
-from boson_multimodal.data_types import AudioContent, Message, TextContent
+from boson_multimodal.cloning_example import VoiceCloningExample
+from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.progress import progress
 from voice_cloning.corpora.arrow import holds_data_set, read_cells, read_data_set
@@ -186,19 +186,10 @@ def _files_of(sides: Sequence[Pairs], output_dir: Path) -> tuple[dict[str, bytes
 
 def _record(target: Utterance, reference: Utterance, number: int, output_dir: Path) -> dict[str, Any]:
     """One sample in the form that users have; of further references, the number is in its id."""
-    audio = [_audio(utterance, output_dir) for utterance in (reference, target)]
-    messages, start_index = as_written_messages(reference.text, audio[0], target.text, audio[1])
-    return {
-        "messages": [_message(message) for message in messages],
-        "start_index": start_index,
-        "speaker": target.speaker,
-        "misc": {
-            "sample_id": target.utterance_id + (f"_ref{number + 1}" if number else ""),
-            "ref_transcript": reference.text,
-            "target_transcript": target.text,
-            "duration": target.seconds,
-        },
-    }
+    clips = [_audio(utterance, output_dir) for utterance in (reference, target)]
+    example = VoiceCloningExample(reference.text, clips[0], target.text, clips[1])
+    sample_id = target.utterance_id + (f"_ref{number + 1}" if number else "")
+    return example.record(sample_id, target.speaker, target.seconds)
 
 
 def _audio(utterance: Utterance, output_dir: Path) -> AudioContent:
@@ -208,20 +199,6 @@ def _audio(utterance: Utterance, output_dir: Path) -> AudioContent:
         # Links are followed, as ".." after one means another folder than its name says.
         url = os.path.relpath(os.path.realpath(utterance.audio), os.path.realpath(output_dir))
     return AudioContent(url, None, utterance.offset, utterance.seconds)
-
-
-def _message(message: Message) -> dict[str, Any]:
-    """A turn as JSON; a system turn is its text alone."""
-    if message.role == "system":
-        return {"role": message.role, "content": message.content[0].text}
-    return {"role": message.role, "content": [_part(part) for part in message.content]}
-
-
-def _part(part: TextContent | AudioContent) -> dict[str, Any]:
-    if isinstance(part, TextContent):
-        return {"type": "text", "text": part.text}
-    cut = {"duration": part.duration, "offset": part.offset}
-    return {"type": "audio", "audio_url": part.audio_url, "raw_audio": "", **cut}
 
 
 def _side_summary(side: Pairs) -> dict[str, Any]:

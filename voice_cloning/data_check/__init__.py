@@ -1,1 +1,1 @@
-"""Finds what is wrong with training data; imports corpora and what stands to the right of it."""
+"""Finds defects in training data; of voice_cloning it imports corpora, evaluation, speech, adapters and training."""

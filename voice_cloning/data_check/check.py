@@ -1,4 +1,4 @@
-"""ChatML files -> report.json and report.html: what is wrong with records, clips, texts, pairs and sides."""
+"""Checks ChatML files and writes report.json and report.html: defects of records, clips, texts, pairs and sides."""
 
 import base64
 import json
@@ -15,7 +15,7 @@ from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
-from voice_cloning.data_check.corpus_rules import check_corpus
+from voice_cloning.data_check.corpus_rules import check_corpus, speech_rates
 from voice_cloning.data_check.findings import ERRORS, WARNINGS, Findings
 from voice_cloning.data_check.report_page import SAMPLES_SHOWN, write_page
 from voice_cloning.data_check.same_clips import find_same_clips
@@ -40,16 +40,16 @@ def check_files(
     """Check ChatML files and write ``report.json`` and ``report.html``.
 
     Args:
-        files: training and evaluation data, told apart by their names.
-        output_dir: made if absent; a report that is there is replaced.
-        eval_files: those of ``files``, or others, that are evaluation data whatever their names.
+        files: training and evaluation data; a file's name decides which it is.
+        output_dir: made if it does not exist; an existing report in it is replaced.
+        eval_files: files that are evaluation data regardless of their names; they may be in ``files`` too.
         run: the settings to train with.
-        model_path: folder or hub id of the model, for its tokenizer; None estimates the tokens.
-        num_workers: processes that read clips; None takes one for each core. With more than one, a script that calls
-            this needs ``if __name__ == "__main__"``, as always with processes that are spawned.
+        model_path: folder or hub id of the model, for its tokenizer; None estimates the number of tokens.
+        num_workers: processes that read clips; None takes one per core. With more than one, the calling script needs
+            ``if __name__ == "__main__"``, because the processes are spawned.
 
     Returns:
-        What ``report.json`` holds: ``errors``, ``warnings``, ``summary``, ``samples``.
+        The content of ``report.json``: ``errors``, ``warnings``, ``summary``, ``samples``.
 
     Raises:
         InputError: if a file is missing, empty or not JSON, or ``output_dir`` cannot be written to.
@@ -67,12 +67,13 @@ def check_files(
     findings = Findings()
     for sample in samples:
         check_sample(sample, measures, run.longest_sample, findings)
-    check_corpus(samples, measures, same, findings)
+    rates = speech_rates(samples, measures)
+    check_corpus(samples, measures, rates, same, findings)
     seconds = {s.sample_id: sum(measures[used.clip].seconds for used in s.targets) for s in samples}
     report = {
         "errors": findings.entries(ERRORS, seconds),
         "warnings": findings.entries(WARNINGS, seconds),
-        "summary": summarise(samples, measures, run, tokenizer is not None),
+        "summary": summarise(samples, measures, rates, run, tokenizer is not None),
     }
     report["samples"] = _samples_of(report, samples, measures)
     write_whole(folder / REPORT_FILE, _json_bytes(report))
@@ -81,7 +82,7 @@ def check_files(
 
 
 def measure_clips(samples: Sequence[CheckedSample], workers: int) -> dict[Clip, ClipMeasures]:
-    """Measure every clip of the samples once, all cuts of a file together."""
+    """Measure every clip of the samples once; all cuts of a file are measured together."""
     cuts: dict[Path | bytes, list[Clip]] = defaultdict(list)
     for clip in dict.fromkeys(used.clip for sample in samples for used in sample.clips):
         cuts[clip.source].append(clip)
@@ -96,7 +97,7 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output_dir {folder}: cannot be made ({error.strerror})") from error
+        raise InputError(f"--output_dir {folder}: cannot be created ({error.strerror})") from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"--output_dir {folder}: cannot be written to")
 
@@ -111,14 +112,14 @@ def _load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
-            f"--model_path {model_path}: no tokenizer there ({reason}); leave it out to estimate"
+            f"--model_path {model_path}: no tokenizer in it ({reason}); without the flag, tokens are estimated"
         ) from error
 
 
 def _samples_of(
     report: dict[str, Any], samples: Sequence[CheckedSample], measures: dict[Clip, ClipMeasures]
 ) -> dict[str, Any]:
-    """What the page shows of the samples that it names, and what was found in each."""
+    """Return the facts that the page shows of each sample that it lists."""
     entries = [*report["errors"], *report["warnings"]]
     shown = {sample_id for entry in entries for sample_id in entry["sample_ids"][:SAMPLES_SHOWN]}
     facts = {}
@@ -134,7 +135,7 @@ def _samples_of(
 def _clip_facts(
     name: str, prefix: str, text: str, clips: Sequence[UsedClip], measures: dict[Clip, ClipMeasures]
 ) -> dict[str, Any]:
-    """Of the first of some clips."""
+    """Return the text of some clips, and the file, length and offset of the first one, under names with ``prefix``."""
     known: dict[str, Any] = {f"{prefix}text": text or None}
     if clips:
         clip = clips[0].clip
@@ -145,7 +146,7 @@ def _clip_facts(
 
 
 def _with_audio(facts: dict[str, Any], samples: Sequence[CheckedSample]) -> dict[str, Any]:
-    """The same with the audio that records hold themselves: for the page alone."""
+    """Add the audio that records hold themselves to the facts, for the page only."""
     found = {sample_id: dict(known) for sample_id, known in facts.items()}
     for sample in samples:
         for name, clips in (("audio", sample.targets), ("reference", sample.references)):
@@ -157,6 +158,6 @@ def _with_audio(facts: dict[str, Any], samples: Sequence[CheckedSample]) -> dict
 
 
 def _json_bytes(report: dict[str, Any]) -> bytes:
-    # Half a surrogate pair in a text stays an escape: it cannot be written as UTF-8.
+    # A lone surrogate in a text stays an escape sequence: UTF-8 cannot hold it.
     text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
     return (text + "\n").encode("utf-8", errors="backslashreplace")

@@ -1,8 +1,8 @@
-"""What samples show beside each other: equal clips, speakers and utterances on both sides, texts that do not fit."""
+"""Rules for samples compared with each other: same clips, speakers and utterances on both sides, unfitting texts."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,25 +15,57 @@ from voice_cloning.data_check.sample_rules import Measures
 from voice_cloning.data_check.samples import EVAL, TRAIN, CheckedSample, UsedClip
 
 LETTERS_PER_SECOND = (2.5, 25.0)
-"""Of Arabic as it is written, without diacritics: from single words with pauses to faster than anybody reads."""
+"""Plausible rates of written Arabic without diacritics, from single words with pauses to faster than anybody reads."""
 FEWEST_LETTERS = 10
-"""Fewer, said and expected, are too few to tell a rate by."""
+"""A clip is not judged if it has fewer letters and would have fewer at the median rate."""
 FEWEST_RATES = 10
-"""Clips that make a distribution."""
+"""With fewer clips, a file has no distribution of rates."""
 RATE_DEVIATIONS = 4.0
 LEAST_RATE_RATIO = 1.6
-"""However narrow a file's distribution is, a rate within this ratio of its median is let be."""
+"""A rate within this ratio of the file's median is accepted, however narrow the distribution is."""
 DIACRITISED, PLAIN = 0.6, 0.3
-"""Shares of words with vowel marks: above the first a text is diacritised, below the second it is not (tanween and
-shadda are often written in texts that are not); between them it is mixed in itself."""
+"""Shares of words with vowel marks. From the first on, a text is diacritised; up to the second, it is plain (plain
+texts often have tanween and shadda); between them, the text itself is mixed."""
 MIXED_WORDS = 5
-"""A shorter text is not called mixed in itself for one word."""
+"""In a shorter text, one marked word is not enough to call the text mixed."""
 MOST_OF_THE_HOURS = 0.5
-# Nothing in such a text is read as other letters; to normalise all texts takes longer than all else that reads them.
+# Normalisation changes no letters of such a text. Normalising all texts would take longer than all other text checks.
 _PLAIN_ARABIC = re.compile("[\\s\u0621-\u0652\u060c\u061b\u061f.!]*")
 
 
-def check_corpus(samples: Sequence[CheckedSample], measures: Measures, same: SameClips, findings: Findings) -> None:
+@dataclass(frozen=True)
+class SpeechRate:
+    """How fast a text is spoken if it is what its clip says.
+
+    Attributes:
+        used: a target or reference of ``sample``.
+        letters_per_second: letters of the text by seconds of speech in the clip.
+    """
+
+    sample: CheckedSample
+    used: UsedClip
+    letters_per_second: float
+
+
+def speech_rates(samples: Sequence[CheckedSample], measures: Measures) -> list[SpeechRate]:
+    """The rate of each target and each reference that is one clip with a text."""
+    rates = []
+    for sample in samples:
+        for clips, text in ((sample.targets, sample.target_text), (sample.references, sample.reference_text)):
+            letters = count_letters(text) if len(clips) == 1 and not measures[clips[0].clip].problems else 0
+            if letters:
+                seconds = max(0.02, measures[clips[0].clip].speech_seconds)
+                rates.append(SpeechRate(sample, clips[0], letters / seconds))
+    return rates
+
+
+def check_corpus(
+    samples: Sequence[CheckedSample],
+    measures: Measures,
+    rates: Sequence[SpeechRate],
+    same: SameClips,
+    findings: Findings,
+) -> None:
     """Note what is wrong among samples."""
     for sample in samples:
         _check_reference(sample, same, findings)
@@ -41,30 +73,20 @@ def check_corpus(samples: Sequence[CheckedSample], measures: Measures, same: Sam
     for side in (TRAIN, EVAL):
         _check_duplicates([s for s in samples if s.side == side], same, findings)
     for path in dict.fromkeys(sample.path for sample in samples):
-        of_file = [sample for sample in samples if sample.path == path]
-        _check_rates(of_file, measures, findings)
+        _check_rates([rate for rate in rates if rate.sample.path == path], measures, findings)
     _check_diacritisation(samples, findings)
     _check_speakers(samples, measures, findings)
 
 
-def letters_per_second(sample: CheckedSample, measures: Measures) -> Iterable[tuple[UsedClip, float]]:
-    """Letters of the text by seconds of speech, of target and reference, where each is one clip with a text."""
-    for clips, text in ((sample.targets, sample.target_text), (sample.references, sample.reference_text)):
-        if len(clips) == 1 and text and not measures[clips[0].clip].problems:
-            letters = count_letters(text)
-            if letters:
-                yield clips[0], letters / max(0.02, measures[clips[0].clip].speech_seconds)
-
-
 def count_letters(text: str) -> int:
-    """Letters of a text as it is scored: digits and signs are read out, diacritics are none."""
+    """Return the number of letters of a text in its form for scoring: digits and signs as words, no diacritics."""
     if not _PLAIN_ARABIC.fullmatch(text):
         text = normalise_for_scoring(text)
     return sum(character.isalpha() for character in text) - text.count("\u0640")
 
 
 def hours_of_speakers(samples: Sequence[CheckedSample], measures: Measures) -> dict[str, tuple[float, int]]:
-    """Hours and number of each speaker's target clips, each counted once; most hours first."""
+    """Return speaker -> (hours, number) of their different target clips, the speaker with most hours first."""
     clips = {used.clip: s.speaker for s in samples for used in s.targets if s.speaker is not None}
     seconds: Counter[str] = Counter()
     for clip, speaker in clips.items():
@@ -82,25 +104,25 @@ def _check_reference(sample: CheckedSample, same: SameClips, findings: Findings)
 
 
 def _check_sides(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
-    """Speakers and clips of evaluation samples that are in training samples too."""
+    """Find speakers and clips of evaluation samples that training samples have too."""
     train = [sample for sample in samples if sample.side == TRAIN]
     evaluation = [sample for sample in samples if sample.side == EVAL]
     speakers = {sample.speaker: sample.sample_id for sample in reversed(train) if sample.speaker is not None}
     clips = {same.group(used.clip): sample.sample_id for sample in reversed(train) for used in sample.clips}
     for sample in evaluation:
         if sample.speaker in speakers:
-            detail = f"speaker {sample.speaker!r} is that of {speakers[sample.speaker]} too"
+            detail = f"speaker {sample.speaker!r} is also in training sample {speakers[sample.speaker]}"
             findings.add("speaker_in_train_and_eval", sample.sample_id, detail)
         for used in sample.clips:
             for group, how in same.alike(used.clip).items():
                 if group in clips:
-                    detail = f"{used.where}: in {clips[group]} too: {how}"
+                    detail = f"{used.where}: also in training sample {clips[group]}: {how}"
                     findings.add("utterance_in_train_and_eval", sample.sample_id, detail)
 
 
 @dataclass
 class _Seen:
-    """A target as it came first, and the references that it has had since."""
+    """The first occurrence of a target, and all references that the target has had."""
 
     clip: Clip
     sample: CheckedSample
@@ -108,7 +130,7 @@ class _Seen:
 
 
 def _check_duplicates(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
-    """Targets that come again: with another text, or with the same one and no other reference."""
+    """Find repeated targets: with another text, or with the same text and no other reference."""
     seen: dict[Clip, _Seen] = {}
     for sample in samples:
         references = {group for used in sample.references for group in same.alike(used.clip)}
@@ -124,37 +146,38 @@ def _check_duplicates(samples: Sequence[CheckedSample], same: SameClips, finding
 def _compare(
     sample: CheckedSample, target: Clip, references: set[Clip], first: _Seen, how: str, findings: Findings
 ) -> None:
-    """A sample and the first one of its target; several references of one target clip are no duplicates."""
+    """Compare a sample with the first one of its target; one target clip may have several references."""
     if normalise_for_scoring(sample.target_text) != normalise_for_scoring(first.sample.target_text):
         for one, two in ((sample, first.sample), (first.sample, sample)):
-            detail = f"{one.target_text!r}; {two.sample_id} says {two.target_text!r} of {how}"
+            detail = f"{one.target_text!r}; {two.sample_id} has {two.target_text!r} for {how}"
             findings.add("conflicting_transcripts", one.sample_id, detail)
     elif target != first.clip or not references or references & first.references:
-        detail = f"its target is that of {first.sample.sample_id}: {how}"
+        detail = f"same target as {first.sample.sample_id}: {how}"
         findings.add("duplicate_samples", sample.sample_id, detail)
 
 
-def _check_rates(samples: Sequence[CheckedSample], measures: Measures, findings: Findings) -> None:
-    """Clips whose text is much too long or too short for them, by the file's median and by what can be spoken."""
-    rates = [(s, used, rate) for s in samples for used, rate in letters_per_second(s, measures)]
-    own = np.log(list({used.clip: rate for _, used, rate in rates}.values()) or [1.0])
+def _check_rates(rates: Sequence[SpeechRate], measures: Measures, findings: Findings) -> None:
+    """Clips of a file whose text is much too long or too short for them, by its median and by what can be spoken."""
+    own = np.log(list({rate.used.clip: rate.letters_per_second for rate in rates}.values()) or [1.0])
     median, limit = float(np.median(own)), np.inf
     if len(own) >= FEWEST_RATES:
         deviation = 1.4826 * float(np.median(np.abs(own - median)))  # the standard deviation of a normal distribution
         limit = max(RATE_DEVIATIONS * deviation, np.log(LEAST_RATE_RATIO))
     least, most = LETTERS_PER_SECOND
-    for sample, used, rate in rates:
+    for found in rates:
+        used, rate, sample = found.used, found.letters_per_second, found.sample
         if max(rate, np.exp(median)) * measures[used.clip].speech_seconds < FEWEST_LETTERS:
             continue
         detail = f"{used.where}: {rate:.1f} letters per second"
         if abs(np.log(rate) - median) > limit:
-            findings.add("implausible_speech_rate", sample.sample_id, f"{detail}; usual here are {np.exp(median):.1f}")
+            detail = f"{detail}; the file's median is {np.exp(median):.1f}"
+            findings.add("implausible_speech_rate", sample.sample_id, detail)
         elif not least <= rate <= most:
             findings.add("implausible_speech_rate", sample.sample_id, f"{detail}; speech has {least:g} to {most:g}")
 
 
 def _check_diacritisation(samples: Sequence[CheckedSample], findings: Findings) -> None:
-    """Texts that are diacritised in part, and those that are not as most of the others are."""
+    """Find texts that are diacritised in part, and texts that differ in this from most others."""
     texts = {sample.sample_id: sample.target_text for sample in samples}
     shares = {sample_id: diacritised_share(text) for sample_id, text in texts.items()}
     known = {sample_id: share for sample_id, share in shares.items() if share is not None}
@@ -165,7 +188,8 @@ def _check_diacritisation(samples: Sequence[CheckedSample], findings: Findings) 
         if PLAIN < share < DIACRITISED and len(texts[sample_id].split()) >= MIXED_WORDS:
             findings.add("mixed_diacritisation", sample_id, f"{100 * share:.0f} % of its words have vowel marks")
     for sample_id in fewer:
-        detail = f"{100 * known[sample_id]:.0f} % of its words have vowel marks; {len(others)} texts are the other way"
+        opposite = "plain" if fewer is full else "diacritised"
+        detail = f"{100 * known[sample_id]:.0f} % of its words have vowel marks; {len(others)} texts are {opposite}"
         findings.add("mixed_diacritisation", sample_id, detail)
 
 
@@ -175,7 +199,7 @@ def _check_speakers(samples: Sequence[CheckedSample], measures: Measures, findin
     total = sum(own for own, _ in hours.values())
     for speaker, (own, _) in hours.items():
         if total and own / total > MOST_OF_THE_HOURS:
-            detail = f"speaker {speaker!r} has {100 * own / total:.0f} % of the hours of training"
+            detail = f"speaker {speaker!r} has {100 * own / total:.0f} % of the training hours"
             for sample in train:
                 if sample.speaker == speaker:
                     findings.add("dominant_speaker", sample.sample_id, detail)

@@ -1,68 +1,67 @@
-"""What the check can find: each kind with what to do about it, and the samples that it was found in."""
+"""The kinds of findings of the check with advice on each, and the samples that have them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 ERRORS = {
-    "malformed_record": "Mend the record's fields: the trainer refuses it as it is.",
+    "malformed_record": "Correct the record's fields: the trainer refuses this record.",
     "missing_text": "Write what the clip says, or remove the sample.",
-    "unreadable_audio": "Give a file that is there and is WAV, FLAC, OGG or MP3, or remove the sample.",
-    "empty_audio": "Export the clip again, or remove the sample: there is nothing in it to learn.",
+    "unreadable_audio": "Give an existing WAV, FLAC, OGG or MP3 file, or remove the sample.",
+    "empty_audio": "Export the clip again, or remove the sample: it has no audio to learn from.",
     "nan_audio": "Export the clip again: it holds NaN or infinite samples.",
-    "truncated_audio": "Copy or export the file again, or correct offset and duration: its end is missing, its text "
-    "is not.",
+    "truncated_audio": "Copy or export the file again, or correct offset and duration: the end of the audio is "
+    "missing, but the end of the text is not.",
     "reference_equals_target": "Give another utterance of the speaker as reference: the model would learn to copy.",
     "speaker_in_train_and_eval": "Move the speaker to one side: the evaluation would not measure unseen voices.",
-    "utterance_in_train_and_eval": "Remove the utterance from one side: the evaluation would measure what was learnt "
-    "by heart.",
+    "utterance_in_train_and_eval": "Remove the utterance from one side: the evaluation would measure memorised clips.",
     "over_limit": "Cut the clips or raise --max_positions_per_sample and --max_tokens_per_batch.",
 }
 WARNINGS = {
-    "low_native_rate": "Record or fetch them at 24 kHz or more where you can: the model will speak as dull as these.",
-    "clipping": "Take the original of the recording, before its gain was raised.",
-    "silence_at_ends": "Cut it off: the model learns to pause before and after its words.",
-    "mostly_silence": "Cut the silence out, or see whether the recording failed.",
-    "low_level": "Raise the gain, if the noise allows it; voices of very different level are learnt as they are.",
-    "dc_offset": "Filter it out with a high-pass of 20 Hz.",
-    "implausible_speech_rate": "Listen: the text is probably that of another clip, or a part of it is missing.",
-    "reference_length": "Give references of 3 to 10 s: shorter ones hold too little of a voice, longer ones cost.",
-    "target_length": "Split long clips at pauses, and leave out those under half a second.",
-    "digits": "Run the normalise verb or train with --text_normalisation speech, if they were read as it spells them.",
-    "latin_letters": "Write them as they are spoken, in Arabic letters.",
-    "tatweel": "Run the normalise verb, or train with --text_normalisation speech.",
-    "presentation_forms": "Run the normalise verb, or train with --text_normalisation speech.",
-    "bidi_controls": "Run the normalise verb, or train with --text_normalisation speech.",
-    "zero_width": "Run the normalise verb, or train with --text_normalisation speech.",
-    "emoji": "Run the normalise verb, or train with --text_normalisation speech.",
-    "persian_letters": "Run the normalise verb, or train with --text_normalisation speech.",
-    "unknown_characters": "Remove them, or write what they stand for.",
-    "mixed_diacritisation": "Write all texts with diacritics or all without, as you will prompt later.",
-    "duplicate_samples": "Keep one of them: what comes twice is learnt twice as well as the rest.",
-    "conflicting_transcripts": "Listen, and keep the sample whose text is what is said.",
+    "low_native_rate": "Use recordings at 24 kHz or more if you can: the model learns the dull sound of these clips.",
+    "clipping": "Use the original recording, before its gain was raised.",
+    "silence_at_ends": "Cut the silence off: the model learns to pause before and after the words.",
+    "mostly_silence": "Cut the silence out, or check whether the recording failed.",
+    "low_level": "Raise the gain if the noise allows it: the model learns differences in level between voices.",
+    "dc_offset": "Remove the offset with a high-pass filter at 20 Hz.",
+    "implausible_speech_rate": "Listen: the text probably belongs to another clip, or a part of it is missing.",
+    "reference_length": "Give references of 3 to 10 s: shorter ones hold too little voice, longer ones need memory.",
+    "target_length": "Split long clips at pauses, and leave out clips under half a second.",
+    "digits": "If the speaker read them as normalise spells them, run it or train with --text_normalisation speech.",
+    "latin_letters": "Write these words in Arabic letters, as they are spoken.",
+    "tatweel": "Run prepare_data normalise, or train with --text_normalisation speech.",
+    "presentation_forms": "Run prepare_data normalise, or train with --text_normalisation speech.",
+    "bidi_controls": "Run prepare_data normalise, or train with --text_normalisation speech.",
+    "zero_width": "Run prepare_data normalise, or train with --text_normalisation speech.",
+    "emoji": "Run prepare_data normalise, or train with --text_normalisation speech.",
+    "persian_letters": "Run prepare_data normalise, or train with --text_normalisation speech.",
+    "unknown_characters": "Remove these characters, or write the words that they stand for.",
+    "mixed_diacritisation": "Write all texts with diacritics or all without, as in your later prompts.",
+    "duplicate_samples": "Keep one of them: a repeated sample has more weight in training than the others.",
+    "conflicting_transcripts": "Listen, and keep the sample with the right text.",
     "dominant_speaker": "Add other voices or take fewer clips of this one: the model would learn it, not cloning.",
-    "transcript_mismatch": "Make them equal: prompt styles and tools read the one or the other.",
-    "no_reference": "Give a reference clip: without one, the sample teaches no cloning.",
-    "no_speaker": "Name the speaker: without it, nothing tells whether a voice is on both sides.",
+    "transcript_mismatch": "Make the texts equal: some prompt styles and tools read one of them, some the other.",
+    "no_reference": "Give a reference clip: without one, the sample does not teach cloning.",
+    "no_speaker": "Name the speaker: without a name, the check cannot find a voice that is on both sides.",
 }
 
 
 @dataclass
 class Findings:
-    """Kind -> sample id -> what was found there; the first of several."""
+    """Kind -> sample id -> detail of the first finding of that kind in the sample."""
 
     found: dict[str, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in (*ERRORS, *WARNINGS)})
 
     def add(self, kind: str, sample_id: str, detail: str) -> None:
-        """Note a finding."""
+        """Add a finding, unless the sample has one of this kind already."""
         self.found[kind].setdefault(sample_id, detail)
 
     def entries(self, kinds: Mapping[str, str], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
-        """For report.json: the kinds that were found, with the share of hours of their samples.
+        """Return the entries of report.json: each kind that was found, with its samples and their share of the hours.
 
         Args:
             kinds: ``ERRORS`` or ``WARNINGS``.
-            seconds: of each sample's targets.
+            seconds: sample id -> length of the sample's targets.
         """
         total = sum(seconds.values())
         entries = []

@@ -1,8 +1,8 @@
-"""report.json -> report.html: one page that needs no network and no script, with players for the clips it names.
+"""Writes report.html from the content of report.json: one page without network or script, with players for clips.
 
-The page lies beside report.json; its players find the clips by paths relative to it, so that it opens from disk
-(``file://``). Everything that comes from data is escaped, and the page's own policy forbids scripts and addresses on
-the network, so that a transcript stays text whatever it holds.
+The page is beside report.json. Its players find the clips by relative paths, so that it opens from disk (``file://``).
+All data are escaped, and the page's security policy forbids scripts and network addresses, so that a transcript is
+always shown as text.
 """
 
 import os
@@ -20,11 +20,11 @@ PAGE_FILE = "report.html"
 TEMPLATE_FILE = Path(__file__).with_name("report_page.html")
 TITLE = "Check of the training data"
 SAMPLES_SHOWN = 50
-"""Of one finding; the others are counted, and report.json holds their ids."""
+"""Samples of one finding on the page; the others are counted, and report.json holds their ids."""
 SAMPLES_AT_ONCE = 10
-"""Of these, the ones that stand open."""
+"""Samples of these that are shown open."""
 EMBEDDED_BYTES = 16 * 2**20
-"""Of audio that records hold themselves, in one page: beyond that, browsers open it slowly."""
+"""Size of embedded audio in one page, from records that hold their audio; with more, browsers open the page slowly."""
 
 Report = dict[str, Any]
 
@@ -33,14 +33,14 @@ def write_page(report: Report, folder: Path) -> Path:
     """Write ``report.html``.
 
     Args:
-        report: what report.json holds: ``errors``, ``warnings``, ``summary`` and ``samples``. In ``samples``, ``audio``
-            and ``reference`` are paths, or ``data:`` addresses of audio that the record holds; with them may come
+        report: the content of report.json: ``errors``, ``warnings``, ``summary`` and ``samples``. In ``samples``,
+            ``audio`` and ``reference`` are paths, or ``data:`` addresses of audio that the record holds. Optional are
             ``text``, ``reference_text``, ``speaker``, ``seconds``, ``reference_seconds``, and ``offset`` and
-            ``reference_offset``: where in its file a cut begins.
-        folder: the folder to write to; it is there.
+            ``reference_offset``, the start of a cut in its file.
+        folder: the folder to write to; it must exist.
 
     Returns:
-        The file written.
+        The path of the written file.
     """
     errors, warnings, summary = report["errors"], report["warnings"], report["summary"]
     samples = _Samples(report.get("samples", {}), folder)
@@ -55,7 +55,7 @@ def write_page(report: Report, folder: Path) -> Path:
         summary="\n".join(_summary(summary)),
     )
     path = folder / PAGE_FILE
-    # Half a surrogate pair in a path; in texts they are shown by number.
+    # errors="replace" is for lone surrogates in paths; texts show them as numbers.
     write_whole(path, page.encode("utf-8", errors="replace"))
     return path
 
@@ -64,7 +64,7 @@ def _verdict(errors: Sequence[Report], warnings: Sequence[Report]) -> str:
     warned = f"{len(warnings)} {'kind' if len(warnings) == 1 else 'kinds'} of warning"
     if errors:
         kinds = "kind" if len(errors) == 1 else "kinds"
-        return f'<p class="verdict bad">{len(errors)} {kinds} of error: mend these before training. {warned}.</p>'
+        return f'<p class="verdict bad">{len(errors)} {kinds} of error: correct these before training. {warned}.</p>'
     if warnings:
         return f'<p class="verdict warn">No errors. {warned}: listen, then decide.</p>'
     return '<p class="verdict good">No errors and no warnings.</p>'
@@ -85,7 +85,7 @@ def _file_facts(file: Report) -> str:
 
 
 def _finding(finding: Report, severity: str, samples: "_Samples") -> str:
-    """One kind of error (open) or warning (closed): what to do, then the samples."""
+    """Return one kind of error (open) or warning (closed): the advice, then the samples."""
     ids, count = finding["sample_ids"], finding["count"]
     title = visible(finding["kind"].replace("_", " ").capitalize())
     share = finding.get("hours_share")
@@ -107,11 +107,11 @@ def _finding(finding: Report, severity: str, samples: "_Samples") -> str:
 
 
 class _Samples:
-    """The samples that findings name, as list items with players.
+    """Makes list items with players from the samples of findings.
 
     Args:
         samples: ``report["samples"]``.
-        folder: of the page.
+        folder: the folder of the page.
     """
 
     def __init__(self, samples: dict[str, Report], folder: Path) -> None:
@@ -120,7 +120,7 @@ class _Samples:
         self.embedded = 0
 
     def item(self, sample_id: str, detail: str) -> str:
-        """One sample: its id, speaker, what was found in it, text and players. An id without facts stands alone."""
+        """Return one sample: its id, speaker, finding, texts and players; an unknown sample has only its id."""
         sample = self.samples.get(sample_id, {})
         seconds, speaker = sample.get("seconds"), sample.get("speaker")
         who = [f"<bdi>{visible(str(sample_id))}</bdi>"]
@@ -134,7 +134,7 @@ class _Samples:
         return f"<li><p class='who'>{''.join(who)}</p>{found}<div class='players'>{clips}</div></li>"
 
     def _clip(self, sample_id: str, sample: Report, title: str, field: str, prefix: str) -> str:
-        """What is said in one of a sample's clips, and its player; words instead where there is no clip to play."""
+        """Return the text and the player of one of a sample's clips, or a note if the clip cannot be played."""
         source, text = sample.get(field), _text(sample.get(f"{prefix}text"))
         if not source:
             return text
@@ -142,17 +142,17 @@ class _Samples:
         label = escape(f"{title} of {sample_id}")
         player = f'<audio controls preload="none" aria-label="{label}" src="{escape(address)}"></audio>'
         if not address:
-            player = "<p class='soft'>held by the record itself, and too long to be put into this page</p>"
+            player = "<p class='soft'>the record itself holds this clip, which is too long for this page</p>"
         elif not source.startswith("data:") and not os.path.exists(source):
             player = f"<p class='soft'>not there: {visible(source)}</p>"
         return f"<figure><figcaption>{title}</figcaption>{player}{text}</figure>"
 
     def _address(self, source: str, offset: float | None, seconds: float | None) -> str:
-        """What the player loads; empty for embedded audio that no longer fits the page."""
+        """Return the address that the player loads; it is empty for embedded audio that is too large for the page."""
         if source.startswith("data:"):
             self.embedded += len(source)
             return source if self.embedded <= EMBEDDED_BYTES else ""
-        # The kernel follows links before "..", browsers do not: only a path without either means the same to both.
+        # The kernel follows links before "..", but browsers do not: the path must not hold links.
         relative = os.path.relpath(os.path.realpath(source), os.path.abspath(self.folder))
         cut = ""
         if offset is not None:
@@ -165,7 +165,7 @@ def _text(text: str | None) -> str:
 
 
 def _summary(summary: Report) -> list[str]:
-    """The parts of the summary that are there, in the order in which they are read."""
+    """Return the parts of the summary that exist, in their order on the page."""
     parts = [_facts(summary)]
     if histograms := summary.get("histograms"):
         plots = [histogram(name, h["edges"], h["counts"]) for name, h in histograms.items()]
@@ -180,7 +180,7 @@ def _summary(summary: Report) -> list[str]:
 
 
 def _facts(summary: Report) -> str:
-    """The single figures."""
+    """Return the single figures of the summary."""
     names = {
         "hours": "Hours",
         "clips": "Clips",
@@ -201,7 +201,7 @@ def _pairs(pairs: Report) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A value of report.json in words."""
+    """Return a value of report.json as readable text."""
     if isinstance(value, dict):
         return ", ".join(f"{name}: {_plain(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):

@@ -1,6 +1,6 @@
-"""The figures of the report: histograms as inline SVG, speakers as a table of bars, characters as a grid.
+"""Draws the figures of the report: histograms as inline SVG, speakers as a table of bars, characters as a grid.
 
-All return HTML whose data is escaped; colours and sizes are those of ``report_page.html``.
+All functions return HTML with escaped data; ``report_page.html`` sets the colours and sizes.
 """
 
 import math
@@ -10,11 +10,11 @@ from html import escape
 from typing import Any
 
 WIDTH, HEIGHT = 320, 150
-"""Of a histogram, in units of its view box."""
+"""Size of a histogram, in units of its view box."""
 LEFT, RIGHT, TOP, BOTTOM = 8, 8, 16, 20
 """Margins around its bars."""
 LEAST_BAR = 1.5
-"""Height of a bar of one clip among very many: an outlier is what one looks for."""
+"""Least height of a bar, so that a single outlier among very many clips is visible."""
 TICKS = 5
 SPEAKERS_SHOWN = 30
 HISTOGRAMS = {
@@ -40,7 +40,7 @@ CHARACTER_GROUPS = {
 
 
 def number(value: float) -> str:
-    """A number as people read it: ``12,345`` or ``3.25``."""
+    """Return a number in a readable form: ``12,345`` or ``3.25``."""
     if not math.isfinite(value):
         return str(value)
     if float(value).is_integer():
@@ -49,7 +49,7 @@ def number(value: float) -> str:
 
 
 def visible(text: str) -> str:
-    """``text`` as HTML, with control, format and unassigned characters and half surrogates shown by their numbers."""
+    """Return ``text`` as HTML, with control, format and unassigned characters and lone surrogates as numbers."""
     parts = []
     for character in text:
         if unicodedata.category(character)[0] == "C" and character != "\n":
@@ -60,7 +60,7 @@ def visible(text: str) -> str:
 
 
 def histogram(name: str, edges: Sequence[float], counts: Sequence[int]) -> str:
-    """A figure of one distribution; ``edges`` has one value more than ``counts``."""
+    """Return the figure of one distribution; ``edges`` has one value more than ``counts``."""
     title, unit = HISTOGRAMS.get(name, (name.replace("_", " ").capitalize(), ""))
     heading = f"<h3>{escape(title)}{f' ({escape(unit)})' if unit else ''}</h3>"
     total = sum(counts)
@@ -106,7 +106,7 @@ def _axis(edges: Sequence[float]) -> str:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About ``TICKS`` round numbers from ``low`` to ``high``."""
+    """Return about ``TICKS`` round numbers from ``low`` to ``high``."""
     if high <= low:
         return [low]
     rough = (high - low) / TICKS
@@ -117,7 +117,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def speakers_table(speakers: Sequence[dict[str, Any]]) -> str:
-    """Hours and clips of each speaker, the longest first, with bars; ``{"name", "hours", "clips"}`` each."""
+    """Return a table with bars of the speakers (``{"name", "hours", "clips"}`` each), the one with most hours first."""
     ranked = sorted(speakers, key=lambda speaker: -speaker["hours"])
     total = sum(speaker["hours"] for speaker in ranked) or 1.0
     longest = ranked[0]["hours"] or 1.0
@@ -138,7 +138,7 @@ def speakers_table(speakers: Sequence[dict[str, Any]]) -> str:
 
 
 def characters_grid(characters: Sequence[dict[str, Any]]) -> str:
-    """What the texts are written with, by kind and the commonest first; ``{"character", "name", "count"}`` each."""
+    """Return the characters of the texts (``{"character", "name", "count"}``) by kind, the most frequent first."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for entry in sorted(characters, key=lambda entry: -entry["count"]):
         category = unicodedata.category(entry["character"][:1] or " ")[0]
@@ -158,7 +158,7 @@ def characters_grid(characters: Sequence[dict[str, Any]]) -> str:
 
 
 def _shown(character: str) -> str:
-    """A character that can be seen alone: marks on a dotted circle, spaces by their number."""
+    """Return a visible form of a single character: marks on a dotted circle, spaces as numbers."""
     if unicodedata.category(character[:1] or " ")[0] == "M":
         return f"&#x25CC;{escape(character)}"
     if character.isspace():

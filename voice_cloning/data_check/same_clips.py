@@ -1,4 +1,4 @@
-"""Which clips of a data set hold the same speech: by file, by content, by audio."""
+"""Finds clips of a data set that hold the same speech: by file, by content, by audio."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,19 +14,22 @@ from voice_cloning.data_check.same_speech import (
 from voice_cloning.data_check.worker_pool import map_in_processes
 
 AMONG_ALL, IN_ONE_SAMPLE = 3, 1
-"""Equal landmarks that make two clips worth a comparison. In real speech the hardest copies had 2 or 3, and one in
-300,000 pairs of other clips had 3, one in 240 had any; there are few pairs of one sample and very many of all clips."""
+"""Number of equal landmarks from which two clips are compared, among all clips and within one sample.
+
+In real speech the most changed copies had 2 or 3 equal landmarks. Of pairs of different clips, one in 300,000 had 3 and
+one in 240 had at least one. A sample has few pairs, so the lower number costs little there.
+"""
 
 Pair = tuple[Clip, Clip]
 Uses = Sequence[tuple[Clip, str, bool]]
-"""Of one sample: clip, side, whether it is a target."""
+"""The clips of one sample: (clip, side, whether it is a target)."""
 
 
 class SameClips:
-    """Which clips hold the same speech, and how that is known.
+    """Knows which clips hold the same speech, and how that was found.
 
-    Clips of equal content and cut are one group, called by its first clip; the relation is kept among groups, so that a
-    file that comes ten thousand times does not make fifty million pairs.
+    Clips with equal content and cut form a group, which its first clip stands for. The relation is stored between
+    groups, so that a file that occurs ten thousand times does not make fifty million pairs.
     """
 
     def __init__(self, measures: Mapping[Clip, ClipMeasures]) -> None:
@@ -39,37 +42,37 @@ class SameClips:
         self._known: dict[Clip, dict[Clip, str]] = defaultdict(dict)
 
     def groups(self) -> list[Clip]:
-        """The first clip of each group."""
+        """Return the first clip of each group."""
         return list(dict.fromkeys(self._group.values()))
 
     def group(self, clip: Clip) -> Clip:
-        """What a clip's group is called."""
+        """Return the first clip of the group that a clip belongs to."""
         return self._group[clip]
 
     def add(self, one: Clip, other: Clip, how: str) -> None:
-        """Note that the clips of two groups hold the same speech."""
+        """Store that the clips of two groups hold the same speech; ``how`` says how that was found."""
         self._known[self._group[one]].setdefault(self._group[other], how)
         self._known[self._group[other]].setdefault(self._group[one], how)
 
     def alike(self, clip: Clip) -> dict[Clip, str]:
-        """Its own group and the others that are the same, each with how that is known."""
+        """Return the clip's own group and all groups with the same speech, each with how that was found."""
         own = self._group[clip]
-        return {own: "the same clip, or a file of the same content", **self._known.get(own, {})}
+        return {own: "the same clip, or a file with the same content", **self._known.get(own, {})}
 
     def how(self, one: Clip, other: Clip) -> str | None:
-        """How it is known that two clips are the same; None if they are not."""
+        """Return how two clips were found to hold the same speech; None if they do not."""
         if one == other:
             return "the same clip"
         if self._group[one] == self._group[other]:
-            return "a file of the same content"
+            return "a file with the same content"
         return self._known.get(self._group[one], {}).get(self._group[other])
 
 
 def find_same_clips(measures: Mapping[Clip, ClipMeasures], samples: Sequence[Uses], workers: int) -> SameClips:
-    """Compare clips by content, and those whose landmarks agree by their waveforms.
+    """Compare clips by their content and, if their landmarks agree, by their waveforms.
 
     Args:
-        measures: of every clip.
+        measures: clip -> its measures, for every clip.
         samples: the clips of each sample, each with its side and whether it is a target.
     """
     same = SameClips(measures)
@@ -97,7 +100,7 @@ def find_same_clips(measures: Mapping[Clip, ClipMeasures], samples: Sequence[Use
 
 
 class _WantedPairs:
-    """Pairs of clips that must not be the same: of one sample, of two sides, and any two targets."""
+    """Selects the pairs of clips that must not be the same: in one sample, on two sides, and any two targets."""
 
     def __init__(self, samples: Iterable[Uses], same: SameClips) -> None:
         self._sides: dict[Clip, set[str]] = defaultdict(set)
@@ -110,12 +113,12 @@ class _WantedPairs:
                     self._references.setdefault(same.group(clip), []).extend(references)
 
     def of_one_sample(self) -> Iterable[Pair]:
-        """Each target with each of its references."""
+        """Yield each target with each of its references."""
         for target, references in self._references.items():
             yield from ((target, reference) for reference in dict.fromkeys(references) if reference != target)
 
     def __call__(self, one: Clip, other: Clip) -> bool:
-        """Whether a pair of groups matters."""
+        """Return whether two groups are such a pair."""
         if one in self._references and other in self._references:
             return True
         if len(self._sides[one] | self._sides[other]) > 1:
@@ -124,13 +127,13 @@ class _WantedPairs:
 
 
 def compare(pair: Pair) -> float:
-    """Share of the same recording in two clips: see ``shared_share``."""
+    """Return the share of the speech of two clips that is the same recording, as ``shared_share`` computes it."""
     (one, one_rate), (other, other_rate) = (read_samples(clip) for clip in pair)
     return shared_share(one.mean(axis=1), one_rate, other.mean(axis=1), other_rate)
 
 
 def _overlapping(clips: Sequence[Clip], measures: Mapping[Clip, ClipMeasures]) -> Iterable[tuple[Clip, Clip, float]]:
-    """Pairs of cuts of one content that share most of the shorter one, and how many seconds."""
+    """Yield pairs of cuts of one file that share most of the shorter cut, with the seconds that they share."""
     cuts = sorted(clips, key=lambda clip: clip.offset)
     for i, one in enumerate(cuts):
         end = one.offset + measures[one].seconds

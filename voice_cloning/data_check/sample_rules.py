@@ -1,4 +1,4 @@
-"""What one sample shows by itself: its record, its clips, its texts."""
+"""Rules for a single sample: its record, its clips, its texts."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ from voice_cloning.data_check.samples import CheckedSample, UsedClip
 CODEBOOKS = 8
 TARGET_SECONDS = (0.5, 30.0)
 CLIPPED_SHARE = 1e-4
-"""Two or three samples a second."""
+"""About two or three samples a second."""
 SILENCE_AT_AN_END_SECONDS = 0.7
 MOST_SILENCE = 0.5
 LEAST_ACTIVE_DBFS = -40.0
@@ -26,7 +26,7 @@ Measures = Mapping[Clip, ClipMeasures]
 
 
 def check_sample(sample: CheckedSample, measures: Measures, max_positions: int, findings: Findings) -> None:
-    """Note what is wrong with a sample alone."""
+    """Add the findings on a single sample to ``findings``."""
     for kind, problems in sample.problems.items():
         findings.add(kind, sample.sample_id, "; ".join(problems))
     for used in sample.clips:
@@ -45,17 +45,17 @@ def check_sample(sample: CheckedSample, measures: Measures, max_positions: int, 
 
 
 INVISIBLE = ("bidi_controls", "zero_width", "unknown_characters")
-"""Kinds of text issues whose pieces are shown by their numbers."""
+"""Kinds of text issues whose pieces are shown as escape sequences."""
 
 
 def positions_of(sample: CheckedSample, measures: Measures) -> int:
-    """Positions of a sample's sequence."""
+    """Return the number of positions of a sample's sequence."""
     found = [measures[used.clip] for used in sample.clips]
     return sample.tokens + sum(columns_of(frames(m), CODEBOOKS, True) for m in found if m.seconds)
 
 
 def frames(measured: ClipMeasures) -> int:
-    """Code frames of a clip."""
+    """Return the number of code frames of a clip."""
     samples = round(measured.seconds * measured.sampling_rate)
     return frames_of(samples, measured.sampling_rate, FRAMES_PER_SECOND)
 
@@ -67,22 +67,22 @@ def _check_clip(sample: CheckedSample, used: UsedClip, m: ClipMeasures, findings
     for kind, problem in m.problems.items():
         add(f"{kind}_audio", problem)
     if m.problems:
-        return  # what else is odd about it follows from that
+        return  # other defects of the clip may be consequences of these
     shortest, longest = TARGET_SECONDS if used.is_target else REFERENCE_SECONDS
     if not shortest <= m.seconds <= longest:
         kind = "target_length" if used.is_target else "reference_length"
-        add(kind, f"{m.seconds:.2f} s; better {shortest:g} to {longest:g}")
+        add(kind, f"{m.seconds:.2f} s; {shortest:g} to {longest:g} s is recommended")
     if m.sampling_rate < CODEC_SAMPLE_RATE:
-        add("low_native_rate", f"{m.sampling_rate} Hz; the codec works at {CODEC_SAMPLE_RATE}")
+        add("low_native_rate", f"{m.sampling_rate} Hz; the codec works at {CODEC_SAMPLE_RATE} Hz")
     elif m.bandwidth_hz is not None:
         add("low_native_rate", f"{m.sampling_rate} Hz, but its energy stops near {m.bandwidth_hz / 1000:.1f} kHz")
     if m.clipped_share > CLIPPED_SHARE:
-        add("clipping", f"{100 * m.clipped_share:.2g} % of the samples stand at the extreme")
+        add("clipping", f"{100 * m.clipped_share:.2g} % of the samples are clipped")
     if max(m.silence_start, m.silence_end) > SILENCE_AT_AN_END_SECONDS:
-        add("silence_at_ends", f"{m.silence_start:.1f} s before, {m.silence_end:.1f} s after the speech")
+        add("silence_at_ends", f"{m.silence_start:.1f} s before and {m.silence_end:.1f} s after the speech")
     if m.silence_share > MOST_SILENCE:
         add("mostly_silence", f"{100 * m.silence_share:.0f} % of {m.seconds:.1f} s")
     if m.active_dbfs < LEAST_ACTIVE_DBFS:
-        add("low_level", f"its loud parts are at {m.active_dbfs:.0f} dBFS; usual are -25 to -10")
+        add("low_level", f"its loud parts are at {m.active_dbfs:.0f} dBFS; -25 to -10 dBFS is usual")
     if abs(m.dc) > LARGEST_DC:
         add("dc_offset", f"its mean is {m.dc:+.3f} of full scale")

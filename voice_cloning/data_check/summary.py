@@ -1,4 +1,4 @@
-"""The figures of a check: hours, distributions, characters, and what training on the data will take."""
+"""The figures of a check: hours, distributions, characters, and the expected cost of training on the data."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from voice_cloning.data_check.clip_measures import ClipMeasures
-from voice_cloning.data_check.corpus_rules import hours_of_speakers, letters_per_second
+from voice_cloning.data_check.corpus_rules import SpeechRate, hours_of_speakers
 from voice_cloning.data_check.sample_rules import Measures, positions_of
 from voice_cloning.data_check.samples import TRAIN, CheckedSample, characters_of
 from voice_cloning.training.batch_planning import plan_epoch
@@ -18,19 +18,19 @@ from voice_cloning.training.config import DistributedTrainingConfig
 
 HISTOGRAM_BINS = 30
 WEIGHT_GB = 11.54
-"""Of the released model in bf16."""
+"""Memory of the released model's weights in bf16."""
 LAYERS = 28
 POSITION_KB = {False: 197.2, True: 6.1}
-"""Held for the backward pass per layer and position, without and with gradient checkpointing: what autograd was seen to
-save in a bf16 layer of the release's size, with adapters on attention and both FFNs. Not measured on a GPU."""
+"""Memory for the backward pass per layer and position, without and with gradient checkpointing. Measured as the tensors
+that autograd saves in a bf16 layer of the release's size, with adapters on attention and both FFNs; not on a GPU."""
 OTHER_GB = 1.5
-"""Adapter, optimizer, heads and the allocator's slack."""
+"""Memory of the adapter, the optimizer, the heads and the unused part of the allocator's blocks."""
 GPU_GB = (16, 24, 32, 40, 48, 80, 141)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """The settings that steps and memory follow from, under the names that the program's flags have."""
+    """The settings that determine steps and memory, under the names of the program's flags."""
 
     max_tokens_per_batch: int = DistributedTrainingConfig.max_tokens_per_batch
     max_positions_per_sample: int = ArabicVoiceCloningDatasetConfig.max_positions_per_sample
@@ -43,12 +43,16 @@ class PlannedRun:
 
     @property
     def longest_sample(self) -> int:
-        """Positions of a sample at most."""
+        """The largest number of positions that a sample may have."""
         return min(self.max_positions_per_sample, self.max_tokens_per_batch)
 
 
 def summarise(
-    samples: Sequence[CheckedSample], measures: Measures, run: PlannedRun, tokens_are_counted: bool
+    samples: Sequence[CheckedSample],
+    measures: Measures,
+    rates: Sequence[SpeechRate],
+    run: PlannedRun,
+    tokens_are_counted: bool,
 ) -> dict[str, Any]:
     """``summary`` of report.json."""
     targets = {used.clip: measures[used.clip] for s in samples for used in s.targets}
@@ -61,7 +65,7 @@ def summarise(
         "clips": len(targets | references),
         "speakers": [{"name": name, "hours": hours, "clips": n} for name, (hours, n) in speakers.items()],
         "native_rates": {str(rate): count for rate, count in sorted(Counter(m.sampling_rate for m in clips).items())},
-        "histograms": _histograms(samples, measures, targets.values(), references.values(), clips),
+        "histograms": _histograms(rates, targets.values(), references.values(), clips),
         "characters": characters_of(samples),
         **_training(samples, measures, run, tokens_are_counted),
         "settings": vars(run).copy(),
@@ -75,18 +79,16 @@ def _file(path: Any, samples: Sequence[CheckedSample], measures: Measures) -> di
 
 
 def _histograms(
-    samples: Sequence[CheckedSample],
-    measures: Measures,
+    rates: Sequence[SpeechRate],
     targets: Iterable[ClipMeasures],
     references: Iterable[ClipMeasures],
     clips: Sequence[ClipMeasures],
 ) -> dict[str, Any]:
-    rates = {used.clip: rate for s in samples for used, rate in letters_per_second(s, measures)}
     values = {
         "target_seconds": [m.seconds for m in targets if m.seconds],
         "reference_seconds": [m.seconds for m in references if m.seconds],
         "pitch_hz": [m.pitch_hz for m in clips if m.pitch_hz is not None],
-        "characters_per_second": list(rates.values()),
+        "characters_per_second": list({rate.used.clip: rate.letters_per_second for rate in rates}.values()),
         "peak_dbfs": [m.peak_dbfs for m in clips],
         "level_dbfs": [m.active_dbfs for m in clips],
         "silence_share": [m.silence_share for m in clips],
@@ -103,9 +105,9 @@ def _histogram(values: Sequence[float]) -> dict[str, Any]:
 def _training(
     samples: Sequence[CheckedSample], measures: Measures, run: PlannedRun, tokens_are_counted: bool
 ) -> dict[str, Any]:
-    """Tokens, frames, positions, and the steps and memory that the training files take at these settings.
+    """Return tokens, frames and positions, and the steps and memory that training takes with these settings.
 
-    Samples with an error of their own, or over the limit, are not planned for.
+    Steps and memory leave out samples with an error of their own, and samples over the limit.
     """
     sound = [s for s in samples if not s.problems and not any(measures[used.clip].problems for used in s.clips)]
     lengths = [positions_of(sample, measures) for sample in sound]
@@ -136,7 +138,7 @@ def _training(
 
 
 def memory_class(positions: int, gradient_checkpointing: bool) -> str:
-    """The GPU that a micro-batch of so many positions is expected to fit, in words."""
+    """Return in words the smallest GPU that is expected to hold a micro-batch of ``positions``."""
     need = WEIGHT_GB + OTHER_GB + positions * LAYERS * POSITION_KB[gradient_checkpointing] / 1e6
     fitting = [size for size in GPU_GB if need <= 0.95 * size]
     size = f"{fitting[0]} GB" if fitting else f"more than {GPU_GB[-1]} GB"

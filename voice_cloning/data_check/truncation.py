@@ -1,4 +1,4 @@
-"""Whether a sound file ends before its own header says: decoders often read such a file without a word."""
+"""Finds sound files that end before the end that their header states; decoders often read these without an error."""
 
 import io
 import re
@@ -8,22 +8,22 @@ from typing import BinaryIO
 import soundfile
 
 XING_WITHIN_BYTES = 200
-"""Where the name of an MP3's Xing or Info frame stands: after its header and side information, 36 bytes at most."""
+"""The name Xing or Info is in these first bytes of an MP3, after at most 36 bytes of header and side information."""
 OGG_PAGE_BYTES = 27 + 255 + 255 * 255
-"""The longest page: a header, a table of 255 segments, and these."""
+"""Size of the longest page: a header, a table of 255 segments, and the segments."""
 OGG_LAST_PAGE = 4
-"""Bit of a page header's flags."""
+"""Bit in a page header's flags that marks the last page."""
 UNKNOWN_SIZES = (0, 2**32 - 1)
-"""What programs that write to a pipe put where the size belongs."""
-# libsndfile's log on WAV and RF64, AIFF, W64 and AU whose size is not that of the file.
+"""Sizes in the header of a file that a program wrote to a pipe."""
+# libsndfile's log on a WAV, RF64, AIFF, W64 or AU file whose stated size differs from the file's.
 _WRONG_SIZE = re.compile(r"(?:RIFF|RF64|riff|FORM|Data Size)\s*: (\d+) \(should be (\d+)\)")
 
 
 def truncation(source: Path | bytes) -> str | None:
-    """How a file shows that its end is missing; None if it does not, or if it is no sound file.
+    """Return how a file shows that its end is missing; None if it does not, or if it is no sound file.
 
-    WAV, AIFF, W64 and AU hold their size; FLAC its number of samples; MP3 its size, where it begins with a Xing or Info
-    frame, as nearly all do; Ogg marks its last page.
+    WAV, AIFF, W64 and AU state their size; FLAC states its number of samples. MP3 states its size if it starts with a
+    Xing or Info frame, as nearly all MP3 files do. Ogg marks its last page.
     """
     content = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     with content as file:
@@ -47,12 +47,12 @@ def truncation(source: Path | bytes) -> str | None:
 
 
 def _mp3_truncation(file: BinaryIO) -> str | None:
-    """Whether as many bytes are there as the Xing or Info frame says (decoders fill up what is missing)."""
+    """Compare the file's size with its Xing or Info frame; decoders replace missing audio without an error."""
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     head = file.read(10)
     start = 0
-    if head[:3] == b"ID3":  # a tag before it; seven bits of each byte hold its size
+    if head[:3] == b"ID3":  # a tag before the audio; seven bits of each byte hold the tag's size
         start = 10 + sum((byte & 0x7F) << 7 * (3 - i) for i, byte in enumerate(head[6:10]))
     file.seek(start)
     frame = file.read(XING_WITHIN_BYTES)
@@ -66,7 +66,7 @@ def _mp3_truncation(file: BinaryIO) -> str | None:
 
 
 def _ogg_truncation(file: BinaryIO) -> str | None:
-    """Whether the last page is there, and is marked as the last."""
+    """Check that the last page is complete and marked as the last."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - OGG_PAGE_BYTES))
     tail = file.read()

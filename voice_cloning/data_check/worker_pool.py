@@ -1,4 +1,4 @@
-"""A function applied to many items by processes of their own, with a bar; they import its module and no more."""
+"""Applies a function to many items in several processes, with a progress bar; these import only its module."""
 
 import multiprocessing
 import os
@@ -12,20 +12,20 @@ from boson_multimodal.progress import progress
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 CHUNK = 8
-"""Items that a worker takes at once, where there are many."""
+"""Items that a worker process takes at a time."""
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_processes(
     function: Callable[[Item], Result], items: Sequence[Item], workers: int, title: str, unit: str
 ) -> list[Result]:
-    """``[function(item) for item in items]``; with one worker, or little to do, in this process.
+    """Return ``[function(item) for item in items]``; with one worker or few items it runs in this process.
 
-    Processes are spawned, not forked: a fork of a process in which torch has begun threads may never come to life.
+    Processes are spawned, not forked: a fork of a process in which torch has started threads may hang.
     """
     workers = min(workers, -(-len(items) // CHUNK))
     if workers <= 1:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from arabic_voice_cloning_dataset import parse_record, read_json_records
-from boson_multimodal.chatml import has_as_written_turns
+from boson_multimodal.cloning_example import has_as_written_turns
 from boson_multimodal.errors import InputError
 from voice_cloning.training.run_directory import RUN_FILE
 
@@ -46,7 +46,7 @@ def _flags_of_run(folder: Path, needed: str | None) -> dict[str, Any] | None:
 
 
 def turns_warning(adapter: Path | None) -> str | None:
-    """Return a warning if an adapter was trained on turns that differ from those of ``as_written_messages``, else None.
+    """Return a warning if an adapter was trained on other turns than those of prompt style ``as_written``, else None.
 
     The first record of the training data is compared. If the data no longer exist, there is no warning.
     """

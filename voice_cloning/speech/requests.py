@@ -18,14 +18,13 @@ from arabic_text.normalise import normalise_text
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
 from boson_multimodal.audio_processing.clips import frames_of, read_waveform
 from boson_multimodal.audio_processing.sound_files import Clip
-from boson_multimodal.chatml import as_written_messages, clips_before_target, text_problem, voice_clone_messages
+from boson_multimodal.chatml import clips_before_target, text_problem
+from boson_multimodal.cloning_example import VoiceCloningExample, text_to_speak
 from boson_multimodal.constants import FRAMES_PER_SECOND
-from boson_multimodal.data_types import AudioContent, ChatMLSample, TextContent
+from boson_multimodal.data_types import AudioContent, ChatMLSample
 from boson_multimodal.errors import InputError
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, cut_text, has_words
 
-TEMPLATES = {"as_written": as_written_messages, "voice_clone": voice_clone_messages}
-"""The turns of each prompt style, as the trainer knows them."""
 ENTRY_KEYS = ("id", "text", "reference", "reference_text")
 RUNAWAY_MARK = ".runaway"
 """The end of a runaway's file name, before ``.wav``."""
@@ -82,8 +81,8 @@ def request_of_text(
     text, reference_text = (normalise_text(words, text_normalisation) for words in (text, reference_text))
     pieces = []
     for words in cut_text(text, letters_per_piece):
-        messages, start = TEMPLATES[prompt_style](reference_text.strip(), reference, words, AudioContent())
-        pieces.append(Piece(words, ChatMLSample(messages, start, None, {})))
+        example = VoiceCloningExample(reference_text.strip(), reference, words, AudioContent())
+        pieces.append(Piece(words, example.conversation(prompt_style)))
     return SpeechRequest(name, tuple(pieces), base_dir)
 
 
@@ -176,23 +175,11 @@ def _request_of_record(
 ) -> tuple[SpeechRequest | None, list[str]]:
     sample, problems = parse_record(raw, prompt_style, text_normalisation)
     if sample is None or problems:
-        return None, problems
-    trained = [m for turn, m in enumerate(sample.messages) if sample.trains(turn)]
-    clips = sum(isinstance(part, AudioContent) for m in trained for part in m.content)
+        return None, [problem.message for problem in problems]
+    clips = sum(sample.trains(turn) for turn, _ in sample.clips())
     if clips != 1:
         return None, [f"messages: {clips} clips in trained turns; exactly 1 can be spoken"]
-    return SpeechRequest(name, (Piece(_target_text(sample), sample),), base_dir), []
-
-
-def _target_text(sample: ChatMLSample) -> str:
-    """What the trained clip says: the text of its turn; else ``misc.target_transcript``; else the last text before."""
-    speaks = [any(isinstance(part, AudioContent) for part in message.content) for message in sample.messages]
-    turn = next(turn for turn in range(len(sample.messages)) if sample.trains(turn) and speaks[turn])
-    texts = [[p.text for p in m.content if isinstance(p, TextContent)] for m in sample.messages[: turn + 1]]
-    if texts[-1]:
-        return " ".join(texts[-1]).strip()
-    transcript = sample.misc.get("target_transcript")
-    return transcript if isinstance(transcript, str) and transcript else next(t[-1] for t in reversed(texts) if t)
+    return SpeechRequest(name, (Piece(text_to_speak(sample), sample),), base_dir), []
 
 
 def _entry_problems(raw: Any, number: int, text_normalisation: str) -> tuple[str, list[str]]:

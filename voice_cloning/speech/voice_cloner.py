@@ -36,6 +36,7 @@ from boson_multimodal.audio_processing.mel_features import ReferenceForm
 from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.chatml import speech_prompt
 from boson_multimodal.checkpoints import resolve_checkpoint
+from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, IGNORE_INDEX, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.device import resolve_dtype
@@ -50,7 +51,6 @@ from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, rea
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter, turns_warning
 from voice_cloning.speech.audio import join_pieces
 from voice_cloning.speech.requests import (
-    TEMPLATES,
     Piece,
     SpeechRequest,
     check_references,
@@ -193,8 +193,8 @@ class VoiceCloner:
         self.adapter = None if adapter is None else Path(adapter).expanduser()
         trained = self.adapter or Path(model_path).expanduser()
         self.prompt_style = prompt_style or style_of_adapter(trained)
-        if self.prompt_style not in TEMPLATES:
-            raise InputError(f"prompt_style is {self.prompt_style!r}; it must be one of {list(TEMPLATES)}")
+        if self.prompt_style not in PROMPT_STYLES:
+            raise InputError(f"prompt_style is {self.prompt_style!r}; it must be one of {list(PROMPT_STYLES)}")
         self.text_normalisation = text_normalisation or normalisation_of_adapter(trained)
         if self.text_normalisation not in TEXT_NORMALISATIONS:
             found = f"text_normalisation is {self.text_normalisation!r}"

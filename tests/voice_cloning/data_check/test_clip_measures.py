@@ -1,4 +1,4 @@
-"""What is measured of a clip, against sounds of which it is known; and files that are damaged in any way."""
+"""Tests of clip measures on sounds with known values, and on damaged files."""
 
 import io
 import random
@@ -26,12 +26,12 @@ FORMS += [("AIFF", None), ("W64", None), ("AU", None)]
 
 
 def sine(hertz: float, seconds: float, level: float = 0.5) -> np.ndarray:
-    """(samples,) of a tone."""
+    """Return a tone as (samples,)."""
     return (level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
 
 
 def pulses(hertz: float, seconds: float) -> np.ndarray:
-    """(samples,) of a voice-like sound: harmonics that fall by 6 dB an octave."""
+    """Return a voice-like sound as (samples,): harmonics that fall by 6 dB an octave."""
     return sum(sine(k * hertz, seconds, 0.2 / k) for k in range(1, int(4000 / hertz)))
 
 
@@ -70,7 +70,7 @@ def test_silence_is_counted_at_the_ends_and_in_long_pauses() -> None:
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-6])
-def test_a_clip_without_sound_is_silent_and_not_an_error(level: float) -> None:
+def test_a_clip_without_sound_is_silent_and_has_no_problem(level: float) -> None:
     found = measured(np.full(RATE, level, np.float32))
     assert found.silence_share == 1.0 and found.silence_start == 1.0 and found.silence_end == 0.0
     assert found.pitch_hz is None and len(found.landmarks) == 0
@@ -90,7 +90,7 @@ def encoded_and_read(wave: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("form", "subtype"), FORMS)
-def test_a_file_that_breaks_off_says_so_and_a_whole_one_does_not(form: str, subtype: str | None) -> None:
+def test_truncation_finds_cut_files_and_accepts_whole_ones(form: str, subtype: str | None) -> None:
     content = encoded(pulses(120, 3.0), form, subtype)
     assert truncation(content) is None
     for share in (0.3, 0.6, 0.95):
@@ -111,7 +111,7 @@ def test_an_mp3_behind_a_tag_and_without_a_xing_frame() -> None:
     assert truncation(tag + content) is None
     assert "bytes, " in truncation(tag + content[: len(content) // 2])
     nameless = content.replace(b"Xing", b"\0\0\0\0").replace(b"Info", b"\0\0\0\0")
-    assert truncation(nameless[: len(content) // 2]) is None, "it cannot tell"
+    assert truncation(nameless[: len(content) // 2]) is None, "without the frame, the size is unknown"
 
 
 def test_a_cut_beyond_the_end_is_named(tmp_path: Path) -> None:
@@ -122,11 +122,11 @@ def test_a_cut_beyond_the_end_is_named(tmp_path: Path) -> None:
     assert beyond.problems == {"truncated": f"{path}: 2 s from 0.5 s on are asked for, 1.50 s are there"}
 
 
-# soundfile's own callback may fail inside libsndfile, which then gives up on the file, as it should.
+# soundfile's callback may fail inside libsndfile, which then rejects the file; that is right.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("form", "subtype"), FORMS)
 def test_no_damage_raises_anything(form: str, subtype: str | None) -> None:
-    """Headers whose numbers contradict each other or ask for more memory than there is, files cut anywhere."""
+    """Headers with contradictory or huge numbers, and files cut anywhere, give problems and no exception."""
     rng, content = random.Random(0), encoded(pulses(120, 0.5), form, subtype)
     kinds = set()
     for _ in range(60):
@@ -141,7 +141,7 @@ def test_no_damage_raises_anything(form: str, subtype: str | None) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e20])
-def test_samples_that_no_number_holds_are_named(value: float) -> None:
+def test_samples_that_are_not_usable_numbers_are_named(value: float) -> None:
     wave = pulses(120, 0.5)
     wave[100] = value
     assert list(measure_file([Clip(encoded(wave, "WAV", "FLOAT"), 0.0, None)])[0].problems) == ["nan"]

@@ -1,4 +1,4 @@
-"""The report's page: data stays text, players play from disk, and the page looks as it did."""
+"""Tests of the report page: data stays text, players play from disk, and the page looks like its pictures."""
 
 import io
 import time
@@ -19,11 +19,12 @@ from voice_cloning.data_check import report_page
 from voice_cloning.data_check.report_page import SAMPLES_SHOWN, write_page
 
 BLOCK = 8
-"""Pixels of a picture that are compared as one."""
+"""Width and height in pixels of the blocks whose means are compared."""
 TOLERANCE = 4.0
 """Largest difference of a block's mean, of 255. Measured: 0.0 on a machine with other fonts and other hinting; 7.9 for
-a finding's edge of 3.2 instead of 4.8 pixels, 15 for a bar colour one step of 16 lighter, 26 for a gap of 14.4, not
-12.8, pixels between the plots, 25 without the lines between samples. What moves the end of the page differs in size."""
+a finding's edge of 3.2 instead of 4.8 pixels, 15 for a bar colour one step of 16 lighter, 26 for a gap of 14.4 instead
+of 12.8 pixels between the plots, 25 without the lines between samples. A change that moves the end of the page changes
+the picture's size."""
 EMPTY = {"errors": [], "warnings": [], "summary": {}, "samples": {}}
 PLAY = """(async () => {
   for (const closed of document.querySelectorAll("details")) closed.open = true;
@@ -42,12 +43,12 @@ PLAY = """(async () => {
 
 
 class Elements(HTMLParser):
-    """What a page consists of.
+    """The elements of a page.
 
     Attributes:
-        tags: how many elements of each name there are.
-        found: (name, attributes) of each.
-        text: what stands between them, styles left out.
+        tags: name -> number of elements.
+        found: (name, attributes) of each element.
+        text: the text between the elements.
     """
 
     def __init__(self, page: Path) -> None:
@@ -70,7 +71,7 @@ class Elements(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example's page, in a folder whose name an address must encode too."""
+    """Write the example's page to a folder whose name must be encoded in addresses too."""
     root = tmp_path_factory.mktemp("report")
     folder = root / "تقرير of #1"
     folder.mkdir()
@@ -91,7 +92,7 @@ def test_data_stays_text(page: Path) -> None:
     assert "<!doctype html>" in page.read_text(encoding="utf-8")[:20]
 
 
-def test_the_page_names_nothing_on_the_network(page: Path) -> None:
+def test_the_page_has_no_network_address(page: Path) -> None:
     content = page.read_text(encoding="utf-8")
     assert "http:" not in content and "https:" not in content and "url(" not in content and "@import" not in content
 
@@ -105,7 +106,7 @@ def test_players_find_clips_by_relative_encoded_paths(page: Path) -> None:
 
 
 def test_a_path_through_a_link_leads_to_the_same_clip(tmp_path: Path) -> None:
-    """The kernel takes ``link/..`` to the folder that the link's target lies in, a browser to that of the link."""
+    """For the kernel ``link/..`` is the parent of the link's target, for a browser it is the parent of the link."""
     clip = write_clips(tmp_path / "far" / "clips")["tone.wav"]
     (tmp_path / "far" / "lists").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "far" / "lists")
@@ -126,7 +127,7 @@ def test_errors_come_first_and_open_warnings_closed(page: Path) -> None:
     ]
 
 
-def test_arabic_is_marked_as_such_and_what_cannot_be_seen_is_shown(page: Path) -> None:
+def test_texts_are_marked_as_arabic_and_invisible_characters_are_shown(page: Path) -> None:
     elements = Elements(page)
     texts = [a for tag, a in elements.found if tag == "p" and a.get("class") == "text"]
     assert texts and all(a["dir"] == "rtl" and a["lang"] == "ar" for a in texts)
@@ -134,7 +135,7 @@ def test_arabic_is_marked_as_such_and_what_cannot_be_seen_is_shown(page: Path) -
     assert not set("\u202e\u202c\ud800") & set(elements.text)
 
 
-def test_a_finding_of_many_samples_stays_small(tmp_path: Path) -> None:
+def test_the_page_of_a_finding_with_many_samples_stays_small(tmp_path: Path) -> None:
     report = example(write_clips(tmp_path / "clips"), many=10_000)
     elements = Elements(write_page(report, tmp_path))
     assert "9,950 further samples are listed in report.json only" in elements.text
@@ -142,17 +143,17 @@ def test_a_finding_of_many_samples_stays_small(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").stat().st_size < 500_000
 
 
-def test_embedded_audio_is_held_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedded_audio_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = "data:audio/wav;base64," + "A" * 978
     samples = {f"s{i}": {"audio": address} for i in range(4)}
     report = EMPTY | {"errors": [finding("k", list(samples), 0.1, "")], "samples": samples}
     monkeypatch.setattr(report_page, "EMBEDDED_BYTES", 3000)
     elements = Elements(write_page(report, tmp_path))
     assert elements.sources() == [address] * 3
-    assert elements.text.count("too long to be put into this page") == 1
+    assert elements.text.count("the record itself holds this clip, which is too long for this page") == 1
 
 
-def test_an_empty_report_says_that_all_is_well(tmp_path: Path) -> None:
+def test_an_empty_report_says_that_there_are_no_findings(tmp_path: Path) -> None:
     elements = Elements(write_page(EMPTY, tmp_path))
     assert "No errors and no warnings." in elements.text
     assert elements.tags["details"] == 0
@@ -160,12 +161,12 @@ def test_an_empty_report_says_that_all_is_well(tmp_path: Path) -> None:
 
 @needs_chromium
 def test_every_player_plays_from_disk(page: Path, browser: Browser) -> None:
-    """All four formats, Arabic and reserved characters in paths, cuts, and audio within the page."""
+    """The page has all four formats, Arabic and reserved characters in paths, cuts, and embedded audio."""
     browser.open(page, 1000)
     sources = Elements(page).sources()
     assert {Path(name).suffix for name in CLIPS} <= {Path(s.partition("#")[0]).suffix for s in sources}
     assert any(source.startswith("data:") for source in sources)
-    # One of each is enough: the warning of 120 samples names the same two clips over and over.
+    # One sample is enough: all 120 samples of this warning have the same two clips.
     browser.ask("document.querySelectorAll('#warning-low_native_rate li:nth-child(n+2)').forEach(li => li.remove())")
     assert browser.ask("document.querySelectorAll('audio').length") >= 8
     assert browser.ask(PLAY) == []
@@ -183,7 +184,7 @@ def test_hostile_text_does_nothing_in_a_browser(page: Path, browser: Browser) ->
     browser.open(page, 1000)
     assert browser.ask("document.querySelectorAll('script, img, b').length") == 0
     assert browser.ask("document.title") == report_page.TITLE
-    # Had it got through, the page's policy would still have kept it from running.
+    # The page's policy prevents a script even if one is inserted.
     run = "new Promise(r => setTimeout(() => r(document.title), 300))"
     injected = "document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title=1\">')"
     assert browser.ask(f"({injected}, {run})") == report_page.TITLE
@@ -191,7 +192,7 @@ def test_hostile_text_does_nothing_in_a_browser(page: Path, browser: Browser) ->
 
 @needs_chromium
 @pytest.mark.parametrize("width", [320, 390, 1000])
-def test_nothing_sticks_out_of_the_window(page: Path, browser: Browser, width: int) -> None:
+def test_no_element_is_wider_than_the_window(page: Path, browser: Browser, width: int) -> None:
     browser.open(page, width)
     browser.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
     out = "[...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth + 0.5"
@@ -210,7 +211,7 @@ def test_the_keyboard_reaches_links_findings_and_players(page: Path, browser: Br
 
 
 @needs_chromium
-def test_paper_shows_all_findings_and_no_players(page: Path, browser: Browser) -> None:
+def test_a_print_shows_all_findings_and_no_players(page: Path, browser: Browser) -> None:
     browser.open(page, 1000)
     advice = "document.querySelector('#warning-low_native_rate p').checkVisibility()"
     assert not browser.ask(advice)
@@ -223,8 +224,8 @@ def test_paper_shows_all_findings_and_no_players(page: Path, browser: Browser) -
 
 
 @needs_chromium
-def test_a_large_page_opens_at_once(tmp_path: Path, browser: Browser) -> None:
-    """Twenty findings with all the samples that a page shows: 1000 samples, 2000 players."""
+def test_a_large_page_opens_in_10_seconds(tmp_path: Path, browser: Browser) -> None:
+    """The page has twenty findings with the largest number of samples each: 1000 samples, 2000 players."""
     report = example(write_clips(tmp_path / "clips"), many=1000)
     large = report["warnings"][0]
     report["warnings"] = [large | {"kind": f"kind_{i}"} for i in range(20)]
@@ -236,21 +237,21 @@ def test_a_large_page_opens_at_once(tmp_path: Path, browser: Browser) -> None:
 
 @needs_chromium
 @pytest.mark.parametrize("name", PICTURES)
-def test_the_page_looks_as_it_did(page: Path, browser: Browser, name: str, tmp_path: Path) -> None:
-    """If the change is meant: look at the page, then ``python -m tests.report_pictures``."""
+def test_the_page_looks_like_its_pictures(page: Path, browser: Browser, name: str, tmp_path: Path) -> None:
+    """After an intended change, look at the page, then run ``python -m tests.report_pictures``."""
     png = take(browser, page, name)
     (tmp_path / f"{name}.png").write_bytes(png)
     assert difference(png, (FOLDER / f"{name}.png").read_bytes()) <= TOLERANCE, f"see {tmp_path}/{name}.png"
 
 
 def difference(one: bytes, other: bytes) -> float:
-    """Largest difference of the mean of a block's colour channel, 0 to 255; infinite for pictures of two sizes."""
+    """Return the largest difference of block means, from 0 to 255; infinite for pictures of different sizes."""
     first, second = blocks(one), blocks(other)
     return float(np.abs(first - second).max()) if first.shape == second.shape else float("inf")
 
 
 def blocks(png: bytes) -> np.ndarray[Any, Any]:
-    """(rows, columns, 3) means of blocks, of 255; what is left at the right and the bottom is cut."""
+    """Return (rows, columns, 3) means of blocks, from 0 to 255, without partial blocks at the right and the bottom."""
     pixels = 255.0 * imread(io.BytesIO(png), format="png")[..., :3]
     rows, columns = pixels.shape[0] // BLOCK, pixels.shape[1] // BLOCK
     cut = pixels[: rows * BLOCK, : columns * BLOCK]

@@ -1,4 +1,4 @@
-"""Copies are found whatever was done to them, and the same words said again are not."""
+"""Tests of same_speech: changed copies of a recording are found; the same words recorded again are not."""
 
 import io
 import json
@@ -28,13 +28,13 @@ from voice_cloning.data_check.same_speech import (
 )
 
 RATE = 16000
-"""Of the real utterances, which are joined from words of a second each."""
+"""Sampling rate of the real utterances, which are joined from words of one second each."""
 Copy = tuple[str, np.ndarray, int]
 PROJECT = Path(same_speech.__file__).resolve().parents[2]
 
 
 def encoded(samples: np.ndarray, rate: int, form: str, subtype: str, **settings: Any) -> np.ndarray:
-    """Through a lossy encoder and back."""
+    """Return the samples after a lossy encoder and its decoder."""
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=form, subtype=subtype, **settings)
     file.seek(0)
@@ -42,7 +42,7 @@ def encoded(samples: np.ndarray, rate: int, form: str, subtype: str, **settings:
 
 
 def mp3(samples: np.ndarray, rate: int, level: float) -> np.ndarray:
-    """At 0.99 at the lowest rate there is: 8 kbit/s for 16 kHz."""
+    """Return the samples after MP3; level 0.99 is the lowest bit rate, 8 kbit/s for 16 kHz."""
     return encoded(samples, rate, "MP3", "MPEG_LAYER_III", compression_level=level, bitrate_mode="CONSTANT")
 
 
@@ -51,7 +51,7 @@ def opus(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def copies(samples: np.ndarray, rate: int) -> Iterator[Copy]:
-    """What happens to clips: name, samples, sampling rate."""
+    """Yield changed copies of a clip: name of the change, samples, sampling rate."""
     cut, middle = int(0.3 * rate), len(samples) // 2
     without_middle = np.concatenate([samples[:middle], samples[middle + cut :]])
     noise = np.random.default_rng(0).standard_normal(len(samples)).astype(np.float32)
@@ -82,7 +82,7 @@ def read(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def utterances() -> dict[str, np.ndarray]:
-    """The real ones, by their path within the samples."""
+    """Return the real utterances by their path within the samples."""
     return {str(p.relative_to(SAMPLES_DIR)): read(p) for p in sorted(SAMPLES_DIR.glob("clips/*/*.flac"))}
 
 
@@ -93,7 +93,7 @@ def fingerprints(utterances: dict[str, np.ndarray]) -> list[np.ndarray]:
 
 @pytest.fixture(scope="module")
 def spoken() -> list[list[np.ndarray]]:
-    """Synthetic speech: for each sentence two renderings in one voice, which differ in pitch and breath."""
+    """Return two renderings of each sentence in one synthetic voice, which differ in pitch and breath."""
     return [
         [synthesise(text, VOICES[voice], np.random.default_rng(seed)).astype(np.float32) for seed in (0, 1)]
         for voice in VOICES
@@ -102,12 +102,12 @@ def spoken() -> list[list[np.ndarray]]:
 
 
 def words(samples: np.ndarray) -> set[bytes]:
-    """The recordings that an utterance is joined from."""
+    """Return the recordings that an utterance is joined from."""
     return {samples[i : i + RATE].tobytes() for i in range(0, len(samples), RATE)}
 
 
 def missed(samples: np.ndarray, rate: int) -> list[tuple[str, int, float]]:
-    """Copies of a clip that are not found, with what was measured."""
+    """Return the copies of a clip that are not found, with their equal landmarks and shared share."""
     own = landmarks(samples, rate)
     found = []
     for name, copy, copy_rate in copies(samples, rate):
@@ -151,12 +151,12 @@ def test_a_common_word_is_a_candidate_and_not_the_same_speech(
     assert len(certain) > len(pairs) / 2
     for i, j, seconds in certain:
         assert (i, j) in pairs
-        assert abs(seconds - round(seconds)) < 0.04, "words lie at whole seconds"
+        assert abs(seconds - round(seconds)) < 0.04, "words start at whole seconds"
 
 
 @needs_samples
 def test_no_record_of_the_samples_is_found(utterances: dict[str, np.ndarray]) -> None:
-    """Ten of them have a word's recording in reference and target."""
+    """Ten records have the recording of one word in both reference and target."""
     shares = []
     for record in json.loads((SAMPLES_DIR / "train_chatml_samples.json").read_text(encoding="utf-8")):
         user, assistant = record["messages"][1:]
@@ -166,7 +166,7 @@ def test_no_record_of_the_samples_is_found(utterances: dict[str, np.ndarray]) ->
     assert max(shares) < SAME_SPEECH_SHARE - 0.1
 
 
-def test_the_same_words_said_again_are_not_the_same_speech(spoken: list[list[np.ndarray]]) -> None:
+def test_another_recording_of_the_same_words_is_not_the_same_speech(spoken: list[list[np.ndarray]]) -> None:
     for one, other in spoken:
         assert shared_share(one, SAMPLE_RATE, other, SAMPLE_RATE) < 0.3
 
@@ -190,7 +190,7 @@ def test_silence_equals_nothing() -> None:
     assert candidate_pairs([none, none]) == candidate_pairs([]) == []
 
 
-def test_very_short_and_broken_clips_do_no_harm(spoken: list[list[np.ndarray]]) -> None:
+def test_very_short_and_broken_clips_raise_no_error(spoken: list[list[np.ndarray]]) -> None:
     long = spoken[0][0]
     for length in (1, 2, 100, 500, 3000, 5000):
         assert 0.0 <= shared_share(long[9000 : 9000 + length], SAMPLE_RATE, long, SAMPLE_RATE) <= 1.0
@@ -208,7 +208,7 @@ def random_fingerprints(clips: int, hashes: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("pairs_at_once", [1 << 25, 500])
-def test_candidates_are_what_the_pairwise_count_says(monkeypatch: pytest.MonkeyPatch, pairs_at_once: int) -> None:
+def test_candidates_are_those_of_a_pairwise_count(monkeypatch: pytest.MonkeyPatch, pairs_at_once: int) -> None:
     monkeypatch.setattr(same_speech, "PAIRS_AT_ONCE", pairs_at_once)
     many = random_fingerprints(60, 3000)
     expected = [(i, j) for i in range(60) for j in range(i + 1, 60) if share_landmarks(many[i], many[j]) >= 2]
