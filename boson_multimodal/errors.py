@@ -1,4 +1,4 @@
-"""The error for wrong input of the user, the problems that it lists, and how many of them are listed."""
+"""The error for wrong input of the user, and functions that list many problems in one error."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class InputError(ValueError):
 
 
 class ProblemKind(StrEnum):
-    """What is wrong with a sample. The values are the kinds that the data check reports."""
+    """The kind of a problem with a sample. The values are the kinds that the data check reports."""
 
     MALFORMED_RECORD = "malformed_record"
     MISSING_TEXT = "missing_text"
@@ -26,10 +26,10 @@ class ProblemKind(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a sample.
+    """A problem with a sample.
 
     Attributes:
-        kind: what it is about.
+        kind: the kind of the problem.
         message: ``field: value; what would be right``. It is also the problem's ``str``.
     """
 
@@ -55,10 +55,10 @@ def raise_if_any(heading: str, offenders: Sequence[str | Problem]) -> None:
 
 
 def call_for_each(function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
-    """``function(item)`` of every item in order, such as a file that it reads.
+    """Call ``function`` for every item, such as a file to read, and return the results in order.
 
     Raises:
-        InputError: if any call raised one, after all calls, with the messages of all of them.
+        InputError: if any call raised one. It is raised after all calls, with all their messages.
     """
     found: list[Found] = []
     messages: list[str] = []

@@ -1,4 +1,4 @@
-"""Progress: whole lines in a file, few of them; a bar in a terminal."""
+"""Test progress: few, complete lines in a file, and a bar in a terminal."""
 
 import os
 import re
@@ -32,7 +32,7 @@ print("end of the work", file=sys.stderr)
 
 
 class Clock:
-    """Stands in for the time that tqdm reads."""
+    """A stand-in for the clock that tqdm reads."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -53,7 +53,7 @@ def command(seconds_between_lines: float) -> list[str]:
 
 
 def in_a_terminal(words: list[str]) -> str:
-    """What a command shows in a terminal."""
+    """Return the output of a command in a terminal."""
     ours, theirs = open_terminal()
     process = subprocess.Popen(words, cwd=PROJECT, stdout=theirs, stderr=theirs)
     os.close(theirs)

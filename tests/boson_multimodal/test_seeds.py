@@ -1,4 +1,4 @@
-"""Seeds from numbers: the values are those of earlier releases, which recorded runs hang on."""
+"""Test that seeds have the values of earlier releases, on which recorded runs depend."""
 
 from boson_multimodal.seeds import seed_of
 

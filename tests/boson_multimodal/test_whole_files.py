@@ -1,4 +1,4 @@
-"""Files and folders are there whole or not at all."""
+"""Test that files and folders are always complete or missing."""
 
 import os
 import signal
@@ -56,7 +56,7 @@ def test_a_stream_that_breaks_off_leaves_the_old_file_and_no_other(tmp_path: Pat
 
 @pytest.mark.parametrize("last", [0, 1])
 def test_two_writers_of_one_path_do_not_disturb_each_other(last: int, tmp_path: Path) -> None:
-    """The one that ends last wins, and its content is its own alone."""
+    """The process that ends last wins, and its file is not mixed with another."""
     path = tmp_path / "config.json"
     writers = [open_whole(path), open_whole(path)]
     files = [writer.__enter__() for writer in writers]
@@ -103,7 +103,7 @@ def test_a_killed_writer_leaves_the_old_file_and_one_that_the_prefix_finds(tmp_p
     assert path.read_bytes() == b"old"
     (left,) = tmp_path.glob(f"{TEMPORARY_PREFIX}*")
     assert left.read_bytes() == b"half"
-    assert list(tmp_path.glob("*.wav")) == [path], "nobody takes the half file for a clip"
+    assert list(tmp_path.glob("*.wav")) == [path], "the incomplete file does not look like a clip"
     write_whole(path, b"new")
     assert path.read_bytes() == b"new"
 

@@ -106,8 +106,8 @@ def read_manifest(
             name, found = _entry_problems(raw, number, text_normalisation)
             if not found:
                 reference = AudioContent(audio_url=raw["reference"], where="reference")
-                told = raw["text"], reference, raw["reference_text"]
-                request = request_of_text(name, *told, prompt_style, path.parent, letters_per_piece, text_normalisation)
+                prompt = raw["text"], reference, raw["reference_text"], prompt_style
+                request = request_of_text(name, *prompt, path.parent, letters_per_piece, text_normalisation)
         if name in names:
             found.append("id: another entry has the same id; each id is the name of a file")
         names.add(name)
