@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_text.sample_texts import normalise_sample
-from arabic_voice_cloning_training_collator import ChatMLDatasetSample
 from boson_multimodal.audio_processing.clip_encoding import ClipFacts, ClipUse, CodeSource, check_clips, encode_clips
 from boson_multimodal.audio_processing.clips import frames_of
 from boson_multimodal.audio_processing.code_cache import CodeCache
@@ -22,17 +21,16 @@ from boson_multimodal.audio_processing.codes_file import codes_name
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.mel_features import AS_CODES, TOKENS_AROUND_CHUNK, ReferenceForm
 from boson_multimodal.audio_processing.sound_files import Clip
-from boson_multimodal.chatml import prepare_chatml_sample, text_problem, to_voice_clone
+from boson_multimodal.chatml import prepare_chatml_sample, text_problem
+from boson_multimodal.cloning_example import PROMPT_STYLES, VoiceCloningExample
 from boson_multimodal.constants import AUDIO_IN, AUDIO_OUT
 from boson_multimodal.data_types import ChatMLSample, TextContent, parse_sample
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.dataset_sample import ChatMLDatasetSample
+from boson_multimodal.errors import InputError, Problem, ProblemKind, raise_if_any
+from boson_multimodal.flags import flag
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 
-PROMPT_STYLES = {
-    "as_written": "keeps the turns of the file",
-    "voice_clone": "rewrites each sample into the prompt the released model was shown to clone with: reference text, "
-    "reference audio as an untrained assistant turn, target text, then target audio alone",
-}
+AS_WRITTEN_ADVICE = "--prompt_style as_written trains on the turns of the file as they are"
 
 
 @dataclass(kw_only=True)
@@ -48,41 +46,40 @@ class ArabicVoiceCloningDatasetConfig:
         max_positions_per_sample: longest sample, in sequence positions after audio is expanded.
     """
 
-    prompt_style: str = field(
-        default="as_written",
-        metadata={
-            "help": "as_written keeps the turns of the file; voice_clone rewrites each sample into the prompt that the "
-            "released model was shown to clone with (reference text, reference audio as an untrained assistant turn, "
-            "target text, target audio).",
-            "choices": list(PROMPT_STYLES),
-        },
+    prompt_style: str = flag(
+        "voice_clone",
+        "voice_clone rewrites each sample into the prompt that the released model was shown to clone with (reference "
+        "text, reference audio as an untrained assistant turn, target text, target audio), which other software can "
+        "send too; as_written keeps the turns of the file.",
+        list(PROMPT_STYLES),
+        before="as_written",
     )
-    text_normalisation: str = field(
-        default="none",
-        metadata={
-            "help": "none trains on texts as written, for only who wrote them knows how their digits were read; speech "
-            "normalises user and assistant texts and spells digits and signs out in Arabic, speech_keep_digits leaves "
-            "the digits. Speech with the adapter follows it.",
-            "choices": list(TEXT_NORMALISATIONS),
-        },
+    text_normalisation: str = flag(
+        "none",
+        "none trains on the texts as written, since only their author knows how digits were read; speech normalises "
+        "user and assistant texts and spells digits and signs out in Arabic; speech_keep_digits leaves the digits. "
+        "Synthesis with the adapter normalises in the same way.",
+        list(TEXT_NORMALISATIONS),
+        before="none",
     )
-    code_cache_dir: str = field(
-        default="~/.cache/higgs_audio_v2_codes",
-        metadata={"help": "Folder of encoded clips, keyed by content, cut and codec. Runs may share it."},
+    code_cache_dir: str = flag(
+        "~/.cache/higgs_audio_v2_codes",
+        "Folder of encoded clips, keyed by content, cut and codec. Runs may share it.",
+        in_identity=False,
+        card="private",
     )
-    codes: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Files of codes (.safetensors, see docs/codes.md) to train from: neither the clips nor the codec "
-            "are needed then."
-        },
+    codes: list[str] = flag(
+        [],
+        "Files of codes (.safetensors, see docs/codes.md) to train from. Then neither the clips nor the codec are "
+        "needed.",
+        in_identity=False,
+        card="private",
     )
-    drop_invalid: bool = field(
-        default=False, metadata={"help": "Drop and count invalid samples instead of stopping with the list of them."}
+    drop_invalid: bool = flag(
+        False, "Drop and count invalid samples instead of stopping with the list of them.", in_identity=False
     )
-    max_positions_per_sample: int = field(
-        default=2048,
-        metadata={"help": "Longest sample: text tokens plus audio columns (25 per second, references included)."},
+    max_positions_per_sample: int = flag(
+        2048, "Longest sample: text tokens plus audio columns (25 per second, references included).", in_identity=False
     )
 
     _argument_group_name = "data"
@@ -98,6 +95,25 @@ class ArabicVoiceCloningDatasetConfig:
             raise InputError(f"max_positions_per_sample is {self.max_positions_per_sample}; it must be at least 1")
 
 
+@dataclass(slots=True)
+class RecordClip:
+    """A clip of a record.
+
+    Attributes:
+        clip: which cut of which file.
+        is_reference: whether it stands in an ``<|AUDIO|>`` slot.
+        where: the field of the record that names it.
+        name: what files of codes call it.
+        facts: what the check of the clip found.
+    """
+
+    clip: Clip
+    is_reference: bool
+    where: str
+    name: str
+    facts: ClipFacts = ClipFacts()
+
+
 @dataclass
 class Record:
     """A sample of the file on its way to the dataset.
@@ -105,27 +121,20 @@ class Record:
     Attributes:
         sample_id: ``misc.sample_id``, else ``record N``.
         problems: what is wrong with it; empty for a sound one.
-        input_ids, label_ids, clips: see ``prepare_chatml_sample``.
-        references: whether each clip stands in an ``<|AUDIO|>`` slot.
-        fields: where in the record each clip stands.
-        names: what files of codes call each clip.
-        facts: what the check of each clip found.
+        input_ids, label_ids: see ``prepare_chatml_sample``.
+        clips: in the order of their slots.
     """
 
     sample_id: str
-    problems: list[str]
+    problems: list[Problem]
     input_ids: list[int] = field(default_factory=list)
     label_ids: list[int] = field(default_factory=list)
-    clips: list[Clip] = field(default_factory=list)
-    references: list[bool] = field(default_factory=list)
-    fields: list[str] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    facts: list[ClipFacts] = field(default_factory=list)
+    clips: list[RecordClip] = field(default_factory=list)
 
     @property
     def keys(self) -> list[str]:
         """Cache key of each clip."""
-        return [facts.key for facts in self.facts]
+        return [clip.facts.key for clip in self.clips]
 
 
 class ArabicVoiceCloningDataset(Dataset):
@@ -173,7 +182,7 @@ class ArabicVoiceCloningDataset(Dataset):
             raise_if_any(f"{data_path}: none of its {len(records)} samples is valid", offenders)
         if not config.drop_invalid:
             raise_if_any(f"{data_path}: invalid samples (--drop_invalid leaves them out)", offenders)
-        self.num_absent = len({f.key for r in self.records for f in r.facts if f.is_absent})
+        self.num_absent = len({c.facts.key for r in self.records for c in r.clips if c.facts.is_absent})
         self.lengths: list[int] = []
 
     def __len__(self) -> int:
@@ -182,13 +191,18 @@ class ArabicVoiceCloningDataset(Dataset):
     def __getitem__(self, index: int) -> ChatMLDatasetSample:
         record = self.records[index]
         codes = [
-            self._codes(record, key) if self._is_coded(is_reference) else None
-            for key, is_reference in zip(record.keys, record.references, strict=True)
+            self._codes(record, used.facts.key) if self._is_coded(used.is_reference) else None for used in record.clips
         ]
-        waveforms = self.reference.waveforms(record.clips, record.references)
+        waveforms = self.reference.waveforms(
+            [used.clip for used in record.clips], [used.is_reference for used in record.clips]
+        )
         return ChatMLDatasetSample.of_clips(
             record.input_ids, record.label_ids, codes, waveforms, self.cache.num_codebooks
         )
+
+    def sample_ids(self, indices: Sequence[int]) -> str:
+        """Return the ids of some samples, for messages."""
+        return ", ".join(self.records[i].sample_id for i in indices)
 
     def fingerprint(self) -> str:
         """Hex digest of the samples' ids, tokens, labels and clips in order: equal data give equal digests."""
@@ -199,7 +213,7 @@ class ArabicVoiceCloningDataset(Dataset):
 
     def summary(self) -> dict[str, Any]:
         """For people: the file's name, how many samples and distinct clips, and the hours of all these clips."""
-        clips = {f.key: f for r in self.records for f in r.facts}.values()
+        clips = {c.facts.key: c.facts for r in self.records for c in r.clips}.values()
         seconds = sum(f.frames / self.frames_per_second if f.frames else f.samples / f.sampling_rate for f in clips)
         return {
             "file": self.data_path.name,
@@ -215,12 +229,11 @@ class ArabicVoiceCloningDataset(Dataset):
         Returns:
             How many clips all ranks encoded. The codec is loaded only if there are any.
         """
-        used = [use for r in self.records for use in zip(r.clips, r.facts, r.references, strict=True)]
-        clips = {facts.key: (clip, facts) for clip, facts, is_reference in used if self._is_coded(is_reference)}
-        missing = {key: clips[key] for key in sorted(clips) if clips[key][1].frames is None}
+        clips = {c.facts.key: c for r in self.records for c in r.clips if self._is_coded(c.is_reference)}
+        missing = {key: (c.clip, c.facts) for key, c in sorted(clips.items()) if c.facts.frames is None}
         if isinstance(self.cache, CodeCache):
             encode_clips(missing, self.cache, load_codec)
-        frames = {key: facts.frames or self._frames(key) for key, (_, facts) in clips.items()}
+        frames = {key: used.facts.frames or self._frames(key) for key, used in clips.items()}
         self.lengths = [self._positions(r, [frames.get(key, 0) for key in r.keys]) for r in self.records]
         return len(missing)
 
@@ -244,11 +257,11 @@ class ArabicVoiceCloningDataset(Dataset):
     def _positions(self, record: Record, frames: list[int]) -> int:
         """Sequence positions of a sample whose clips have so many frames."""
         positions = len(record.input_ids) - len(frames)
-        for count, facts, is_reference in zip(frames, record.facts, record.references, strict=True):
-            if self._is_coded(is_reference):
+        for count, used in zip(frames, record.clips, strict=True):
+            if self._is_coded(used.is_reference):
                 positions += columns_of(count, self.cache.num_codebooks, self.use_delay_pattern)
-            if is_reference:
-                chunks = self.reference.chunk_positions(facts.samples, facts.sampling_rate)
+            if used.is_reference:
+                chunks = self.reference.chunk_positions(used.facts.samples, used.facts.sampling_rate)
                 positions += sum(chunks) + TOKENS_AROUND_CHUNK * max(0, len(chunks) - 1)
         return positions
 
@@ -256,8 +269,8 @@ class ArabicVoiceCloningDataset(Dataset):
         """Look up or open every clip, each rank its share; a problem goes to every record that uses the clip."""
         slots: dict[tuple[Clip, str], set[bool]] = defaultdict(set)
         for record in records:
-            for clip, name, is_reference in zip(record.clips, record.names, record.references, strict=True):
-                slots[clip, name].add(is_reference)
+            for used in record.clips:
+                slots[used.clip, used.name].add(used.is_reference)
         has_features = self.reference.chunk_seconds is not None
         uses = [
             ClipUse(clip, name, any(map(self._is_coded, found)), has_features and True in found)
@@ -266,32 +279,39 @@ class ArabicVoiceCloningDataset(Dataset):
         facts = check_clips(uses, self.cache, self.frames_per_second, self.data_path.name)
         found = dict(zip(slots, facts, strict=True))
         for record in records:
-            record.facts = [found[use] for use in zip(record.clips, record.names, strict=True)]
-            named = zip(record.fields, record.facts, strict=True)
-            record.problems += [f"{where}: {facts.problem}" for where, facts in named if facts.problem]
+            for used in record.clips:
+                used.facts = found[used.clip, used.name]
+            record.problems += [
+                Problem(ProblemKind.UNUSABLE_AUDIO, f"{used.where}: {used.facts.problem}")
+                for used in record.clips
+                if used.facts.problem
+            ]
 
     def _check_limits(self, records: list[Record], max_positions: int) -> None:
         for record in records:
             if record.problems:
                 continue
-            record.problems += self._long_references(record)
-            frames = [f.frames or frames_of(f.samples, f.sampling_rate, self.frames_per_second) for f in record.facts]
+            too_long = self._long_references(record)
+            found = [used.facts for used in record.clips]
+            frames = [f.frames or frames_of(f.samples, f.sampling_rate, self.frames_per_second) for f in found]
             positions = self._positions(record, frames)
             if positions > max_positions:
-                record.problems.append(
+                too_long.append(
                     f"is {positions} positions long, {sum(frames)} of them audio frames; the limit is {max_positions} "
                     "(--max_positions_per_sample, --max_tokens_per_batch): cut its clips or raise the limit"
                 )
+            record.problems += [Problem(ProblemKind.OVER_LIMIT, problem) for problem in too_long]
 
     def _long_references(self, record: Record) -> list[str]:
         """References that are given in both forms and are longer than a chunk: codes have no chunks."""
         if not self.reference.codes:
             return []
         return [
-            f"{where}: a reference of {facts.samples / facts.sampling_rate:g} s; this model takes references as codes "
-            f"and as features of {self.reference.chunk_seconds} s at most: cut it (duration)"
-            for where, facts, is_reference in zip(record.fields, record.facts, record.references, strict=True)
-            if is_reference and len(self.reference.chunk_positions(facts.samples, facts.sampling_rate)) > 1
+            f"{used.where}: a reference of {used.facts.samples / used.facts.sampling_rate:g} s; this model takes "
+            f"references as codes and as features of {self.reference.chunk_seconds} s at most: cut it (duration)"
+            for used in record.clips
+            if used.is_reference
+            and len(self.reference.chunk_positions(used.facts.samples, used.facts.sampling_rate)) > 1
         ]
 
 
@@ -311,11 +331,12 @@ def read_records(
         records.append(record)
         if sample is None or problems:
             continue
-        record.input_ids, record.label_ids, contents, _ = prepare_chatml_sample(sample, tokenizer)
-        record.clips = [Clip.of(content, path.parent) for content in contents]
-        record.references = [token == slots[0] for token in record.input_ids if token in slots]
-        record.fields = [content.where for content in contents]
-        record.names = [codes_name(content) for content in contents]
+        record.input_ids, record.label_ids, contents = prepare_chatml_sample(sample, tokenizer)
+        references = [token == slots[0] for token in record.input_ids if token in slots]
+        record.clips = [
+            RecordClip(Clip.of(content, path.parent), is_reference, content.where, codes_name(content))
+            for content, is_reference in zip(contents, references, strict=True)
+        ]
     return records
 
 
@@ -327,18 +348,21 @@ def sample_id_of(raw: Any, number: int) -> str:
 
 def parse_record(
     raw: Any, prompt_style: str, text_normalisation: str = "none"
-) -> tuple[ChatMLSample | None, list[str]]:
+) -> tuple[ChatMLSample | None, list[Problem]]:
     """The conversation of one JSON record in the given form, and every problem that makes it useless."""
     sample, problems = parse_sample(raw)
     if sample is not None:
         problems = _content_problems(sample)
     if sample is not None and not problems and text_normalisation != "none":
         sample = normalise_sample(sample, text_normalisation)
-        problems = [
-            f"{problem}, after text_normalisation {text_normalisation}" for problem in _content_problems(sample)
-        ]
+        addition = f", after text_normalisation {text_normalisation}"
+        problems = [replace(p, message=p.message + addition) for p in _content_problems(sample)]
     if sample is not None and not problems and prompt_style == "voice_clone":
-        sample, problems = to_voice_clone(sample)
+        example, problems = VoiceCloningExample.read(sample)
+        if example is None:
+            problems[-1] = replace(problems[-1], message=f"{problems[-1]}; {AS_WRITTEN_ADVICE}")
+            return None, problems
+        sample = example.conversation(prompt_style, sample.speaker, sample.misc)
     return sample, problems
 
 
@@ -348,12 +372,7 @@ def read_json_records(path: Path) -> list[Any]:
     Raises:
         InputError: if the file is missing, not JSON (naming the lines), not a list, or empty.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; give a ChatML .json or .jsonl") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as UTF-8 text ({error})") from error
+    text = read_text(path, "give a ChatML .json or .jsonl")
     by_line = path.suffix == ".jsonl"
     # Not str.splitlines: it also cuts at U+2028 and its like, which may stand in a JSON string.
     parts = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()] if by_line else [(1, text)]
@@ -371,12 +390,21 @@ def read_json_records(path: Path) -> list[Any]:
     return records
 
 
-def missing_texts(sample: ChatMLSample) -> list[str]:
-    """Blank text parts, and the lack of any."""
-    problems = [f"{where}: {text!r}; text is missing" for where, text in _text_parts(sample) if not text.strip()]
-    if not any(isinstance(p, TextContent) for m in sample.messages if m.role != "system" for p in m.content):
-        problems.append("messages: no text in any user or assistant turn; the model must be told what to say")
-    return problems
+def read_text(path: Path, advice: str = "") -> str:
+    """The content of a UTF-8 file; a byte order mark is left out.
+
+    Args:
+        advice: what to do if the file is missing, for the message.
+
+    Raises:
+        InputError: if the file is missing, cannot be read or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file" + (f"; {advice}" if advice else "")) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as UTF-8 text ({error})") from error
 
 
 def _text_parts(sample: ChatMLSample) -> list[tuple[str, str]]:
@@ -389,13 +417,16 @@ def _text_parts(sample: ChatMLSample) -> list[tuple[str, str]]:
     ]
 
 
-def _content_problems(sample: ChatMLSample) -> list[str]:
+def _content_problems(sample: ChatMLSample) -> list[Problem]:
     """What makes a well-formed conversation useless as a training sample."""
-    problems = missing_texts(sample)
     texts = _text_parts(sample)
+    missing = [f"{where}: {text!r}; text is missing" for where, text in texts if not text.strip()]
+    if not any(isinstance(p, TextContent) for m in sample.messages if m.role != "system" for p in m.content):
+        missing.append("messages: no text in any user or assistant turn; the model must be told what to say")
     texts += [(f"messages[{i}].recipient", m.recipient) for i, m in enumerate(sample.messages) if m.recipient]
-    problems += [f"{where}: {reason}" for where, text in texts if (reason := text_problem(text))]
-    trained = [message for turn, message in enumerate(sample.messages) if sample.trains(turn)]
-    if not any(not isinstance(part, TextContent) for message in trained for part in message.content):
-        problems.append(f"messages: no audio in an assistant turn from start_index {sample.start_index or 0} on")
-    return problems
+    malformed = [f"{where}: {reason}" for where, text in texts if (reason := text_problem(text))]
+    if not any(sample.trains(turn) for turn, _ in sample.clips()):
+        malformed.append(f"messages: no audio in an assistant turn from start_index {sample.start_index or 0} on")
+    return [Problem(ProblemKind.MISSING_TEXT, problem) for problem in missing] + [
+        Problem(ProblemKind.MALFORMED_RECORD, problem) for problem in malformed
+    ]

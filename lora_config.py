@@ -1,18 +1,19 @@
-"""LoRA on Higgs Audio v2: which modules, with which settings."""
+"""LoRA for Higgs Audio v2: the settings of an adapter, and functions that create, check and load one."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from boson_multimodal.errors import InputError
+from boson_multimodal.flags import flag
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
-"""PEFT's names for an adapter's weights and settings."""
+"""PEFT's file names for an adapter's weights and settings."""
 
 TARGET_GROUPS = {
     "attention": r"layers\.\d+\.self_attn\.(q|k|v|o)_proj",
@@ -21,7 +22,7 @@ TARGET_GROUPS = {
     "heads": r"audio_decoder_proj\.(text|audio)_lm_head",
     "audio_embeddings": r"audio_codebook_embeddings",
 }
-"""Module names by group. PEFT matches them whole, so ``layers`` of an audio tower are never taken."""
+"""Patterns of module names by group. PEFT matches whole names, so the ``layers`` of an audio tower never match."""
 
 
 @dataclass(kw_only=True)
@@ -32,19 +33,19 @@ class HiggsAudioLoRATrainingConfig:
         lora_rank: rank r of the two factors.
         lora_alpha: the update is scaled by alpha / r (alpha / sqrt(r) with rsLoRA).
         lora_dropout: dropout before the first factor.
-        lora_targets: groups of modules (``TARGET_GROUPS``).
-        use_rslora, use_dora: variants (arXiv:2312.03732, arXiv:2402.09353), as PEFT has them.
+        lora_targets: groups of modules to adapt (``TARGET_GROUPS``).
+        use_rslora, use_dora: PEFT's variants (arXiv:2312.03732, arXiv:2402.09353).
     """
 
-    lora_rank: int = field(default=16, metadata={"help": "Rank of the adapter."})
-    lora_alpha: float = field(default=32.0, metadata={"help": "The update is scaled by lora_alpha / lora_rank."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout on the adapter's input."})
-    lora_targets: list[str] = field(
-        default_factory=lambda: ["attention", "audio_mlp", "text_mlp"],
-        metadata={"help": f"Groups of modules that get an adapter, of: {', '.join(TARGET_GROUPS)}."},
+    lora_rank: int = flag(16, "Rank of the adapter.")
+    lora_alpha: float = flag(32.0, "The update is scaled by lora_alpha / lora_rank.")
+    lora_dropout: float = flag(0.0, "Dropout on the adapter's input.")
+    lora_targets: list[str] = flag(
+        ["attention", "audio_mlp", "text_mlp"],
+        f"Groups of modules that get an adapter, of: {', '.join(TARGET_GROUPS)}.",
     )
-    use_rslora: bool = field(default=False, metadata={"help": "Scale by lora_alpha / sqrt(lora_rank) instead."})
-    use_dora: bool = field(default=False, metadata={"help": "Weight-decomposed LoRA: slower, sometimes better."})
+    use_rslora: bool = flag(False, "Scale by lora_alpha / sqrt(lora_rank) instead.")
+    use_dora: bool = flag(False, "Weight-decomposed LoRA: slower, sometimes better.")
 
     _argument_group_name = "adapter"
 
@@ -60,7 +61,7 @@ class HiggsAudioLoRATrainingConfig:
             raise InputError(f"lora_targets is {self.lora_targets}; it must name some of {list(TARGET_GROUPS)}")
 
     def to_peft(self) -> LoraConfig:
-        """PEFT's form of it. No task type: a causal-LM wrapper would pass ``labels``."""
+        """Return PEFT's configuration. It has no task type, because a causal-LM wrapper would pass ``labels``."""
         return LoraConfig(
             r=self.lora_rank,
             lora_alpha=self.lora_alpha,
@@ -79,13 +80,15 @@ def create_higgs_audio_lora_model(
     torch_dtype: torch.dtype = torch.bfloat16,
     enable_gradient_checkpointing: bool = False,
 ) -> tuple[PeftModel, HiggsAudioConfig, LoraConfig]:
-    """Load a checkpoint and put a fresh adapter on it; the adapter's weights are fp32 whatever the base's type.
+    """Load a checkpoint and add a new adapter to it. The adapter's weights are always fp32.
+
+    The number of trainable parameters is printed.
 
     Returns:
-        (model, its configuration, PEFT's configuration). How many parameters train is printed.
+        (model, its configuration, PEFT's configuration).
 
     Raises:
-        InputError: if the checkpoint's tensors do not fit, or fp16 is asked for.
+        InputError: if the checkpoint's tensors do not fit, or ``torch_dtype`` is fp16.
     """
     base = load_base_model(model_path, device_map, torch_dtype, enable_gradient_checkpointing)
     peft_config = (custom_config or HiggsAudioLoRATrainingConfig()).to_peft()
@@ -100,7 +103,7 @@ def load_base_model(
     torch_dtype: torch.dtype,
     enable_gradient_checkpointing: bool,
 ) -> HiggsAudioModel:
-    """The checkpoint, frozen. Raises as :func:`create_higgs_audio_lora_model`."""
+    """Load the checkpoint with frozen weights. Raise the errors of :func:`create_higgs_audio_lora_model`."""
     if torch_dtype == torch.float16:
         raise InputError("torch_dtype float16: it overflows in this model; use bfloat16, or float32 on CPU")
     base = HiggsAudioModel.from_pretrained(model_path, dtype=torch_dtype, device_map=device_map)
@@ -111,10 +114,10 @@ def load_base_model(
 
 
 def check_adapter(adapter: Path, config: HiggsAudioLoRATrainingConfig) -> None:
-    """Whether a trained adapter (``--init_adapter``) has the shape that the flags ask for; loads no weight.
+    """Check that a trained adapter (``--init_adapter``) has the settings that the flags ask for. No weight is loaded.
 
     Raises:
-        InputError: naming each difference, or that it is no adapter.
+        InputError: if the folder is not an adapter, or naming each setting that differs.
     """
     require_adapter_files(adapter, "--init_adapter")
     found, wanted = LoraConfig.from_pretrained(str(adapter)), config.to_peft()
@@ -129,21 +132,21 @@ def check_adapter(adapter: Path, config: HiggsAudioLoRATrainingConfig) -> None:
 
 
 def require_adapter_files(adapter: Path, flag: str) -> None:
-    """Raise :class:`InputError` if a folder lacks a file of an adapter."""
+    """Raise :class:`InputError` if a folder lacks one of an adapter's files."""
     missing = [name for name in (ADAPTER_CONFIG_FILE, ADAPTER_FILE) if not (adapter / name).is_file()]
     if missing:
         raise InputError(f"{flag} {adapter}: no {' and no '.join(missing)} in it; give an adapter's folder")
 
 
 def load_adapter(base: HiggsAudioModel, adapter: Path, config: HiggsAudioLoRATrainingConfig) -> PeftModel:
-    """Put a trained adapter, one that :func:`check_adapter` accepts, on the base model and train it on."""
+    """Add a trained adapter to the base model for further training. :func:`check_adapter` must have accepted it."""
     model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, config=config.to_peft())
     _print_trainable(model)
     return model
 
 
 def _print_trainable(model: PeftModel) -> None:
-    """How many parameters train, of how many; once per run."""
+    """Print the numbers of trainable and of all parameters, on rank 0 only."""
     if int(os.environ.get("RANK", 0)) == 0:
         trainable, total = model.get_nb_trainable_parameters()
         print(f"trainable parameters: {trainable:,} of {total:,} ({100 * trainable / total:.2f} %)")

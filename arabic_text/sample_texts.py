@@ -1,16 +1,12 @@
 """Normalises the texts of a conversation: user and assistant turns and transcripts, but no instructions.
-
-Of our modules it imports ``boson_multimodal``'s data types and the instruction text that must stay as it is.
 """
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from arabic_text.normalise import normalise_text
-from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION
-from boson_multimodal.data_types import AudioContent, ChatMLSample, Message, TextContent
+from boson_multimodal.data_types import AS_WRITTEN_INSTRUCTION, AudioContent, ChatMLSample, Message, TextContent
 
 TRANSCRIPTS = ("ref_transcript", "target_transcript")
 """Fields of ``misc`` that hold the transcript of a clip."""

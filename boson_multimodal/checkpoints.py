@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: a folder the user names, or a pinned revision on the hub, as one local folder."""
+"""Find the local folder of a checkpoint that the user gives as a folder or as a hub id with a revision."""
 
 import json
 import os
@@ -23,16 +23,17 @@ CHECKPOINT_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
 def resolve_checkpoint(
     path_or_id: str, revision: str | None, flag: str, needed: Sequence[str | tuple[str, ...]]
 ) -> Path:
-    """The local folder of a checkpoint, fetched from the hub if need be.
+    """Return the local folder of a checkpoint, after a download from the hub if it is not on this machine.
 
     Args:
         path_or_id: a folder, or a hub id such as ``bosonai/higgs-audio-v2-generation-3B-base``.
-        revision: the hub's commit, branch or tag; a local folder has none and ignores it.
-        flag: the flag that named it, for the message.
-        needed: patterns of file names that it must hold beside ``config.json``; a tuple: one of these at least.
+        revision: the hub's commit, branch or tag. It is ignored for a local folder.
+        flag: the flag that gave ``path_or_id``, for the error message.
+        needed: patterns of file names that the folder must contain in addition to ``config.json``. A tuple means that
+            at least one of its patterns must match.
 
     Raises:
-        InputError: if it is neither a folder with these files nor to be had from the hub.
+        InputError: if ``path_or_id`` is not a folder with these files and cannot be downloaded from the hub.
     """
     folder, choices = Path(os.path.expanduser(path_or_id)), [(n,) if isinstance(n, str) else n for n in needed]
     if not folder.exists():
@@ -45,7 +46,7 @@ def resolve_checkpoint(
 
 
 def local_checkpoint(path_or_id: str, revision: str | None) -> Path | None:
-    """The folder of a checkpoint that is on this machine, whole or not; None if it has no ``config.json`` here."""
+    """Return the folder of a checkpoint on this machine, complete or not; None if it has no ``config.json`` here."""
     folder = Path(os.path.expanduser(path_or_id))
     if not folder.exists() and is_hub_id(path_or_id):
         found = try_to_load_from_cache(path_or_id, "config.json", revision=revision)
@@ -54,10 +55,10 @@ def local_checkpoint(path_or_id: str, revision: str | None) -> Path | None:
 
 
 def read_config(folder: Path, shown: str) -> dict[str, Any]:
-    """The content of a checkpoint's ``config.json``; ``shown`` names the folder in messages.
+    """Return the content of a checkpoint's ``config.json``. Error messages call the folder ``shown``.
 
     Raises:
-        InputError: if it is missing or holds no JSON object.
+        InputError: if the file is missing or does not hold a JSON object.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -66,12 +67,12 @@ def read_config(folder: Path, shown: str) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{shown}: its config.json is not JSON ({error}); fetch it again") from error
     if not isinstance(config, dict):
-        raise InputError(f"{shown}: its config.json holds no object; fetch it again")
+        raise InputError(f"{shown}: its config.json does not hold a JSON object; fetch it again")
     return config
 
 
 def is_hub_id(path_or_id: str) -> bool:
-    """Whether a checkpoint's name is OWNER/NAME on the hub rather than a folder of this machine."""
+    """Return whether ``path_or_id`` is OWNER/NAME on the hub, not a folder on this machine."""
     is_path = path_or_id.startswith(("/", ".", "~")) or path_or_id.count("/") != 1
     return not is_path and not Path(path_or_id).exists()
 
@@ -86,7 +87,7 @@ def _fetch(path_or_id: str, revision: str | None, flag: str, needed: set[str]) -
         raise InputError(f"{flag} {path_or_id}: no revision {revision!r} on the hub") from error
     except RepositoryNotFoundError as error:
         raise InputError(
-            f"{flag} {path_or_id}: no such folder, and the hub does not know it or wants a login (hf auth login)"
+            f"{flag} {path_or_id}: no such folder, and the hub does not have it or requires a login (hf auth login)"
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise InputError(

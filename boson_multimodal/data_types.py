@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from numbers import Real
 from typing import Any
 
+from boson_multimodal.errors import Problem, ProblemKind
+
 ROLES = ("system", "user", "assistant")
 SAMPLE_KEYS = ("messages", "start_index", "misc", "speaker")
 MESSAGE_KEYS = ("role", "content", "recipient")
@@ -13,6 +15,8 @@ TEXT_KEYS = ("type", "text")
 AUDIO_KEYS = ("type", "audio_url", "raw_audio", "offset", "duration", "row_id")
 PLACEHOLDER_URLS = ("", "placeholder")
 """Values of ``audio_url`` that stand for none."""
+AS_WRITTEN_INSTRUCTION = "Please generate speech for given text in reference audio's voice: "
+"""The instruction before the target text in the user turn of the users' files."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +73,27 @@ class ChatMLSample:
         """Whether the loss covers message ``turn``."""
         return self.messages[turn].role == "assistant" and turn >= (self.start_index or 0)
 
+    def clips(self) -> list[tuple[int, AudioContent]]:
+        """Each clip in the order of their slots, with the number of its message."""
+        return [
+            (turn, part)
+            for turn, message in enumerate(self.messages)
+            for part in message.content
+            if isinstance(part, AudioContent)
+        ]
 
-def parse_sample(record: Any) -> tuple[ChatMLSample | None, list[str]]:
+
+def parse_sample(record: Any) -> tuple[ChatMLSample | None, list[Problem]]:
     """Read one JSON record.
 
     Returns:
-        The sample and no problems; or None and every problem, each as ``field: value; what would be right``.
+        The sample and no problems; or None and every problem.
     """
+    sample, problems = _parse_record(record)
+    return sample, [Problem(ProblemKind.MALFORMED_RECORD, problem) for problem in problems]
+
+
+def _parse_record(record: Any) -> tuple[ChatMLSample | None, list[str]]:
     if not isinstance(record, dict):
         return None, [f"record: is {type(record).__name__}; it must be an object with 'messages'"]
     problems = _unknown_keys("", record, SAMPLE_KEYS)

@@ -1,60 +1,126 @@
-"""Work that the processes of torchrun share; a process by itself does all of it."""
+"""Divide work among the processes that torchrun starts. A single process does all the work."""
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 from torch import distributed as dist
 
+Value = TypeVar("Value")
+
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
-"""How long a process waits for the others: one may have far more audio to check or encode."""
+"""How long a process waits for the others. One process may have far more audio to check or encode."""
+SECONDS_BEFORE_OTHER_RANKS_REPORT = 3.0
+"""How long the other ranks wait before they report an error.
+
+A wrong input makes all ranks fail. Within this time torchrun stops the other ranks, so the message appears only once.
+"""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of this process, and operations over all ranks. In a single process the operations do nothing.
+
+    Attributes:
+        local_rank: the rank on this machine; -1 for a single process.
+        rank: the global rank.
+        world_size: the number of processes.
+    """
+
+    local_rank: int = -1
+    rank: int = 0
+    world_size: int = 1
+
+    @classmethod
+    def join(cls) -> "Ranks":
+        """Join the process group if torchrun started this process (see :func:`join_process_group`)."""
+        local_rank = join_process_group()
+        return cls() if local_rank < 0 else cls(local_rank, dist.get_rank(), dist.get_world_size())
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and messages."""
+        return self.rank == 0
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether there are other processes."""
+        return self.world_size > 1
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor by its sum over all ranks, and return it. Shape and type must be equal on all ranks."""
+        if self.is_distributed:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def any(self, flag: bool) -> bool:
+        """Return whether the flag is set on any rank."""
+        if not self.is_distributed:
+            return flag
+        flags = torch.tensor(int(flag))
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags)
+
+    def broadcast(self, tensor: Tensor) -> None:
+        """Replace a tensor by that of the main process. Shape and type must be equal on all ranks."""
+        if self.is_distributed:
+            dist.broadcast(tensor, src=0)
+
+    def broadcast_object(self, value: Value) -> Value:
+        """Return the value of the main process. The values of other processes are ignored. It must be picklable."""
+        if not self.is_distributed:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
+    def gather(self, value: Value) -> list[Value]:
+        """Return the values of all ranks, in the order of ranks. The values must be picklable."""
+        values: list[Any] = [value]
+        if self.is_distributed:
+            values = [None] * self.world_size
+            dist.all_gather_object(values, value)
+        return values
 
 
 def join_process_group() -> int:
-    """Join the process group if torchrun started us. Returns this process's number on its machine, or -1."""
+    """Join the process group if torchrun started this process. Return the local rank, or -1 without torchrun."""
     local_rank = int(os.environ.get("LOCAL_RANK", -1))
     if local_rank >= 0:
-        # gloo carries what the host needs at once (counts, objects), so that it never waits for a GPU.
+        # gloo carries counts and objects, which the host needs at once, so that the host never waits for a GPU.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     return local_rank
 
 
 def leave_process_group() -> None:
-    """Leave it when all is done: NCCL complains of those who just end."""
+    """Leave the process group at the end of the program. NCCL prints a warning if a process exits without this."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def pick_device(local_rank: int) -> torch.device:
-    """One GPU per process, or the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    device = torch.device("cuda", max(local_rank, 0))
-    torch.cuda.set_device(device)
-    return device
-
-
 def rank() -> int:
-    """This process's number among all."""
+    """Return the global rank of this process (0 without a process group)."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def share(items: Sequence[Any]) -> Sequence[Any]:
-    """What this process does of all."""
+    """Return the items that this process works on: every ``world_size``-th, from its rank on."""
     return items[rank() :: dist.get_world_size()] if dist.is_initialized() else items
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
+    """Wait until all processes have reached this call."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def all_results(results: list[Any]) -> list[Any]:
-    """What all processes made of their :func:`share`, in the order of the items."""
+    """Collect the results that each process computed for its :func:`share`; return them in the order of the items."""
     if not dist.is_initialized():
         return results
     gathered: list[Any] = [None] * dist.get_world_size()
@@ -63,5 +129,5 @@ def all_results(results: list[Any]) -> list[Any]:
 
 
 def interleave(shares: list[list[Any]]) -> list[Any]:
-    """Undo ``items[rank::world_size]``: the items in their first order."""
+    """Return the items in their original order: the inverse of ``items[rank::world_size]``."""
     return [share[i] for i in range(len(shares[0])) for share in shares if i < len(share)]

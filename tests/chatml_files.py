@@ -72,6 +72,7 @@ def load(
     max_positions: int = 2048,
     use_delay_pattern: bool = True,
     reference: ReferenceForm = AS_CODES,
+    prompt_style: str = "as_written",
     **settings: Any,
 ) -> ArabicVoiceCloningDataset:
     """The dataset of a file, checked but not yet encoded."""
@@ -79,7 +80,7 @@ def load(
         str(path),
         tokenizer,
         cache,
-        ArabicVoiceCloningDatasetConfig(**settings),
+        ArabicVoiceCloningDatasetConfig(prompt_style=prompt_style, **settings),
         use_delay_pattern=use_delay_pattern,
         frames_per_second=FRAMES_PER_SECOND,
         max_positions=max_positions,

@@ -58,7 +58,7 @@ def memorised(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> ArabicVoi
         save_steps=80,
     )
     subject.train()
-    subject.model.eval()
+    subject.components.model.eval()
     return subject
 
 

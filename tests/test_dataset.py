@@ -432,7 +432,7 @@ def test_a_clip_that_changes_before_it_is_encoded_is_named(load_here: Load, fold
         write_clip(folder / "tgt.wav", seconds=0.4, seed=77)
         return SumCodec()
 
-    with pytest.raises(InputError, match="tgt.wav: has changed since this run looked at it; start again"):
+    with pytest.raises(InputError, match="tgt.wav: has changed since this run checked it; start again"):
         dataset.encode_missing(load_codec)
     again = load_here([plain_record()])
     again.encode_missing(SumCodec)

@@ -43,7 +43,7 @@ def test_varlen_attention_equals_attention_per_sample() -> None:
 def test_bfloat16_training_falls_and_resumes(demo: Path, tmp_path: Path, gradient_checkpointing: bool) -> None:
     settings = {"max_steps": 12, "logging_steps": 1, "gradient_checkpointing": gradient_checkpointing}
     subject = trainer(demo, tmp_path / "out", **settings)
-    assert subject.device.type == "cuda" and subject.dtype == torch.bfloat16
+    assert subject.placement.device.type == "cuda" and subject.placement.dtype == torch.bfloat16
     assert subject.train().finished
     values = [line["loss"] for line in metrics(tmp_path / "out") if "loss" in line]
     assert values[-1] < values[0] - 0.2

@@ -1,0 +1,1 @@
+"""Commands only: ``python -m tools.NAME``; imports voice_cloning and what stands below it."""

@@ -1,13 +1,13 @@
-"""Hand an adapter on: merged into the model's weights, or under the names of the other layout.
+"""Export an adapter: merge it into the model's weights, or rename it to the other layout.
 
     python -m tools.merge_adapter --model_path BASE --adapter DIR --output DIR --layout transformers
     python -m tools.merge_adapter --adapter DIR --output DIR --layout transformers --adapter_only
 
-Merged, the folder holds weights, configuration, tokenizer and a model card, and loads with no code of ours: in the
-layout `transformers` by `HiggsAudioV2ForConditionalGeneration.from_pretrained`, in `original` as Boson's release does.
-Before it gets its name, the model is read from it again and compared with base + adapter; if its logits are further
-off than rounding explains, nothing is left behind. With --adapter_only it is the adapter alone, for PEFT on the model
-class of that layout, without the optimizer's state and without paths of this machine.
+A merged model is a folder with weights, configuration, tokenizer and a model card. It loads without this project: the
+layout `transformers` with `HiggsAudioV2ForConditionalGeneration.from_pretrained`, the layout `original` like Boson's
+release. The tool loads the written model again and compares its logits with those of base + adapter. If they differ
+more than rounding explains, no folder is left. With --adapter_only the output is the adapter alone, for PEFT with the
+model class of that layout. It contains neither the optimizer's state nor paths of this machine.
 """
 
 import argparse
@@ -24,30 +24,35 @@ from voice_cloning.adapters.merge import OUTPUT_DTYPES, VerificationError, expor
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    """The flags; ends the program for one that is missing or goes with another in vain."""
+    """Parse the flags. Exit if a flag is missing or has no effect together with another."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model_path", help="Folder or hub id of the base model, in either layout.")
     parser.add_argument(
-        "--model_revision", help="Commit of model_path, if a hub id; by default the one that the adapter names."
+        "--model_revision",
+        help="Commit of model_path if it is a hub id; by default the commit that the adapter records.",
     )
     parser.add_argument("--adapter", type=Path, required=True, help="A checkpoint of the trainer, in either layout.")
-    parser.add_argument("--output", type=Path, required=True, help="Folder to make.")
-    parser.add_argument("--layout", choices=LAYOUTS, required=True, help="Names and configuration of what is written.")
-    parser.add_argument("--torch_dtype", choices=OUTPUT_DTYPES, default="auto", help="auto: the base's type.")
-    parser.add_argument("--adapter_only", action="store_true", help="Rename the adapter; merge nothing.")
+    parser.add_argument("--output", type=Path, required=True, help="Folder to create.")
+    parser.add_argument(
+        "--layout", choices=LAYOUTS, required=True, help="Layout of the names and configuration of the output."
+    )
+    parser.add_argument(
+        "--torch_dtype", choices=OUTPUT_DTYPES, default="auto", help="Type of the output; auto: the base's type."
+    )
+    parser.add_argument("--adapter_only", action="store_true", help="Only rename the adapter; do not merge.")
     args = parser.parse_args(arguments)
     if not args.adapter_only and args.model_path is None:
         parser.error("--model_path is needed to merge")
     if args.adapter_only and args.torch_dtype != "auto":
-        parser.error("--torch_dtype is of a merge; an adapter's tensors stay as they are")
+        parser.error("--torch_dtype is for merging only; the tensors of an adapter do not change")
     return args
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Export, and say where it lies. Returns the exit status."""
+    """Export, and print the output folder. Return the exit status."""
     args = parse_arguments(sys.argv[1:] if arguments is None else arguments)
     disable_progress_bar()
-    # PEFT still asks transformers by the older name.
+    # PEFT uses a deprecated name of transformers.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         if args.adapter_only:
@@ -60,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; nothing is left behind", file=sys.stderr)
+        print("interrupted; no file is left", file=sys.stderr)
         return 130
     print(f"written: {args.output}")
     return 0

@@ -1,8 +1,9 @@
-"""Draw the losses of a run from its metrics.jsonl.
+"""Plot the losses of a run from its metrics.jsonl.
 
     python -m tools.plot_metrics RUN_DIR [--output FILE.png]
 
-On the left the training and evaluation losses over the optimizer steps, on the right the codebooks' training losses.
+The left plot shows the training and evaluation losses over the optimizer steps, the right one the training loss of each
+codebook.
 """
 
 import argparse
@@ -27,20 +28,21 @@ LOSSES = {
     "text_loss": ("text", "#2a78b5", 1.5),
     "audio_loss": ("audio", "#d1652b", 1.5),
 }
-"""Metric -> its name in the legend, colour and line width; ``eval_`` before a metric is the same, dashed."""
+"""Metric -> its name in the legend, colour and line width. The ``eval_`` metrics have dashed lines."""
 LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False, "fontsize": 9}
-"""Below the axes: wherever it lay inside, some run's curve would cross it."""
+"""The legend is below the axes, because inside them a curve could cross it."""
 
 Record = dict[str, Any]
 
 
 def read_metrics(path: Path) -> tuple[list[Record], list[Record]]:
-    """The lines of a metrics.jsonl as (training, evaluation) records, each in order of its steps.
+    """Read a metrics.jsonl. Return its (training, evaluation) records, each in order of steps.
 
-    A last line without its end is one that is being written, or that a kill cut short: it is left out.
+    A last line without a line end is ignored: it is being written, or a kill truncated it.
 
     Raises:
-        InputError: if the file is not there, a line is not a JSON object with a step, or no line holds a training loss.
+        InputError: if the file is missing, if a line is not a JSON object with a step, or if no line has a training
+            loss.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the --output_dir of a run that has logged at least once")
@@ -57,26 +59,26 @@ def read_metrics(path: Path) -> tuple[list[Record], list[Record]]:
     records.sort(key=lambda record: record["step"])
     training = [record for record in records if "loss" in record]
     if not training:
-        raise InputError(f"{path}: no line holds a training loss; wait until the run has logged once (--logging_steps)")
+        raise InputError(f"{path}: no line has a training loss; wait until the run has logged once (--logging_steps)")
     return training, [record for record in records if "eval_loss" in record]
 
 
 def plot_metrics(run_dir: Path, output: Path | None = None) -> Path:
-    """Draw the losses of a run as a PNG.
+    """Plot the losses of a run as a PNG.
 
     Args:
-        run_dir: folder with a ``metrics.jsonl``.
-        output: the file to write; ``run_dir/loss.png`` by default.
+        run_dir: a folder with a ``metrics.jsonl``.
+        output: the file to write; by default ``run_dir/loss.png``.
 
     Returns:
-        The file written.
+        The path of the written file.
 
     Raises:
-        InputError: as :func:`read_metrics`, or if ``output`` cannot be written.
+        InputError: for the errors of :func:`read_metrics`, or if ``output`` cannot be written.
     """
     training, evaluation = read_metrics(run_dir / METRICS_FILE)
     output = output or run_dir / PLOT_FILE
-    # A Figure of its own, not pyplot: no backend is chosen and no state is left in the calling program.
+    # Without pyplot, no backend is selected and the calling program keeps no global state.
     figure = Figure(figsize=(12.0, 5.2), dpi=130, layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_losses(left, training, evaluation)
@@ -97,7 +99,7 @@ def plot_metrics(run_dir: Path, output: Path | None = None) -> Path:
 
 
 def _draw_losses(axes: Axes, training: list[Record], evaluation: list[Record]) -> None:
-    """Total, text and audio loss over steps: training solid, evaluation dashed."""
+    """Plot total, text and audio loss over steps: solid lines for training, dashed lines for evaluation."""
     for prefix, records, kind in (("", training, "training"), ("eval_", evaluation, "evaluation")):
         marked = prefix or len(records) == 1  # a line through one point is invisible
         style = {"linestyle": "--" if prefix else "-", "marker": "o" if marked else "", "markersize": 4.0}
@@ -110,12 +112,14 @@ def _draw_losses(axes: Axes, training: list[Record], evaluation: list[Record]) -
 
 
 def _draw_codebooks(axes: Axes, training: list[Record]) -> None:
-    """Each codebook's training loss over steps, from dark (the first, coarsest) to light."""
+    """Plot the training loss of each codebook over steps, from dark (the first, coarsest) to light."""
     names = sorted(
         (name for name in training[-1] if name.startswith(CODEBOOK_PREFIX)),
         key=lambda name: int(name.removeprefix(CODEBOOK_PREFIX)),
     )
-    colours = ScalarMappable(Normalize(0, max(1, len(names) - 1) * 1.12), "plasma")  # its lightest is lost on white
+    colours = ScalarMappable(
+        Normalize(0, max(1, len(names) - 1) * 1.12), "plasma"
+    )  # the lightest colours are hard to see on white
     for k, name in enumerate(names):
         steps, values = _series(training, name)
         marker = "o" if len(steps) == 1 else ""
@@ -126,13 +130,13 @@ def _draw_codebooks(axes: Axes, training: list[Record]) -> None:
 
 
 def _series(records: list[Record], name: str) -> tuple[list[int], list[float]]:
-    """(steps, values) of a metric, where it was recorded."""
+    """Return the (steps, values) of a metric from the records that have it."""
     found = [(record["step"], record[name]) for record in records if name in record]
     return [step for step, _ in found], [value for _, value in found]
 
 
 def main() -> int:
-    """Draw the plot, and say where it lies and how far the training loss fell. Returns the exit status."""
+    """Write the plot. Print its path and the first and last training loss. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="--output_dir of a run")
     parser.add_argument("--output", type=Path, metavar="FILE.png", help=f"by default RUN_DIR/{PLOT_FILE}")

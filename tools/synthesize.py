@@ -4,14 +4,14 @@
         --reference voice.wav --reference_text "what is said in it" --text "what to say" --output out.wav
     python -m tools.synthesize --adapter EXPMT/a/checkpoint-000200 --manifest FILE.json --output_dir DIR
 
-A manifest is a list of {"id", "text", "reference", "reference_text"}, or of ChatML records as the trainer takes them;
-each becomes DIR/ID.wav, 24 kHz mono. Beside a file lies ID.wav.json, which says what it was made of: the same command
-given again makes what is missing, cut short, or was made of something else.
+A manifest is a list of {"id", "text", "reference", "reference_text"}, or of ChatML records in the trainer's format.
+Each entry becomes DIR/ID.wav, 24 kHz mono. ID.wav.json in the same folder records the inputs and settings of that file.
+The same command, given again, only makes files that are missing or incomplete, or whose inputs or settings changed.
 
-Long texts are cut at ends of sentences and spoken piece by piece. What does not end within the time that its text can
-plausibly take ran away: it is tried again with other seeds, then reported, and not written (--keep_runaways writes it
-as ID.runaway.wav). Exit status: 0 if all was spoken, 1 for a wrong input, 2 for an unknown flag, 3 if something ran
-away.
+Long texts are cut at ends of sentences and spoken piece by piece. Generation that exceeds a plausible duration for its
+text is a runaway. It is repeated with other seeds; if all attempts are runaways, the output is reported and not written
+(--keep_runaways writes it as ID.runaway.wav). Exit status: 0 if everything was spoken, 1 for wrong input, 2 for an
+unknown flag, 3 if there was a runaway.
 """
 
 import argparse
@@ -22,18 +22,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
+from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
+from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
-from voice_cloning.speech.audio import write_whole
+from boson_multimodal.progress import progress
+from boson_multimodal.whole_files import write_whole
+from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
 from voice_cloning.speech.output_files import OutputFile
 from voice_cloning.speech.requests import (
-    TEMPLATES,
     SpeechRequest,
     check_references,
     read_manifest,
@@ -41,25 +43,19 @@ from voice_cloning.speech.requests import (
     text_problems,
 )
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND
-from voice_cloning.speech.voice_cloner import (
-    SpeechSettings,
-    VoiceCloner,
-    normalisation_of_adapter,
-    style_of_adapter,
-)
-from voice_cloning.training.config import TORCH_DTYPES
+from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 
 ONE_TEXT = ("text", "reference", "reference_text", "output")
 MANY_TEXTS = ("manifest", "output_dir")
-RAN_AWAY = 3
-"""Exit status when everything was tried and something did not end; 2 is argparse's."""
+RUNAWAY_STATUS = 3
+"""The exit status if an output is a runaway after all attempts. Status 2 is that of argparse."""
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The flags.
+    """Parse the flags.
 
     Raises:
-        InputError: if it is neither one text with all that belongs to it nor a manifest.
+        InputError: if they are neither the complete flags of one text nor those of a manifest.
     """
     parser = argparse.ArgumentParser(
         prog="python -m tools.synthesize",
@@ -71,55 +67,68 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--model_path", default=MODEL_ID, help="Folder or hub id of the model.")
     add("--model_revision", default=MODEL_REVISION, help="Commit of model_path, if it is a hub id.")
     add("--audio_tokenizer_path", default=AUDIO_TOKENIZER_ID, help="Folder or hub id of the codec.")
-    add("--audio_tokenizer_revision", default=AUDIO_TOKENIZER_REVISION, help="Commit of it, if it is a hub id.")
-    add("--adapter", help="Folder of a trained adapter, such as a run's checkpoint.")
+    add(
+        "--audio_tokenizer_revision",
+        default=AUDIO_TOKENIZER_REVISION,
+        help="Commit of audio_tokenizer_path, if it is a hub id.",
+    )
+    add("--adapter", help="Folder of a trained adapter, such as a checkpoint of a run.")
     add(
         "--prompt_style",
-        choices=list(TEMPLATES),
-        help="Turns of the prompt; by default those that the adapter was trained with, voice_clone without an adapter.",
+        choices=list(PROMPT_STYLES),
+        help="Turns of the prompt; by default those of the adapter's training, or voice_clone without an adapter.",
     )
     add(
         "--text_normalisation",
         choices=list(TEXT_NORMALISATIONS),
-        help="What is done to texts; by default what was done to those the adapter was trained on, none without one.",
+        help="Normalisation of texts; by default that of the adapter's training, or none without an adapter.",
     )
-    add("--text", help="What to say.")
-    add("--reference", help="Clip of the voice, best of 3 to 10 s.")
-    add("--reference_text", help="What is said in it.")
-    add("--output", help="The .wav to write.")
-    add("--manifest", help="Many texts: .json or .jsonl, see above.")
-    add("--output_dir", help="Folder for them.")
-    add("--batch_size", type=int, default=8, help="Pieces spoken at once. Memory grows with it.")
-    add("--seed", type=int, default=0, help="The same seed gives the same speech.")
-    add("--greedy", action="store_true", help="Take the most probable code each time; nothing below is used.")
-    add("--temperature", type=float, default=1.0)
-    add("--top_k", type=int, default=50, help="0 keeps all.")
-    add("--top_p", type=float, default=0.95)
-    add("--ras_win_len", type=int, default=7, help="Window of repetition-aware sampling; 0 turns it off.")
-    add("--ras_win_max_num_repeat", type=int, default=2)
-    add("--retries", type=int, default=2, help="Further tries, with other seeds, of a piece that ran away.")
-    add("--letters_per_piece", type=int, default=LETTERS_PER_PIECE, help="Longer texts are cut.")
-    add(
-        "--slowest_letters_per_second",
-        type=float,
-        default=SLOWEST_LETTERS_PER_SECOND,
-        help="Slower speech ran away; diacritics do not count. Lower it for recitation.",
-    )
-    add("--keep_runaways", action="store_true", help="Write them too, as NAME.runaway.wav.")
+    add("--text", help="The text to speak.")
+    add("--reference", help="Clip of the voice, ideally 3 to 10 s.")
+    add("--reference_text", help="The text of the reference clip.")
+    add("--output", help="The .wav file to write.")
+    add("--manifest", help="A .json or .jsonl file with many texts, see above.")
+    add("--output_dir", help="Output folder for a manifest.")
+    add("--batch_size", type=int, default=8, help="Pieces per batch. Memory grows with it.")
+    _add_generation_flags(parser)
     types = [name for name in TORCH_DTYPES if name != "float16"]
     add("--torch_dtype", choices=types, default="auto", help="auto is bfloat16 on a GPU and float32 on CPU.")
-    add("--device", help="cpu, cuda, cuda:1; by default the GPU if there is one.")
+    add("--device", help="cpu, cuda, cuda:1; by default the GPU, or the CPU if there is no GPU.")
     flags = parser.parse_args(arguments)
     raise_if_any("wrong flags", _flag_problems(flags))
     return flags
 
 
+def _add_generation_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--seed", type=int, default=0, help="The same seed gives the same speech.")
+    add(
+        "--greedy",
+        action="store_true",
+        help="Always take the most probable code. The sampling flags and --retries are then ignored.",
+    )
+    add("--temperature", type=float, default=1.0)
+    add("--top_k", type=int, default=50, help="0 keeps all.")
+    add("--top_p", type=float, default=0.95)
+    add("--ras_win_len", type=int, default=7, help="Window of repetition-aware sampling; 0 turns it off.")
+    add("--ras_win_max_num_repeat", type=int, default=2)
+    add("--retries", type=int, default=2, help="Further attempts, with other seeds, for a runaway piece.")
+    add("--letters_per_piece", type=int, default=LETTERS_PER_PIECE, help="Longer texts are cut into pieces.")
+    add(
+        "--slowest_letters_per_second",
+        type=float,
+        default=SLOWEST_LETTERS_PER_SECOND,
+        help="Slower speech is a runaway; diacritics do not count. Lower it for recitation.",
+    )
+    add("--keep_runaways", action="store_true", help="Also write runaways, as NAME.runaway.wav.")
+
+
 def _flag_problems(flags: argparse.Namespace) -> list[str]:
-    """Which flags are missing, too many or out of range."""
+    """Return a problem for each flag that is missing, excluded by another, or out of range."""
     given = [name for name in (*ONE_TEXT, *MANY_TEXTS) if getattr(flags, name) is not None]
     wanted = MANY_TEXTS if set(given) & set(MANY_TEXTS) else ONE_TEXT
-    problems = [f"--{name} is missing; it belongs to --{wanted[0]}" for name in wanted if name not in given]
-    problems += [f"--{name} does not go with --{wanted[0]}" for name in given if name not in wanted]
+    problems = [f"--{name} is missing; --{wanted[0]} needs it" for name in wanted if name not in given]
+    problems += [f"--{name} cannot be combined with --{wanted[0]}" for name in given if name not in wanted]
     if flags.batch_size < 1:
         problems.append(f"--batch_size is {flags.batch_size}; it must be at least 1")
     if flags.output is not None and Path(flags.output).suffix != ".wav":
@@ -128,30 +137,32 @@ def _flag_problems(flags: argparse.Namespace) -> list[str]:
 
 
 def read_requests(flags: argparse.Namespace, prompt_style: str, how: str) -> tuple[list[SpeechRequest], list[str]]:
-    """What the flags ask to be spoken, and every problem with the texts."""
+    """Return the requests of the flags, and every problem with the texts."""
     if flags.manifest is not None:
         return read_manifest(Path(flags.manifest), prompt_style, flags.letters_per_piece, how)
     problems = text_problems(flags.text, "--text", how)
     problems += text_problems(flags.reference_text, "--reference_text", how)
-    told = flags.text, AudioContent(audio_url=flags.reference, where="--reference"), flags.reference_text
+    reference = AudioContent(audio_url=flags.reference, where="--reference")
     name = Path(flags.output).stem
     settings = {"letters_per_piece": flags.letters_per_piece, "text_normalisation": how}
-    return [request_of_text(name, *told, prompt_style, **settings)], problems
+    request = request_of_text(name, flags.text, reference, flags.reference_text, prompt_style, **settings)
+    return [request], problems
 
 
 def make_outputs(
     cloner: VoiceCloner, requests: Sequence[SpeechRequest], files: dict[str, OutputFile], flags: argparse.Namespace
 ) -> list[tuple[str, str, dict[str, Any]]]:
-    """Speak what is not there yet.
+    """Generate speech for the requests whose output does not exist yet.
 
     Returns:
-        (name, what was done, record) of each request, in their order.
+        (name, what was done, record) of each request, in order.
     """
     identities = {request.name: cloner.identity(request) for request in requests}
     found = {name: record for name, made_of in identities.items() if (record := files[name].found(made_of))}
-    results = {name: ("there already", record) for name, record in found.items()}
+    results = {name: ("exists", record) for name, record in found.items()}
     waiting = [request for request in requests if request.name not in found]
-    with tqdm(total=sum(len(r.pieces) for r in waiting), desc="speaking", unit="piece", disable=not waiting) as bar:
+    pieces = sum(len(request.pieces) for request in waiting)
+    with progress(title="speaking", total=pieces, unit="piece", disable=not waiting) as bar:
         for request, speech in cloner.speak_all(waiting, flags.batch_size):
             record = files[request.name].write(speech, identities[request.name], flags.keep_runaways)
             results[request.name] = ("written" if record["file"] else "not written", record)
@@ -160,7 +171,7 @@ def make_outputs(
 
 
 def report(results: Sequence[tuple[str, str, dict[str, Any]]]) -> int:
-    """Print a table of the outputs, then what ran away. Returns the exit status."""
+    """Print a table of the outputs, then the failures. Return the exit status."""
     width = max(len(name) for name, _, _ in results)
     print(f"{'id':{width}}  {'':13}  {'seconds':>7}  {'pieces':>6}  file")
     for name, done, record in results:
@@ -168,19 +179,20 @@ def report(results: Sequence[tuple[str, str, dict[str, Any]]]) -> int:
         print(f"{name:{width}}  {done:13}  {record['seconds']:7.2f}  {pieces:6d}  {record['file'] or '-'}")
     seconds = [record["seconds"] for _, _, record in results if record["file"]]
     again = sum(attempts > 1 for _, _, record in results for attempts in record["attempts"])
-    print(f"{len(seconds)} files, {sum(seconds):.2f} s" + (f"; {again} pieces took more than one try" if again else ""))
+    repeated = f"; {again} pieces needed more than one attempt" if again else ""
+    print(f"{len(seconds)} files, {sum(seconds):.2f} s{repeated}")
     failures = [f"{name}: {failure}" for name, _, record in results for failure in record["failures"]]
     for failure in failures:
         print(f"error: {failure}", file=sys.stderr)
-    return RAN_AWAY if failures else 0
+    return RUNAWAY_STATUS if failures else 0
 
 
 def synthesize(flags: argparse.Namespace) -> int:
-    """Check everything, then speak. Returns the exit status.
+    """Check all input, then generate the speech. Return the exit status.
 
     Raises:
-        InputError: for whatever the user can mend; texts and clips are checked before anything is fetched, and no
-            weight is loaded before all else is.
+        InputError: if an input is wrong. Texts and clips are checked before a download, and everything is checked
+            before any weight is loaded.
     """
     settings = SpeechSettings(
         sampling=SamplingConfig(
@@ -225,15 +237,15 @@ def synthesize(flags: argparse.Namespace) -> int:
         (folder / ".written").unlink()
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
-    done = f"prompt_style {prompt_style}, text_normalisation {text_normalisation}"
-    print(f"{done}, {cloner.dtype} on {cloner.device}", file=sys.stderr)
+    prompts = f"prompt_style {prompt_style}, text_normalisation {text_normalisation}"
+    print(f"{prompts}, {cloner.dtype} on {cloner.device}", file=sys.stderr)
     return report(make_outputs(cloner, requests, files, flags))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program. Returns its exit status."""
-    disable_progress_bar()  # of loading weights
-    # PEFT still asks transformers by the older name.
+    """Run the program. Return its exit status."""
+    disable_progress_bar()  # the bar of transformers for loading weights
+    # PEFT uses a deprecated name of transformers.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     try:
         return synthesize(parse_arguments(arguments))
@@ -244,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: out of GPU memory ({error}); try a smaller --batch_size", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; each file that is there is whole, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; all written files are complete; the same command makes the others", file=sys.stderr)
         return 130
 
 

@@ -5,7 +5,7 @@ import warnings
 from voice_cloning.speech.voice_cloner import *  # noqa: F403
 
 warnings.warn(
-    "tools.voice_cloner has moved: import voice_cloning.speech.voice_cloner; release 0.3 removes the old path",
+    "tools.voice_cloner has moved: import voice_cloning.speech.voice_cloner; release 0.2 removes the old path",
     FutureWarning,
     stacklevel=2,
 )

@@ -1,4 +1,4 @@
 """What the program and the commands are made of. Inside, a package imports only packages to its right:
 run, data_check, corpora, evaluation, speech, adapters, training."""
 
-__version__ = "0.2.0"
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Sound files, clips, the codec, and the caches of its codes."""

@@ -1,4 +1,4 @@
-"""Clips -> codes in the cache: each clip is looked up or opened first, then what is missing is encoded."""
+"""Check every clip, then encode into the cache the clips that it lacks."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from boson_multimodal.audio_processing.clips import read_waveform
 from boson_multimodal.audio_processing.code_cache import CodeCache, FoundCodes
@@ -16,16 +15,17 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTo
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.errors import InputError
 from boson_multimodal.process_group import all_results, barrier, rank, share
+from boson_multimodal.progress import progress
 
 ENCODE_BATCH_SECONDS = {"cuda": 60.0, "cpu": 0.0}
-"""Audio that one codec call takes at most, in clips of equal length; on a CPU they are faster one by one."""
+"""The most audio (seconds) of one codec call, for clips of equal length. On a CPU one clip at a time is faster."""
 READ_THREADS = 8
 CHECKED_AT_ONCE = 512
-"""Clips that wait for these threads: a million would take memory, and Ctrl-C would have to wait for them."""
+"""The number of clips queued for the threads. A queue of a million would use much memory and delay Ctrl-C."""
 
 
 class CodeSource(Protocol):
-    """Where codes come from: a :class:`CodeCache`, or files of codes that someone else encoded."""
+    """A source of codes: a :class:`CodeCache`, or files of codes (``CodesFiles``)."""
 
     num_codebooks: int
 
@@ -40,12 +40,12 @@ class CodeSource(Protocol):
 
 @dataclass(frozen=True)
 class ClipUse:
-    """A clip as records use it.
+    """What the records need of a clip.
 
     Attributes:
         clip, name: the clip, and its name in files of codes (see ``codes_file.py``).
         is_coded: whether its codes are needed.
-        is_heard: whether its waveform is: features are made of it.
+        is_heard: whether its waveform is needed, to compute features from it.
     """
 
     clip: Clip
@@ -56,14 +56,15 @@ class ClipUse:
 
 @dataclass(frozen=True)
 class ClipFacts:
-    """What the check of one clip found.
+    """The result of the check of one clip.
 
     Attributes:
-        key: its name in the cache.
-        frames: code frames, where there are codes already.
-        samples, sampling_rate: of its waveform, where it is still to be encoded or features are made of it.
-        is_absent: its file is gone, its codes are there.
-        problem: why it cannot be used.
+        key: the clip's name in the cache.
+        frames: the number of code frames if the codes exist already, else None.
+        samples, sampling_rate: the length (samples) and rate (Hz) of the waveform. They are set only if the clip has
+            no codes yet or if its waveform is needed.
+        is_absent: whether the clip's file no longer exists although its codes do.
+        problem: why the clip cannot be used; None if it can.
     """
 
     key: str = ""
@@ -77,13 +78,17 @@ class ClipFacts:
 def check_clips(
     uses: Sequence[ClipUse], source: CodeSource, frames_per_second: float, file_name: str
 ) -> list[ClipFacts]:
-    """Look up or open every clip, each process its share. ``file_name`` is that of their records."""
+    """Look up the codes of every clip, and open the clip if it has none or if its waveform is needed.
+
+    Each process checks its share and gets the results of all. ``file_name``, the file of the records, is shown in the
+    progress bar.
+    """
     mine = share(uses)
     title = f"checking audio of {file_name}"
     results = []
     with (
         ThreadPoolExecutor(READ_THREADS) as pool,
-        tqdm(total=len(mine), desc=title, unit="clip", disable=rank() > 0) as bar,
+        progress(title=title, total=len(mine), unit="clip", disable=rank() > 0) as bar,
     ):
         for start in range(0, len(mine), CHECKED_AT_ONCE):
             block = mine[start : start + CHECKED_AT_ONCE]
@@ -96,14 +101,17 @@ def check_clips(
 def encode_clips(
     missing: Mapping[str, tuple[Clip, ClipFacts]], cache: CodeCache, load_codec: Callable[[], HiggsAudioTokenizer]
 ) -> None:
-    """Encode clips into the cache, those of equal length together, each process its share; then pack what is new.
+    """Encode clips into the cache, clips of equal length together; then pack the new codes.
+
+    Each process encodes its share.
 
     Args:
-        missing: clips by key, with their lengths; the same in each process.
-        load_codec: called only if there are any.
+        missing: clips and their lengths by key. All processes must get the same.
+        load_codec: returns the codec. It is called only if a clip is missing.
 
     Raises:
-        InputError: if a clip changed since it was looked up, or the cache cannot be written to; what was encoded stays.
+        InputError: if a clip changed after :func:`check_clips`, or the cache cannot be written to. Codes that were
+            written before the error stay in the cache.
     """
     if not missing:
         cache.seal()
@@ -112,7 +120,8 @@ def encode_clips(
         codec = load_codec()
         seconds = ENCODE_BATCH_SECONDS[codec.device.type]
         batches = share(_equal_length_batches([facts for _, facts in missing.values()], seconds))
-        with tqdm(total=sum(map(len, batches)), desc="encoding clips", unit="clip", disable=rank() > 0) as bar:
+        clips = sum(map(len, batches))
+        with progress(title="encoding clips", total=clips, unit="clip", disable=rank() > 0) as bar:
             for keys in batches:
                 waveforms = [_read_as_checked(missing[key][0], key, cache, codec.sampling_rate) for key in keys]
                 for key, codes in zip(keys, codec.encode(torch.stack(waveforms)), strict=True):
@@ -127,10 +136,14 @@ def encode_clips(
 
 
 def _read_as_checked(clip: Clip, key: str, cache: CodeCache, sampling_rate: int) -> Tensor:
-    """(samples,) of a clip that has the content it had when it was looked up: other codes must not go by its key."""
+    """Return the (samples,) of a clip, resampled. Its content must still match ``key``, under which codes are stored.
+
+    Raises:
+        InputError: if the content of the clip has changed since :func:`check_clips`.
+    """
     samples = read_waveform(clip).resampled(sampling_rate)
     if cache.key_of(clip) != key:
-        raise InputError(f"{clip.name}: has changed since this run looked at it; start again")
+        raise InputError(f"{clip.name}: has changed since this run checked it; start again")
     return samples
 
 
@@ -151,7 +164,10 @@ def _check_clip(use: ClipUse, source: CodeSource, frames_per_second: float) -> C
 
 
 def _equal_length_batches(clips: Sequence[ClipFacts], seconds: float) -> list[list[str]]:
-    """Keys of clips grouped by exact length, ``seconds`` together at most, but at least one; longest first."""
+    """Return batches of keys, longest clips first.
+
+    The clips of a batch have exactly the same length and together at most ``seconds``; a batch has at least one clip.
+    """
     groups = defaultdict(list)
     for facts in clips:
         groups[facts.samples, facts.sampling_rate].append(facts.key)

@@ -1,4 +1,4 @@
-"""Audio clips as mono waveforms: reading them, and how long they are for the codec."""
+"""Read audio clips as mono waveforms, and compute how many frames the codec makes of them."""
 
 import math
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from boson_multimodal.audio_processing.sound_files import Clip, read_samples
 from boson_multimodal.constants import CODEC_SAMPLE_RATE
 
 SEMANTIC_SAMPLE_RATE = 16_000
-"""Samples per second in the codec's semantic branch, a HuBERT."""
+"""Samples per second of the input of the codec's semantic branch, a HuBERT."""
 SEMANTIC_WINDOW_SAMPLES = 400
-"""Samples that HuBERT's convolutions see at once."""
+"""The receptive field of HuBERT's convolutions, in samples."""
 SEMANTIC_PADDING_SAMPLES = 2 * 160
-"""Zeros that the codec puts around the wave for it."""
+"""The number of zeros that the codec adds around the input of the semantic branch."""
 
 
 @dataclass(frozen=True)
 class Waveform:
-    """A mono waveform as read: (samples,) float32 and its native rate."""
+    """A mono waveform as stored in its file: (samples,) float32, and its rate in Hz."""
 
     samples: Tensor
     sampling_rate: int
@@ -31,31 +31,35 @@ class Waveform:
         return self.samples.numel() / self.sampling_rate
 
     def resampled(self, sampling_rate: int) -> Tensor:
-        """(samples,) at another rate (windowed sinc, torchaudio's defaults)."""
+        """Return the (samples,) at another rate (windowed sinc, torchaudio's defaults)."""
         return torchaudio.functional.resample(self.samples, self.sampling_rate, sampling_rate)
 
 
 def resampled_length(samples: int, sampling_rate: int, new_rate: int) -> int:
-    """Samples that :meth:`Waveform.resampled` gives: torchaudio rounds the quotient to float32, and then up."""
+    """Return the number of samples of :meth:`Waveform.resampled`.
+
+    torchaudio rounds the quotient to float32 and then up.
+    """
     common = math.gcd(sampling_rate, new_rate)
     quotient = (new_rate // common) * samples / (sampling_rate // common)
     return samples if sampling_rate == new_rate else math.ceil(np.float32(quotient))
 
 
 def read_waveform(clip: Clip) -> Waveform:
-    """Read a clip, any rate and channel count, as mono.
+    """Read a clip of any rate and channel count as mono.
 
     Raises:
-        AudioError: if it cannot be decoded, is empty, has an unusual rate, or holds NaN or infinite samples.
+        AudioError: if the clip cannot be decoded, is empty, has an unusual rate, or holds NaN or infinite samples.
     """
     samples, rate = read_samples(clip)
     return Waveform(torch.from_numpy(samples.mean(axis=1)), rate)
 
 
 def frames_of(samples: int, sampling_rate: int, frames_per_second: float) -> int:
-    """Code frames that the codec makes of a waveform.
+    """Return the number of code frames that the codec makes of a waveform.
 
-    Its semantic branch decides: a frame is there as soon as its first window is, once the wave is resampled twice.
+    The semantic branch determines it. The waveform is resampled to the codec's rate, then to the semantic rate; a frame
+    is counted as soon as its first window is complete.
     """
     at_codec_rate = -(-samples * CODEC_SAMPLE_RATE // sampling_rate)
     at_semantic_rate = -(-at_codec_rate * SEMANTIC_SAMPLE_RATE // CODEC_SAMPLE_RATE)

@@ -1,9 +1,7 @@
-"""Codes of clips on disk, encoded once: packed in few files, keyed by the clip's content, its cut and the codec."""
+"""A cache of clips' codes on disk, packed in few files. The key of a clip is its content, its cut and the codec."""
 
 import hashlib
-import shutil
 import struct
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,21 +15,22 @@ from boson_multimodal.audio_processing.content_hashes import ContentHashes
 from boson_multimodal.audio_processing.packed_store import PackedStore
 from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.errors import InputError
+from boson_multimodal.whole_files import write_whole
 
 SHAPE = struct.Struct("<II")
 CODE_DTYPE = np.dtype("<i2")
 CODEC_CONFIG = "config.json"
-"""Name of the codec's configuration, in its own folder and, as a copy, beside its codes."""
+"""The file name of the codec's configuration in the codec's folder, and of the copy that is kept with the codes."""
 
 
 @dataclass(frozen=True)
 class FoundCodes:
-    """What a clip's codes are called, and the codes themselves where they are there.
+    """The key of a clip's codes, and the codes if they exist.
 
     Attributes:
-        key: equal for equal clips; enters a run's fingerprint.
-        codes_KT: (K, T) codes, or None.
-        is_absent: the clip itself is gone; it is known by the content that it had.
+        key: equal for equal clips. It is part of a run's fingerprint.
+        codes_KT: (K, T) codes; None if they do not exist.
+        is_absent: whether the clip's file no longer exists; ``key`` is then made from the file's last known content.
     """
 
     key: str
@@ -40,32 +39,32 @@ class FoundCodes:
 
 
 class CodeCache:
-    """Codes by clip key, as K u32 | T u32 | K x T codes int16, in a :class:`PackedStore`.
+    """A cache of codes by clip key: K u32 | T u32 | K x T codes int16, in a :class:`PackedStore`.
 
     Args:
-        folder: where caches lie; made if absent.
-        codec: the codec's identity; another codec's codes are never returned.
-        num_codebooks, codebook_size: what codes must look like to be trusted.
+        folder: the folder of all caches; it is created if it does not exist.
+        codec: the identity of the codec. The cache never returns codes of another codec.
+        num_codebooks, codebook_size: the valid shape and range of codes. Entries outside them are ignored.
 
     Raises:
-        InputError: if the folder cannot be made; and from each method that writes codes, if it cannot be written to or
-            the disk is full. What was written before stays.
+        InputError: if the folder cannot be created. Every method that writes codes raises it if the folder is not
+            writable or the disk is full; earlier entries stay.
     """
 
     def __init__(self, folder: Path, codec: str, num_codebooks: int, codebook_size: int) -> None:
         self.folder = folder.expanduser() / codec
-        with _told(folder):
+        with _name_disk_errors(folder):
             self.store = PackedStore(self.folder, lambda payload: self._codes(payload) is not None)
             self.hashes = ContentHashes(folder.expanduser() / "content_hashes")
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
 
     def place(self, key: str) -> str:
-        """Where the codes of a clip lie, for messages."""
+        """Return the place of a clip's codes, for messages."""
         return f"{self.folder} (entry {key[:16]})"
 
     def key_of(self, clip: Clip) -> str:
-        """Name of a clip's codes.
+        """Return the key of a clip's codes.
 
         Raises:
             InputError: if the clip's file is missing or cannot be opened.
@@ -74,10 +73,12 @@ class CodeCache:
         return clip_key(clip, content if is_there else content_hash(clip.source))
 
     def find(self, clip: Clip, name: str) -> FoundCodes:
-        """A clip's codes; its file may be gone if they are there. ``name`` is what other sources of codes go by.
+        """Return the key and codes of a clip. If the cache holds its codes, the clip's file need not exist.
+
+        ``name`` is not used here; other sources of codes look a clip up by its name.
 
         Raises:
-            InputError: if the codes are not there, and the clip's file is missing or cannot be opened.
+            InputError: if the cache lacks the codes, and the clip's file is missing or cannot be opened.
         """
         content, is_there = self.hashes.of(clip.source)
         key = clip_key(clip, content)
@@ -87,25 +88,25 @@ class CodeCache:
         return FoundCodes(key, codes, not is_there)
 
     def read(self, key: str) -> Tensor | None:
-        """(K, T) codes, or None if they are not there or not what this codec writes (then they are made anew)."""
+        """Return the (K, T) codes of a key, or None if the cache holds no valid codes for it."""
         payload = self.store.read(bytes.fromhex(key))
         return None if payload is None else torch.from_numpy(self._codes(payload).astype(np.int64))
 
     def write(self, key: str, codes_KT: Tensor) -> None:
         """Store (K, T) codes."""
         codes = codes_KT.numpy().astype(CODE_DTYPE)
-        with _told(self.folder.parent):
+        with _name_disk_errors(self.folder.parent):
             self.store.write(bytes.fromhex(key), SHAPE.pack(*codes.shape) + codes.tobytes())
 
     def seal(self) -> None:
-        """This process writes no more for now."""
-        with _told(self.folder.parent):
+        """Turn the logs that this process wrote into packs. Call it after the last write of a series."""
+        with _name_disk_errors(self.folder.parent):
             self.store.seal()
             self.hashes.store.seal()
 
     def compact(self) -> None:
-        """Join small files: see :meth:`PackedStore.compact`."""
-        with _told(self.folder.parent):
+        """Join small files (see :meth:`PackedStore.compact`)."""
+        with _name_disk_errors(self.folder.parent):
             self.store.compact()
             self.hashes.store.compact()
 
@@ -121,40 +122,38 @@ class CodeCache:
 
 
 def clip_key(clip: Clip, content_sha256: str) -> str:
-    """Name of a clip's codes: its content and its cut."""
+    """Return the key of a clip: the SHA-256 of its content hash, offset and duration."""
     cut = f"{content_sha256}:{clip.offset!r}:{clip.duration!r}"
     return hashlib.sha256(cut.encode()).hexdigest()
 
 
 def remember_codec(folder: Path, codec: str, codec_folder: Path) -> None:
-    """Keep a copy of a codec's configuration beside its codes, for :func:`remembered_codecs`.
+    """Copy a codec's configuration to the folder of its codes, for :func:`remembered_codecs`.
 
     Raises:
-        InputError: if the folder cannot be written to.
+        InputError: if the folder is not writable.
     """
     cache = folder.expanduser() / codec
-    with _told(folder):
+    with _name_disk_errors(folder):
         cache.mkdir(parents=True, exist_ok=True)
         if not (cache / CODEC_CONFIG).exists():
-            temporary = cache / f"{uuid.uuid4().hex}.tmp"
-            shutil.copyfile(codec_folder / CODEC_CONFIG, temporary)
-            temporary.rename(cache / CODEC_CONFIG)
+            write_whole(cache / CODEC_CONFIG, (codec_folder / CODEC_CONFIG).read_bytes())
 
 
 def remembered_codecs(folder: Path, codec_folder: Path) -> list[str]:
-    """Identities of the codecs whose codes lie in ``folder`` and whose configuration is that of ``codec_folder``."""
+    """Return the identities of the codecs with codes in ``folder`` and the same configuration as ``codec_folder``."""
     wanted = (codec_folder / CODEC_CONFIG).read_bytes()
     found = sorted(folder.expanduser().glob(f"*/{CODEC_CONFIG}"))
     return [path.parent.name for path in found if path.read_bytes() == wanted]
 
 
 @contextmanager
-def _told(folder: Path) -> Iterator[None]:
-    """Name the cache and what its disk refused: Python names no file where a write fails."""
+def _name_disk_errors(folder: Path) -> Iterator[None]:
+    """Turn an ``OSError`` into an ``InputError`` that names the cache. Python names no file when a write fails."""
     try:
         yield
     except OSError as error:
         raise InputError(
-            f"--code_cache_dir {folder}: cannot be used ({error.strerror}); give a folder that can be written to, on "
-            "a disk with room. What it holds already stays."
+            f"--code_cache_dir {folder}: cannot be used ({error.strerror}); give a writable folder on a disk with "
+            "free space. Its present content stays."
         ) from error

@@ -1,9 +1,9 @@
-"""Boson's original format of the codec (its own ``config.json`` and ``model.pth``) <-> transformers' format.
+"""Convert the codec between Boson's original format (its own ``config.json`` and ``model.pth``) and transformers'.
 
 Names, shapes and fields are those of ``bosonai/higgs-audio-v2-tokenizer`` at revision
-``9d4988fbd4ad07b4cac3a5fa462741a41810dbec``, its last one in the original format: 201,426,474 fp32 numbers under the
-names that Boson's code gives its modules. These are the encoder and the decoder of descript-audio-codec under weight
-norm, the semantic stacks and the quantizer of xcodec, and the whole HuBERT: nothing is fetched beside the file.
+``9d4988fbd4ad07b4cac3a5fa462741a41810dbec``, the last one in the original format. Its ``model.pth`` holds 201,426,474
+fp32 numbers under the module names of Boson's code: the encoder and the decoder of descript-audio-codec with weight
+norm, the semantic stacks and the quantizer of xcodec, and the whole HuBERT. No other file is downloaded.
 """
 
 import math
@@ -25,16 +25,17 @@ ORIGINAL_WEIGHTS = "model.pth"
 SEMANTIC_TEACHER = "hubert_base_general"
 
 MARKING_FIELDS = ("ratios", "bins", "n_q", "semantic_techer")
-"""Of the original's ``config.json``, with the original's spelling: with all of these it is the original's."""
+"""Fields that identify the original's ``config.json``, in the original's spelling. It must have all of them."""
 IGNORED_FIELDS = ("n_filters", "normalize", "causal", "last_layer_semantic", "merge_mode", "semantic_mode")
-"""Boson's class takes these and does not use them, or not with the HuBERT teacher."""
+"""Fields that Boson's class accepts but does not use, at least not with the HuBERT teacher."""
 OVERRIDE_FIELDS = ("acoustic_model_config", "semantic_model_config")
-"""Ours, for files smaller than the release: what Boson's code fixes (encoder 64 and decoder 1024 wide, HuBERT base)."""
+"""Fields of this project, for codecs smaller than the release. They override sizes that are constants in Boson's code
+(encoder width 64, decoder width 1024, HuBERT base)."""
 
-# Written with the original's code and not needed to encode: HuBERT masks with it in its own training only.
+# The original's code saves this tensor. Encoding does not need it: HuBERT uses it as a mask in pretraining only.
 UNUSED_TENSORS = ("semantic_model.masked_spec_embed",)
 
-# Weight norm splits a weight into magnitude and direction; torch has two kinds of names for the pair.
+# Weight norm splits a weight into magnitude and direction. torch has two naming schemes for the pair.
 PAIR_SPELLINGS = (
     (".weight_g", ".parametrizations.weight.original0"),
     (".weight_v", ".parametrizations.weight.original1"),
@@ -42,10 +43,10 @@ PAIR_SPELLINGS = (
 
 
 def codec_layout(folder: Path) -> Layout:
-    """Which format the folder's ``config.json`` is of.
+    """Return the format of the folder's ``config.json``.
 
     Raises:
-        InputError: if it is of neither, is missing or cannot be read.
+        InputError: if the file has neither format, is missing or cannot be read.
     """
     found = read_config(folder, str(folder))
     if found.get("model_type") == HiggsAudioV2TokenizerConfig.model_type:
@@ -55,7 +56,7 @@ def codec_layout(folder: Path) -> Layout:
         return "original"
     raise InputError(
         f"{folder}: config.json has model_type {found.get('model_type')!r}, not "
-        f"{HiggsAudioV2TokenizerConfig.model_type!r}, and is not of Boson's original format either (its fields "
+        f"{HiggsAudioV2TokenizerConfig.model_type!r}, and does not have Boson's original format either (its fields "
         f"{', '.join(MARKING_FIELDS)}{'; not there: ' + ', '.join(absent) if absent else ''}): give the codec in one "
         "of these formats (on the hub: the revision that --audio_tokenizer_revision is pinned to)"
     )
@@ -73,7 +74,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _config_offenders(found: Mapping[str, Any]) -> list[str]:
-    """Each field of the original's configuration that is missing, unknown, or that transformers' class cannot hold."""
+    """Return a problem for each field that is missing, unknown, or has a value that transformers' class cannot hold."""
     rules = {
         "D": (_is_count, "a whole number from 1"),
         "codebook_dim": (_is_count, "a whole number from 1"),
@@ -100,10 +101,10 @@ def _config_offenders(found: Mapping[str, Any]) -> list[str]:
 
 
 def read_original_config(folder: Path) -> HiggsAudioV2TokenizerConfig:
-    """The original's ``config.json`` as transformers' configuration.
+    """Read the original's ``config.json`` as a configuration of transformers.
 
-    transformers derives the number of codebooks from the highest bandwidth. The original's list goes on beyond its
-    codebooks (the release: up to 4 kbit/s, where its 8 codebooks make 2), so it is cut at what they make.
+    transformers derives the number of codebooks from the highest bandwidth. The original's list contains bandwidths
+    above that of its codebooks (the release lists up to 4 kbit/s, but its 8 codebooks make 2), so the list is cut.
 
     Raises:
         InputError: listing every field that is missing, unknown or out of range.
@@ -132,7 +133,7 @@ def read_original_config(folder: Path) -> HiggsAudioV2TokenizerConfig:
 
 
 def original_config(config: HiggsAudioV2TokenizerConfig) -> dict[str, Any]:
-    """The content of the original's ``config.json``, inverse of :func:`read_original_config`."""
+    """Return the content of the original's ``config.json``: the inverse of :func:`read_original_config`."""
     acoustic, semantic = config.acoustic_model_config, config.semantic_model_config
     return {
         "n_filters": 32,
@@ -156,11 +157,11 @@ def original_config(config: HiggsAudioV2TokenizerConfig) -> dict[str, Any]:
 
 
 def _module_names(config: HiggsAudioV2TokenizerConfig) -> dict[str, str]:
-    """transformers' name of a module -> the original's, where they differ: the one table of this file."""
+    """Return transformers' module name -> the original's, for the modules whose names differ."""
     stages = len(config.acoustic_model_config.downsampling_ratios)
     names = {"fc": "fc_prior", "fc1": "fc_post1", "fc2": "fc_post2"}
-    # One sequence in the original: a convolution, the stages, a Snake, a convolution. In a stage of the encoder the
-    # three residual units come first, in one of the decoder last.
+    # The original has one sequence: a convolution, the stages, a Snake, a convolution. The three residual units come
+    # first in a stage of the encoder and last in a stage of the decoder.
     for ours, theirs, units, snake, conv in (
         ("acoustic_encoder", "encoder.block", 0, 3, ("conv1", 4)),
         ("acoustic_decoder", "decoder_2.model", 2, 0, ("conv_t1", 1)),
@@ -173,7 +174,7 @@ def _module_names(config: HiggsAudioV2TokenizerConfig) -> dict[str, str]:
             for unit in range(3):
                 for j, layer in enumerate(("snake1", "conv1", "snake2", "conv2")):
                     names[f"{stage}.res_unit{unit + 1}.{layer}"] = f"{sequence}.{units + unit}.block.{j}"
-    # The original wraps its convolutions, but for the 1x1 ones (a residual unit's conv2).
+    # The original wraps every convolution in a module, except the 1x1 ones (conv2 of a residual unit).
     names["encoder_semantic.conv"] = "encoder_semantic.conv.conv"
     names |= {f"decoder_semantic.conv{j}": f"decoder_semantic.conv{j}.conv" for j in (1, 2)}
     for side in ("encoder_semantic", "decoder_semantic"):
@@ -190,9 +191,9 @@ def _module_names(config: HiggsAudioV2TokenizerConfig) -> dict[str, str]:
 
 
 def original_names(model: HiggsAudioV2TokenizerModel) -> dict[str, tuple[str, ...]]:
-    """transformers' name of each tensor -> the original's: one, or the pair (g, v) where the original has weight norm.
+    """Return transformers' tensor name -> the original's: one name, or the pair (g, v) of a weight norm.
 
-    HuBERT's positional convolution is a pair in both, and has the same names in both.
+    HuBERT's positional convolution is a pair with the same names in both formats.
     """
     modules, names = _module_names(model.config), {}
     for name in model.state_dict():
@@ -207,18 +208,21 @@ def original_names(model: HiggsAudioV2TokenizerModel) -> dict[str, tuple[str, ..
 
 
 def merge_weight_norm(magnitude: Tensor, direction: Tensor) -> Tensor:
-    """(out, 1, 1) and (out, ...) -> the weight, in fp32: g / |v| first, so that :func:`split_weight_norm` is undone."""
+    """Return the fp32 weight of a magnitude (out, 1, 1) and a direction (out, ...).
+
+    g / |v| is computed first, which makes this the exact inverse of :func:`split_weight_norm`.
+    """
     direction = direction.float()
     return direction * (magnitude.float() / torch.norm_except_dim(direction, 2, 0))
 
 
 def split_weight_norm(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight -> its magnitude along the first dimension, and itself as the direction."""
+    """Return a weight's magnitude along the first dimension, and the weight itself as the direction."""
     return torch.norm_except_dim(weight, 2, 0), weight
 
 
 def original_tensors(model: HiggsAudioV2TokenizerModel) -> dict[str, Tensor]:
-    """The codec's tensors under the original's names and in its form, what :func:`read_original_tensors` undoes."""
+    """Return the codec's tensors in the original format: the inverse of :func:`read_original_tensors`."""
     state, tensors = model.state_dict(), {}
     for name, theirs in original_names(model).items():
         parts = split_weight_norm(state[name]) if len(theirs) == 2 else (state[name],)
@@ -227,7 +231,7 @@ def original_tensors(model: HiggsAudioV2TokenizerModel) -> dict[str, Tensor]:
 
 
 def original_shapes(model: HiggsAudioV2TokenizerModel) -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor under the original's names."""
+    """Return the shape of each tensor by its original name."""
     state, shapes = model.state_dict(), {}
     for name, theirs in original_names(model).items():
         shape = tuple(state[name].shape)
@@ -237,7 +241,7 @@ def original_shapes(model: HiggsAudioV2TokenizerModel) -> dict[str, tuple[int, .
 
 
 def _other_spelling(name: str) -> str:
-    """The other name that torch has for a half of a weight norm pair; another tensor's name is given back."""
+    """Return torch's other name for one half of a weight norm pair. Return any other name unchanged."""
     for old, new in PAIR_SPELLINGS:
         for suffix, other in ((old, new), (new, old)):
             if name.endswith(suffix):
@@ -246,7 +250,7 @@ def _other_spelling(name: str) -> str:
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
-    """What ``torch.save`` wrote, without running any code that the file may hold; tensors stay on disk until read."""
+    """Load a file of ``torch.save`` without running code that it may contain. Tensors stay on disk until read."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError as error:
@@ -264,11 +268,11 @@ def _unpickle(path: Path) -> dict[str, Any]:
 
 
 def read_original_tensors(path: Path, model: HiggsAudioV2TokenizerModel) -> dict[str, Tensor]:
-    """``model.pth`` under transformers' names and in its form, in fp32; only names and shapes of ``model`` are read.
+    """Read ``model.pth`` as fp32 tensors in transformers' format. Only names and shapes of ``model`` are used.
 
     Raises:
-        InputError: if the file is missing, truncated or holds more than tensors, or listing every tensor that is
-            missing, unexpected or misshapen.
+        InputError: if the file is missing, truncated or holds more than tensors. If tensors are missing, unexpected or
+            have a wrong shape, the error lists them all.
     """
     found, names, shapes = _unpickle(path), original_names(model), original_shapes(model)
     for name in shapes.keys() - found.keys():

@@ -1,9 +1,8 @@
-"""Files of codes that were made elsewhere: safetensors, a (K, T) int16 tensor for each clip, by the clip's name."""
+"""Read and write files of codes: safetensors with a (K, T) int16 tensor for each clip, under the clip's name."""
 
 import hashlib
 import json
 import re
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,19 +15,20 @@ from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.whole_files import open_whole
 
 CODEC_FIELD, RATE_FIELD = "codec", "frames_per_second"
-"""Metadata of a file: the codec's identity, and the rate of its frames (25 where it is not said)."""
+"""Metadata fields of a file: the codec's identity, and the frames per second (25 if the field is absent)."""
 NUMBER = re.compile(r"\d+(\.\d+)?")
 LARGEST_HEADER_BYTES = 100_000_000
-"""What the safetensors library reads at most: about 900,000 clips."""
+"""The largest header that the safetensors library reads. It has room for about 900,000 clips."""
 
 
 def codes_name(content: AudioContent) -> str:
-    """What files of codes call a clip: ``audio_url`` as the JSON has it, and ``#offset,duration`` if it is cut.
+    """Return the name of a clip in files of codes: ``audio_url`` as in the JSON, with ``#offset,duration`` for a cut.
 
-    Seconds are written as Python writes floats, a duration of null as nothing: ``clips/a.wav#1.5,2.0``,
-    ``clips/a.wav#1.5,``. A clip that stands in ``raw_audio`` is ``raw_audio:`` and the SHA-256 of its bytes.
+    Seconds are formatted like Python floats, and a duration of null is empty: ``clips/a.wav#1.5,2.0``,
+    ``clips/a.wav#1.5,``. The name of a clip in ``raw_audio`` is ``raw_audio:`` and the SHA-256 of its bytes.
     """
     name = content.audio_url or f"raw_audio:{hashlib.sha256(content.raw_audio or b'').hexdigest()}"
     offset = float(content.offset or 0.0)
@@ -38,14 +38,15 @@ def codes_name(content: AudioContent) -> str:
 
 
 class CodesFiles:
-    """Codes by clip name, from one or more files; each is read when it is asked for.
+    """Codes by clip name, from one or more files. The codes of a clip are read on demand.
 
     Attributes:
-        codec: identity of the codec that made them.
-        frames_per_second: of these codes.
+        codec: identity of the codec that made the codes.
+        frames_per_second: code frames per second.
 
     Raises:
-        InputError: listing files that are missing or not safetensors, that do not name one codec, or share a name.
+        InputError: listing files that are missing or are not safetensors, that do not all name the same codec, or that
+            contain the same clip name.
     """
 
     def __init__(self, paths: Sequence[str | Path], num_codebooks: int, codebook_size: int) -> None:
@@ -80,13 +81,13 @@ class CodesFiles:
         self.frames_per_second = float(next(iter(rates)))
 
     def place(self, key: str) -> str:
-        """Where the codes of a clip lie, for messages."""
+        """Return the place of a clip's codes, for messages."""
         name = key.partition(":")[2]
         path, _ = self._file_of.get(name, (self.paths[0], None))
         return f"{path} ({name!r})"
 
     def key_of(self, clip: Clip) -> str:
-        """What a clip without codes, which is heard only, is called.
+        """Return the key of a clip whose waveform is needed but whose codes are not.
 
         Raises:
             InputError: if the clip's file is missing or cannot be opened.
@@ -94,10 +95,10 @@ class CodesFiles:
         return clip_key(clip, content_hash(clip.source))
 
     def find(self, clip: Clip, name: str) -> FoundCodes:
-        """The codes of a clip, checked; its key holds their hash.
+        """Return the codes of a clip after checking them. The key contains their hash.
 
         Raises:
-            InputError: if there are none, or they are not what the model takes.
+            InputError: if the files do not contain the clip, or its codes have a wrong type, shape or range.
         """
         if name not in self._file_of:
             files = ", ".join(map(str, self.paths))
@@ -110,7 +111,7 @@ class CodesFiles:
         return FoundCodes(f"{_digest(codes)}:{name}", codes.long())
 
     def read(self, key: str) -> Tensor | None:
-        """(K, T) codes by a key that :meth:`find` gave; None if they have changed since."""
+        """Return the (K, T) codes for a key of :meth:`find`; None if they have changed since then."""
         digest, _, name = key.partition(":")
         codes = self._file_of[name][1].get_tensor(name)
         return codes.long() if _digest(codes) == digest else None
@@ -119,7 +120,7 @@ class CodesFiles:
         if codes.dtype != torch.int16:
             return f"is {str(codes.dtype).removeprefix('torch.')}; codes are int16"
         if codes.dim() != 2 or codes.shape[0] != self.num_codebooks or codes.shape[1] == 0:
-            return f"has shape {tuple(codes.shape)}; codes are ({self.num_codebooks}, frames), a frame at least"
+            return f"has shape {tuple(codes.shape)}; codes are ({self.num_codebooks}, frames), with at least one frame"
         lowest, highest = int(codes.min()), int(codes.max())
         if lowest < 0 or highest >= self.codebook_size:
             return f"has codes from {lowest} to {highest}; they must be from 0 to {self.codebook_size - 1}"
@@ -129,15 +130,15 @@ class CodesFiles:
 def write_codes_file(
     path: Path, shapes: dict[str, tuple[int, int]], codes: Iterable[Tensor], codec: str, frames_per_second: float
 ) -> None:
-    """Write a file of codes, one clip in memory at a time: under a temporary name, then renamed. One there is replaced.
+    """Write a file of codes with one clip in memory at a time. It replaces an existing file only when it is complete.
 
     Args:
         shapes: (K, T) by clip name.
         codes: the codes in the order of ``shapes``.
 
     Raises:
-        InputError: if there are more clips than the safetensors library reads back from one file, or the file cannot
-            be written.
+        InputError: if there are more clips than the safetensors library can read from one file, or the file cannot be
+            written.
     """
     header: dict = {"__metadata__": {"format": "pt", CODEC_FIELD: codec, RATE_FIELD: f"{frames_per_second:g}"}}
     end = 0
@@ -148,19 +149,15 @@ def write_codes_file(
     head += b" " * (-len(head) % 8)
     if len(head) > LARGEST_HEADER_BYTES:
         raise InputError(f"{path}: {len(shapes)} clips are too many for one file; export each data file to its own")
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with open_whole(path) as file:
             file.write(len(head).to_bytes(8, "little") + head)
             for codes_KT, shape in zip(codes, shapes.values(), strict=True):
                 if tuple(codes_KT.shape) != shape:
-                    raise InputError(f"{path}: codes have shape {tuple(codes_KT.shape)}, and {shape} was announced")
+                    raise InputError(f"{path}: codes have shape {tuple(codes_KT.shape)}, expected {shape}")
                 file.write(codes_KT.numpy().astype("<i2").tobytes())
-        temporary.rename(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _digest(codes: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""SHA-256 of audio files by path, size and time of change: a file is read once, not at every start."""
+"""Store the SHA-256 of audio files by path, size and modification time, so that a start need not read them again."""
 
 import hashlib
 import os
@@ -10,16 +10,17 @@ from boson_multimodal.audio_processing.packed_store import PackedStore
 from boson_multimodal.audio_processing.sound_files import content_hash
 
 KNOWN = struct.Struct("<Qq32s")
-"""A version of a file: its size, its st_mtime_ns, its SHA-256."""
+"""A version of a file: its size, its st_mtime_ns and its SHA-256."""
 SETTLED_AFTER_SECONDS = 2.0
-"""A file that changed within this time may change again without a newer time: the coarsest clocks of file systems."""
+"""The coarsest resolution of modification times. A file that is younger may change again and keep the same time, so its
+hash is not stored."""
 
 
 class ContentHashes:
-    """Versions of files in a :class:`PackedStore`, under hashes of their absolute path and the version's number.
+    """Versions of files in a :class:`PackedStore`. The key is a hash of the absolute path and the version's number.
 
-    The last version is the file as it was when it was last looked at. Damaged entries cost a reading, no more; nor does
-    a folder that cannot be written to, as that of a cache which is only read, or a full disk.
+    The last version describes the file at its last check. If an entry is damaged, the folder is not writable (a
+    read-only cache) or the disk is full, the file is read again; nothing else is lost.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -27,10 +28,10 @@ class ContentHashes:
         self.store = PackedStore(folder, lambda payload: len(payload) == KNOWN.size)
 
     def of(self, source: Path | bytes) -> tuple[str, bool]:
-        """SHA-256 of a file, or of the bytes of one; and whether it is there, or only known from earlier.
+        """Return the SHA-256 of a file or of bytes, and whether the file exists. If not, return the last stored hash.
 
         Raises:
-            InputError: if the file cannot be opened, or is missing and not known.
+            InputError: if the file cannot be opened, or if it does not exist and has no stored hash.
         """
         if isinstance(source, bytes):
             return content_hash(source), True
@@ -49,11 +50,11 @@ class ContentHashes:
             return
         try:
             self.store.write(key, version)
-        except OSError:  # the file is read again at the next start; and no further log is begun, for each file one
+        except OSError:  # The next start reads the file again. No further write is tried: each would create a log.
             self._is_writable = False
 
     def _last_version(self, source: Path) -> tuple[int, tuple[int, int, bytes] | None]:
-        """How many versions of a file are known, and the last one."""
+        """Return the number of stored versions of a file, and the last one."""
         number, last = 0, None
         while (version := self.store.read(_key(source, number))) is not None:
             number, last = number + 1, KNOWN.unpack(version)
@@ -65,9 +66,9 @@ def _key(source: Path, number: int) -> bytes:
 
 
 def _facts(source: Path) -> tuple[int, int] | None:
-    """A file's size and time of change; None if it is not to be had."""
+    """Return a file's size and modification time (ns), or None if they cannot be read."""
     try:
         found = source.stat()
-    except (OSError, ValueError):  # ValueError: a null byte; whoever opens the file says so
+    except (OSError, ValueError):  # ValueError: a null byte in the path. Opening the file reports it.
         return None
     return found.st_size, found.st_mtime_ns

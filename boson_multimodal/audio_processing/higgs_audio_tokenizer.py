@@ -1,4 +1,4 @@
-"""The codec: waveform <-> codes, 8 codebooks at 25 frames per second."""
+"""The codec: it converts waveforms to codes (8 codebooks, 25 frames per second) and back."""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +18,7 @@ from boson_multimodal.errors import InputError, raise_if_any
 
 TRANSFORMERS_WEIGHTS = "*.safetensors"
 CODEC_WEIGHTS = (TRANSFORMERS_WEIGHTS, ORIGINAL_WEIGHTS)
-"""One of these lies beside a codec's ``config.json``."""
+"""Patterns of weight files. A codec's folder has one of them in addition to ``config.json``."""
 HASH_BLOCK_BYTES = 1 << 20
 
 
@@ -26,8 +26,8 @@ class HiggsAudioTokenizer:
     """A loaded codec in inference mode.
 
     Attributes:
-        sampling_rate: samples per second that it reads and writes.
-        num_codebooks, codebook_size: K, and the codes of each.
+        sampling_rate: samples per second of its input and output.
+        num_codebooks, codebook_size: K, and the number of codes of each codebook.
     """
 
     def __init__(self, model: HiggsAudioV2TokenizerModel) -> None:
@@ -38,30 +38,30 @@ class HiggsAudioTokenizer:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of the weights."""
         return self.model.device
 
     @torch.inference_mode()
     def encode(self, waveforms_BS: Tensor) -> Tensor:
-        """(B, samples) waveforms of one length -> (B, K, T) codes.
+        """Encode (B, samples) waveforms of the same length to (B, K, T) codes.
 
-        The codec has no mask: clips of different lengths must not be padded to share a call, since a second of
-        padding changes most frames of the clip.
+        The codec has no mask, so clips of different lengths must not be padded into one batch: a second of padding
+        changes most frames of a clip.
         """
         return self.model.encode(waveforms_BS.to(self.device)[:, None, :]).audio_codes.cpu()
 
     @torch.inference_mode()
     def decode(self, codes_KT: Tensor) -> Tensor:
-        """(K, T) codes -> (samples,) waveform."""
+        """Decode (K, T) codes to a (samples,) waveform."""
         return self.model.decode(codes_KT[None].to(self.device)).audio_values[0, 0].cpu()
 
 
 def load_higgs_audio_tokenizer(folder: Path, device: torch.device | str = "cpu") -> HiggsAudioTokenizer:
-    """Load the codec from a local folder in either published format. The caller's random state is kept.
+    """Load the codec from a local folder in either published format. The global random state does not change.
 
     Raises:
-        InputError: if tensors are missing, unexpected or misshapen, a file is missing or broken, or the folder holds
-            another kind of model.
+        InputError: if tensors are missing, unexpected or have a wrong shape, if a file is missing or broken, or if the
+            folder holds another kind of model.
     """
     folder = Path(folder)
     if codec_layout(folder) == "original":
@@ -78,7 +78,7 @@ def _load_transformers_layout(folder: Path) -> HiggsAudioV2TokenizerModel:
     if not any(folder.glob(TRANSFORMERS_WEIGHTS)):
         raise InputError(f"{folder}: no {TRANSFORMERS_WEIGHTS} in it, and its config.json is transformers'")
     try:
-        with torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
+        with torch.random.fork_rng(devices=[]):  # transformers initialises random weights first
             model, info = HiggsAudioV2TokenizerModel.from_pretrained(
                 folder, output_loading_info=True, ignore_mismatched_sizes=True
             )
@@ -92,10 +92,10 @@ def _load_transformers_layout(folder: Path) -> HiggsAudioV2TokenizerModel:
 
 
 def codec_config(folder: Path) -> HiggsAudioV2TokenizerConfig:
-    """The codec's configuration, without its weights; both formats give transformers' configuration.
+    """Read the codec's configuration without its weights. Both formats give a configuration of transformers.
 
     Raises:
-        InputError: if the folder holds a codec in neither format, or a field of the original's is wrong.
+        InputError: if the folder has neither format, or a field of the original's configuration is wrong.
     """
     if codec_layout(folder) == "original":
         return read_original_config(folder)
@@ -103,12 +103,13 @@ def codec_config(folder: Path) -> HiggsAudioV2TokenizerConfig:
 
 
 def codec_identity(folder: Path) -> str:
-    """16 hex digits that change with the codec's weights or configuration: codes of another codec mean nothing.
+    """Return 16 hex digits that identify the codec's weights and configuration. Codes are valid for one codec only.
 
-    The same codec in the other format is another codec to it: merging weight norm rounds.
+    The two formats of the same codec have different identities: merging weight norm changes weights by rounding, so the
+    two formats have separate caches.
 
     Raises:
-        InputError: if the folder holds a codec in neither format.
+        InputError: if the folder has neither format.
     """
     digest = hashlib.sha256()
     weights = ORIGINAL_WEIGHTS if codec_layout(folder) == "original" else TRANSFORMERS_WEIGHTS

@@ -1,4 +1,4 @@
-"""Log-mel features of reference clips, as Whisper makes them: what the audio tower reads."""
+"""Compute Whisper's log-mel features of reference clips, the input of the audio tower."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,22 +13,23 @@ from boson_multimodal.model.higgs_audio.audio_tower import pooled_length
 from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAudioConfig
 
 MEL_SAMPLE_RATE = 16_000
-"""Samples per second of the waveforms that features are made of."""
+"""Samples per second of the waveforms from which features are computed."""
 MEL_HOP_SAMPLES = 160
 """Samples per mel frame: 100 frames a second."""
 STATES_PER_SECOND = 50
-"""Of the tower before pooling: ``max_source_positions`` is this times the seconds that it reads at once."""
+"""States per second of the tower before pooling. ``max_source_positions`` is this number times the seconds that the
+tower reads at once."""
 TOKENS_AROUND_CHUNK = 2
-"""``<|audio_bos|>`` and ``<|audio_eos|>``: what each further chunk of a reference adds to its own positions."""
+"""Each further chunk of a reference takes its own positions plus these two: ``<|audio_bos|>`` and ``<|audio_eos|>``."""
 
 
 @dataclass(frozen=True)
 class ReferenceForm:
-    """How the clip of an ``<|AUDIO|>`` slot reaches a model; that of an ``<|AUDIO_OUT|>`` slot is always codes.
+    """The form in which a model takes the clip of an ``<|AUDIO|>`` slot. An ``<|AUDIO_OUT|>`` slot always takes codes.
 
     Attributes:
-        codes: as codes.
-        chunk_seconds: as features, of chunks of so many seconds; None: not as features.
+        codes: whether the model takes codes.
+        chunk_seconds: the seconds of a chunk if the model takes features, else None.
     """
 
     codes: bool = True
@@ -36,11 +37,11 @@ class ReferenceForm:
 
     @classmethod
     def of(cls, config: HiggsAudioConfig) -> "ReferenceForm":
-        """The form that a checkpoint reads."""
+        """Return the form that a checkpoint's configuration asks for."""
         return cls(config.encode_audio_in_tokens, chunk_seconds(config) if config.reads_audio_features else None)
 
     def chunk_positions(self, samples: int, sampling_rate: int) -> list[int]:
-        """Sequence positions that the features of each chunk of a reference take; none where it has no features."""
+        """Return the number of sequence positions of each chunk of a reference; an empty list without features."""
         if self.chunk_seconds is None:
             return []
         total = resampled_length(samples, sampling_rate, MEL_SAMPLE_RATE)
@@ -49,7 +50,10 @@ class ReferenceForm:
         return [pooled_length(-(-length // MEL_HOP_SAMPLES)) for length in lengths]
 
     def waveforms(self, clips: Sequence[Clip], is_reference: Sequence[bool]) -> list[Tensor] | None:
-        """(samples,) at ``MEL_SAMPLE_RATE`` of each reference, read now, and nothing of other clips; None: no features.
+        """Read the (samples,) of each reference at ``MEL_SAMPLE_RATE``; other clips get an empty tensor.
+
+        Returns:
+            One tensor for each clip, or None if the model takes no features.
 
         Raises:
             InputError: if a clip cannot be read.
@@ -61,16 +65,16 @@ class ReferenceForm:
 
 
 AS_CODES = ReferenceForm()
-"""As the released model reads references."""
+"""The form that the released model takes."""
 
 
 def chunk_seconds(config: HiggsAudioConfig) -> int:
-    """Whole seconds of audio that a checkpoint's tower reads at once."""
+    """Return the whole seconds of audio that a checkpoint's tower reads at once."""
     return config.audio_encoder_config.max_source_positions // STATES_PER_SECOND
 
 
 def build_feature_extractor(config: HiggsAudioConfig) -> WhisperFeatureExtractor:
-    """The feature extractor that a checkpoint's tower was made for; nothing is downloaded."""
+    """Return the feature extractor for a checkpoint's tower. Nothing is downloaded."""
     return WhisperFeatureExtractor(
         feature_size=config.audio_encoder_config.num_mel_bins,
         sampling_rate=MEL_SAMPLE_RATE,
@@ -80,12 +84,13 @@ def build_feature_extractor(config: HiggsAudioConfig) -> WhisperFeatureExtractor
 
 
 def extract_features(extractor: WhisperFeatureExtractor, waveforms: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Features of at least one waveform, none longer than the extractor's chunk.
+    """Compute the features of one or more waveforms, none longer than the extractor's chunk.
 
-    Each is padded with silence to a whole chunk first, as Whisper and the original do: the last frames see it.
+    Each waveform is first padded with silence to a whole chunk, like in Whisper and the original. The padding affects
+    the last frames.
 
     Returns:
-        (clips, mel bins, frames) float32 features, and (clips, frames) int32, 1 at the frames of the clip.
+        (clips, mel bins, frames) float32 features, and their (clips, frames) int32 mask, 1 at frames of the clip.
     """
     found = extractor(
         [waveform.numpy() for waveform in waveforms],

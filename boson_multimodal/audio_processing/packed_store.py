@@ -1,18 +1,19 @@
-"""A folder of few files that maps 32-byte keys to short byte strings, for processes that are killed and share it.
+"""A key-value store in few files that several processes may use at once, and that survives killed processes.
 
-Every process appends to a log of its own; a log that is full or done with becomes a pack, which has a sorted index at
-its end; :meth:`PackedStore.compact` joins small packs into large ones. Nothing is ever changed in place, and no lock
-is taken: the folder may lie on a share. All numbers are little-endian, all checksums zlib's CRC-32.
+It maps 32-byte keys to short byte strings. Every process appends to its own log. A log that is full or closed becomes a
+pack, which has a sorted index at its end. :meth:`PackedStore.compact` joins small packs into large ones. No file is
+changed in place and no lock is used, so the folder may be on a network share. All numbers are little-endian, all
+checksums are zlib's CRC-32.
 
     log or pack = entry*                   pack also has: record* footer
     entry   48 bytes + payload:  magic b"HAe1" | key 32 | payload length u32 | CRC of payload u32 | CRC of these 44 u32
     record  44 bytes:            key 32 | offset of its entry u64 | payload length u32; sorted by key, no key twice
     footer  28 bytes:            magic b"HAindex1" | offset of the first record u64 | records u64 | CRC of these 24 u32
 
-Files are named by random hex digits: ``.log`` while a process may append to it, ``.pack`` once none does, ``.tmp``
-while :meth:`PackedStore.compact` writes one. What a kill tears is the tail of a log, which no reader takes for an
-entry; a log of a killed process is read as it is, and joins a pack after a day. A pack whose footer is damaged is read
-as a log; a damaged entry or record is an entry that is not there.
+File names are random hex digits with a suffix: ``.log`` while a process may append to the file, ``.pack`` after that,
+``.tmp`` while :meth:`PackedStore.compact` writes it. A kill can only leave an incomplete entry at the end of a log, and
+readers ignore it. The log of a killed process stays readable; it is joined into a pack after a day. A pack with a
+damaged footer is read like a log. A damaged entry or record counts as a missing entry.
 """
 
 import errno
@@ -34,28 +35,29 @@ RECORD = struct.Struct("<32sQI")
 FOOTER = struct.Struct("<8sQQI")
 ENTRY_MAGIC, FOOTER_MAGIC = b"HAe1", b"HAindex1"
 LOG_BYTES = 64 << 20
-"""Size at which a log becomes a pack: readers of a log go through all of it, to find its entries."""
+"""A log of this size becomes a pack, because a reader must scan the whole log to find its entries."""
 LARGE_PACK_BYTES = 256 << 20
-"""Packs of this size are no longer joined with others: to add a few entries does not copy everything."""
+"""Packs of this size are not joined with others, so that a few new entries do not cause a copy of everything."""
 IDLE_SECONDS = 3600
-"""A log that its process left alone for so long is closed before the next write: see ABANDONED_AFTER_SECONDS."""
+"""If the last write to a log is older than this, the next write begins a new log. Other processes may take an old log
+for abandoned (ABANDONED_AFTER_SECONDS)."""
 ABANDONED_AFTER_SECONDS = 24 * 3600
-"""Age at which a log or a temporary file is that of a process which was killed."""
+"""A log or temporary file of this age is taken for one of a killed process."""
 REFRESH_SECONDS = 1.0
-"""How often a key that is not there makes a reader look for new files."""
+"""A reader that misses a key looks for new files at most this often."""
 
 Place = tuple[int, int]
-"""Offset of an entry and length of its payload."""
+"""The offset of an entry and the length of its payload."""
 
 
 class Segment:
-    """An open log or pack. Reads are positional: threads share it. It closes when nobody refers to it any more.
+    """An open log or pack. Threads may share it, because reads are positional. It closes with its last reference.
 
-    The index of a pack is kept in memory (44 bytes an entry, 32 MB for 1,000 h in clips of 5 s), so that an entry is
-    one read: a search on disk takes some twenty, each of them a round trip on a share.
+    The index of a pack is kept in memory (44 bytes an entry, 32 MB for 1,000 h in clips of 5 s), so that an entry costs
+    one read. A search on disk would take about twenty, each a round trip on a network share.
 
     Raises:
-        FileNotFoundError: if another process joined it with others meanwhile.
+        FileNotFoundError: if another process has joined the file with others and removed it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,11 +74,11 @@ class Segment:
         return len(self._index) // RECORD.size if self.places is None else len(self.places)
 
     def size(self) -> int:
-        """Bytes of the file."""
+        """Return the size of the file in bytes."""
         return os.fstat(self._file.fileno()).st_size
 
     def read(self, key: bytes) -> bytes | None:
-        """The payload, in one read; None if it is not there or not whole."""
+        """Return the payload of a key with one read; None if the entry is missing or damaged."""
         place = self._find(key)
         entry = b"" if place is None else self._pread(ENTRY.size + place[1], place[0])
         if len(entry) < ENTRY.size or _payload_crc(entry, key) != crc32(entry[ENTRY.size :]):
@@ -84,21 +86,21 @@ class Segment:
         return entry[ENTRY.size :] if len(entry) == ENTRY.size + place[1] else None
 
     def keys(self) -> Iterator[bytes]:
-        """Each key, as the index has it."""
+        """Yield every key, in the order of the index."""
         yield from list(self.places) if self.places is not None else map(self._key, range(len(self)))
 
     def is_joinable(self) -> bool:
-        """Whether it is a small pack, or a log that nobody will append to."""
+        """Return whether this is a small pack or an abandoned log."""
         is_pack = self.path.suffix == ".pack"
         return self.size() < LARGE_PACK_BYTES if is_pack else _is_abandoned(self.path)
 
     def add(self, key: bytes, place: Place) -> None:
-        """Know an entry of a log that this process wrote."""
+        """Add an entry of a log to the index in memory."""
         self.places[key] = place
         self._scanned = place[0] + ENTRY.size + place[1]
 
     def scan(self) -> None:
-        """Find the entries that were appended to a log since the last call; a torn or damaged one ends it."""
+        """Find the entries that were appended to a log since the last call. Stop at an incomplete or damaged entry."""
         size = self.size()
         while self.places is not None and self._scanned + ENTRY.size <= size:
             header = self._pread(ENTRY.size, self._scanned)
@@ -120,11 +122,11 @@ class Segment:
         return (offset, length) if offset + ENTRY.size + length <= self._entries_end else None  # damaged
 
     def _key(self, number: int) -> bytes:
-        """The ``number``-th key of a pack."""
+        """Return the ``number``-th key of a pack."""
         return self._index[number * RECORD.size : number * RECORD.size + KEY_BYTES]
 
     def _read_index(self) -> tuple[bytes, int]:
-        """The records of a pack and where its entries end; no records without a whole footer."""
+        """Return the records of a pack and the offset where its entries end; (b"", 0) without a valid footer."""
         size = self.size()
         footer = self._pread(FOOTER.size, max(0, size - FOOTER.size))
         if len(footer) < FOOTER.size:
@@ -140,16 +142,16 @@ class Segment:
 
 
 class PackedStore:
-    """See above. Threads may share one; each process opens its own.
+    """The store that the module's docstring describes. Threads may share an object; each process opens its own.
 
     Args:
-        folder: where the files lie; made if absent.
-        is_sound: whether a payload is of the form that its readers take; one that is not is an entry that is not there.
+        folder: the folder of the files. It is created if it does not exist.
+        is_valid: returns whether a payload is valid. An entry with an invalid payload counts as missing.
     """
 
-    def __init__(self, folder: Path, is_sound: Callable[[bytes], bool]) -> None:
+    def __init__(self, folder: Path, is_valid: Callable[[bytes], bool]) -> None:
         self.folder = folder
-        self.is_sound = is_sound
+        self.is_valid = is_valid
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._segments: tuple[Segment, ...] = ()
@@ -159,7 +161,7 @@ class PackedStore:
         self.refresh()
 
     def read(self, key: bytes) -> bytes | None:
-        """The payload of a key, or None if no file has it whole."""
+        """Return the payload of a key, or None if no file has a valid entry for it."""
         payload = self._look_up(key)
         if payload is None and time.monotonic() - self._refreshed > REFRESH_SECONDS:
             self.refresh()
@@ -167,10 +169,10 @@ class PackedStore:
         return payload
 
     def write(self, key: bytes, payload: bytes) -> None:
-        """Append an entry. What is written is read from now on, by this process and by others that refresh.
+        """Append an entry. From now on this process can read it, and other processes after a refresh.
 
         Raises:
-            OSError: if it cannot be written whole; the store is as it was before.
+            OSError: if the entry cannot be written completely. The store is then unchanged.
         """
         with self._lock:
             if self._log is not None and time.time() - self._last_write > IDLE_SECONDS:
@@ -178,7 +180,7 @@ class PackedStore:
             if self._log is None:
                 self._begin_log()
             offset = self._log.tell()
-            log, self._log = self._log, None  # given up, unless the entry gets there whole
+            log, self._log = self._log, None  # If the write fails, this log is not used again.
             _write_whole(log, _entry(key, payload))
             self._log, self._last_write = log, time.time()
             self._log_segment.add(key, (offset, len(payload)))
@@ -186,14 +188,14 @@ class PackedStore:
                 self.seal()
 
     def refresh(self) -> None:
-        """Find what other processes wrote, joined and removed."""
+        """Find the files that other processes wrote, joined or removed."""
         with self._lock:
             known = {segment.path.name: segment for segment in self._segments if not segment.is_gone}
             self._segments = tuple(self._open(known))
             self._refreshed = time.monotonic()
 
     def seal(self) -> None:
-        """Make this process's log a pack: it will write no more for now."""
+        """Turn this process's log into a pack. Call it after the last write of a series."""
         with self._lock:
             if self._log is None:
                 return
@@ -201,20 +203,20 @@ class PackedStore:
             path, places = self._log_segment.path, self._log_segment.places
             with log:
                 _write_index(log, sorted(RECORD.pack(key, *place) for key, place in places.items()))
-            # Who left its log alone for a day and closes it now may find that it was taken for a dead process's, and
-            # joined with others: its entries are there.
+            # After a day without a write, another process may have taken the log for abandoned and joined it with
+            # others. The rename then fails, but the entries are in the joined pack.
             with suppress(FileNotFoundError):
                 path.rename(path.with_suffix(".pack"))
             self.refresh()
 
     def compact(self) -> None:
-        """Join all packs that are not large, and the logs of killed processes, into one pack; then remove these.
+        """Join all small packs and the logs of killed processes into one pack, then remove the joined files.
 
-        Every entry is verified on its way. A file goes only when another one, which is younger, has its entries: so
-        two processes that do this at once may leave entries twice, and lose none.
+        Every entry is verified while it is copied. A file is removed only after a newer file has its entries. If two
+        processes compact at the same time, entries may be stored twice, but none is lost.
 
         Raises:
-            OSError: if the disk is full; nothing was removed.
+            OSError: if the disk is full. No file has been removed then.
         """
         self.seal()
         for path in self.folder.glob("*.tmp"):
@@ -240,7 +242,7 @@ class PackedStore:
         self.refresh()
 
     def sizes(self) -> tuple[int, int, int]:
-        """Files, entries (of two files that hold the same one, two) and bytes."""
+        """Return the number of files, of entries (an entry in two files counts twice), and of bytes."""
         return len(self._segments), sum(map(len, self._segments)), sum(s.size() for s in self._segments)
 
     def _look_up(self, key: bytes) -> bytes | None:
@@ -248,42 +250,42 @@ class PackedStore:
             try:
                 payload = segment.read(key)
             except OSError as error:
-                if error.errno != errno.ESTALE:  # another machine removed the file; others have its entries by now
+                if error.errno != errno.ESTALE:  # ESTALE: another machine removed the file, and others have its entries
                     raise
                 segment.is_gone, self._refreshed = True, float("-inf")
                 continue
-            if payload is not None and self.is_sound(payload):
+            if payload is not None and self.is_valid(payload):
                 return payload
         return None
 
     def _copy_entries(self, sources: list[Segment], file: BinaryIO) -> tuple[list[Segment], list[bytes]]:
-        """Append each entry that is whole and sound to ``file``, each key once.
+        """Append every valid entry to ``file``, each key once.
 
         Returns:
-            The sources that were still there, and the sorted records of what was appended.
+            The sources that still existed, and the sorted records of the appended entries.
         """
         joined, records = [], {}
         for source in sources:
             try:
                 for key in source.keys():
                     payload = None if key in records else source.read(key)
-                    if payload is not None and self.is_sound(payload):
+                    if payload is not None and self.is_valid(payload):
                         records[key] = RECORD.pack(key, file.tell(), len(payload))
                         file.write(_entry(key, payload))
             except OSError as error:
-                if error.errno != errno.ESTALE:  # another machine joined it with others meanwhile
+                if error.errno != errno.ESTALE:  # ESTALE: another machine joined it with others
                     raise
             else:
                 joined.append(source)
         return joined, sorted(records.values())
 
     def _open(self, known: dict[str, Segment]) -> list[Segment]:
-        """A segment for each file that is there, the newest entries of logs included."""
+        """Return a segment for each file, with the newest entries of the logs."""
         while True:
             names = self._names()
             try:
                 known |= {name: Segment(self.folder / name) for name in names if name not in known}
-            except FileNotFoundError:  # joined with others since it was listed
+            except FileNotFoundError:  # another process joined it with others after the listing
                 continue
             found = [known[name] for name in names]
             for segment in found:
@@ -291,7 +293,10 @@ class PackedStore:
             return found
 
     def _names(self) -> list[str]:
-        """Logs and packs, listed until two lists agree: one alone may miss both a new file and those it is made of."""
+        """Return the names of logs and packs. List the folder until two lists agree.
+
+        A single list may miss both a new pack and the files that were joined into it.
+        """
         before, names = None, []
         while names != before:
             before = names
@@ -306,7 +311,7 @@ class PackedStore:
 
 
 def _payload_crc(header: bytes, key: bytes | None = None) -> int | None:
-    """The payload's checksum as an entry's header has it; None if the header is damaged or another key's."""
+    """Return the payload's checksum from an entry's header; None if the header is damaged or has another key."""
     magic, found, _, payload_crc, crc = ENTRY.unpack(header[: ENTRY.size])
     is_whole = magic == ENTRY_MAGIC and crc == crc32(header[: ENTRY.size - 4])
     return payload_crc if is_whole and key in (None, found) else None
@@ -323,7 +328,7 @@ def _write_index(file: BinaryIO, records: list[bytes]) -> None:
 
 
 def _write_whole(file: BinaryIO, content: bytes) -> None:
-    """An unbuffered file may take a part at a time."""
+    """Write all of ``content``: one ``write`` of an unbuffered file may write only a part."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) :]
@@ -332,12 +337,12 @@ def _write_whole(file: BinaryIO, content: bytes) -> None:
 def _is_abandoned(path: Path) -> bool:
     try:
         return time.time() - path.stat().st_mtime > ABANDONED_AFTER_SECONDS
-    except FileNotFoundError:  # another process renamed or removed it meanwhile
+    except FileNotFoundError:  # another process renamed or removed it
         return False
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put renames on the disk before anything is removed."""
+    """Flush renames of a folder to the disk, so that files can be removed after that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

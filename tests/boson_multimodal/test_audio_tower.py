@@ -1,4 +1,4 @@
-"""The audio tower against the original's answers (golden g4) and against its rules written out slowly."""
+"""Compare the audio tower with the original's output (golden g4) and with a slow reference implementation."""
 
 import pytest
 import torch
@@ -16,13 +16,13 @@ from boson_multimodal.model.higgs_audio.audio_tower import (
 from tests.goldens import meta, needs_golden, tensors
 
 ABSOLUTE_TOLERANCE = 2e-5
-"""Of fp32 activations, from the goldens' README."""
+"""The tolerance of fp32 activations, from the goldens' README."""
 GOLDEN = "g4_audio_tower"
 HEADS, WIDTH = 2, 32
 
 
 def tower(**changes: object) -> HiggsAudioEncoder:
-    """A tower of random weights and of golden g4's shape."""
+    """Build a tower with random weights and the shape of golden g4."""
     settings = {
         "num_mel_bins": 16,
         "encoder_layers": 2,
@@ -41,7 +41,7 @@ def mask_of(lengths: list[int], frames: int = 100) -> Tensor:
 
 @torch.no_grad()
 def slow_states(model: HiggsAudioEncoder, mel: Tensor, length: int) -> Tensor:
-    """One clip of ``length`` valid frames among (mel bins, frames), step by step, attention written out."""
+    """Slow reference for one clip with ``length`` valid frames of (mel bins, frames). Attention is written out."""
     hidden = F.gelu(model.conv2(F.gelu(model.conv1(mel)))).T
     hidden = hidden + model.embed_positions.weight[: len(hidden)]
     valid = (length - 1) // 2 + 1
@@ -84,7 +84,7 @@ def test_the_tower_equals_the_original() -> None:
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_the_tower_equals_its_rules_written_out_whatever_attention_the_model_is_set_to(attention: str) -> None:
+def test_the_tower_equals_the_slow_reference_for_every_attention_setting(attention: str) -> None:
     model = tower(attn_implementation=attention)
     mel, lengths = torch.randn(5, 16, 100), [100, 57, 58, 4, 99]
     with torch.no_grad():
@@ -95,7 +95,7 @@ def test_the_tower_equals_its_rules_written_out_whatever_attention_the_model_is_
 
 
 @pytest.mark.parametrize("lengths", [[57, 12], [58, 3], [4], [98], [99]])
-def test_padding_that_no_clip_needs_is_cut_off_and_changes_nothing(lengths: list[int]) -> None:
+def test_unneeded_padding_is_cut_off_and_changes_nothing(lengths: list[int]) -> None:
     model, mel = tower(), torch.randn(len(lengths), 16, 100)
     with torch.no_grad():
         states, found = model(mel, mask_of(lengths))
@@ -105,7 +105,7 @@ def test_padding_that_no_clip_needs_is_cut_off_and_changes_nothing(lengths: list
         torch.testing.assert_close(states[i, :positions], wanted, rtol=0.0, atol=ABSOLUTE_TOLERANCE)
 
 
-def test_fewer_frames_than_the_tower_reads_take_fewer_positions_and_no_mask_means_no_padding() -> None:
+def test_fewer_frames_give_fewer_positions_and_no_mask_means_no_padding() -> None:
     model, mel = tower(), torch.randn(2, 16, 37)
     with torch.no_grad():
         states, lengths = model(mel)
@@ -113,8 +113,8 @@ def test_fewer_frames_than_the_tower_reads_take_fewer_positions_and_no_mask_mean
     torch.testing.assert_close(states[1], slow_states(model, mel[1], 37), rtol=0.0, atol=ABSOLUTE_TOLERANCE)
 
 
-def test_lengths_count_the_positions_that_have_states() -> None:
-    """Pooled states there are for each number of frames, and what the formula says."""
+def test_computed_lengths_equal_the_number_of_states() -> None:
+    """For each number of frames, compare the number of pooled states with the formula."""
     model = tower()
     with torch.no_grad():
         made = [model(torch.zeros(1, 16, frames))[0].shape[1] for frames in range(3, 101)]
@@ -146,7 +146,7 @@ def test_checkpointing_changes_neither_states_nor_gradients() -> None:
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def test_features_are_taken_to_the_type_of_the_weights() -> None:
+def test_features_are_converted_to_the_type_of_the_weights() -> None:
     states, _ = tower().to(torch.bfloat16)(torch.randn(1, 16, 100), mask_of([60]))
     assert states.dtype == torch.bfloat16
 
@@ -156,7 +156,7 @@ def test_features_are_taken_to_the_type_of_the_weights() -> None:
     [
         ((1, 80, 100), (1, 100), "80 mel bins; the tower reads 16"),
         ((1, 16, 101), (1, 101), "101 frames; the tower reads 3 to 100"),
-        ((2, 16, 100), (1, 100), r"shape \(1, 100\); audio_features make it \(2, 100\)"),
+        ((2, 16, 100), (1, 100), r"shape \(1, 100\); audio_features ask for \(2, 100\)"),
     ],
 )
 def test_features_that_do_not_fit_are_refused(shape: tuple[int, ...], mask: tuple[int, ...], says: str) -> None:

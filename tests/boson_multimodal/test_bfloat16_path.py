@@ -1,4 +1,4 @@
-"""bfloat16 on the CPU through the whole path: load, train, speak, merge, and speak with what was merged."""
+"""Test bfloat16 on the CPU from end to end: load, train, speak, merge, and speak with the merged model."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import TRANSFORMERS
 from tests.training_runs import trainer
 from tools import merge_adapter, synthesize
 from tools.demo.model import build_tokenizer
-from voice_cloning.speech.voice_cloner import style_of_adapter
+from voice_cloning.speech.adapter_run import style_of_adapter
 
 
 def test_load_train_speak_merge_and_speak_again(demo: Path, tmp_path: Path) -> None:
@@ -28,12 +28,12 @@ def test_load_train_speak_merge_and_speak_again(demo: Path, tmp_path: Path) -> N
     assert merge_adapter.main([*map(str, words), "--torch_dtype", "bfloat16"]) == 0
     assert {t.dtype for t in load_file(merged / "model.safetensors").values()} == {torch.bfloat16}
 
-    assert style_of_adapter(merged) == style_of_adapter(checkpoint) == "as_written"
+    assert style_of_adapter(merged) == style_of_adapter(checkpoint) == "voice_clone"
     for name, model_words in (("adapter", [base, "--adapter", checkpoint]), ("merged", [merged])):
         output = tmp_path / f"{name}.wav"
         speech = ["--audio_tokenizer_path", demo / "audio_tokenizer", "--torch_dtype", "bfloat16", "--device", "cpu"]
         speech += ["--reference", demo / "clips/amal/train_00.wav", "--reference_text", "نعم", "--text", "نعم"]
-        # Hardly trained, it may well run away; what it said is written all the same.
+        # The model is hardly trained, so it may run away. --keep_runaways writes its speech in that case too.
         speech += ["--output", output, "--keep_runaways", "--retries", "0"]
         assert synthesize.main([str(word) for word in ["--model_path", *model_words, *speech]]) in (0, 3)
         (wav,) = tmp_path.glob(f"{name}*.wav")

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from boson_multimodal.chatml import prepare_chatml_sample, text_problem, to_voice_clone
+from boson_multimodal.chatml import prepare_chatml_sample, text_problem
+from boson_multimodal.cloning_example import VoiceCloningExample
 from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.data_types import AudioContent, ChatMLSample, parse_sample
 from tests.chatml_files import audio, text
@@ -52,13 +53,14 @@ def expected_labels(name: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 @pytest.mark.parametrize("name", GOOD)
 def test_ids_and_labels_equal_the_original(name: str, golden_tokenizer: PreTrainedTokenizerBase) -> None:
     wanted = golden(name)
-    input_ids, label_ids, clips, speaker = prepare_chatml_sample(parsed(wanted["sample"]), golden_tokenizer)
+    sample = parsed(wanted["sample"])
+    input_ids, label_ids, clips = prepare_chatml_sample(sample, golden_tokenizer)
     assert input_ids == wanted["input_tokens"]
     assert label_ids == expected_labels(name, golden_tokenizer)
     assert [(c.audio_url, c.raw_audio, c.offset, c.duration) for c in clips] == [
         (c["audio_url"], c["raw_audio"], c["offset"], c["duration"]) for c in wanted["audio_contents"]
     ]
-    assert speaker == wanted["speaker_id"]
+    assert sample.speaker == wanted["speaker_id"]
 
 
 @needs_golden
@@ -71,7 +73,9 @@ def test_the_goldens_are_all_tested() -> None:
 def test_a_malformed_sample_gives_its_problems_instead_of_none() -> None:
     sample, problems = parse_sample(golden("bad__unknown_message_key")["sample"])
     assert sample is None
-    assert problems == ["messages[0].extra: unknown key; known here are ['role', 'content', 'recipient']"]
+    assert [str(problem) for problem in problems] == [
+        "messages[0].extra: unknown key; known here are ['role', 'content', 'recipient']"
+    ]
 
 
 REFERENCE_TEXT, TARGET_TEXT = "السلام عليكم ورحمة الله", "قال الرجل إن المدينة جميلة في الليل."
@@ -94,6 +98,12 @@ def as_written(before_reference: str, misc: dict[str, Any] | None) -> dict[str, 
     }
 
 
+def as_voice_clone(record: dict[str, Any]) -> ChatMLSample:
+    example, problems = VoiceCloningExample.read(parsed(record))
+    assert example is not None and problems == []
+    return example.conversation("voice_clone")
+
+
 @needs_golden
 @pytest.mark.parametrize(
     "record",
@@ -107,9 +117,7 @@ def as_written(before_reference: str, misc: dict[str, Any] | None) -> dict[str, 
 def test_voice_clone_equals_the_original_prompt(
     record: dict[str, Any], golden_tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    sample, problems = to_voice_clone(parsed(record))
-    assert sample is not None and problems == []
-    input_ids, label_ids, clips, _ = prepare_chatml_sample(sample, golden_tokenizer)
+    input_ids, label_ids, clips = prepare_chatml_sample(as_voice_clone(record), golden_tokenizer)
     wanted = golden("voice_clone__start_index_4")
     assert input_ids == wanted["input_tokens"]
     assert label_ids == wanted["label_tokens"]
@@ -127,8 +135,7 @@ def test_voice_clone_takes_the_reference_of_an_untrained_assistant_turn(
         {"role": "assistant", "content": [text(REFERENCE_TEXT), audio("ref.wav")]},
         {"role": "user", "content": TARGET_TEXT},
     ]
-    sample, problems = to_voice_clone(parsed({**record, "start_index": 4}))
-    assert sample is not None, problems
+    sample = as_voice_clone({**record, "start_index": 4})
     wanted = golden("voice_clone__start_index_4")
     assert prepare_chatml_sample(sample, golden_tokenizer)[:2] == (wanted["input_tokens"], wanted["label_tokens"])
 
@@ -180,7 +187,7 @@ LAST_ANSWER = "<|audio_out_bos|><|AUDIO_OUT|><|audio_eos|><|eot_id|>"
 def test_a_conversation_is_written_and_labelled_literally(
     start_index: int | None, trained: list[str], tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    ids, labels, clips, _ = prepare_chatml_sample(conversation(start_index), tokenizer)
+    ids, labels, clips = prepare_chatml_sample(conversation(start_index), tokenizer)
     assert spans(ids, labels, tokenizer) == (WRITTEN, trained)
     assert [clip.audio_url for clip in clips] == ["a.wav", "b.wav", "c.wav"]
 

@@ -1,4 +1,4 @@
-"""The two published layouts: the same weights from either, out again unchanged, and every way a file can be wrong."""
+"""Test the two published layouts: loading gives the same weights, export changes none, and wrong files are refused."""
 
 import json
 import shutil
@@ -34,10 +34,10 @@ from tests.training_runs import ENVIRONMENT, PROJECT, metrics, trainer
 from tools.demo.model import build_model
 
 RELEASED_BYTES = 11_542_566_912
-"""Of the released weights in bf16, by the index of the release."""
+"""The size of the released weights in bf16, from the index of the release."""
 
 PEAK_OVER_WEIGHTS = 1.2
-"""How much memory loading may take, as a multiple of the weights'."""
+"""The most memory that loading may take, as a multiple of the weights' size."""
 
 
 @pytest.fixture
@@ -47,19 +47,19 @@ def model() -> HiggsAudioModel:
 
 @pytest.fixture
 def saved(model: HiggsAudioModel, tmp_path: Path) -> dict[str, Path]:
-    """The same weights in both layouts, in several files each."""
+    """Save the same weights in both layouts, each in several files."""
     for layout in LAYOUTS:
         save_checkpoint(model, model.config, tmp_path / layout, layout, max_shard_size="200KB")
     return {layout: tmp_path / layout for layout in LAYOUTS}
 
 
 def stored(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a folder, as safetensors reads them."""
+    """Read every tensor of a folder with safetensors."""
     return {key: tensor for file in sorted(folder.glob("*.safetensors")) for key, tensor in load_file(file).items()}
 
 
 def assert_same_tensors(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Bit for bit."""
+    """Compare bit for bit."""
     assert found.keys() == wanted.keys()
     assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
     assert {tensor.dtype for tensor in found.values()} == {tensor.dtype for tensor in wanted.values()}
@@ -121,7 +121,7 @@ def test_without_its_text_head_transformers_reads_the_export_silently(
 
 
 def test_a_checkpoint_that_transformers_wrote_is_read(model: HiggsAudioModel, tmp_path: Path) -> None:
-    """With its config, which lacks the ids of ``<|AUDIO|>`` and ``<|audio_eos|>``."""
+    """Its config lacks the ids of ``<|AUDIO|>`` and ``<|audio_eos|>``."""
     config = {key: value for key, value in to_transformers_config(model.config).items() if key != "model_type"}
     for name in ("audio_in_token_idx", "audio_eos_token_id", "encode_audio_in_tokens"):
         del config[name]
@@ -144,8 +144,8 @@ def test_one_file_or_several(saved: dict[str, Path], model: HiggsAudioModel, tmp
     assert_same_tensors(single, several)
 
 
-def test_a_single_file_goes_before_an_older_index(saved: dict[str, Path], model: HiggsAudioModel) -> None:
-    """As on the hub since April 2026: a new ``model.safetensors``, with the old shards and index still there."""
+def test_a_single_file_takes_precedence_over_an_older_index(saved: dict[str, Path], model: HiggsAudioModel) -> None:
+    """The hub has both since April 2026: a new ``model.safetensors``, and the old shards with their index."""
     torch.nn.init.zeros_(model.norm.weight)
     save_file(
         {to_transformers_name(k): v for k, v in model.state_dict().items()}, saved[ORIGINAL] / "model.safetensors"
@@ -154,7 +154,7 @@ def test_a_single_file_goes_before_an_older_index(saved: dict[str, Path], model:
 
 
 def split(state: dict[str, Tensor], name: str, rows: int, frozen: str, trainable: str) -> None:
-    """Store the first ``rows`` of a tensor as Boson's partly frozen modules do, apart from the others."""
+    """Store the first ``rows`` of a tensor separately from the others, like Boson's partly frozen modules."""
     weight, module = state.pop(f"{name}.weight"), name
     state[f"{module}.{frozen}.weight"] = weight[:rows].clone()
     state[f"{module}.{trainable}.weight"] = weight[rows:].clone()
@@ -175,7 +175,7 @@ def test_halves_are_joined_frozen_rows_first(model: HiggsAudioModel, saved: dict
     assert_same_tensors(HiggsAudioModel.from_pretrained(folder).state_dict(), model.state_dict())
 
 
-def test_a_half_alone_or_beside_the_whole_is_listed(model: HiggsAudioModel, saved: dict[str, Path]) -> None:
+def test_a_half_alone_or_in_addition_to_the_whole_is_listed(model: HiggsAudioModel, saved: dict[str, Path]) -> None:
     state = halved(model)
     del state["embed_tokens.embedding_trainable.weight"]
     state["audio_decoder_proj.text_lm_head.weight"] = model.audio_decoder_proj.text_lm_head.weight.detach()
@@ -190,7 +190,8 @@ def test_a_half_alone_or_beside_the_whole_is_listed(model: HiggsAudioModel, save
     message = str(caught.value)
     assert "tensors do not fit the configuration (4):" in message
     assert "audio_codebook_embeddings.weight: has shape (30, 64) and (242, 7), not (272, 64)" in message
-    assert "embed_tokens.weight: stored as embed_tokens.embedding_frozen.weight; whole, or as both halves" in message
+    problem = "embed_tokens.weight: stored as embed_tokens.embedding_frozen.weight; store it whole or as two halves"
+    assert problem in message
     assert "text_lm_head.weight: stored as" in message
     assert "audio_lm_head.weight: has shape (39, 64), not (272, 64)" in message
 
@@ -221,7 +222,7 @@ def test_long_tensors_are_read_in_chunks(
         assert_same_tensors(found.state_dict(), {k: v.to(dtype) for k, v in model.state_dict().items()})
 
 
-def test_loading_draws_no_random_number_and_leaves_a_model_to_use(saved: dict[str, Path]) -> None:
+def test_loading_draws_no_random_number_and_gives_a_usable_model(saved: dict[str, Path]) -> None:
     before = torch.get_rng_state()
     found = HiggsAudioModel.from_pretrained(saved[TRANSFORMERS], device_map={"": torch.device("cpu")})
     assert torch.equal(torch.get_rng_state(), before)
@@ -252,7 +253,7 @@ def test_a_given_config_is_used_and_left_as_it_is(saved: dict[str, Path], model:
     [
         ({"dtype": "bfloat17"}, "dtype 'bfloat17': not a floating point type"),
         ({"dtype": torch.int8}, "dtype torch.int8: not a floating point type"),
-        ({"device_map": {"layers": "cpu", "norm": "cuda"}}, "device_map .*the model lies on one device"),
+        ({"device_map": {"layers": "cpu", "norm": "cuda"}}, "device_map .*the model must be on one device"),
     ],
 )
 def test_odd_arguments_are_named(saved: dict[str, Path], arguments: dict[str, Any], message: str) -> None:
@@ -273,7 +274,7 @@ def peak_over_weights(folder):
     model = HiggsAudioModel.from_pretrained(folder, dtype=torch.bfloat16)
     return (memory("VmHWM") - before) / sum(p.numel() * p.element_size() for p in model.parameters())
 
-HiggsAudioModel.from_pretrained(sys.argv[1])  # what only a first call brings in
+HiggsAudioModel.from_pretrained(sys.argv[1])  # a first call imports and allocates more
 with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:  # a fresh heap for each
     print(json.dumps(pool.map(peak_over_weights, sys.argv[2:], chunksize=1)))
 """
@@ -281,7 +282,7 @@ with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:  #
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc")
 def test_peak_memory_of_loading(saved: dict[str, Path], tmp_path: Path) -> None:
-    """Resident memory (VmHWM: heap and mapped files alike) beyond what was resident before the call."""
+    """Measure the growth of resident memory during the call (VmHWM counts heap and mapped files)."""
     text = {**tiny_config().text_config.to_dict(), "vocab_size": 8192, "hidden_size": 2048, "intermediate_size": 4096}
     config = HiggsAudioConfig(text_config=text)
     with torch.device("meta"):
@@ -305,7 +306,7 @@ def test_peak_memory_of_loading(saved: dict[str, Path], tmp_path: Path) -> None:
 
 @pytest.fixture
 def nothing_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail if memory is spent on weights."""
+    """Fail if a weight is read."""
 
     def spent(*args: object) -> None:
         raise AssertionError("read")
@@ -330,20 +331,21 @@ def test_every_damaged_file_is_named_at_once(nothing_read: None, saved: dict[str
     files[3].write_bytes(whole[:8] + b"!" * (len(whole) - 8))
     message = refusal(saved[layout])
     assert "its weight files are damaged or incomplete; fetch them again (4):" in message
-    assert f"{files[0].name}: cut short or damaged: {len(whole) - 100} bytes, of {len(whole)} by its header" in message
-    assert f"{files[1].name}: named by model.safetensors.index.json, but not there" in message
-    assert f"{files[2].name}: cut short, or no safetensors file: 22 bytes" in message
-    assert f"{files[3].name}: its header is not that of a safetensors file (JSONDecodeError" in message
+    problem = f"truncated or damaged: it has {len(whole) - 100} bytes, its header says {len(whole)}"
+    assert f"{files[0].name}: {problem}" in message
+    assert f"{files[1].name}: named in model.safetensors.index.json, but missing" in message
+    assert f"{files[2].name}: truncated, or not a safetensors file: it has 22 bytes" in message
+    assert f"{files[3].name}: its header is not a safetensors header (JSONDecodeError" in message
 
 
 def test_a_truncated_single_file(nothing_read: None, model: HiggsAudioModel, tmp_path: Path) -> None:
     save_checkpoint(model, model.config, tmp_path)
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert "model.safetensors: cut short or damaged" in refusal(tmp_path)
+    assert "model.safetensors: truncated or damaged" in refusal(tmp_path)
 
 
-def test_an_index_that_promises_too_much_or_too_little(nothing_read: None, saved: dict[str, Path]) -> None:
+def test_an_index_that_names_too_many_or_too_few_tensors(nothing_read: None, saved: dict[str, Path]) -> None:
     def change(index: dict[str, Any]) -> None:
         index["weight_map"]["layers.9.surplus"] = index["weight_map"]["embed_tokens.weight"]
         index["weight_map"]["layers.8.surplus"] = "model-00009-of-00009.safetensors"
@@ -352,8 +354,8 @@ def test_an_index_that_promises_too_much_or_too_little(nothing_read: None, saved
     edit_json(saved[ORIGINAL] / "model.safetensors.index.json", change)
     message = refusal(saved[ORIGINAL])
     assert "fetch them again (3):" in message
-    assert "model-00009-of-00009.safetensors: named by model.safetensors.index.json, but not there" in message
-    assert "model.safetensors.index.json says that it holds layers.9.surplus, which it does not" in message
+    assert "model-00009-of-00009.safetensors: named in model.safetensors.index.json, but missing" in message
+    assert "model.safetensors.index.json says that it holds layers.9.surplus, but it does not" in message
     assert "holds norm.weight, which model.safetensors.index.json has in no file" in message
 
 
@@ -377,9 +379,10 @@ def test_weights_of_another_model_or_of_both_layouts(
     save_checkpoint(model, model.config, tmp_path)
     state = model.state_dict()
     save_file({f"transformer.{name}": tensor for name, tensor in state.items()}, tmp_path / "model.safetensors")
-    assert "no tensor is named as in Higgs Audio v2 (the first are ['transformer.audio_codebook" in refusal(tmp_path)
+    assert "no tensor has a name of Higgs Audio v2 (the first are ['transformer.audio_codebook" in refusal(tmp_path)
     save_file({**state, "text_lm_head.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
-    assert "tensors of both layouts in one checkpoint: audio_codebook_embeddings.weight is of" in refusal(tmp_path)
+    message = refusal(tmp_path)
+    assert "tensors of both layouts in one checkpoint: audio_codebook_embeddings.weight is an original name" in message
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -392,7 +395,7 @@ def test_a_wrong_vocabulary_size(nothing_read: None, saved: dict[str, Path], lay
     assert "tensors do not fit the configuration (2):" in message
     assert message.count("has shape (512, 64), not (500, 64)") == 2
     embedding = {ORIGINAL: "  embed_tokens.weight: ", TRANSFORMERS: "  model.embed_tokens.weight: "}
-    assert embedding[layout] in message, "by the file's own name"
+    assert embedding[layout] in message, "with the name in the file"
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -409,7 +412,7 @@ def test_weights_of_a_type_that_is_not_read(nothing_read: None, model: HiggsAudi
     state = model.state_dict()
     state["norm.weight"] = state["norm.weight"].to(torch.int8)
     save_file(state, tmp_path / "model.safetensors")
-    assert "norm.weight: stored as I8; weights are F64, F32, BF16, F16" in refusal(tmp_path)
+    assert "norm.weight: stored as I8; the type of weights must be one of F64, F32, BF16, F16" in refusal(tmp_path)
 
 
 # -- the configuration -------------------------------------------------------------------------------------------------
@@ -431,7 +434,7 @@ HUB_CONFIG = {
     "bos_token_id": 1,
     "dtype": "bfloat16",
 }
-"""What the hub's file in the transformers layout says beyond that class's defaults."""
+"""The fields of the hub's file in the transformers layout that differ from the class's defaults."""
 
 
 def released_config() -> HiggsAudioConfig:
@@ -471,15 +474,15 @@ def test_the_configs_of_both_layouts_describe_one_model(tmp_path: Path) -> None:
     for name in ("vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
                  "intermediate_size rms_norm_eps hidden_act").split():  # fmt: skip
         assert getattr(hub.text_config, name) == getattr(original.text_config, name), name
-    # Its rope is written otherwise, every length an eighth; the frequencies are the same to the last bit.
+    # The rope has other parameters, with every length divided by 8. The frequencies are bitwise equal.
     rotary = modeling_higgs_audio.LlamaRotaryEmbedding
     assert torch.equal(rotary(hub.text_config).inv_freq, rotary(original.text_config).inv_freq)
     assert to_transformers_config(original)["audio_delay_token_id"] == 128014
     assert to_transformers_config(original)["eos_token_id"] == 128009
 
 
-def test_the_original_config_is_written_as_older_readers_need_it(saved: dict[str, Path]) -> None:
-    """transformers 4 knows no ``rope_parameters``; Boson's defaults are not ours."""
+def test_the_original_config_is_readable_by_older_code(saved: dict[str, Path]) -> None:
+    """transformers 4 does not know ``rope_parameters``, and Boson's defaults differ from ours."""
     written = json.loads((saved[ORIGINAL] / "config.json").read_text(encoding="utf-8"))
     text = written["text_config"]
     assert text["rope_theta"] == 500000.0
@@ -492,7 +495,7 @@ def test_the_original_config_is_written_as_older_readers_need_it(saved: dict[str
     assert again.text_config.rope_parameters == tiny_config().text_config.rope_parameters
 
 
-def test_what_transformers_has_no_place_for_is_refused(model: HiggsAudioModel, tmp_path: Path) -> None:
+def test_a_model_that_transformers_class_cannot_hold_is_refused(model: HiggsAudioModel, tmp_path: Path) -> None:
     config = tiny_config(
         skip_audio_tower=False,
         encode_whisper_embed=True,
@@ -504,16 +507,16 @@ def test_what_transformers_has_no_place_for_is_refused(model: HiggsAudioModel, t
     with pytest.raises(InputError) as caught:
         save_checkpoint(model, config, tmp_path / "out", TRANSFORMERS)
     message = str(caught.value)
-    assert "no place for parts of this model; export the original layout (6):" in message
+    assert "does not have parts of this model; export the original layout (6):" in message
     parts = (
         "skip_audio_tower encode_whisper_embed audio_dual_ffn_layers audio_ffn_intermediate_size use_delay id".split()
     )
     for part in (f"  {part}" for part in parts):
         assert part in message
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="audio_tower.conv1: the transformers layout has no place for it"):
+    with pytest.raises(InputError, match="audio_tower.conv1: the transformers layout has no such tensor or module"):
         to_transformers_name("audio_tower.conv1")
-    with pytest.raises(InputError, match="layers.0.mlp: the original layout has no place for it"):
+    with pytest.raises(InputError, match="layers.0.mlp: the original layout has no such tensor or module"):
         to_original_name("layers.0.mlp")
 
 
@@ -545,7 +548,7 @@ def test_values_that_the_model_cannot_have(
 
 @pytest.fixture
 def transformers_demo(demo: Path, tmp_path: Path) -> Path:
-    """The demo with its model in the transformers layout."""
+    """Copy the demo, with its model in the transformers layout."""
     folder = tmp_path / "demo"
     shutil.copytree(demo, folder, ignore=shutil.ignore_patterns("code_cache", "model.safetensors", "config.json"))
     for name in ("audio_tokenizer/model.safetensors", "audio_tokenizer/config.json"):

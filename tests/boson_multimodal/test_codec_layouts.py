@@ -1,4 +1,4 @@
-"""The codec from Boson's original format: same codes, same waveform, and a clear error for whatever is broken."""
+"""Test Boson's original codec format: same codes, same waveform, and a clear error for every kind of damage."""
 
 import json
 import os
@@ -40,8 +40,8 @@ from boson_multimodal.errors import InputError
 from tests.training_runs import trainer
 from tools.demo.codec import write_original_codec
 
-# config.json of bosonai/higgs-audio-v2-tokenizer at its last revision in the original format (9d4988fb), and how many
-# numbers its model.pth holds under each first part of a name, as public listings of that file give them.
+# config.json of bosonai/higgs-audio-v2-tokenizer at its last revision in the original format (9d4988fb), and the count
+# of numbers in its model.pth for each first part of a name, from public listings of that file.
 RELEASED_CONFIG = {
     "n_filters": 32,
     "D": 256,
@@ -64,7 +64,7 @@ RELEASED_COUNTS = {
     "fc_post1": 787200,
     "fc_post2": 262400,
 }
-# Some of its tensors, each kind once, with their shapes.
+# The shapes of some of its tensors, one of each kind.
 RELEASED_SHAPES = {
     "encoder.block.0.weight_v": (64, 1, 7),
     "encoder.block.1.block.2.block.3.weight_g": (64, 1, 1),
@@ -94,7 +94,7 @@ RELEASED_SHAPES = {
 
 @pytest.fixture(scope="session")
 def original(codec: HiggsAudioTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's codec in the original format."""
+    """Save the demo's codec in the original format."""
     folder = tmp_path_factory.mktemp("original_codec")
     write_original_codec(codec.model, folder)
     return folder
@@ -102,7 +102,7 @@ def original(codec: HiggsAudioTokenizer, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def copy(original: Path, tmp_path: Path) -> Path:
-    """The same, to be broken."""
+    """Copy it for a test that damages it."""
     return shutil.copytree(original, tmp_path / "codec")
 
 
@@ -201,7 +201,7 @@ def test_a_file_in_half_precision_becomes_fp32(copy: Path, codec: HiggsAudioToke
 
 
 def test_loading_keeps_the_callers_random_state(demo: Path, original: Path) -> None:
-    """Encoding clips, or finding all in the cache, must not change what is drawn afterwards."""
+    """Later random numbers must be the same whether clips are encoded or all of them are in the cache."""
     for folder in (demo / "audio_tokenizer", original):
         before = torch.get_rng_state()
         load_higgs_audio_tokenizer(folder)
@@ -213,7 +213,7 @@ def test_loading_keeps_the_callers_random_state(demo: Path, original: Path) -> N
 
 @pytest.fixture(scope="module")
 def released(tmp_path_factory: pytest.TempPathFactory) -> HiggsAudioV2TokenizerModel:
-    """The released codec on the meta device, from the original's configuration."""
+    """Build the released codec on the meta device from the original's configuration."""
     folder = write_config(tmp_path_factory.mktemp("released"), RELEASED_CONFIG)
     with torch.device("meta"):
         return HiggsAudioV2TokenizerModel(read_original_config(folder))
@@ -332,7 +332,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_listed_at_once(copy: Path)
 
 
 def test_a_file_without_hubert_is_refused(copy: Path) -> None:
-    """Boson's loader would keep the HuBERT that it fetched from elsewhere; the release carries its own."""
+    """Boson's loader would keep a HuBERT that it downloads from another repository. The release contains its own."""
 
     def drop(tensors: dict[str, Tensor]) -> None:
         for name in [name for name in tensors if name.startswith("semantic_model.")]:
@@ -364,7 +364,7 @@ def test_a_missing_file_is_named(copy: Path) -> None:
 
 
 class RunsCode:
-    """Unpickled without care, it would make a folder."""
+    """An object that creates a folder if it is unpickled without protection."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -373,7 +373,7 @@ class RunsCode:
         return os.mkdir, (str(self.path),)
 
 
-def test_a_pickle_that_could_run_code_is_refused_and_does_not(copy: Path, tmp_path: Path) -> None:
+def test_a_pickle_that_could_run_code_is_refused_and_not_run(copy: Path, tmp_path: Path) -> None:
     change_tensors(copy, lambda tensors: tensors.update(trap=RunsCode(tmp_path / "trapped")))
     message = refusal(copy)
     assert message.startswith(f"{copy / ORIGINAL_WEIGHTS}: holds more than tensors")
@@ -406,8 +406,8 @@ def test_every_wrong_field_of_the_configuration_is_listed(tmp_path: Path) -> Non
     ]
 
 
-def test_codebooks_that_transformers_class_would_count_otherwise_are_refused(tmp_path: Path) -> None:
-    """It divides bandwidths, and 7 codebooks of 11 bits at 13 frames/s round down to 6."""
+def test_a_number_of_codebooks_that_transformers_class_cannot_hold_is_refused(tmp_path: Path) -> None:
+    """The class divides bandwidths, which gives 6 (rounded down) for 7 codebooks of 11 bits at 13 frames/s."""
     config = {**RELEASED_CONFIG, "ratios": [8, 5, 4, 2, 3, 2], "bins": 2048, "n_q": 7}
     with pytest.raises(InputError, match="n_q 7 at 13 frames/s and 2048 bins .* would make 6 codebooks"):
         codec_config(write_config(tmp_path, config))
@@ -416,7 +416,7 @@ def test_codebooks_that_transformers_class_would_count_otherwise_are_refused(tmp
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        ({}, "has model_type None, not 'higgs_audio_v2_tokenizer', and is not of Boson's original format either"),
+        ({}, "has model_type None, not 'higgs_audio_v2_tokenizer', and does not have Boson's original format either"),
         ({"ratios": [8, 5], "n_q": 8}, "not there: bins, semantic_techer"),
         ({**RELEASED_CONFIG, "model_type": "xcodec"}, "has model_type 'xcodec'"),
     ],

@@ -1,4 +1,4 @@
-"""Files of codes for --codes: what is written, what is refused, and a run from nothing else."""
+"""Test files of codes for --codes: writing, refusals, and a run that has no clips."""
 
 import errno
 import json
@@ -24,6 +24,7 @@ from boson_multimodal.errors import InputError
 from tests.chatml_files import audio, load, make_cache, record, write_clip, write_records
 from tests.training_runs import adapter, trainer
 from voice_cloning.corpora.encode import encode_files
+from voice_cloning.run import data as run_data
 
 
 def codes(frames: int, seed: int = 0) -> Tensor:
@@ -54,12 +55,12 @@ def open_files(*paths: Path) -> CodesFiles:
         ),
     ],
 )
-def test_a_clip_has_a_name_that_its_record_gives(content: AudioContent, name: str) -> None:
+def test_the_name_of_a_clip_comes_from_its_record(content: AudioContent, name: str) -> None:
     assert codes_name(content) == name
 
 
-def test_what_is_written_is_safetensors(tmp_path: Path) -> None:
-    """Read by the library itself."""
+def test_the_written_file_is_safetensors(tmp_path: Path) -> None:
+    """The safetensors library reads the file."""
     wanted = {"clips/a.wav": codes(5), "كلام.wav#0.0,1.0": codes(1), 'b "quoted".wav': codes(700)}
     path = tmp_path / "codes.safetensors"
     shapes = {name: tuple(tensor.shape) for name, tensor in wanted.items()}
@@ -81,7 +82,7 @@ def test_more_clips_than_a_file_can_hold_are_refused(tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_earlier_file(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     write_codes_file(path, {"a.wav": (8, 5)}, [codes(5)], "abc", 25.0)
     before = path.read_bytes()
@@ -125,9 +126,9 @@ def test_files_that_do_not_go_together_are_listed_at_once(tmp_path: Path) -> Non
 WRONG: dict[str, tuple[Tensor | None, str]] = {
     "missing": (None, "'tgt.wav': not in"),
     "another type": (codes(5).int(), "is int32; codes are int16"),
-    "seven codebooks": (codes(5)[:7].clone(), "has shape (7, 5); codes are (8, frames), a frame at least"),
+    "seven codebooks": (codes(5)[:7].clone(), "has shape (7, 5); codes are (8, frames), with at least one frame"),
     "one dimension": (codes(5)[0].clone(), "has shape (5,)"),
-    "no frame": (codes(0), "has shape (8, 0); codes are (8, frames), a frame at least"),
+    "no frame": (codes(0), "has shape (8, 0); codes are (8, frames), with at least one frame"),
     "too high": (codes(5).fill_(1024), "has codes from 1024 to 1024; they must be from 0 to 1023"),
     "negative": (codes(5).fill_(-1), "has codes from -1 to -1; they must be from 0 to 1023"),
 }
@@ -137,7 +138,7 @@ WRONG: dict[str, tuple[Tensor | None, str]] = {
 def test_wrong_codes_are_named_by_sample_and_field(
     name: str, tmp_path: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """There is no audio at all."""
+    """No audio exists in this test."""
     wrong, expected = WRONG[name]
     tensors = {"ref.wav": codes(10), "sound.wav": codes(16)} | ({} if wrong is None else {"tgt.wav": wrong})
     files = open_files(save(tmp_path / "codes.safetensors", tensors))
@@ -169,7 +170,7 @@ def test_a_sample_holds_the_codes_of_the_file(tmp_path: Path, tokenizer: PreTrai
 
 @pytest.fixture
 def exported(demo: Path, tmp_path: Path) -> Path:
-    """Codes of the demo, as encode exports them; and a copy of the demo without clips and codec."""
+    """Export codes of the demo with encode, and copy the demo without clips and codec."""
     files = [demo / f"{part}_chatml_samples.json" for part in ("train", "val")]
     path = tmp_path / "codes.safetensors"
     encode_files(files, str(demo / "audio_tokenizer"), str(tmp_path / "cache"), export=path)
@@ -178,7 +179,7 @@ def exported(demo: Path, tmp_path: Path) -> Path:
     return path
 
 
-def test_a_run_from_codes_alone_is_the_run_from_the_clips(demo: Path, tmp_path: Path, exported: Path) -> None:
+def test_a_run_from_codes_equals_the_run_from_clips(demo: Path, tmp_path: Path, exported: Path) -> None:
     settings = {"max_steps": 2, "logging_steps": 1}
     whole = trainer(demo, tmp_path / "whole", code_cache_dir=tmp_path / "cache", **settings).train()
     bare = trainer(tmp_path / "bare", tmp_path / "out", codes=exported, **settings).train()
@@ -187,14 +188,14 @@ def test_a_run_from_codes_alone_is_the_run_from_the_clips(demo: Path, tmp_path: 
     assert not (tmp_path / "bare" / "code_cache").exists()
 
 
-def test_codes_of_another_codec_and_all_else_is_said_before_a_weight_is_loaded(
+def test_every_problem_with_codes_is_listed_before_a_weight_is_loaded(
     demo: Path, tmp_path: Path, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def touched(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("touched")
 
     monkeypatch.setattr(program, "load_base_model", touched)
-    monkeypatch.setattr(program, "load_higgs_audio_tokenizer", touched)
+    monkeypatch.setattr(run_data, "load_higgs_audio_tokenizer", touched)
     monkeypatch.setattr(ArabicVoiceCloningDataset, "encode_missing", touched)
     with safe_open(exported, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -210,7 +211,7 @@ def test_codes_of_another_codec_and_all_else_is_said_before_a_weight_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
-def test_two_clips_of_one_name_are_not_exported(demo: Path, tmp_path: Path) -> None:
+def test_two_clips_with_one_name_are_not_exported(demo: Path, tmp_path: Path) -> None:
     paths = []
     for seed in range(2):
         folder = tmp_path / str(seed)
@@ -225,8 +226,8 @@ def test_two_clips_of_one_name_are_not_exported(demo: Path, tmp_path: Path) -> N
     assert json.loads((tmp_path / "cache" / codec_identity(demo / "audio_tokenizer") / "config.json").read_text())
 
 
-def test_the_document_says_how_such_a_file_is_written(demo: Path, tmp_path: Path) -> None:
-    """The code in docs/codes.md, run as it stands there."""
+def test_the_code_in_the_documentation_writes_a_valid_file(demo: Path, tmp_path: Path) -> None:
+    """Run the code of docs/codes.md."""
     text = (Path(program.__file__).parent / "docs" / "codes.md").read_text(encoding="utf-8")
     listing = text.split("```python\n")[1].split("```")[0]
     place: dict[str, Callable[..., Any]] = {}

@@ -1,4 +1,4 @@
-"""The delay pattern against the original's answer and against its picture."""
+"""Compare the delay pattern with the original's output and with a drawing of it."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ NAMES = {"bos": BOS, "eos": EOS, ".": IGNORE_INDEX, **CODES}
 
 
 def drawn(picture: str) -> torch.Tensor:
-    """The (K, C) ids that a picture shows."""
+    """Parse a drawing into (K, C) ids."""
     rows = [line.split()[3:] for line in picture.strip().splitlines()[1:]]
     return torch.tensor([[NAMES[cell] for cell in row] for row in rows])
 
@@ -40,11 +40,11 @@ def drawn_codes() -> torch.Tensor:
     return torch.tensor(list(CODES.values())).view(3, 3)
 
 
-def test_the_picture_of_the_columns() -> None:
+def test_columns_equal_the_drawing() -> None:
     assert torch.equal(build_audio_columns(drawn_codes(), BOS, EOS, use_delay_pattern=True), drawn(PICTURE))
 
 
-def test_the_picture_of_the_labels() -> None:
+def test_labels_equal_the_drawing() -> None:
     assert torch.equal(build_audio_labels(drawn_codes(), EOS, use_delay_pattern=True), drawn(LABELS_PICTURE))
 
 

@@ -1,4 +1,4 @@
-"""Generation: against the original's greedy runs, against slow references, alone and in batches."""
+"""Compare generation with the original's greedy runs and with slow references, for single prompts and batches."""
 
 import json
 
@@ -35,7 +35,7 @@ def golden_model() -> HiggsAudioModel:
 
 @pytest.fixture
 def model() -> HiggsAudioModel:
-    """Random, with heads that speak clearly: near ties would make greedy choices a matter of rounding."""
+    """Build a random model with large logits. With near ties, rounding would decide greedy choices."""
     model = HiggsAudioModel(tiny_config()).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -50,7 +50,7 @@ def prompt_of(run: str) -> dict[str, Tensor]:
 
 
 def batch_of(prompts: list[dict[str, Tensor]], pads_left: bool = False) -> dict[str, Tensor]:
-    """Several prompts of one row each as one batch."""
+    """Join prompts of one row each to a batch."""
     side = "left" if pads_left else "right"
     rows = [p["input_ids"][0] for p in prompts]
     pad = torch.nn.utils.rnn.pad_sequence
@@ -66,7 +66,7 @@ def batch_of(prompts: list[dict[str, Tensor]], pads_left: bool = False) -> dict[
 
 
 def random_prompts() -> list[dict[str, Tensor]]:
-    """Three of different lengths: with a reference as <|AUDIO|>, as an earlier turn, and with none."""
+    """Make three prompts of different lengths: a reference as <|AUDIO|>, one as an earlier turn, and none."""
     prompts = []
     for text, slots in ((12, [AUDIO_IN]), (3, []), (7, [AUDIO_OUT])):
         ids = [480, *torch.randint(0, 480, (text,)).tolist(), *slots, 489, 493]
@@ -101,7 +101,7 @@ def test_every_golden_run_is_tested() -> None:
 
 @needs_golden
 @pytest.mark.parametrize("pads_left", [False, True], ids=["pads right", "pads left"])
-def test_a_batch_of_the_goldens_gives_each_its_own_columns(golden_model: HiggsAudioModel, pads_left: bool) -> None:
+def test_a_batch_of_the_goldens_equals_the_single_runs(golden_model: HiggsAudioModel, pads_left: bool) -> None:
     output = golden_model.generate(**batch_of([prompt_of(run) for run in RUNS], pads_left), **GREEDY)
     assert output.audio_sequence_samples == [0, 1, 2, 3]
     for run, columns, sequence in zip(RUNS, output.audio_sequences, output.sequences, strict=True):
@@ -115,7 +115,7 @@ def test_a_batch_of_the_goldens_gives_each_its_own_columns(golden_model: HiggsAu
 
 
 @pytest.mark.parametrize("do_sample", [False, True], ids=["greedy", "sampled"])
-def test_a_prompt_gets_in_a_batch_what_it_gets_alone(model: HiggsAudioModel, do_sample: bool) -> None:
+def test_the_speech_of_a_prompt_does_not_depend_on_its_batch(model: HiggsAudioModel, do_sample: bool) -> None:
     prompts, seeds = random_prompts(), [5, 6, 7]
     settings = {"max_new_tokens": 30, "do_sample": do_sample}
     together = model.generate(**batch_of(prompts), seed=seeds, **settings)
@@ -137,7 +137,7 @@ def test_a_seed_gives_the_same_speech_twice_and_another_seed_other_speech(model:
 
 @torch.no_grad()
 def test_the_cached_columns_are_those_of_forward_without_a_cache(model: HiggsAudioModel) -> None:
-    """Greedy by hand: the whole sequence again for every column."""
+    """Generate greedily without a cache: run the whole sequence again for every column."""
     prompt = random_prompts()[0]
     (found,) = model.generate(**prompt, do_sample=False, max_new_tokens=12).audio_sequences
     columns = torch.full((K, 1), BOS)
@@ -145,21 +145,21 @@ def test_the_cached_columns_are_those_of_forward_without_a_cache(model: HiggsAud
         ids = torch.cat([prompt["input_ids"], torch.tensor([[AUDIO_OUT]])], dim=1)
         whole = {**prompt, "input_ids": ids, "audio_out_ids": columns, "audio_out_ids_start": torch.tensor([0])}
         drawn = model(**whole).audio_logits[-1].argmax(-1)
-        assert (drawn[:column] != EOS).all(), "the prompt was to run to its end"
+        assert (drawn[:column] != EOS).all(), "no codebook may draw eos in this test"
         drawn[column:] = BOS
         columns = torch.cat([columns, drawn[:, None]], dim=1)
     assert torch.equal(found, columns)
 
 
 def test_the_prompt_runs_once_and_each_head_only_where_it_is_needed(model: HiggsAudioModel) -> None:
-    """One position per sample and column after the prompt; audio mode never touches the text head."""
+    """After the prompt, each column runs one position per sample. Audio mode does not call the text head."""
     rows: dict[str, list[int]] = {"layer": [], "text_lm_head": [], "audio_lm_head": []}
     model.layers[0].register_forward_pre_hook(lambda _, args: rows["layer"].append(args[0].shape[0]))
     for name in ("text_lm_head", "audio_lm_head"):
         head = getattr(model.audio_decoder_proj, name)
         head.register_forward_pre_hook(lambda _, args, name=name: rows[name].append(args[0].shape[0]))
     model.generate(**batch_of(random_prompts()), do_sample=False, max_new_tokens=6)
-    # The text of each prompt, the columns of two references, and the three ids that each prompt has beside its text.
+    # Positions: the text of each prompt, the columns of two references, and three further ids in each prompt.
     assert rows["layer"] == [(12 + 3 + 7) + 2 * 9 + 3 * 3, 3, 3, 3, 3, 3]
     assert rows["text_lm_head"] == []
     assert rows["audio_lm_head"] == [3] * 6
@@ -183,7 +183,7 @@ def test_a_model_under_peft_generates(model: HiggsAudioModel) -> None:
 
 
 def test_text_comes_first_where_the_prompt_does_not_open_audio(model: HiggsAudioModel) -> None:
-    """The text head is bent to say one word, open audio, and say <|eot_id|>: per sample by the last token."""
+    """The text head is set so that the last token decides the next: a word, <|audio_out_bos|> or <|eot_id|>."""
     said = {100: 101, 101: 493, 200: 201, 201: 489}
     head = model.audio_decoder_proj.text_lm_head
     embedding = torch.zeros(512, 64)
@@ -201,7 +201,7 @@ def test_text_comes_first_where_the_prompt_does_not_open_audio(model: HiggsAudio
     output = model.generate(**batch_of(prompts), do_sample=False, max_new_tokens=9)
     assert output.sequences.tolist() == [[480, 5, 100, 101, 493, AUDIO_OUT], [480, 200, 201, 489, 481, 481]]
     assert output.audio_sequence_samples == [0]
-    # Nine tokens were to be had: two of text, and seven columns of which the first is all bos.
+    # Nine new tokens: two of text, and seven columns, of which the first is all bos.
     assert output.audio_sequences[0].shape == (K, 7) and (output.audio_sequences[0][:, 0] == BOS).all()
     assert output.ended == [False, True]
 
@@ -210,7 +210,7 @@ def test_text_comes_first_where_the_prompt_does_not_open_audio(model: HiggsAudio
 
 
 def slow_columns(drawn_CK: list[list[int]]) -> list[list[int]]:
-    """What becomes of drawn codes, by SPEC section 5 word for word; ends early once the segment is over."""
+    """Slow reference: apply the rules of SPEC section 5 literally. Stop at the end of the segment."""
     columns, ending = [], None
     for j, drawn in enumerate(drawn_CK):
         column = list(drawn)
@@ -264,7 +264,7 @@ def test_codes_of_columns_undoes_what_the_collator_does() -> None:
 
 
 def slow_distribution(logits: Tensor, config: SamplingConfig) -> Tensor:
-    """Probabilities of one row, token by token."""
+    """Slow reference: compute the probabilities of one row token by token."""
     scores = (logits.double() / config.temperature).tolist()
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     kept = order[: config.top_k] if config.top_k else order
@@ -292,7 +292,7 @@ def slow_distribution(logits: Tensor, config: SamplingConfig) -> Tensor:
     ],
 )
 def test_draws_follow_the_slow_distribution(settings: dict[str, float]) -> None:
-    """Half a million draws of one row: nothing outside the kept set, and frequencies within five standard errors."""
+    """Draw half a million times from one row: only kept tokens, and frequencies within five standard errors."""
     config, draws = SamplingConfig(**settings), 500_000
     logits = 2.0 * torch.randn(12)
     sampler = TokenSampler(config, [1], torch.device("cpu"))
@@ -304,13 +304,13 @@ def test_draws_follow_the_slow_distribution(settings: dict[str, float]) -> None:
 
 
 def test_repetition_aware_sampling_equals_the_slow_reference() -> None:
-    """Codes that repeat too often in the window are drawn anew, with the noise that follows; all others stay."""
+    """Codes that repeat too often in the window are drawn again, with the next noise. All others stay."""
     config = SamplingConfig(top_k=3, top_p=1.0, ras_win_len=4, ras_win_max_num_repeat=2)
     plain = SamplingConfig(top_k=3, top_p=1.0, ras_win_len=None)
     redrawn = 0
     for seed in range(60):
         logits, history = 3.0 * torch.randn(2, K, 34), torch.randint(0, 3, (2, K, 4))
-        logits[:, :, :3] += 6.0  # the three that the window is full of
+        logits[:, :, :3] += 6.0  # the window contains these three only
         samplers = [TokenSampler(c, [seed, seed + 100], torch.device("cpu")) for c in (config, plain)]
         found = samplers[0].columns(logits, history, [0, 1])
         first = samplers[1].columns(logits, history, [0, 1])
@@ -326,7 +326,7 @@ def test_repetition_aware_sampling_equals_the_slow_reference() -> None:
 
 
 def test_the_window_holds_the_segments_last_columns(model: HiggsAudioModel) -> None:
-    """What reaches the sampler as history, column by column, is what was written before."""
+    """The history that the sampler gets for each column holds the columns that were written before it."""
     seen: list[Tensor] = []
 
     class Watcher(TokenSampler):

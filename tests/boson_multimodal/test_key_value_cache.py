@@ -1,4 +1,4 @@
-"""forward in pieces, with what came before in a cache, gives what it gives in one piece; and the forms of layers."""
+"""Test that forward in several calls with a cache equals one call, for all forms of layers."""
 
 import pytest
 import torch
@@ -22,13 +22,13 @@ def model_of(form: str, **overrides: object) -> HiggsAudioModel:
 
 
 class Conversation:
-    """Samples as lists of pieces: token ids, or codes (K, columns) of a reference or of a target."""
+    """Samples as lists of pieces. A piece is token ids, or codes (K, columns) of a reference or a target."""
 
     def __init__(self, samples: list[list[list[int] | tuple[int, Tensor]]]) -> None:
         self.samples = samples
 
     def inputs(self) -> dict[str, Tensor]:
-        """Arguments of forward."""
+        """Return the arguments of forward."""
         rows, codes = [], {AUDIO_IN: [], AUDIO_OUT: []}
         for sample in self.samples:
             row = []
@@ -56,14 +56,14 @@ def text(tokens: int) -> list[int]:
 
 
 def valid_rows(output: HiggsAudioModelOutput) -> list[Tensor]:
-    """Text logits of each sample at its valid positions."""
+    """Return the text logits of each sample at its valid positions."""
     return [row[mask.bool()] for row, mask in zip(output.logits, output.attention_mask, strict=True)]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("form", FORMS)
-def test_pieces_give_what_the_whole_gives(form: str) -> None:
-    """Three samples of different lengths: a prompt, several columns at once, single columns, and text again."""
+def test_calls_in_pieces_equal_one_call(form: str) -> None:
+    """Three samples of different lengths, in pieces: a prompt, several columns, single columns, and text again."""
     model = model_of(form)
     prompts = [
         [text(9), (AUDIO_IN, codes(6)), text(2)],
@@ -88,7 +88,7 @@ def test_pieces_give_what_the_whole_gives(form: str) -> None:
         torch.testing.assert_close(torch.cat(rows), wanted, rtol=0, atol=ABSOLUTE_TOLERANCE)
     assert cache.lengths == tuple(len(rows) for rows in valid_rows(output))
 
-    # The whole has its target columns sample by sample, the pieces step by step: the same logits in another order.
+    # One call orders the target columns by sample, the pieces by step: the same logits in another order.
     def key(rows: Tensor) -> Tensor:
         return rows.flatten(1)[rows.flatten(1)[:, 0].argsort()]
 
@@ -111,7 +111,7 @@ def test_the_cache_grows_beyond_its_first_capacity() -> None:
 
 @torch.no_grad()
 def test_features_of_the_tower_stay_in_the_cache() -> None:
-    """Features and codes in one slot, features first; then columns on top of them."""
+    """A slot has features and then codes. Later calls add columns."""
     model = model_of(
         "fast-forward layers", skip_audio_tower=False, encode_whisper_embed=True, audio_encoder_config=TOWER
     )
@@ -128,7 +128,7 @@ def test_features_of_the_tower_stay_in_the_cache() -> None:
     whole = model(**Conversation([a + b for a, b in zip(prompts, after, strict=True)]).inputs(), **features)
     for found, wanted in zip(valid_rows(output), valid_rows(whole), strict=True):
         torch.testing.assert_close(found, wanted[-len(found) :], rtol=0, atol=ABSOLUTE_TOLERANCE)
-    # 60 frames are 15 positions, 33 are 8; the masks tell them from the codes behind them.
+    # 60 frames are 15 positions, 33 are 8. The masks distinguish them from the codes after them.
     assert whole.audio_in_mask.sum(1).tolist() == [15 + 4 + 8 + 7, 15 + 2]
     assert whole.audio_in_discrete_codes_mask.sum(1).tolist() == [4 + 7, 2]
     first = whole.audio_in_mask[0].nonzero()[:19].squeeze(-1)
@@ -137,7 +137,7 @@ def test_features_of_the_tower_stay_in_the_cache() -> None:
 
 @torch.no_grad()
 def test_a_layer_outside_the_dual_ones_gives_audio_the_text_ffn() -> None:
-    """dual_ffn with layers left out = all layers dual, where those have the text's weights for audio."""
+    """A dual_ffn model equals one with all layers dual if the added audio weights are copies of the text weights."""
     single, dual = model_of("single-FFN layers"), model_of("as released")
     weights = single.state_dict()
     twins = {"audio_mlp": "mlp", "audio_input": "input", "audio_post_attention": "post_attention"}
@@ -150,7 +150,7 @@ def test_a_layer_outside_the_dual_ones_gives_audio_the_text_ffn() -> None:
     torch.testing.assert_close(single(**inputs).logits, dual(**inputs).logits, rtol=0, atol=ABSOLUTE_TOLERANCE)
 
 
-def test_a_cache_is_refused_where_it_cannot_be_right() -> None:
+def test_an_unusable_cache_is_refused() -> None:
     model = model_of("as released")
     inputs = Conversation([[text(4)], [text(2)]]).inputs()
     with pytest.raises(ValueError, match="no_grad"):

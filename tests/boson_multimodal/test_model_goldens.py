@@ -1,4 +1,4 @@
-"""HiggsAudioModel against answers of the original release (goldens g1 to g5)."""
+"""Compare HiggsAudioModel with outputs of the original release (goldens g1 to g5)."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioMo
 from tests.goldens import meta, needs_golden, tensors
 
 ABSOLUTE_TOLERANCE = 2e-5
-"""Of fp32 activations, from the goldens' README."""
+"""The tolerance of fp32 activations, from the goldens' README."""
 
 CASES = {
     "g1_dual_ffn": "g1_dual_ffn",
@@ -19,7 +19,7 @@ CASES = {
     "g4_audio_tower": "g4_audio_tower",
     "g5_audio_in_and_out_batch3": "g5_audio_in_and_out_batch3",
 }
-"""Golden -> whose weights it has."""
+"""Golden -> the golden with its weights."""
 
 pytestmark = [needs_golden, pytest.mark.parametrize("name", CASES)]
 
@@ -67,6 +67,6 @@ def test_losses_equal_the_definition(name: str) -> None:
     assert output.loss.item() == pytest.approx(reference["text_ce_mean"] + reference["audio_mean"], rel=1e-6)
 
 
-def test_given_labels_no_logits_are_made_unless_asked_for(name: str) -> None:
+def test_logits_with_labels_are_computed_only_on_request(name: str) -> None:
     output = run(name)
     assert output.logits is None and output.audio_logits is None

@@ -1,4 +1,4 @@
-"""Golden g9: what transformers' own class answered to g2's batch, against ours and against the class installed here."""
+"""Golden g9: the output of transformers' class for g2's batch, compared with our model and with the installed class."""
 
 import json
 
@@ -21,7 +21,7 @@ def model() -> HiggsAudioModel:
 
 
 @torch.no_grad()
-def test_audio_logits_equal_what_transformers_answered(model: HiggsAudioModel) -> None:
+def test_audio_logits_equal_those_of_transformers(model: HiggsAudioModel) -> None:
     stored = tensors("g9_native_g2")
     output = model(**tensors("g2_fast_forward_all.inputs"), output_logits=True)
     assert torch.equal(output.expanded_input_ids, stored["in.input_ids"])
@@ -42,7 +42,7 @@ def test_per_codebook_losses_equal_those_of_transformers(model: HiggsAudioModel)
 
 @torch.no_grad()
 def test_our_labels_hold_every_eos_that_the_processor_of_transformers_masks() -> None:
-    """Each of three segments ends with one eos in each of 8 codebooks: 24 labels that its processor leaves out."""
+    """Each of three segments ends with one eos in each of 8 codebooks. The processor masks all 24 of these labels."""
     parity = json.loads((GOLDEN_DIR / "g9_native_parity.json").read_text(encoding="utf-8"))["hf_processor_style_labels"]
     labels = tensors("g2_fast_forward_all.inputs")["label_audio_ids"]
     assert (labels != IGNORE_INDEX).sum().item() == parity["n_valid_original"]
@@ -51,7 +51,7 @@ def test_our_labels_hold_every_eos_that_the_processor_of_transformers_masks() ->
 
 
 @torch.no_grad()
-def test_the_class_installed_here_still_gives_the_stored_answer(model: HiggsAudioModel) -> None:
+def test_the_installed_class_gives_the_stored_output(model: HiggsAudioModel) -> None:
     stored = tensors("g9_native_g2")
     inputs = {name.removeprefix("in."): value for name, value in stored.items() if name.startswith("in.")}
     output = native_model(model)(**inputs)

@@ -1,4 +1,4 @@
-"""Logits and LoRA gradients against transformers' own class: the loss alone hardly notices a swapped norm."""
+"""Compare logits and LoRA gradients with transformers' class. The loss alone hardly changes with a swapped norm."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from tests.native_oracle import (
 )
 
 GRADIENT_TOLERANCE = 1e-4
-"""Largest error of a gradient, as a share of its tensor's largest entry (fp32)."""
+"""The largest error of a gradient, as a share of its tensor's largest entry (fp32)."""
 
 NATIVE_TARGETS = (
     r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|(audio_)?mlp\.(gate|up|down)_proj)"
@@ -26,7 +26,7 @@ NATIVE_TARGETS = (
 
 
 def mixed_batch(model: HiggsAudioModel) -> HiggsAudioBatchInput:
-    """References and targets, very different lengths, one sample without a reference."""
+    """Build a batch of very different lengths. One sample has no reference."""
     samples = [random_sample(7, 40, 12), random_sample(0, 3, 5), random_sample(25, 1, 40), random_sample(2, 11, 3)]
     return ArabicVoiceCloningTrainingCollator.from_config(model.config)(samples)
 
@@ -41,7 +41,7 @@ def model_with_moved_norms() -> HiggsAudioModel:
 
 
 def randomise_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Random LoRA B (PEFT starts it at 0, which would hide every gradient of A). Returns all by bare name."""
+    """Set LoRA B to random values (at 0, PEFT's start, A has no gradient). Return all tensors by bare name."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -50,7 +50,7 @@ def randomise_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def worst_gradient_error(swap_norms: bool) -> tuple[float, float]:
-    """(largest gradient error as a share of its tensor's largest entry, relative difference of the losses)."""
+    """Return the largest gradient error (a share of its tensor's largest entry) and the losses' relative difference."""
     base = model_with_moved_norms()
     native = native_model(base)
     if swap_norms:
@@ -102,7 +102,7 @@ def test_logits_equal_the_oracle() -> None:
 
 
 @torch.no_grad()
-def test_a_sample_gets_in_a_batch_what_it_gets_alone() -> None:
+def test_the_output_of_a_sample_does_not_depend_on_its_batch() -> None:
     model = model_with_moved_norms()
     collate = ArabicVoiceCloningTrainingCollator.from_config(model.config)
     samples = [random_sample(4, 9, 6), random_sample(3, 20, 2), random_sample(0, 5, 11)]

@@ -1,4 +1,4 @@
-"""The goldens that the repository carries: they hold in a plain clone."""
+"""Test the goldens of this repository, which need no other files."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.native_oracle import NativeLogits, loss_by_definition, tiny_config
 
 
 @torch.no_grad()
-def test_the_model_gives_the_stored_answers_of_transformers() -> None:
+def test_the_model_gives_the_stored_output_of_transformers() -> None:
     stored = load_file(OWN_GOLDEN_DIR / f"{NATIVE_GOLDEN}.safetensors")
     model = HiggsAudioModel(tiny_config(text_config=golden_config())).eval()
     weights = {name.removeprefix("weight."): v for name, v in stored.items() if name.startswith("weight.")}

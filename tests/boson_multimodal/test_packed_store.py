@@ -1,4 +1,4 @@
-"""The packed store: its bytes, and that nothing is lost or wrong whoever kills, packs, tears or damages it."""
+"""Test the packed store: its bytes, and that kills, packing, truncation and damage never give wrong entries."""
 
 import errno
 import inspect
@@ -24,7 +24,7 @@ from tests.training_runs import PROJECT
 
 
 def key(number: int) -> bytes:
-    """Keys are hashes: spread evenly, in no order."""
+    """Return a hash as key, like the keys of the cache: evenly distributed and unordered."""
     return random.Random(number).randbytes(32)
 
 
@@ -37,7 +37,7 @@ def open_store(folder: Path) -> PackedStore:
 
 
 def filled(folder: Path, numbers: range) -> PackedStore:
-    """A store whose process has written and packed these entries."""
+    """Return a store after this process has written and packed these entries."""
     store = open_store(folder)
     for number in numbers:
         store.write(key(number), payload(number))
@@ -46,7 +46,7 @@ def filled(folder: Path, numbers: range) -> PackedStore:
 
 
 def holds(store: PackedStore, numbers: range) -> list[bool]:
-    """Whether each entry is there; what is there must be right."""
+    """Return whether each entry is present. A present entry must be correct."""
     found = [store.read(key(number)) for number in numbers]
     assert all(content in (None, payload(number)) for number, content in zip(numbers, found, strict=True))
     return [content is not None for content in found]
@@ -62,7 +62,7 @@ def make_older(path: Path, seconds: float) -> None:
 
 
 def test_ten_thousand_samples_come_back_as_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 1 to 750 frames (30 s), from the log, from packs, and from the one pack that these become."""
+    """Samples have 1 to 750 frames (30 s). They are read from the log, from packs, and from the joined pack."""
     monkeypatch.setattr(packed_store, "LOG_BYTES", 8 << 20)
     generator = np.random.default_rng(0)
     samples = {
@@ -83,7 +83,7 @@ def test_ten_thousand_samples_come_back_as_they_were_written(tmp_path: Path, mon
 
 
 def test_the_bytes_are_those_of_the_description(tmp_path: Path) -> None:
-    """Read here by the docstring alone."""
+    """The test reads the file only with the description in the module's docstring."""
     (path,) = filled(tmp_path, range(50)).folder.iterdir()
     content = path.read_bytes()
     magic, start, count, crc = struct.unpack("<8sQQI", content[-28:])
@@ -101,8 +101,8 @@ def test_the_bytes_are_those_of_the_description(tmp_path: Path) -> None:
         assert payload_crc == zlib.crc32(wanted[name])
 
 
-def test_a_torn_tail_is_no_entry(tmp_path: Path) -> None:
-    """A log cut at each byte of its last entry."""
+def test_an_incomplete_last_entry_is_ignored(tmp_path: Path) -> None:
+    """The log is cut at each byte of its last entry."""
     writer = open_store(tmp_path / "whole")
     for number in range(3):
         writer.write(key(number), payload(number))
@@ -117,7 +117,7 @@ def test_a_torn_tail_is_no_entry(tmp_path: Path) -> None:
 
 
 def test_a_log_without_the_rest_of_its_index_is_read_as_a_log(tmp_path: Path) -> None:
-    """Killed while it became a pack."""
+    """The process was killed while it turned the log into a pack."""
     (path,) = filled(tmp_path, range(20)).folder.iterdir()
     content = path.read_bytes()
     entries = struct.unpack("<8sQQI", content[-28:])[1]
@@ -128,8 +128,8 @@ def test_a_log_without_the_rest_of_its_index_is_read_as_a_log(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("bit", [0x10, 0x80])
-def test_no_changed_byte_gives_another_payload(bit: int, tmp_path: Path) -> None:
-    """Every byte of a pack, changed: each entry is right or not there, and written again it is there."""
+def test_a_changed_byte_never_gives_a_wrong_payload(bit: int, tmp_path: Path) -> None:
+    """Every byte of a pack is changed in turn. Each entry is correct or missing; a missing one can be written again."""
     (path,) = filled(tmp_path, range(6)).folder.iterdir()
     content, lost = path.read_bytes(), []
     for place in range(len(content)):
@@ -145,11 +145,11 @@ def test_no_changed_byte_gives_another_payload(bit: int, tmp_path: Path) -> None
         assert all(holds(store, range(6)))
         for log in tmp_path.glob("*.log"):
             log.unlink()
-    assert max(lost) <= 4, "a key in the index may lead the search for others astray"
+    assert max(lost) <= 4, "a damaged key in the index may mislead the search for others"
     assert lost[:48] == [1] * 48 and lost[-28:] == [0] * 28
 
 
-def test_what_was_damaged_is_left_behind_when_packs_are_joined(tmp_path: Path) -> None:
+def test_damaged_entries_are_dropped_when_packs_are_joined(tmp_path: Path) -> None:
     (path,) = filled(tmp_path, range(6)).folder.iterdir()
     content = bytearray(path.read_bytes())
     content[48] ^= 1
@@ -161,7 +161,7 @@ def test_what_was_damaged_is_left_behind_when_packs_are_joined(tmp_path: Path) -
     assert all(holds(store, range(9)))
 
 
-def test_a_reader_that_is_open_while_packs_are_joined_reads_on(tmp_path: Path) -> None:
+def test_an_open_reader_still_reads_after_packs_are_joined(tmp_path: Path) -> None:
     writer = filled(tmp_path, range(100))
     reader = open_store(tmp_path)
     for numbers in (range(100, 150), range(150, 200)):
@@ -169,12 +169,12 @@ def test_a_reader_that_is_open_while_packs_are_joined_reads_on(tmp_path: Path) -
             writer.write(key(number), payload(number))
         writer.compact()
     assert files(writer) == [".pack"]
-    assert all(holds(reader, range(100))), "by the file that it holds open, which has no name any more"
+    assert all(holds(reader, range(100))), "it reads the removed file, which it keeps open"
     reader.refresh()
     assert all(holds(reader, range(200))) and reader.sizes() == writer.sizes()
 
 
-def test_a_reader_finds_by_itself_what_was_written_since(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_finds_new_entries_without_a_refresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_store, "REFRESH_SECONDS", 0.0)
     reader, writer = open_store(tmp_path), open_store(tmp_path)
     for number in range(10):
@@ -182,10 +182,10 @@ def test_a_reader_finds_by_itself_what_was_written_since(tmp_path: Path, monkeyp
         assert reader.read(key(number)) == payload(number)
 
 
-def test_a_file_that_another_machine_removed_is_looked_for_anew(
+def test_a_file_that_another_machine_removed_causes_a_new_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a share an open file that was removed elsewhere gives ESTALE."""
+    """On a network share, an open file that another machine removed raises ESTALE."""
     writer, reader = filled(tmp_path, range(20)), open_store(tmp_path)
     stale = {segment._file.fileno() for segment in reader._segments}
     for number in range(20, 30):
@@ -198,14 +198,12 @@ def test_a_file_that_another_machine_removed_is_looked_for_anew(
             raise OSError(errno.ESTALE, "Stale file handle")
         return pread(descriptor, length, offset)
 
-    kept = reader._segments  # so that no new file gets the number of one of these
+    kept = reader._segments  # keeps their file descriptors from being reused
     monkeypatch.setattr(os, "pread", pread_of_share)
     assert all(holds(reader, range(30))) and len(kept) == 1
 
 
-def test_another_error_of_the_disk_is_not_taken_for_an_entry_that_is_not_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_other_disk_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = filled(tmp_path, range(5))
 
     def fail(*arguments: int) -> bytes:
@@ -216,7 +214,7 @@ def test_another_error_of_the_disk_is_not_taken_for_an_entry_that_is_not_there(
         reader.read(key(0))
 
 
-def test_two_that_join_packs_at_once_lose_nothing(tmp_path: Path) -> None:
+def test_two_threads_that_join_packs_at_once_lose_nothing(tmp_path: Path) -> None:
     stores = [open_store(tmp_path) for _ in range(2)]
 
     def work(which: int) -> None:
@@ -268,15 +266,15 @@ def test_a_log_is_joined_when_its_process_has_been_dead_for_a_day(tmp_path: Path
     dead.write(key(0), payload(0))
     store = filled(tmp_path, range(1, 5))
     store.compact()
-    assert files(store) == [".log", ".pack"], "it may be alive"
+    assert files(store) == [".log", ".pack"], "its process may still run"
     (log,) = tmp_path.glob("*.log")
     make_older(log, ABANDONED_AFTER_SECONDS + 60)
     store.compact()
     assert files(store) == [".pack"] and all(holds(open_store(tmp_path), range(5)))
 
 
-def test_who_closes_its_log_after_others_took_it_for_a_dead_ones_loses_nothing(tmp_path: Path) -> None:
-    """Hashes of files are written first, and their log is closed when the last clip is encoded: days later."""
+def test_a_log_closed_after_others_joined_it_as_abandoned_loses_nothing(tmp_path: Path) -> None:
+    """Hashes of files are written first. Their log is closed after the last clip is encoded, maybe days later."""
     slow, other = filled(tmp_path, range(1)), open_store(tmp_path)
     slow.write(key(1), payload(1))
     (log,) = tmp_path.glob("*.log")
@@ -290,8 +288,8 @@ def test_who_closes_its_log_after_others_took_it_for_a_dead_ones_loses_nothing(t
         assert all(holds(reader, range(3)))
 
 
-def test_who_wrote_nothing_for_an_hour_begins_a_new_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long before anyone takes the old one for a dead process's."""
+def test_a_write_after_an_hour_without_writes_begins_a_new_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes take the old log for abandoned only much later."""
     store = open_store(tmp_path)
     store.write(key(0), payload(0))
     now = time.time()
@@ -331,7 +329,7 @@ for number in range(int(sys.argv[2]), int(sys.argv[2]) + 100_000):
 
 
 def kill_while_writing(folder: Path, kills: int) -> None:
-    """Each process writes on, packs and joins, and is killed; what it said it had written must be there."""
+    """Each process writes, packs, joins and is killed. Every entry that it reported as written must be present."""
     generator, written = random.Random(7), []
     for start in range(0, kills * 100_000, 100_000):
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Reference voices as features of the audio tower: chunks, lengths, refusals, and a run of the whole program."""
+"""Test references as features of the audio tower: chunks, lengths, refusals, and a run of the whole program."""
 
 import copy
 import dataclasses
@@ -25,6 +25,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig, create_higgs_audio_lora_model
 from tests.chatml_files import audio, load, make_cache, record, write_clip, write_records
 from tests.training_runs import metrics, trainer
+from voice_cloning.run.components import FinishedRun
 
 MEL_BINS, CHUNK_SECONDS, RATE = 16, 1, 16_000
 FEATURES = ReferenceForm(codes=False, chunk_seconds=CHUNK_SECONDS)
@@ -53,7 +54,7 @@ def config_with_tower(model_folder: Path, **changes: Any) -> HiggsAudioConfig:
 
 
 def write_model(demo: Path, folder: Path, **changes: Any) -> Path:
-    """The demo's model, but with random weights and a tower that reads a second at once."""
+    """Save a variant of the demo's model with random weights and a tower that reads one second at once."""
     shutil.copytree(demo / "model", folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     torch.manual_seed(0)
     HiggsAudioModel(config_with_tower(demo / "model", **changes)).save_pretrained(folder)
@@ -85,7 +86,7 @@ def collator(codes: bool = False) -> ArabicVoiceCloningTrainingCollator:
 
 
 def sample(references: list[float], rate: int = RATE, codes: bool = False) -> ChatMLDatasetSample:
-    """References of so many seconds in a user turn, with text before each, then one trained target of 6 frames."""
+    """Make a sample: a user turn with references of these seconds, each after a text, and a target of 6 frames."""
     input_ids = [token for n in range(len(references)) for token in (n + 1, n + 11, BOS, REF, EOS)]
     trained = [OUT, EOS, 489]
     frames = torch.tensor([7 if codes else 0 for _ in references] + [6])
@@ -103,7 +104,7 @@ def sample(references: list[float], rate: int = RATE, codes: bool = False) -> Ch
 
 
 def slow_features(waveform: Tensor) -> tuple[Tensor, int]:
-    """Of one chunk: Whisper's log-mel features by its published recipe, and how many frames are not padding."""
+    """Slow reference for one chunk: Whisper's log-mel features, and the number of frames without padding."""
     extractor = WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=CHUNK_SECONDS)
     padded = torch.cat([waveform, torch.zeros(CHUNK_SECONDS * RATE - waveform.numel())])
     spectrum = torch.stft(padded, 400, 160, window=torch.hann_window(400), return_complex=True)[:, :-1].abs() ** 2
@@ -143,7 +144,7 @@ def test_chunks_features_and_slots_equal_the_slow_reference(rate: int) -> None:
     assert batch.audio_in_ids is None and batch.audio_out_ids_start_group_loc.tolist() == list(range(len(SECONDS)))
 
 
-def test_samples_stay_as_they_were_and_a_batch_without_references_has_no_features() -> None:
+def test_samples_are_not_changed_and_a_batch_without_references_has_no_features() -> None:
     samples = [sample([2.5, 0.3])]
     before = copy.deepcopy(samples)
     first, second = collator()(samples), collator()(samples)
@@ -162,7 +163,7 @@ def test_a_reference_in_both_forms_has_a_slot_with_both_and_is_one_chunk_at_most
         collator(codes=True)([sample([1.25], codes=True)])
 
 
-def test_waveforms_must_be_there_for_every_clip() -> None:
+def test_every_clip_must_have_a_waveform() -> None:
     whole = sample([0.3])
     with pytest.raises(ValueError, match="has references but no waveforms"):
         collator()([dataclasses.replace(whole, audio_waveforms_concat=None)])
@@ -174,8 +175,8 @@ def test_waveforms_must_be_there_for_every_clip() -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 24_000, 44_100, 48_000])
-def test_a_resampled_clip_is_as_long_as_is_reckoned(rate: int) -> None:
-    """At 44.1 kHz and beyond 2 s torchaudio's float32 rounding shows, at one length of 441."""
+def test_a_resampled_clip_has_the_computed_length(rate: int) -> None:
+    """At 44.1 kHz and above 2 s, torchaudio's float32 rounding matters for one length of 441."""
     several = 441 if rate == 44_100 else 20
     for samples in [1, 2, 3, rate - 1, rate, *range(5 * rate, 5 * rate + several)]:
         made = torchaudio.functional.resample(torch.zeros(samples), rate, RATE)
@@ -183,7 +184,7 @@ def test_a_resampled_clip_is_as_long_as_is_reckoned(rate: int) -> None:
 
 
 class CountingCodec:
-    """A quick codec that counts the clips it gets."""
+    """A fast stand-in for the codec that counts the clips it gets."""
 
     sampling_rate = 24_000
     device = torch.device("cpu")
@@ -220,7 +221,7 @@ def with_a_reference_in_the_system_turn(written: dict[str, Any], name: str) -> d
 
 
 def model_lengths(dataset: ArabicVoiceCloningDataset, model: HiggsAudioModel) -> list[int]:
-    """Positions that the model itself makes of each sample."""
+    """Return the number of positions that the model uses for each sample."""
     collate = ArabicVoiceCloningTrainingCollator.from_config(model.config)
     with torch.no_grad():
         outputs = [model(**vars(collate([dataset[i]]))) for i in range(len(dataset))]
@@ -228,7 +229,7 @@ def model_lengths(dataset: ArabicVoiceCloningDataset, model: HiggsAudioModel) ->
 
 
 @pytest.mark.parametrize("form", [FEATURES, BOTH], ids=["features", "features and codes"])
-def test_lengths_are_the_positions_that_the_model_makes(
+def test_lengths_equal_the_positions_of_the_model(
     form: ReferenceForm, clips: Path, demo: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     records = [
@@ -251,7 +252,7 @@ def test_lengths_are_the_positions_that_the_model_makes(
     assert again.lengths == dataset.lengths and codec.clips == 0
 
 
-def test_an_item_holds_the_waveforms_of_its_references_alone(clips: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_an_item_holds_the_waveforms_of_references_only(clips: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     written = with_a_reference_in_the_system_turn(record("0", audio("long.wav"), audio("a.wav")), "b.wav")
     item = encoded(clips, tokenizer, [written], reference=FEATURES)[0][0]
     wanted = [read_waveform(Clip(clips / name, 0.0, None)).resampled(RATE) for name in ("b.wav", "long.wav")]
@@ -265,7 +266,7 @@ def test_an_item_holds_the_waveforms_of_its_references_alone(clips: Path, tokeni
 def test_a_reference_is_encoded_only_where_its_codes_are_needed(
     clips: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """As features alone none is, unless it is a target elsewhere, be it under another name."""
+    """With features only, a reference is not encoded, unless it is a target in another sample (under any name)."""
     records = [record("0", audio("b.wav"), audio("a.wav")), record("1", audio("copy_of_a.wav"), audio("a.wav"))]
     dataset, codec = encoded(clips, tokenizer, records, reference=FEATURES)
     assert codec.clips == 1 and [len(dataset[i].audio_ids_start) for i in range(2)] == [2, 2]
@@ -274,7 +275,7 @@ def test_a_reference_is_encoded_only_where_its_codes_are_needed(
 
 
 def test_voice_clone_has_its_reference_as_codes(clips: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Its reference is an assistant turn, which no tower reads."""
+    """Its reference is in an assistant turn, and the tower does not read those."""
     records = [record("0", audio("long.wav"), audio("a.wav"))]
     dataset, codec = encoded(clips, tokenizer, records, reference=FEATURES, prompt_style="voice_clone")
     assert codec.clips == 2 and dataset[0].audio_waveforms_concat.numel() == 0
@@ -299,7 +300,7 @@ def test_every_reference_that_is_too_long_for_both_forms_is_named(
 
 
 def model_without_weights(demo: Path, folder: Path, **changes: Any) -> Path:
-    """A checkpoint whose weights nobody may read."""
+    """Save a checkpoint without weights, so that reading them fails."""
     shutil.copytree(demo / "model", folder)
     (folder / "model.safetensors").write_bytes(b"not weights")
     config_with_tower(demo / "model", **changes).save_pretrained(folder)
@@ -341,7 +342,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_the_model_cannot_hear_is_refused_before_weights_and_data(name: str, demo: Path, tmp_path: Path) -> None:
+def test_unusable_references_are_refused_before_weights_and_data(name: str, demo: Path, tmp_path: Path) -> None:
     changes, processor, message = REFUSED[name]
     model = model_without_weights(demo, tmp_path / "model", **changes)
     settings: dict[str, Any] = {}
@@ -353,13 +354,13 @@ def test_what_the_model_cannot_hear_is_refused_before_weights_and_data(name: str
     assert not (tmp_path / "out").exists()
 
 
-def test_a_processor_that_is_not_there_is_refused(demo: Path, tmp_path: Path) -> None:
+def test_a_missing_processor_is_refused(demo: Path, tmp_path: Path) -> None:
     model = model_without_weights(demo, tmp_path / "model")
     with pytest.raises(InputError, match="--whisper_processor_path /no/such: no processor there"):
         trainer(demo, tmp_path / "out", model_path=model, whisper_processor_path="/no/such")
 
 
-def test_features_that_no_tower_reads_do_not_matter_where_codes_are_read(demo: Path) -> None:
+def test_features_without_a_tower_do_not_matter_if_codes_are_used(demo: Path) -> None:
     config = config_with_tower(demo / "model", encode_audio_in_tokens=True, skip_audio_tower=True)
     assert ReferenceForm.of(config) == ReferenceForm(codes=True, chunk_seconds=None)
     collate = ArabicVoiceCloningTrainingCollator.from_config(config)
@@ -370,7 +371,7 @@ def test_features_that_no_tower_reads_do_not_matter_where_codes_are_read(demo: P
 
 
 @pytest.mark.parametrize("group", TARGET_GROUPS)
-def test_no_adapter_reaches_the_tower_which_stays_frozen(group: str, tower_model: Path) -> None:
+def test_the_tower_gets_no_adapter_and_stays_frozen(group: str, tower_model: Path) -> None:
     config = HiggsAudioLoRATrainingConfig(lora_targets=[group])
     model, _, _ = create_higgs_audio_lora_model(tower_model, config, torch_dtype=torch.float32)
     tower = {n: p for n, p in model.named_parameters() if "audio_tower" in n or "audio_encoder_proj" in n}
@@ -384,10 +385,10 @@ def losses(output_dir: Path) -> list[float]:
 
 @pytest.mark.parametrize("codes", [False, True], ids=["features", "features and codes"])
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
-def test_the_program_trains_on_features_and_the_tower_stays_as_it_is(
+def test_the_program_trains_on_features_and_does_not_change_the_tower(
     codes: bool, gradient_checkpointing: bool, demo: Path, tmp_path: Path
 ) -> None:
-    """In both forms a chunk holds the longest of the demo's references; as features alone they take up to three."""
+    """With both forms, a chunk holds the demo's longest reference. With features only, it takes up to 3 chunks."""
     seconds = 3 if codes else CHUNK_SECONDS
     tower = {**TOWER, "max_source_positions": 50 * seconds}
     model = write_model(demo, tmp_path / "model", encode_audio_in_tokens=codes, audio_encoder_config=tower)
@@ -399,27 +400,31 @@ def test_the_program_trains_on_features_and_the_tower_stays_as_it_is(
         logging_steps=1,
         gradient_checkpointing=gradient_checkpointing,
     )
-    before = {n: p.clone() for n, p in subject.model.named_parameters() if "audio_tower" in n or "encoder_proj" in n}
+    before = {
+        n: p.clone()
+        for n, p in subject.components.model.named_parameters()
+        if "audio_tower" in n or "encoder_proj" in n
+    }
     assert subject.train().finished
     found = losses(tmp_path / "out")
     assert len(found) == 12 and found[-1] < found[0] - 0.2
-    parameters = dict(subject.model.named_parameters())
+    parameters = dict(subject.components.model.named_parameters())
     assert before and all(torch.equal(parameters[name], value) for name, value in before.items())
 
 
 def loss_and_gradient(subject: Any, index: int, **changes: Tensor) -> tuple[float, Tensor]:
-    """Of one sample with some of its fields changed."""
-    item = dataclasses.replace(subject.train_dataset[index], **changes)
-    output = subject._training_step(subject.collator([item]))
-    subject.gradients.zero_()
+    """Return loss and gradient of one sample after changes of its fields."""
+    item = dataclasses.replace(subject.components.data.train_dataset[index], **changes)
+    output = subject._training_step(subject.components.data.collator([item]))
+    subject.components.optimizer.gradients.zero_()
     output.loss.backward()
-    return output.loss.item(), subject.gradients.clone()
+    return output.loss.item(), subject.components.optimizer.gradients.clone()
 
 
-def test_loss_and_gradients_hang_on_the_reference(demo: Path, tower_model: Path, tmp_path: Path) -> None:
-    """Another sound of the same length gives another loss."""
+def test_loss_and_gradients_depend_on_the_reference(demo: Path, tower_model: Path, tmp_path: Path) -> None:
+    """A different sound of the same length gives a different loss."""
     subject = trainer(demo, tmp_path / "out", model_path=tower_model, lora_dropout=0.0)
-    item = subject.train_dataset[0]
+    item = subject.components.data.train_dataset[0]
     loss, gradient = loss_and_gradient(subject, 0)
     again, same_gradient = loss_and_gradient(subject, 0)
     assert again == loss and torch.equal(same_gradient, gradient)
@@ -430,24 +435,24 @@ def test_loss_and_gradients_hang_on_the_reference(demo: Path, tower_model: Path,
 
 @pytest.fixture
 def started(demo: Path, tower_model: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A run of two steps with the processor that the program builds, and its settings."""
+    """Run two steps with the processor that the program builds. Return the run and its settings."""
     settings = {"model_path": tower_model, "max_steps": 2, "eval_data_path": None}
     subject = trainer(demo, tmp_path / "out", **settings)
     subject.train()
-    subject.run.close()
+    subject.components.opened.directory.close()
     yield tmp_path / "out", settings
 
 
-def test_a_processor_enters_the_run_by_what_it_makes(
+def test_the_settings_of_a_processor_are_part_of_the_run(
     started: tuple[Path, dict[str, Any]], demo: Path, tower_model: Path, tmp_path: Path
 ) -> None:
-    """The same one from a folder goes on with the run; one that makes other features is another run."""
+    """An equal processor from a folder resumes the run. A processor with other features is refused."""
     output_dir, settings = started
     same = build_feature_extractor(HiggsAudioConfig.from_pretrained(tower_model))
     same.save_pretrained(tmp_path / "same")
     subject = trainer(demo, output_dir, **settings, whisper_processor_path=tmp_path / "same")
-    assert subject.finished
-    subject.run.close()
+    assert isinstance(subject.components, FinishedRun)
+    subject.components.opened.directory.close()
     WhisperFeatureExtractor(feature_size=MEL_BINS, chunk_length=CHUNK_SECONDS, n_fft=512).save_pretrained(
         tmp_path / "other"
     )

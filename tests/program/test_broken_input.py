@@ -22,6 +22,7 @@ from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.errors import InputError
 from tests.chatml_files import audio, load, make_cache, noise, record, text, write_clip, write_records
 from tests.training_runs import trainer
+from voice_cloning.run import data as run_data
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
 
 SAMPLE_ID = "voice_7_take_03"
@@ -356,6 +357,7 @@ def test_what_voice_clone_cannot_use_is_refused(
     message = refusal([sound_record("sound_sample"), broken], prompt_style="voice_clone")
     line = next(line for line in message.splitlines() if SAMPLE_ID in line)
     assert line.startswith(f"  {SAMPLE_ID}: {wrong}") and remedy in line, line
+    assert message.endswith("; --prompt_style as_written trains on the turns of the file as they are"), message
     assert "sound_sample" not in message
     as_written = write_records(folder / "as_written.json", [broken])
     assert len(load(as_written, tokenizer, make_cache(tmp_path))) == 1, "only voice_clone minds"
@@ -491,7 +493,7 @@ def test_a_hub_that_cannot_be_reached_is_named(offline: list[str]) -> None:
     [
         (None, "no config.json in it; give the folder of a checkpoint"),
         ("{ oops", "its config.json is not JSON"),
-        ("[]", "its config.json holds no object"),
+        ("[]", "its config.json does not hold a JSON object"),
     ],
 )
 def test_a_folder_without_a_readable_configuration_is_refused(
@@ -598,7 +600,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     for owner, name in (
         (program, "load_base_model"),
-        (program, "load_higgs_audio_tokenizer"),
+        (run_data, "load_higgs_audio_tokenizer"),
         (program.HiggsAudioModel, "from_pretrained"),
         (ArabicVoiceCloningDataset, "encode_missing"),
         (HiggsAudioTokenizer, "encode"),

@@ -68,9 +68,9 @@ def test_a_forward_that_lacks_a_parameter_is_refused(
 
 def test_another_class_inside_the_wrapper_is_refused(demo: Path, tmp_path: Path) -> None:
     subject = trainer(demo, tmp_path / "out")
-    subject.model.base_model.model.__class__ = type("HiggsAudioModel", (HiggsAudioModel,), {})
+    subject.components.model.base_model.model.__class__ = type("HiggsAudioModel", (HiggsAudioModel,), {})
     with pytest.raises(RuntimeError, match="wrong HiggsAudioModel version"):
-        subject._check_wrapped_model()
+        subject._check_wrapped_model(subject.components.model)
 
 
 @pytest.fixture

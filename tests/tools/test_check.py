@@ -3,11 +3,11 @@
 import base64
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tests.chatml_files import audio, load, make_cache, record, text, write_reco
 from tests.chromium import Browser, needs_chromium
 from tests.goldens import SAMPLES_DIR, needs_samples
 from tests.planted_defects import PLANTS, compared, found_kinds
+from tests.terminals import open_terminal, read_terminal
 from tests.training_runs import PROJECT
 from tests.voice_cloning.data_check.test_report_page import PLAY
 from voice_cloning.data_check.check import check_files
@@ -173,7 +174,10 @@ def test_a_record_that_the_prompt_style_cannot_take_is_named(tmp_path: Path) -> 
     records[0]["messages"][1]["content"].insert(1, audio("train1r.wav"))
     (error,) = run_check(tmp_path, records, run=PlannedRun(prompt_style="voice_clone"))["errors"]
     assert (error["kind"], error["sample_ids"]) == ("malformed_record", ["train0"])
-    assert "2 clips outside the trained turns" in error["details"]["train0"]
+    assert error["details"]["train0"] == (
+        "messages: 2 clips outside the trained turns; prompt_style voice_clone needs exactly 1, the reference; "
+        "--prompt_style as_written trains on the turns of the file as they are"
+    )
 
 
 def test_an_earlier_assistant_turn_may_hold_the_reference(tmp_path: Path) -> None:
@@ -314,23 +318,23 @@ def test_ctrl_c_stops_the_check_and_leaves_no_partial_report(tmp_path: Path) -> 
         copied["misc"]["sample_id"] = str(number)
         records.append(copied)
     path = write_records(tmp_path / "train.json", records)
+    terminal, theirs = open_terminal()  # a pipe gets no bar, by which the test knows where the process is
     process = subprocess.Popen(
         command(path, "--output_dir", tmp_path / "out", "--num_workers", 2),
         env=ENVIRONMENT,
         cwd=PROJECT,
-        stderr=subprocess.PIPE,
-        text=True,
+        stderr=theirs,
         start_new_session=True,
         # A background job may ignore the signal, and its child processes would inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+    os.close(theirs)
     seen = ""
-    while "measuring clips" not in seen:
-        seen += process.stderr.read(1)
-    time.sleep(0.5)
+    while not re.search(r"measuring clips: [^\r]* [1-9]\d*/302 ", seen):  # the workers have started
+        seen += os.read(terminal, 1).decode(errors="replace")
     os.killpg(process.pid, signal.SIGINT)
-    _, rest = process.communicate(timeout=60)
-    assert process.returncode == 130, rest
+    rest = read_terminal(terminal)
+    assert process.wait(timeout=60) == 130, rest
     assert rest.rstrip().endswith("interrupted") and "Traceback" not in rest
     assert list((tmp_path / "out").iterdir()) == []
 

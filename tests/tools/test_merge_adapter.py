@@ -1,4 +1,4 @@
-"""Adapters handed on: merged in either layout, renamed for transformers' own class, and their cards."""
+"""Test the export of adapters: merged in either layout, renamed for transformers' class, and their model cards."""
 
 import contextlib
 import io
@@ -24,6 +24,7 @@ from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig
 from tests.native_oracle import native_logits, native_model, random_sample, tiny_config
 from tests.training_runs import trainer
 from tools import merge_adapter as tool
+from voice_cloning import __version__
 from voice_cloning.adapters import merge
 from voice_cloning.adapters.export import TARGETS, Adapter, apply_adapter, read_adapter
 from voice_cloning.adapters.logit_comparison import (
@@ -34,17 +35,17 @@ from voice_cloning.adapters.logit_comparison import (
     our_logits,
     transformers_logits,
 )
-from voice_cloning.adapters.model_card import merged_card, read_facts
+from voice_cloning.adapters.model_card import merged_card, read_facts, write_checkpoint_card
 
 TOLERANCE = 2e-5
-"""Largest difference of two fp32 logits of the same model."""
+"""The largest allowed difference between two fp32 logits of the same model."""
 EVERY_GROUP = list(TARGET_GROUPS)
 VARIANTS = [{}, {"use_rslora": True}, {"use_dora": True}]
 
 
 @pytest.fixture(scope="module")
 def trained(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The last checkpoint of a short run, with adapters on everything that can have one."""
+    """Train a short run with adapters on every group of modules. Return its last checkpoint."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     subject = trainer(demo, folder, learning_rate=1e-2, lora_targets=EVERY_GROUP)
     return subject.train().checkpoint
@@ -52,14 +53,14 @@ def trained(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(demo: Path, trained: Path) -> Logits:
-    """Base + adapter in fp32, loaded as PEFT loads them."""
+    """Compute the logits of base + adapter in fp32, loaded by PEFT."""
     model = PeftModel.from_pretrained(HiggsAudioModel.from_pretrained(demo / "model"), trained).eval()
     return our_logits(model, fixed_batch(model.get_base_model().config))
 
 
 @pytest.fixture(scope="module")
 def native_base(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's model in the transformers layout."""
+    """Save the demo's model in the transformers layout."""
     folder = tmp_path_factory.mktemp("native") / "base"
     model = HiggsAudioModel.from_pretrained(demo / "model")
     save_checkpoint(model, model.config, folder, TRANSFORMERS)
@@ -87,7 +88,7 @@ def native(folder: Path) -> HiggsAudioV2ForConditionalGeneration:
 
 
 def random_adapter(folder: Path, model: HiggsAudioModel, **settings: object) -> Path:
-    """An adapter for ``model`` with random weights, DoRA's magnitudes moved too, as PEFT saves it."""
+    """Save an adapter for ``model`` with random weights (and changed DoRA magnitudes) with PEFT."""
     config = HiggsAudioLoRATrainingConfig(**{"lora_rank": 4, "lora_targets": EVERY_GROUP, **settings}).to_peft()
     wrapped = get_peft_model(model, config)
     with torch.no_grad():
@@ -101,7 +102,7 @@ def random_adapter(folder: Path, model: HiggsAudioModel, **settings: object) -> 
 
 
 def tiny_model(folder: Path) -> HiggsAudioModel:
-    """A random model, saved, with norms that differ from one another."""
+    """Save a random model whose norms differ from one another."""
     model = HiggsAudioModel(tiny_config()).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -111,7 +112,7 @@ def tiny_model(folder: Path) -> HiggsAudioModel:
     return model
 
 
-# -- the adapter on transformers' own class ----------------------------------------------------------------------------
+# -- the adapter on transformers' class --------------------------------------------------------------------------------
 
 
 def test_a_trained_adapter_gives_transformers_class_our_logits(
@@ -150,7 +151,7 @@ def test_every_kind_of_adapter_gives_the_oracle_our_logits(tmp_path: Path, varia
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=["lora", "rslora", "dora"])
-def test_there_and_back_an_adapter_is_bit_for_bit_the_same(tmp_path: Path, variant: dict[str, object]) -> None:
+def test_renaming_there_and_back_changes_no_bit(tmp_path: Path, variant: dict[str, object]) -> None:
     settings = {**variant, "lora_targets": ["heads", "attention", "audio_embeddings"]}
     adapter = random_adapter(tmp_path / "adapter", tiny_model(tmp_path / "base"), **settings)
     there = rename(adapter, tmp_path / "there", TRANSFORMERS)
@@ -169,7 +170,7 @@ def test_there_and_back_an_adapter_is_bit_for_bit_the_same(tmp_path: Path, varia
 
 @pytest.mark.parametrize("targets", [["q_proj", "up_proj"], r".*\.layers\.[01]\..*v_proj"])
 def test_foreign_target_modules_become_the_modules_that_have_tensors(tmp_path: Path, targets: object) -> None:
-    """Of an adapter made on transformers' class: ours takes just the same modules."""
+    """The adapter was made on transformers' class. In our class it adapts exactly the same modules."""
     theirs = native_model(tiny_model(tmp_path / "base"))
     wrapped = get_peft_model(theirs, LoraConfig(r=2, target_modules=targets, task_type="CAUSAL_LM"))
     wrapped.save_pretrained(tmp_path / "foreign")
@@ -197,7 +198,7 @@ def test_both_tables_of_groups_name_the_same_modules() -> None:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_merged_in_float32_the_model_gives_the_logits_of_base_and_adapter(
+def test_a_model_merged_in_float32_has_the_logits_of_base_and_adapter(
     trained: Path, reference: Logits, demo: Path, tmp_path: Path, layout: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "merged"
@@ -222,7 +223,7 @@ def test_merged_in_float32_the_model_gives_the_logits_of_base_and_adapter(
     }
 
 
-def test_an_adapter_in_the_transformers_layout_merges_into_a_base_of_either(
+def test_an_adapter_and_a_base_may_be_in_either_layout(
     trained: Path, demo: Path, native_base: Path, tmp_path: Path
 ) -> None:
     renamed = rename(trained, tmp_path / "renamed", TRANSFORMERS)
@@ -237,7 +238,7 @@ def test_an_adapter_in_the_transformers_layout_merges_into_a_base_of_either(
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=["lora", "rslora", "dora"])
 def test_every_kind_of_adapter_merges(tmp_path: Path, variant: dict[str, object]) -> None:
-    """``merge`` verifies in fp32, with transformers' class too; here the weights are compared with PEFT's own merge."""
+    """``merge`` compares logits itself. This test compares the weights with those of PEFT's merge."""
     adapter = random_adapter(tmp_path / "adapter", tiny_model(tmp_path / "base"), **variant)
     (tmp_path / "out").mkdir()
     lines = merge.merge(read_adapter(adapter), tmp_path / "base", tmp_path / "out", TRANSFORMERS)
@@ -253,7 +254,7 @@ def test_every_kind_of_adapter_merges(tmp_path: Path, variant: dict[str, object]
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("variant", VARIANTS, ids=["lora", "rslora", "dora"])
-def test_merged_in_bfloat16_the_model_is_within_its_own_rounding(
+def test_a_model_merged_in_bfloat16_differs_only_by_rounding(
     tmp_path: Path, stored: torch.dtype, variant: dict[str, object]
 ) -> None:
     model = tiny_model(tmp_path / "fp32")
@@ -277,14 +278,14 @@ def test_merged_in_bfloat16_the_model_is_within_its_own_rounding(
     own = differences(rounded, exact)
     for head, difference in differences(merged, exact).items():
         assert 0 < difference.row_rms < 1.5 * own[head].row_rms
-    # One rounding: exactly the fp32 sum as bf16 has it.
+    # The sum is rounded once: the weight is exactly the fp32 sum, converted to bf16.
     whole = PeftModel.from_pretrained(HiggsAudioModel.from_pretrained(tmp_path / "base", dtype=torch.float32), adapter)
     for name, weight in whole.merge_and_unload().state_dict().items():
         assert torch.equal(tensors[to_transformers_name(name)], weight.to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])
-def test_computing_in_a_type_is_being_loaded_in_it(tmp_path: Path, held: torch.dtype) -> None:
+def test_computing_in_a_type_equals_loading_in_that_type(tmp_path: Path, held: torch.dtype) -> None:
     model = tiny_model(tmp_path / "fp32")
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
@@ -301,7 +302,7 @@ def test_computing_in_a_type_is_being_loaded_in_it(tmp_path: Path, held: torch.d
     assert set(frozen) == {held}
 
 
-def test_the_fixed_batch_is_fixed_and_has_both_kinds_of_clips() -> None:
+def test_the_fixed_batch_is_always_the_same_and_has_both_kinds_of_clips() -> None:
     one, other = (vars(fixed_batch(tiny_config())) for _ in range(2))
     given = {name for name, value in one.items() if value is not None}
     assert given == {name for name, value in other.items() if value is not None}
@@ -310,11 +311,11 @@ def test_the_fixed_batch_is_fixed_and_has_both_kinds_of_clips() -> None:
     assert len(set(one["attention_mask"].sum(dim=1).tolist())) == 4
 
 
-# -- what goes wrong ---------------------------------------------------------------------------------------------------
+# -- errors ------------------------------------------------------------------------------------------------------------
 
 
 def fails(demo: Path, adapter: Path, output: Path, layout: str = TRANSFORMERS, *more: str) -> str:
-    """Run the tool, which must fail and leave nothing, and return what it says."""
+    """Run the tool. It must fail and leave no file. Return its error message."""
     before = sorted(output.parent.iterdir())
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
@@ -324,7 +325,7 @@ def fails(demo: Path, adapter: Path, output: Path, layout: str = TRANSFORMERS, *
 
 
 def forget_one_module(model: PeftModel, dtype: torch.dtype) -> HiggsAudioModel:
-    """A merge that leaves out the update of one projection, of 33 modules."""
+    """A faulty merge that leaves out the update of one of 33 modules."""
     with torch.no_grad():
         model.get_base_model().layers[1].audio_mlp.up_proj.lora_B.default.weight.zero_()
     return MERGE(model, dtype)
@@ -360,12 +361,13 @@ def test_a_wrong_merge_fails_and_leaves_nothing(
     monkeypatch.setattr(merge, "merge_adapter", wrong)
     said = fails(demo, trained, tmp_path / "out", layout, "--torch_dtype", dtype)
     assert (
-        "error: the merged model is not base + adapter; nothing is kept\n  text logits, read by HiggsAudioModel" in said
+        "error: the merged model differs from base + adapter; it is not kept\n  text logits, read by HiggsAudioModel"
+        in said
     )
     assert ("audio logits, read by transformers' class" in said) == (layout == TRANSFORMERS)
 
 
-def test_a_tensor_damaged_on_the_way_to_the_disk_is_found(
+def test_a_tensor_that_is_written_wrongly_is_found(
     trained: Path, demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def swap(model: HiggsAudioModel, *args: object) -> None:
@@ -387,11 +389,11 @@ def test_ctrl_c_leaves_nothing(
 
     monkeypatch.setattr(merge, "_verify", interrupted)
     assert tool.main(arguments(demo, trained, tmp_path / "out", ORIGINAL)) == 130
-    assert "interrupted; nothing is left behind" in capsys.readouterr().err
+    assert "interrupted; no file is left" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_merge_left_is_replaced(trained: Path, demo: Path, tmp_path: Path) -> None:
+def test_the_remains_of_a_killed_merge_are_replaced(trained: Path, demo: Path, tmp_path: Path) -> None:
     (tmp_path / ".writing-out").mkdir()
     (tmp_path / ".writing-out" / "model.safetensors").write_bytes(b"half")
     (tmp_path / "out").mkdir()
@@ -400,17 +402,15 @@ def test_what_a_killed_merge_left_is_replaced(trained: Path, demo: Path, tmp_pat
 
 
 @pytest.fixture
-def weights_stay_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_weights_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HiggsAudioModel, "from_pretrained", None)
 
 
-def test_an_output_folder_that_holds_something_is_refused(
-    trained: Path, demo: Path, tmp_path: Path, weights_stay_unread: None
-) -> None:
+def test_a_nonempty_output_folder_is_refused(trained: Path, demo: Path, tmp_path: Path, no_weights_read: None) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    assert "is there already; give a new folder" in fails(demo, trained, tmp_path / "out")
-    assert "is there already; give a new folder" in fails(demo, trained, tmp_path / "out", ORIGINAL, "--adapter_only")
+    assert "already exists; give a new folder" in fails(demo, trained, tmp_path / "out")
+    assert "already exists; give a new folder" in fails(demo, trained, tmp_path / "out", ORIGINAL, "--adapter_only")
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
     assert tool.main(arguments(demo, trained, tmp_path / "no" / "out", ORIGINAL)) == 1
 
@@ -418,7 +418,7 @@ def test_an_output_folder_that_holds_something_is_refused(
 def edited(
     adapter: Path, folder: Path, tensors: dict[str, torch.Tensor | None] | None = None, **config: object
 ) -> Path:
-    """A copy of an adapter with other tensors (None takes one out) and settings."""
+    """Copy an adapter with changed settings and tensors (None removes a tensor)."""
     shutil.copytree(adapter, folder)
     path = folder / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
@@ -429,7 +429,7 @@ def edited(
 
 
 def test_an_adapter_of_another_model_is_refused_with_every_tensor(
-    trained: Path, demo: Path, tmp_path: Path, weights_stay_unread: None
+    trained: Path, demo: Path, tmp_path: Path, no_weights_read: None
 ) -> None:
     layer = "base_model.model.layers.0.self_attn.q_proj"
     changes = {
@@ -440,7 +440,7 @@ def test_an_adapter_of_another_model_is_refused_with_every_tensor(
     adapter = edited(trained, tmp_path / "adapter", changes)
     message = [
         "was trained on another model (3):",
-        "layers.0.self_attn.q_proj.lora_A.weight: has shape (16, 64), the model asks for (16, 128)",
+        "layers.0.self_attn.q_proj.lora_A.weight: has shape (16, 64), the model needs (16, 128)",
         "layers.0.self_attn.q_proj.lora_B.weight: missing from adapter_model.safetensors",
         "layers.7.self_attn.q_proj.lora_A.weight: the model has no such module, or target_modules does not name it",
     ]
@@ -451,7 +451,7 @@ def test_an_adapter_of_another_model_is_refused_with_every_tensor(
 
 
 def test_an_adapter_whose_targets_the_model_lacks_is_refused(
-    trained: Path, demo: Path, tmp_path: Path, weights_stay_unread: None
+    trained: Path, demo: Path, tmp_path: Path, no_weights_read: None
 ) -> None:
     adapter = edited(trained, tmp_path / "adapter", target_modules=r"layers\.\d+\.cross_attn")
     said = fails(demo, adapter, tmp_path / "out")
@@ -466,7 +466,7 @@ def test_an_adapter_whose_targets_the_model_lacks_is_refused(
         (
             {},
             {"bias": "all", "rank_pattern": {"q_proj": 3}, "init_lora_weights": "pissa", "of_a_later_peft": True},
-            r"settings beyond LoRA as it is trained here \(4\):\n  bias is 'all', not 'none'"
+            r"settings that this project does not support \(4\):\n  bias is 'all', not 'none'"
             r"\n  rank_pattern is {'q_proj': 3}, not {}\n"
             "  of_a_later_peft is True, not None\n"
             "  init_lora_weights is 'pissa', which changes the base's weights",
@@ -476,7 +476,7 @@ def test_an_adapter_whose_targets_the_model_lacks_is_refused(
             {},
             "layers.0.mlp.up_proj.lora_A.weight: not finite",
         ),
-        ({"layers.0.weight": torch.zeros(1)}, {}, "layers.0.weight: not named as a tensor of a LoRA adapter"),
+        ({"layers.0.weight": torch.zeros(1)}, {}, "layers.0.weight: not the name of a tensor of a LoRA adapter"),
         (
             {"base_model.model.model.layers.0.mlp.up_proj.lora_A.weight": torch.zeros(16, 128)},
             {},
@@ -484,11 +484,11 @@ def test_an_adapter_whose_targets_the_model_lacks_is_refused(
         ),
     ],
 )
-def test_what_is_no_adapter_of_ours_is_refused(
+def test_an_unsupported_or_damaged_adapter_is_refused(
     trained: Path,
     demo: Path,
     tmp_path: Path,
-    weights_stay_unread: None,
+    no_weights_read: None,
     tensors: dict[str, torch.Tensor],
     config: dict[str, object],
     message: str,
@@ -498,7 +498,7 @@ def test_what_is_no_adapter_of_ours_is_refused(
 
 
 def test_a_folder_without_an_adapter_or_with_a_damaged_one_is_refused(
-    trained: Path, demo: Path, tmp_path: Path, weights_stay_unread: None
+    trained: Path, demo: Path, tmp_path: Path, no_weights_read: None
 ) -> None:
     assert "no adapter_config.json and no adapter_model.safetensors in it" in fails(demo, tmp_path, tmp_path / "out")
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -508,17 +508,15 @@ def test_a_folder_without_an_adapter_or_with_a_damaged_one_is_refused(
         assert name in said and "fetch it again" in said
 
 
-def test_a_record_of_the_run_that_is_none_is_refused(
-    trained: Path, demo: Path, tmp_path: Path, weights_stay_unread: None
-) -> None:
+def test_an_invalid_run_json_is_refused(trained: Path, demo: Path, tmp_path: Path, no_weights_read: None) -> None:
     adapter = shutil.copytree(trained, tmp_path / "adapter")
-    for content, message in (("{", "run.json: not JSON"), ("[]", "run.json: says nothing of a training run")):
+    for content, message in (("{", "run.json: not JSON"), ("[]", "run.json: does not describe a training run")):
         (adapter / "run.json").write_text(content)
         assert message in fails(demo, adapter, tmp_path / "out")
 
 
 def test_a_layout_that_cannot_hold_the_model_is_refused_before_its_weights_are_read(
-    trained: Path, demo: Path, tmp_path: Path, weights_stay_unread: None
+    trained: Path, demo: Path, tmp_path: Path, no_weights_read: None
 ) -> None:
     model = shutil.copytree(demo / "model", tmp_path / "fast_forward" / "model")
     config = json.loads((model / "config.json").read_text())
@@ -527,8 +525,8 @@ def test_a_layout_that_cannot_hold_the_model_is_refused_before_its_weights_are_r
     assert "export the original layout" in said and "audio_dual_ffn_layers leaves out some" in said
 
 
-def test_a_full_disk_is_known_before_the_weights_are_read(
-    trained: Path, demo: Path, tmp_path: Path, weights_stay_unread: None, monkeypatch: pytest.MonkeyPatch
+def test_too_little_disk_space_is_reported_before_the_weights_are_read(
+    trained: Path, demo: Path, tmp_path: Path, no_weights_read: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merge.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     assert "GB are needed, 0.0 GB are free" in fails(demo, trained, tmp_path / "out")
@@ -538,7 +536,7 @@ def test_flags_that_do_not_go_together_end_the_program(tmp_path: Path, capsys: p
     needed = ["--adapter", str(tmp_path), "--output", str(tmp_path / "out"), "--layout", "original"]
     for flags, message in (
         (needed, "--model_path is needed to merge"),
-        ([*needed, "--adapter_only", "--torch_dtype", "bfloat16"], "--torch_dtype is of a merge"),
+        ([*needed, "--adapter_only", "--torch_dtype", "bfloat16"], "--torch_dtype is for merging only"),
     ):
         with pytest.raises(SystemExit) as end:
             tool.main(flags)
@@ -549,11 +547,11 @@ def test_flags_that_do_not_go_together_end_the_program(tmp_path: Path, capsys: p
 
 
 def front_matter(card: str) -> dict[str, object]:
-    """As the hub's library reads it."""
+    """Parse the front matter with the hub's library."""
     return ModelCard(card).data.to_dict()
 
 
-def assert_tells_no_path(folder: Path, *secrets: Path) -> None:
+def assert_contains_no_path(folder: Path, *secrets: Path) -> None:
     for path in folder.glob("*"):
         if path.suffix in (".md", ".json"):
             text = path.read_text(encoding="utf-8")
@@ -561,7 +559,7 @@ def assert_tells_no_path(folder: Path, *secrets: Path) -> None:
 
 
 def run_code(card: str, this: Path, base: Path) -> dict[str, object]:
-    """Run the card's code block with the folders put in."""
+    """Run the code block of the card after inserting the folders."""
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1]
     code = code.replace("path/to/this/folder", str(this)).replace("path/to/the/base/model", str(base))
     names: dict[str, object] = {}
@@ -569,7 +567,7 @@ def run_code(card: str, this: Path, base: Path) -> dict[str, object]:
     return names
 
 
-def test_the_card_of_a_checkpoint_says_what_it_was_trained_on_and_how(demo: Path, trained: Path) -> None:
+def test_the_card_of_a_checkpoint_describes_its_training(demo: Path, trained: Path) -> None:
     card = (trained / "README.md").read_text(encoding="utf-8")
     fields = front_matter(card)
     assert fields["library_name"] == "peft" and fields["language"] == ["ar"] and "base_model" not in fields
@@ -581,7 +579,7 @@ def test_the_card_of_a_checkpoint_says_what_it_was_trained_on_and_how(demo: Path
     for part in (
         "- training: `train_chatml_samples.json`: 16 samples, 16 clips, ",
         "- evaluation: `val_chatml_samples.json`: 4 samples, 4 clips, ",
-        "- prompt_style: `as_written`",
+        "- prompt_style: `voice_clone`",
         "- r: 16\n- lora_alpha: 32.0\n",
         "- targets: attention, text_mlp, audio_mlp, heads, audio_embeddings",
         "- learning_rate: 0.01\n",
@@ -592,7 +590,8 @@ def test_the_card_of_a_checkpoint_says_what_it_was_trained_on_and_how(demo: Path
         f"- peft {run['versions']['peft']}\n",
         f"the trainer's commit: `{run['git_commit']}`",
         "see the base model's licence",
-        "only with the consent of the person",
+        "**Clone a voice only with the consent of its owner.**",
+        "Arabic is not on that list",
         f"local folder `model` (fingerprint of its configuration and file sizes: `{run['identity']['model']}`)",
     ):
         assert part in card
@@ -601,7 +600,7 @@ def test_the_card_of_a_checkpoint_says_what_it_was_trained_on_and_how(demo: Path
     assert type(model.get_base_model()) is HiggsAudioModel
 
 
-def test_an_earlier_checkpoint_tells_of_its_own_step(trained: Path) -> None:
+def test_the_card_of_an_earlier_checkpoint_has_the_facts_of_its_step(trained: Path) -> None:
     card = (trained.parent / "checkpoint-000003" / "README.md").read_text(encoding="utf-8")
     assert "- optimizer steps: 3 of 6" in card
     assert "- last training, at step 2: loss" in card
@@ -632,12 +631,12 @@ def test_a_base_from_the_hub_is_named_with_its_revision(trained: Path, tmp_path:
         assert config["revision"] == (revision if layout == ORIGINAL else None)
 
 
-def test_what_is_handed_on_tells_no_path_and_its_code_runs(
+def test_an_export_contains_no_path_and_the_code_of_its_card_runs(
     trained: Path, demo: Path, native_base: Path, tmp_path: Path
 ) -> None:
     for layout, base in ((ORIGINAL, demo / "model"), (TRANSFORMERS, native_base)):
         renamed = rename(trained, tmp_path / f"adapter {layout}", layout)
-        assert_tells_no_path(renamed, demo, trained.parent, tmp_path)
+        assert_contains_no_path(renamed, demo, trained.parent, tmp_path)
         card = (renamed / "README.md").read_text(encoding="utf-8")
         assert ("use_text_head=True" in card) == (layout == TRANSFORMERS)
         assert run_code(card, renamed, base)["model"].peft_config["default"].r == 16
@@ -647,23 +646,47 @@ def test_what_is_handed_on_tells_no_path_and_its_code_runs(
 
         merged = tmp_path / f"merged {layout}"
         assert tool.main(arguments(demo, trained, merged, layout)) == 0
-        assert_tells_no_path(merged, demo, trained.parent, tmp_path)
+        assert_contains_no_path(merged, demo, trained.parent, tmp_path)
         card = (merged / "README.md").read_text(encoding="utf-8")
-        assert "- optimizer steps: 6 of 6" in card and "- merged, read by HiggsAudioModel, against base" in card
+        assert "- optimizer steps: 6 of 6" in card and "- merged, read by HiggsAudioModel, compared with base" in card
         assert front_matter(card).get("library_name") == ("transformers" if layout == TRANSFORMERS else None)
         names = run_code(card, merged, demo)
         assert type(names["model"]).__name__ in ("HiggsAudioModel", "HiggsAudioV2ForConditionalGeneration")
         assert len(names["tokenizer"]) == 736
 
 
-def test_facts_survive_being_handed_on_twice(trained: Path, tmp_path: Path) -> None:
+def test_facts_survive_two_exports(trained: Path, tmp_path: Path) -> None:
     there = rename(trained, tmp_path / "there", TRANSFORMERS)
     back = rename(there, tmp_path / "back", ORIGINAL)
     assert read_facts(back) == read_facts(trained)
-    assert read_facts(back)["flags"]["prompt_style"] == "as_written"
+    assert read_facts(back)["flags"]["prompt_style"] == "voice_clone"
 
 
-def test_an_adapter_of_unknown_origin_has_a_card_without_guesses(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["0.2.0", None])
+def test_cards_name_the_versions_of_the_trainer_and_of_the_export(
+    trained: Path, tmp_path: Path, version: str | None
+) -> None:
+    adapter = shutil.copytree(trained, tmp_path / "adapter")
+    run = {**json.loads((adapter / "run.json").read_text()), "version": version}
+    if version is None:  # as in runs of older releases
+        del run["version"]
+    (adapter / "run.json").write_text(json.dumps(run))
+    write_checkpoint_card(adapter, adapter.parent)
+    there = rename(adapter, tmp_path / "there", TRANSFORMERS)
+    back = rename(there, tmp_path / "back", ORIGINAL)
+    merged = merged_card(read_facts(adapter), {"r": 16}, "base", None, "0123", ORIGINAL, [], __version__)
+    for card, is_export in (
+        ((adapter / "README.md").read_text(encoding="utf-8"), False),
+        ((there / "README.md").read_text(encoding="utf-8"), True),
+        ((back / "README.md").read_text(encoding="utf-8"), True),
+        (merged, True),
+    ):
+        assert card.count("- the trainer's version: 0.2.0\n") == (version is not None)
+        assert ("the trainer's version" in card) == (version is not None)
+        assert (f"- exported with version: {__version__}\n" in card) == is_export
+
+
+def test_the_card_of_an_adapter_of_unknown_origin_has_no_guesses(tmp_path: Path) -> None:
     adapter = random_adapter(tmp_path / "adapter", tiny_model(tmp_path / "base"))
     card = (rename(adapter, tmp_path / "renamed", TRANSFORMERS) / "README.md").read_text(encoding="utf-8")
     assert "Base model: not recorded." in card
@@ -672,7 +695,7 @@ def test_an_adapter_of_unknown_origin_has_a_card_without_guesses(tmp_path: Path)
     assert "- r: 4\n" in card
 
 
-def test_an_adapter_that_gives_no_finite_logits_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_with_infinite_logits_is_refused(tmp_path: Path) -> None:
     adapter = random_adapter(tmp_path / "adapter", tiny_model(tmp_path / "base"))
     weights = adapter / "adapter_model.safetensors"
     save_file({name: 1e30 * tensor for name, tensor in load_file(weights).items()}, weights)

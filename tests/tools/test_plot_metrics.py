@@ -1,4 +1,4 @@
-"""tools.plot_metrics: what it draws, prints and refuses."""
+"""Test tools.plot_metrics: its plot, its output and its errors."""
 
 import json
 import subprocess
@@ -10,13 +10,14 @@ import pytest
 from matplotlib.image import imread
 
 from boson_multimodal.errors import InputError
+from tests.training_runs import PROJECT
 from tools.plot_metrics import plot_metrics, read_metrics
 
 CODEBOOKS = 8
 
 
 def _record(step: int, prefix: str = "") -> dict[str, Any]:
-    """One line of metrics.jsonl, with losses that fall with the step."""
+    """Return a line of metrics.jsonl. The losses decrease with the step."""
     losses = {"loss": 13.0 / step, "text_loss": 6.0 / step, "audio_loss": 7.0 / step}
     losses |= {f"audio_loss_codebook_{k}": (7.0 - 0.1 * k) / step for k in range(CODEBOOKS)}
     extra = {} if prefix else {"grad_norm": 1.0, "learning_rate": 1e-3}
@@ -29,7 +30,7 @@ def _write(folder: Path, records: list[dict[str, Any]]) -> Path:
     return path
 
 
-def test_plot_lies_in_the_run(tmp_path: Path) -> None:
+def test_the_plot_is_written_to_the_run_folder(tmp_path: Path) -> None:
     _write(tmp_path, [_record(5), _record(5, "eval_"), _record(10), _record(10, "eval_")])
     path = plot_metrics(tmp_path)
     assert path == tmp_path / "loss.png"
@@ -42,17 +43,17 @@ def test_plot_of_a_run_that_has_just_begun(tmp_path: Path, records: list[dict[st
     _write(tmp_path, records)
     output = tmp_path / "elsewhere.png"
     assert plot_metrics(tmp_path, output) == output
-    assert imread(output).std() > 0.01, "nothing but background"
+    assert imread(output).std() > 0.01, "the picture shows more than the background"
     assert not (tmp_path / "loss.png").exists()
 
 
-def test_lines_are_told_apart(tmp_path: Path) -> None:
+def test_training_and_evaluation_lines_are_separated(tmp_path: Path) -> None:
     training, evaluation = read_metrics(_write(tmp_path, [_record(10, "eval_"), _record(10), _record(5)]))
     assert [record["step"] for record in training] == [5, 10]
     assert [record["step"] for record in evaluation] == [10]
 
 
-def test_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
+def test_a_truncated_last_line_is_ignored(tmp_path: Path) -> None:
     path = _write(tmp_path, [_record(5), _record(10)])
     path.write_text(path.read_text(encoding="utf-8") + '{"step": 15, "lo', encoding="utf-8")
     training, _ = read_metrics(path)
@@ -63,8 +64,8 @@ def test_line_that_a_kill_cut_short_is_left_out(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "no such file"),
-        ("", "no line holds a training loss"),
-        (json.dumps(_record(3, "eval_")) + "\n", "no line holds a training loss"),
+        ("", "no line has a training loss"),
+        (json.dumps(_record(3, "eval_")) + "\n", "no line has a training loss"),
         (json.dumps(_record(3)) + '\n{"step": 4, "lo\n', "line 2: not JSON"),
         ('{"loss": 1.0}\n', "line 1: not an object with a step"),
     ],
@@ -83,10 +84,10 @@ def test_output_that_cannot_be_written(tmp_path: Path) -> None:
         plot_metrics(tmp_path, tmp_path / "absent" / "loss.png")
 
 
-def test_command_says_how_far_the_loss_fell(tmp_path: Path) -> None:
+def test_the_command_prints_the_first_and_last_loss(tmp_path: Path) -> None:
     _write(tmp_path, [_record(1), _record(26)])
     command = [sys.executable, "-m", "tools.plot_metrics", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).resolve().parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT)
     assert done.stdout.splitlines() == [
         f"plot: {tmp_path / 'loss.png'}",
         "training loss: 13.0000 at step 1, 0.5000 at step 26",
@@ -95,6 +96,6 @@ def test_command_says_how_far_the_loss_fell(tmp_path: Path) -> None:
 
 def test_command_without_a_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.plot_metrics", str(tmp_path / "absent")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "no such file" in done.stderr

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from arabic_voice_cloning_dataset import read_json_records, read_records
 from boson_multimodal.audio_processing.clips import read_waveform
 from boson_multimodal.audio_processing.sound_files import Clip
-from boson_multimodal.chatml import has_as_written_turns
+from boson_multimodal.cloning_example import has_as_written_turns
 from boson_multimodal.data_types import parse_sample
 from boson_multimodal.errors import InputError
 from tests.chatml_files import load, make_cache, noise, write_clip
@@ -206,12 +206,13 @@ def test_kaldi_segments_are_cuts(tmp_path: Path, tokenizer: PreTrainedTokenizerB
     cuts = {"a": (0.5, 0.75), "b": (1.5, 0.5), "c": (2.0, 1.0), "d": (0.0, 0.6)}
     for read in read_records(tmp_path / "out" / TRAIN_FILE, tokenizer, "as_written"):
         offset, duration = cuts[read.sample_id]
-        wave = read_waveform(read.clips[1]).samples
+        reference, target = (used.clip for used in read.clips)
+        wave = read_waveform(target).samples
         first = round(offset * 24_000)
         assert wave.numpy() == pytest.approx(whole[first : first + round(duration * 24_000)], abs=1e-4)
         if read.sample_id in "ad":
             other = Clip(tmp_path / "out" / ".." / "long.wav", *cuts["d" if read.sample_id == "a" else "a"])
-            assert (read.clips[0].offset, read.clips[0].duration) != (other.offset, other.duration), "they overlap"
+            assert (reference.offset, reference.duration) != (other.offset, other.duration), "they overlap"
 
 
 @pytest.mark.parametrize(("speaker_from", "expected"), [("name", {"s1", "s2"}), ("one", {"one"})])

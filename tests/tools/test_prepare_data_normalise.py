@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from arabic_text.diacritics import diacritise, load_diacritiser
 from arabic_text.normalise import normalise_for_speech
 from arabic_voice_cloning_dataset import PROMPT_STYLES, read_json_records, read_records
-from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION
+from boson_multimodal.cloning_example import AS_WRITTEN_INSTRUCTION
 from boson_multimodal.errors import InputError
 from tests.chatml_files import audio, record, text, write_clip, write_records
 from tools.prepare_data.__main__ import main

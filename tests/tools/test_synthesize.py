@@ -1,4 +1,4 @@
-"""Speech: the prompt is the head of a training sample, what was memorised is spoken, and files are what they say."""
+"""Test speech: prompts equal the start of training samples, memorised clips are spoken, and output files are right."""
 
 import json
 import os
@@ -17,15 +17,16 @@ from transformers import PreTrainedTokenizerBase
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
+from boson_multimodal import seeds
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.mel_features import ReferenceForm
-from boson_multimodal.chatml import as_written_messages
-from boson_multimodal.data_types import AudioContent, TextContent
+from boson_multimodal.cloning_example import VoiceCloningExample
+from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.delay_pattern import build_audio_columns
 from boson_multimodal.model.higgs_audio.generation import HiggsAudioGenerationOutput, SamplingConfig
 from tests.boson_multimodal.test_whisper_mode import write_model
-from tests.chatml_files import audio, load, make_cache, text, write_clip, write_records
+from tests.chatml_files import load, make_cache, write_clip, write_records
 from tests.goldens import SAMPLES_DIR, needs_samples
 from tests.training_runs import run
 from tools import synthesize as tool
@@ -51,21 +52,21 @@ def make_cloner(demo: Path, **settings: Any) -> VoiceCloner:
 
 @pytest.fixture(scope="module")
 def cloner(demo: Path, memorised: ArabicVoiceCloningDistributedTrainer) -> VoiceCloner:
-    """The adapter that knows four clips, greedily."""
+    """Return a greedy cloner with the adapter that has memorised four clips."""
     return make_cloner(demo, adapter=checkpoint_of(memorised), settings=GREEDY)
 
 
 @pytest.fixture(scope="module")
 def untrained(demo: Path, codec: HiggsAudioTokenizer) -> VoiceCloner:
-    """The bare model; it keeps the codes of references, which both prompt styles share."""
+    """Return a cloner without adapter. It keeps the codes of references for both prompt styles."""
     subject = make_cloner(demo)
     subject.codec = codec
     return subject
 
 
 def targets(subject: ArabicVoiceCloningDistributedTrainer) -> list[Tensor]:
-    """(K, T) codes of each sample's last clip."""
-    samples = [subject.train_dataset[i] for i in range(len(subject.train_dataset))]
+    """Return the (K, T) codes of each sample's last clip."""
+    samples = [subject.components.data.train_dataset[i] for i in range(len(subject.components.data.train_dataset))]
     return [s.audio_ids_concat[:, s.audio_ids_start[-1] :] for s in samples]
 
 
@@ -76,7 +77,7 @@ def flags(demo: Path, *words: str | Path) -> list[str]:
 
 @pytest.fixture
 def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading any is a failure."""
+    """Fail if weights are loaded."""
 
     def refuse(*_: object) -> None:
         raise AssertionError("weights were loaded")
@@ -89,16 +90,16 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def entry_of(raw: dict[str, Any]) -> dict[str, Any]:
-    """A training record as someone would ask for it who has no records."""
+    """Convert a training record to a manifest entry."""
     reference = raw["messages"][1]["content"][1]["audio_url"]
-    told = {"text": raw["misc"]["target_transcript"], "reference_text": raw["misc"]["ref_transcript"]}
-    return {"id": raw["misc"]["sample_id"], "reference": reference, **told}
+    texts = {"text": raw["misc"]["target_transcript"], "reference_text": raw["misc"]["ref_transcript"]}
+    return {"id": raw["misc"]["sample_id"], "reference": reference, **texts}
 
 
 def assert_prompts_are_heads(
     data: Path, style: str, cloner: VoiceCloner, dataset: ArabicVoiceCloningDataset, manifest: Path
 ) -> None:
-    """Of every record: its prompt's ids and columns are those of its training sample, up to the trained clip."""
+    """For every record, the prompt's ids and columns are those of its training sample up to the trained clip."""
     requests, problems = read_manifest(manifest, style)
     assert problems == [] and len(requests) == len(dataset)
     slot = cloner.config.audio_out_token_idx
@@ -107,9 +108,11 @@ def assert_prompts_are_heads(
         head = prompt.input_ids.numel()
         assert torch.equal(prompt.input_ids, sample.input_ids[:head])
         assert prompt.input_ids[-1] == cloner.config.audio_out_bos_token_id
-        assert sample.input_ids[head] == slot and sample.label_ids[head] == slot, "what follows is the trained clip"
+        assert sample.input_ids[head] == slot and sample.label_ids[head] == slot, (
+            "the next position is the trained clip"
+        )
         asked, trained = cloner.collator([prompt]), cloner.collator([sample])
-        assert asked.audio_in_ids.shape[1] + asked.audio_out_ids.shape[1] > 9, "the reference is in it"
+        assert asked.audio_in_ids.shape[1] + asked.audio_out_ids.shape[1] > 9, "the prompt contains the reference"
         assert torch.equal(asked.audio_in_ids, trained.audio_in_ids)
         assert torch.equal(asked.audio_out_ids, trained.audio_out_ids[:, : asked.audio_out_ids.shape[1]])
         starts = asked.audio_out_ids_start
@@ -130,7 +133,7 @@ def assert_prompts_are_heads(
 def test_prompts_are_the_heads_of_training_samples(
     demo: Path, tokenizer: PreTrainedTokenizerBase, untrained: VoiceCloner, tmp_path: Path, data: str, style: str
 ) -> None:
-    """Asked for as records, and as texts in the built-in template: both are what the trainer makes of the file."""
+    """Requests by record and by text give the same prompts as the trainer makes from the file."""
     place, split = data.split("/")
     path = (demo if place == "demo" else SAMPLES_DIR) / f"{split}_chatml_samples.json"
     dataset = load(path, tokenizer, make_cache(demo / "prompt_codes"), prompt_style=style)
@@ -145,7 +148,7 @@ def test_prompts_are_the_heads_of_training_samples(
 def test_a_reference_reaches_a_tower_as_in_training(
     demo: Path, tokenizer: PreTrainedTokenizerBase, codec: HiggsAudioTokenizer, tmp_path: Path, codes: bool
 ) -> None:
-    """Features, chunk by chunk, of a checkpoint that reads them; and speech comes of it."""
+    """A checkpoint with a tower gets the features of each chunk, and generates speech."""
     model = write_model(demo, tmp_path / "model", encode_audio_in_tokens=codes)
     subject = VoiceCloner(
         model_path=str(model),
@@ -158,9 +161,8 @@ def test_a_reference_reaches_a_tower_as_in_training(
     voice = write_clip(tmp_path / "voice.wav", 0.9 if codes else 2.4)
     entry = {"id": "a", "text": "نعم", "reference": voice.name, "reference_text": "لا"}
     (request,), _ = read_manifest(write_records(tmp_path / "m.json", [entry]), "as_written")
-    messages, start = as_written_messages("لا", AudioContent(voice.name), "نعم", AudioContent(voice.name))
-    raw = [{"role": m.role, "content": [json_of(part) for part in m.content]} for m in messages]
-    path = write_records(tmp_path / "train.json", [{"messages": raw, "start_index": start}])
+    example = VoiceCloningExample("لا", AudioContent(voice.name), "نعم", AudioContent(voice.name))
+    path = write_records(tmp_path / "train.json", [example.record("a", "amal", 0.9)])
     dataset = load(path, tokenizer, make_cache(tmp_path / "codes"), reference=ReferenceForm.of(subject.config))
     dataset.encode_missing(lambda: codec)
     asked = subject.collator([subject.prompt(request.pieces[0], tmp_path)])
@@ -173,33 +175,29 @@ def test_a_reference_reaches_a_tower_as_in_training(
     assert (asked.audio_in_ids is None) == (not codes)
     assert not codes or torch.equal(asked.audio_in_ids, trained.audio_in_ids)
     ((_, speech),) = subject.speak_all([request])
-    assert speech.pieces[0].codes.shape == (8, 51) and speech.failures, "nobody taught it to end"
+    assert speech.pieces[0].codes.shape == (8, 51) and speech.failures, "the model is not trained to end"
 
 
-def json_of(part: TextContent | AudioContent) -> dict[str, Any]:
-    return text(part.text) if isinstance(part, TextContent) else audio(part.audio_url)
-
-
-def test_the_style_is_that_of_the_adapters_run(
+def test_the_prompt_style_comes_from_the_adapters_run(
     demo: Path, memorised: ArabicVoiceCloningDistributedTrainer, tmp_path: Path
 ) -> None:
     adapter = tmp_path / "adapter"
     shutil.copytree(checkpoint_of(memorised), adapter)
     assert make_cloner(demo).prompt_style == "voice_clone"
-    assert make_cloner(demo, adapter=adapter).prompt_style == "as_written"
-    assert make_cloner(demo, adapter=adapter, prompt_style="voice_clone").prompt_style == "voice_clone"
-    described = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
-    described["flags"]["prompt_style"] = "voice_clone"
-    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
     assert make_cloner(demo, adapter=adapter).prompt_style == "voice_clone"
+    assert make_cloner(demo, adapter=adapter, prompt_style="as_written").prompt_style == "as_written"
+    described = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
+    described["flags"]["prompt_style"] = "as_written"
+    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    assert make_cloner(demo, adapter=adapter).prompt_style == "as_written"
     (adapter / "run.json").write_text("{}")
-    with pytest.raises(InputError, match="does not say flags.prompt_style"):
+    with pytest.raises(InputError, match="does not have flags.prompt_style"):
         make_cloner(demo, adapter=adapter)
     (adapter / "run.json").unlink()
     assert make_cloner(demo, adapter=adapter).prompt_style == "voice_clone"
 
 
-def test_an_adapter_trained_on_other_turns_is_warned_of(
+def test_an_adapter_trained_on_other_turns_gives_a_warning(
     demo: Path,
     memorised: ArabicVoiceCloningDistributedTrainer,
     tmp_path: Path,
@@ -212,20 +210,25 @@ def test_an_adapter_trained_on_other_turns_is_warned_of(
     records = json.loads((demo / "four.json").read_text(encoding="utf-8"))
     records[0]["messages"][0]["content"] = "Speak."
     described = json.loads((adapter / "run.json").read_text(encoding="utf-8"))
+    described["flags"]["prompt_style"] = "as_written"
+    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    make_cloner(demo, adapter=adapter)
+    assert capsys.readouterr().err == "", "the turns of the demo are those in which a text is spoken"
     described["flags"]["data_path"] = str(write_records(tmp_path / "other.json", records))
     (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
     make_cloner(demo, adapter=adapter)
-    assert f"warning: {tmp_path / 'other.json'}, on which the adapter was trained" in capsys.readouterr().err
+    warning = f"warning: {tmp_path / 'other.json'}, the training data of the adapter, has other turns"
+    assert warning in capsys.readouterr().err
 
 
 # -- what was memorised ------------------------------------------------------------------------------------------------
 
 
-def test_speaks_four_clips_by_heart(
+def test_memorised_clips_are_spoken_exactly(
     demo: Path, memorised: ArabicVoiceCloningDistributedTrainer, cloner: VoiceCloner
 ) -> None:
-    """Exactly their codes, each stopping at its last frame; alone and in batches alike."""
-    requests = read_manifest(demo / "four.json", "as_written")[0]
+    """The codes are equal and end at the last frame, for single clips and in batches."""
+    requests = read_manifest(demo / "four.json", "voice_clone")[0]
     wanted = {r.name: codes for r, codes in zip(requests, targets(memorised), strict=True)}
     for batch_size in (1, 3):
         spoken = dict((r.name, speech) for r, speech in cloner.speak_all(requests, batch_size))
@@ -243,7 +246,7 @@ def test_files_have_the_right_length_and_sound(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The whole command on a ChatML manifest, as a user runs it."""
+    """Run the whole command on a ChatML manifest."""
     out = tmp_path / "out"
     words = ["--adapter", checkpoint_of(memorised), "--manifest", demo / "four.json", "--output_dir", out, "--greedy"]
     assert tool.main(flags(demo, *words, "--batch_size", "3")) == 0
@@ -260,7 +263,7 @@ def test_files_have_the_right_length_and_sound(
     assert "4 files" in table
 
 
-def test_with_references_swapped_the_speech_differs(
+def test_swapped_references_change_the_speech(
     demo: Path, memorised: ArabicVoiceCloningDistributedTrainer, cloner: VoiceCloner
 ) -> None:
     raw = json.loads((demo / "four.json").read_text(encoding="utf-8"))
@@ -268,7 +271,7 @@ def test_with_references_swapped_the_speech_differs(
 
     def ask(text: dict[str, Any], voice: dict[str, Any]) -> SpeechRequest:
         reference = AudioContent(audio_url=voice["reference"])
-        return request_of_text(text["id"], text["text"], reference, voice["reference_text"], "as_written", demo)
+        return request_of_text(text["id"], text["text"], reference, voice["reference_text"], "voice_clone", demo)
 
     own = cloner.speak_all([ask(e, e) for e in entries])
     swapped = cloner.speak_all([ask(e, entries[(i + 1) % 4]) for i, e in enumerate(entries)])
@@ -281,24 +284,26 @@ def test_with_references_swapped_the_speech_differs(
 
 def test_one_call_speaks_and_a_seed_repeats_it(demo: Path, cloner: VoiceCloner) -> None:
     record = entry_of(json.loads((demo / "four.json").read_text(encoding="utf-8"))[0])
-    told = record["text"], demo / record["reference"], record["reference_text"]
+    texts_and_clip = record["text"], demo / record["reference"], record["reference_text"]
     drawn = []
     for seed in (3, 3, 4):
-        # Untrained and hot, so that it matters what is drawn; short, for it will not end by itself.
+        # The model is untrained and the temperature high, so that the seed matters. It will not end before the limit.
         hot = SpeechSettings(sampling=SamplingConfig(temperature=9.0), seed=seed, retries=0)
         subject = make_cloner(demo, settings=replace(hot, slowest_letters_per_second=1000.0))
-        drawn.append(subject.speak(*told).pieces[0].codes)
+        drawn.append(subject.speak(*texts_and_clip).pieces[0].codes)
     assert torch.equal(drawn[0], drawn[1])
     assert drawn[0].shape != drawn[2].shape or (drawn[0] != drawn[2]).any()
-    spoken = cloner.speak(*told)
+    spoken = cloner.speak(*texts_and_clip)
     assert spoken.failures == [] and spoken.seconds == pytest.approx(spoken.pieces[0].codes.shape[1] / 25)
     with pytest.raises(InputError, match="text: ' ' has no words"):
-        cloner.speak(" ", *told[1:])
+        cloner.speak(" ", *texts_and_clip[1:])
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_batch_draws_what_each_draws_alone(demo: Path, codec: HiggsAudioTokenizer, style: str) -> None:
-    """References of different lengths, in the user turn and in an earlier assistant turn; other bounds beside."""
+def test_the_speech_of_a_request_is_independent_of_its_batch(
+    demo: Path, codec: HiggsAudioTokenizer, style: str
+) -> None:
+    """References have different lengths, and are in the user turn or an earlier assistant turn. Limits differ too."""
     settings = SpeechSettings(sampling=SamplingConfig(temperature=9.0), retries=0, slowest_letters_per_second=20.0)
     subject = make_cloner(demo, prompt_style=style, settings=settings)
     subject.codec = codec
@@ -311,9 +316,9 @@ def test_a_batch_draws_what_each_draws_alone(demo: Path, codec: HiggsAudioTokeni
 
 
 def test_bfloat16_on_cpu(demo: Path, memorised: ArabicVoiceCloningDistributedTrainer) -> None:
-    """The whole path, adapter included: most frames of a memorised clip come out as in float32."""
+    """With bfloat16 and an adapter, most frames of a memorised clip equal those in float32."""
     subject = make_cloner(demo, adapter=checkpoint_of(memorised), settings=GREEDY, torch_dtype="bfloat16")
-    request = read_manifest(demo / "four.json", "as_written")[0][0]
+    request = read_manifest(demo / "four.json", "voice_clone")[0][0]
     ((_, speech),) = subject.speak_all([request])
     assert subject.model.dtype == torch.bfloat16
     codes, wanted = speech.pieces[0].codes, targets(memorised)[0]
@@ -321,11 +326,11 @@ def test_bfloat16_on_cpu(demo: Path, memorised: ArabicVoiceCloningDistributedTra
     assert (codes[:, :10] == wanted[:, :10]).float().mean() > 0.5
 
 
-# -- run-aways and pieces ----------------------------------------------------------------------------------------------
+# -- runaways and pieces ----------------------------------------------------------------------------------------------
 
 
 class Script:
-    """Stands for the model: what it says to each seed is written down."""
+    """A stand-in for the model: the number of frames for each seed is fixed."""
 
     def __init__(self, config: Any, frames: dict[int, int | None]) -> None:
         self.config, self.frames, self.seeds = config, frames, []
@@ -350,7 +355,7 @@ def scripted(demo: Path, codec: HiggsAudioTokenizer, frames: dict[int, int | Non
 
 
 def seed_of(piece: int, attempt: int) -> int:
-    return voice_cloner._seed(0, piece, attempt)
+    return seeds.seed_of(0, piece, attempt)
 
 
 def ask_for(demo: Path, name: str, text: str, letters_per_piece: int = 12) -> SpeechRequest:
@@ -375,13 +380,13 @@ def test_a_run_away_is_tried_again_alone_with_another_seed(demo: Path, codec: Hi
 
 
 def test_the_bound_is_that_of_the_text_whoever_shares_the_batch(demo: Path, codec: HiggsAudioTokenizer) -> None:
-    """A short text beside a long one gets no more time than alone."""
+    """In a batch with a longer text, the limit of a short text is the same as alone."""
     short, long = ask_for(demo, "short", "نعم"), ask_for(demo, "long", "كيف حالك اليوم", 150)
     limit = 25 * 2 + 25 * 3 // 2 + 1  # 2 s of silence, and 3 letters at 2 a second
     for batch in ([short], [short, long]):
         subject = scripted(demo, codec, {seed_of(0, 0): 100}, retries=0, slowest_letters_per_second=2.0)
         spoken = {request.name: speech for request, speech in subject.speak_all(batch)}
-        assert spoken["short"].failures == ["ran away, no end within 3.5 s: 'نعم'"]
+        assert spoken["short"].failures == ["runaway: no end within 3.5 s: 'نعم'"]
         assert spoken["short"].pieces[0].codes.shape == (8, limit)
         assert all(spoken[name].failures == [] for name in spoken if name != "short")
     for frames, ends in ((limit, True), (limit + 1, False)):
@@ -390,13 +395,13 @@ def test_the_bound_is_that_of_the_text_whoever_shares_the_batch(demo: Path, code
         assert (speech.failures == []) == ends
 
 
-def test_greedy_speech_is_not_tried_again(demo: Path, codec: HiggsAudioTokenizer) -> None:
+def test_greedy_speech_is_not_repeated(demo: Path, codec: HiggsAudioTokenizer) -> None:
     subject = scripted(demo, codec, {seed_of(0, 0): None}, sampling=SamplingConfig(do_sample=False))
     ((_, speech),) = subject.speak_all([ask_for(demo, "a", "نعم")])
     assert len(speech.failures) == 1 and len(subject.model.seeds) == 1
 
 
-def test_requests_come_as_they_are_done_and_in_whole(demo: Path, codec: HiggsAudioTokenizer) -> None:
+def test_a_request_is_yielded_once_all_its_pieces_are_done(demo: Path, codec: HiggsAudioTokenizer) -> None:
     subject = scripted(demo, codec, {})
     asked = [ask_for(demo, "long", "كيف حالك؟ أنا بخير. شكرا جزيلا."), ask_for(demo, "short", "نعم")]
     spoken = subject.speak_all(asked, batch_size=2)
@@ -417,18 +422,18 @@ def manifest(demo: Path, folder: Path, **texts: str) -> Path:
 
 @pytest.fixture
 def script(demo: Path, codec: HiggsAudioTokenizer, monkeypatch: pytest.MonkeyPatch) -> Script:
-    """Every cloner of the command has this model."""
+    """Replace the model of every cloner by a script."""
     said = Script(None, {})
     monkeypatch.setattr(voice_cloner, "load_speaking_model", lambda *_: said)
     monkeypatch.setattr(voice_cloner, "load_higgs_audio_tokenizer", lambda *_: codec)
     return said
 
 
-def test_only_what_is_missing_broken_or_changed_is_made(demo: Path, tmp_path: Path, script: Script) -> None:
+def test_only_missing_broken_or_changed_outputs_are_made(demo: Path, tmp_path: Path, script: Script) -> None:
     out = tmp_path / "out"
 
     def speak(*more: str, **texts: str) -> int:
-        """How many pieces were spoken."""
+        """Run the command. Return the number of spoken pieces."""
         script.seeds.clear()
         words = flags(demo, "--manifest", manifest(demo, tmp_path, **texts), "--output_dir", out, *more)
         assert tool.main(words) == 0
@@ -449,13 +454,13 @@ def test_only_what_is_missing_broken_or_changed_is_made(demo: Path, tmp_path: Pa
     assert speak(**{**texts, "b": "كلا"}, d="أهلا") == 1
     texts = {**texts, "b": "كلا"}
     assert speak("--seed", "1", **texts) == 3
-    assert speak("--seed", "1", "--batch_size", "2", **texts) == 0, "what does not change the speech does not count"
+    assert speak("--seed", "1", "--batch_size", "2", **texts) == 0, "this setting does not change the speech"
     assert speak("--seed", "1", "--temperature", "0.8", **texts) == 3
     assert speak("--seed", "1", "--temperature", "0.8", "--torch_dtype", "bfloat16", **texts) == 3
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
-def test_a_changed_reference_adapter_or_model_is_seen(
+def test_a_changed_reference_adapter_or_model_is_detected(
     demo: Path, memorised: ArabicVoiceCloningDistributedTrainer, tmp_path: Path, script: Script
 ) -> None:
     adapter = tmp_path / "adapter"
@@ -479,7 +484,7 @@ def test_a_changed_reference_adapter_or_model_is_seen(
     assert spoken == [1, 0, 1, 1, 1]
 
 
-def test_run_aways_are_reported_and_not_written(
+def test_runaways_are_reported_and_not_written(
     demo: Path, tmp_path: Path, script: Script, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -488,25 +493,25 @@ def test_run_aways_are_reported_and_not_written(
     assert (out / "a.wav").is_file()
     script.frames |= {seed_of(0, 0): None, seed_of(0, 1): None}
     words += ["--top_k", "40"]
-    assert tool.main(words) == tool.RAN_AWAY
-    assert list(out.iterdir()) == [], "what an earlier call said with other settings is out of date"
+    assert tool.main(words) == tool.RUNAWAY_STATUS
+    assert list(out.iterdir()) == [], "the outputs of an earlier call with other settings are removed"
     printed = capsys.readouterr()
-    assert "error: a: ran away, no end within 3.2 s: 'نعم'" in printed.err
-    assert "error: b: ran away, no end within 2.8 s: 'لا'" in printed.err
+    assert "error: a: runaway: no end within 3.2 s: 'نعم'" in printed.err
+    assert "error: b: runaway: no end within 2.8 s: 'لا'" in printed.err
     assert "a  not written       3.20       1  -" in printed.out
-    assert "0 files, 0.00 s; 2 pieces took more than one try" in printed.out
+    assert "0 files, 0.00 s; 2 pieces needed more than one attempt" in printed.out
     script.seeds.clear()
-    assert tool.main([*words, "--keep_runaways"]) == tool.RAN_AWAY
+    assert tool.main([*words, "--keep_runaways"]) == tool.RUNAWAY_STATUS
     assert sorted(p.name for p in out.glob("*.wav")) == ["a.runaway.wav", "b.runaway.wav"]
     assert soundfile.info(out / "a.runaway.wav").frames == 80 * SAMPLES_PER_FRAME
     script.seeds.clear()
-    assert tool.main(words) == tool.RAN_AWAY and script.seeds == []
+    assert tool.main(words) == tool.RUNAWAY_STATUS and script.seeds == []
     script.frames.clear()
     assert tool.main([*words, "--seed", "1"]) == 0
     assert sorted(p.name for p in out.glob("*.wav")) == ["a.wav", "b.wav"]
 
 
-def test_a_file_of_someone_else_is_not_overwritten(demo: Path, tmp_path: Path, no_weights: None) -> None:
+def test_a_file_without_a_record_is_not_overwritten(demo: Path, tmp_path: Path, no_weights: None) -> None:
     voice = write_clip(tmp_path / "voice.wav", 1.0)
     before = voice.read_bytes()
     words = ["--text", "نعم", "--reference", voice, "--reference_text", "لا", "--output", voice]
@@ -514,7 +519,7 @@ def test_a_file_of_someone_else_is_not_overwritten(demo: Path, tmp_path: Path, n
     assert voice.read_bytes() == before
 
 
-def test_an_interrupt_leaves_whole_files_and_says_how_to_go_on(
+def test_after_an_interrupt_files_are_complete_and_the_same_command_resumes(
     demo: Path, tmp_path: Path, script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -529,7 +534,7 @@ def test_an_interrupt_leaves_whole_files_and_says_how_to_go_on(
     monkeypatch.setattr(script, "generate", interrupted)
     assert tool.main([*words, "--batch_size", "1"]) == 130
     assert sorted(path.name for path in out.iterdir()) == ["a.wav", "a.wav.json"]
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "the same command makes the others" in capsys.readouterr().err
     monkeypatch.setattr(script, "generate", generate)
     script.seeds.clear()
     assert tool.main(words) == 0
@@ -544,7 +549,7 @@ def errors(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
     return capsys.readouterr().err
 
 
-def test_wrong_texts_and_clips_are_named_together_before_the_model_is_looked_for(
+def test_wrong_texts_and_clips_are_listed_together_before_the_model_is_searched(
     tmp_path: Path, no_weights: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--model_path", str(tmp_path / "nowhere"), "--text", " ", "--reference", str(tmp_path / "gone.wav")]
@@ -559,8 +564,8 @@ def test_wrong_texts_and_clips_are_named_together_before_the_model_is_looked_for
     ("words", "said"),
     [
         ([], ["--text is missing", "--reference is missing", "--reference_text is missing", "--output is missing"]),
-        (["--manifest", "m.json"], ["--output_dir is missing; it belongs to --manifest"]),
-        (["--manifest", "m.json", "--output_dir", "d", "--text", "x"], ["--text does not go with --manifest"]),
+        (["--manifest", "m.json"], ["--output_dir is missing; --manifest needs it"]),
+        (["--manifest", "m.json", "--output_dir", "d", "--text", "x"], ["--text cannot be combined with --manifest"]),
         (["--manifest", "m.json", "--output_dir", "d", "--batch_size", "0"], ["--batch_size is 0"]),
         (
             ["--text", "x", "--reference", "r", "--reference_text", "x", "--output", "a.mp3"],
@@ -577,7 +582,7 @@ def test_wrong_flags(words: list[str], said: list[str], no_weights: None, capsys
     assert all(message in printed for message in said), printed
 
 
-def test_a_wrong_adapter_is_named_before_weights(
+def test_a_wrong_adapter_is_refused_before_weights_are_loaded(
     demo: Path,
     memorised: ArabicVoiceCloningDistributedTrainer,
     tmp_path: Path,
@@ -595,7 +600,7 @@ def test_a_wrong_adapter_is_named_before_weights(
     stray[names[1]] = tensors[names[1]][:3].clone()
     save_file(stray, weights)
     said = errors(capsys, [*words, str(adapter)])
-    assert "stray: not named as a tensor of a LoRA adapter" in said
+    assert "stray: not the name of a tensor of a LoRA adapter" in said
     save_file({name: tensor for name, tensor in stray.items() if name != "stray"}, weights)
     said = errors(capsys, [*words, str(adapter)])
     first, second = (name.removeprefix("base_model.model.") for name in names[:2])
@@ -612,15 +617,15 @@ def test_a_wrong_adapter_is_named_before_weights(
     assert f"--adapter {adapter}: adapter_config.json is not JSON" in errors(capsys, [*words, str(adapter)])
 
 
-def test_a_reference_longer_than_the_model_can_take(demo: Path, tmp_path: Path, no_weights: None) -> None:
+def test_a_reference_that_is_too_long_for_the_model_is_refused(demo: Path, tmp_path: Path, no_weights: None) -> None:
     subject = make_cloner(demo)
     subject.config.text_config.max_position_embeddings = 300
     voice = write_clip(tmp_path / "voice.wav", 12.0)
-    with pytest.raises(InputError, match=r"the text: .* may come to \d+ positions; the model takes 300"):
+    with pytest.raises(InputError, match=r"the text: .* may need \d+ positions; the model has 300"):
         subject.speak("نعم", voice, "لا")
 
 
-def test_a_folder_that_cannot_be_written_to(
+def test_an_output_folder_that_is_not_writable_is_refused(
     demo: Path, tmp_path: Path, no_weights: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     taken = tmp_path / "taken"
@@ -629,7 +634,7 @@ def test_a_folder_that_cannot_be_written_to(
     assert f"{taken}: cannot be written to" in errors(capsys, words)
 
 
-def test_a_device_that_cannot_be_used(demo: Path) -> None:
+def test_an_unusable_device_is_refused(demo: Path) -> None:
     with pytest.raises(InputError, match="--device meteor: cannot be used"):
         VoiceCloner(model_path=str(demo / "model"), audio_tokenizer_path=str(demo / "audio_tokenizer"), device="meteor")
 
@@ -649,15 +654,15 @@ def test_the_command_speaks_one_text(
     assert soundfile.info(out).frames == targets(memorised)[2].shape[1] * SAMPLES_PER_FRAME
     assert (
         "1 files" in result.stdout
-        and "prompt_style as_written, text_normalisation none, torch.float32 on cpu" in result.stderr
+        and "prompt_style voice_clone, text_normalisation none, torch.float32 on cpu" in result.stderr
     )
     assert "Warning" not in result.stderr
 
 
-def test_the_demo_ends_with_a_clip_spoken_by_heart(
+def test_the_demo_ends_with_a_memorised_clip(
     demo: Path, memorised: ArabicVoiceCloningDistributedTrainer, tmp_path: Path
 ) -> None:
-    """On four clips instead of the demo's sixteen; the first of them is the same."""
+    """The test uses four clips instead of the demo's sixteen. The first clip is the same."""
     folder = tmp_path / "demo"
     for name in ("model", "audio_tokenizer", "clips"):
         shutil.copytree(demo / name, folder / name)

@@ -2,15 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 
-from boson_multimodal.audio_processing.codec_layouts import (
-    Layout,
-)
-from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION, AS_WRITTEN_SYSTEM_PROMPT
+from boson_multimodal.audio_processing.codec_layouts import Layout
+from boson_multimodal.cloning_example import VoiceCloningExample
+from boson_multimodal.data_types import AudioContent
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
 from tools.demo.codec import build_codec
 from tools.demo.model import build_model, build_tokenizer
@@ -19,31 +19,12 @@ from tools.demo.speech import SAMPLE_RATE, SENTENCES, VOICES, parts, synthesise
 SPLITS = {"train": ("amal", "badr", "dina", "faris"), "val": ("hana", "karim")}
 
 
-def _chatml(voice: str, split: str, index: int, texts: list[str], seconds: list[float]) -> dict:
+def _record(voice: str, split: str, index: int, texts: list[str], seconds: list[float]) -> dict[str, Any]:
     """One sample: sentence `index` of the voice, with the next sentence of the same voice as its reference."""
     ref = (index + 1) % len(texts)
-
-    def audio(i: int) -> dict:
-        url = f"clips/{voice}/{split}_{i:02d}.wav"
-        return {"type": "audio", "audio_url": url, "raw_audio": "", "duration": seconds[i], "offset": None}
-
-    instruction = {"type": "text", "text": AS_WRITTEN_INSTRUCTION + texts[index]}
-    user = [{"type": "text", "text": texts[ref]}, audio(ref), instruction]
-    return {
-        "messages": [
-            {"role": "system", "content": AS_WRITTEN_SYSTEM_PROMPT},
-            {"role": "user", "content": user},
-            {"role": "assistant", "content": [{"type": "text", "text": texts[index]}, audio(index)]},
-        ],
-        "start_index": 0,
-        "speaker": voice,
-        "misc": {
-            "sample_id": f"{voice}_{split}_{index:02d}",
-            "ref_transcript": texts[ref],
-            "target_transcript": texts[index],
-            "duration": seconds[index],
-        },
-    }
+    reference, target = (AudioContent(f"clips/{voice}/{split}_{i:02d}.wav", duration=seconds[i]) for i in (ref, index))
+    example = VoiceCloningExample(texts[ref], reference, texts[index], target)
+    return example.record(f"{voice}_{split}_{index:02d}", voice, seconds[index])
 
 
 def build_clips(output_dir: Path, seed: int) -> list[np.ndarray]:
@@ -61,7 +42,7 @@ def build_clips(output_dir: Path, seed: int) -> list[np.ndarray]:
                 soundfile.write(path, pcm, SAMPLE_RATE, subtype="PCM_16")
                 seconds.append(len(pcm) / SAMPLE_RATE)
                 clips.append(pcm / 32768.0)
-            samples += [_chatml(voice, split, i, texts, seconds) for i in range(len(texts))]
+            samples += [_record(voice, split, i, texts, seconds) for i in range(len(texts))]
         path = output_dir / f"{split}_chatml_samples.json"
         path.write_text(json.dumps(samples, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return clips

@@ -6,7 +6,8 @@ from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import prepare_chatml_sample
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
-from voice_cloning.speech.audio import wav_bytes, write_whole
+from boson_multimodal.whole_files import write_whole
+from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.requests import read_manifest
 from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 from voice_cloning.training.run_directory import CHECKPOINT_PREFIX

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from boson_multimodal.chatml import AS_WRITTEN_INSTRUCTION, AS_WRITTEN_SYSTEM_PROMPT
+from boson_multimodal.cloning_example import AS_WRITTEN_INSTRUCTION, AS_WRITTEN_SYSTEM_PROMPT
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL

@@ -12,15 +12,18 @@ import argparse
 import time
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION
+from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError
-from boson_multimodal.process_group import join_process_group, leave_process_group, pick_device, rank
+from boson_multimodal.process_group import (
+    SECONDS_BEFORE_OTHER_RANKS_REPORT,
+    join_process_group,
+    leave_process_group,
+    rank,
+)
+from boson_multimodal.progress import limit_library_bars
 from voice_cloning.corpora.encode import encode_files
-
-SECONDS_FOR_RANK_0_TO_SPEAK = 3.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Encode the clips and print a summary. Returns the exit status."""
     local_rank = join_process_group()
-    if rank() > 0:
-        disable_progress_bar()
+    limit_library_bars(disable=rank() > 0)
     try:
         summary = encode_files(
             flags.files,
@@ -56,7 +58,7 @@ def run(flags: argparse.Namespace) -> int:
         )
     except InputError:
         if rank() > 0:  # all processes fail alike: torchrun ends this one meanwhile
-            time.sleep(SECONDS_FOR_RANK_0_TO_SPEAK)
+            time.sleep(SECONDS_BEFORE_OTHER_RANKS_REPORT)
         raise
     if rank() == 0:
         hours = summary.seconds_of_audio / 3600

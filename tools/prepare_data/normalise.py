@@ -61,10 +61,11 @@ def run(flags: argparse.Namespace) -> int:
     if flags.output_dir is None:
         raise InputError("--output_dir: missing; give the folder for the normalised files")
     paths = [Path(name).expanduser() for name in flags.files]
-    outputs = normalised_files(paths, flags.output_dir.expanduser(), flags.digits, flags.diacritise)
-    write_outputs(outputs, flags.overwrite)
-    for path, (_, summary) in outputs.items():
-        _print_summary(str(path), summary, sys.stdout)
+    output_dir = flags.output_dir.expanduser()
+    outputs = normalised_files(paths, output_dir, flags.digits, flags.diacritise)
+    write_outputs(output_dir, outputs, flags.overwrite)
+    for name, (_, summary) in outputs.items():
+        _print_summary(str(output_dir / name), summary, sys.stdout)
     return 0
 
 

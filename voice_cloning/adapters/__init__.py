@@ -1,1 +1,1 @@
-"""Adapters after training: renaming, merging, comparing logits, model cards; imports training."""
+"""Export adapters after training: rename or merge them, compare logits, write model cards. May import training."""

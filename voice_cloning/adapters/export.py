@@ -1,4 +1,4 @@
-"""Handing an adapter on: under the names of either layout of the model, or merged into the model's weights."""
+"""Read and write LoRA adapters in either layout of the model, and merge them into the model's weights."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
 from lora_config import ADAPTER_CONFIG_FILE, ADAPTER_FILE, TARGET_GROUPS, require_adapter_files
 
 PREFIX = "base_model.model."
-"""What PEFT puts before the name of every module that it wraps."""
+"""The prefix that PEFT adds to the name of every module that it wraps."""
 
 TARGETS = {
     ORIGINAL: TARGET_GROUPS,
@@ -41,24 +41,24 @@ TARGETS = {
         "audio_embeddings": r"model\.embed_audio_tokens\.embed_audio_tokens",
     },
 }
-"""Module names by group, as ``lora_config.TARGET_GROUPS``, in each layout."""
+"""For each layout, the patterns of module names by group (like ``lora_config.TARGET_GROUPS``)."""
 
 MODEL_CLASSES = {ORIGINAL: HiggsAudioModel, TRANSFORMERS: HiggsAudioV2ForConditionalGeneration}
 
 READ_SETTINGS = "r lora_alpha lora_dropout target_modules use_rslora use_dora".split()
 NEUTRAL_SETTINGS = "auto_mapping peft_version base_model_name_or_path revision inference_mode task_type".split()
-"""Settings that do not enter what an adapter computes: a task type only chooses the arguments of PEFT's wrapper."""
+"""Settings that do not change what an adapter computes. A task type only determines the arguments of PEFT's wrapper."""
 HARMLESS_INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")
-"""Ways to begin that leave the base's weights as they are; others (PiSSA, OLoRA, ...) change them."""
+"""Initialisations that do not change the base's weights. Others (PiSSA, OLoRA, ...) change them."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A trained LoRA adapter, away from any model.
+    """A trained LoRA adapter without a model.
 
     Attributes:
-        config: PEFT's settings of it.
-        tensors: by the names that PEFT stores them under.
+        config: PEFT's settings of the adapter.
+        tensors: the tensors by their names in PEFT's file.
     """
 
     config: LoraConfig
@@ -66,24 +66,24 @@ class Adapter:
 
     @property
     def modules(self) -> list[str]:
-        """Names of the modules that it adapts, as the base model has them."""
+        """The names of the adapted modules in the base model."""
         return list(dict.fromkeys(_module_of(name) for name in self.tensors))
 
     @property
     def layout(self) -> str:
-        """Whose names it has. Raises as :func:`detect_layout`."""
+        """The layout of the adapter's names. Raises the errors of :func:`detect_layout`."""
         return detect_layout(self.modules)
 
     @property
     def needs_text_head(self) -> bool:
-        """Whether transformers' class must be built with ``use_text_head=True`` to take it."""
+        """Whether the adapter needs transformers' class with ``use_text_head=True``."""
         return any(name.split(".")[-1] == "text_lm_head" for name in self.modules)
 
     def in_layout(self, layout: str) -> "Adapter":
-        """The same adapter under the names of ``layout``; the tensors are shared, not copied.
+        """Return the adapter with the names of ``layout``. The tensors are shared, not copied.
 
         Raises:
-            InputError: listing the tensors that the layout has no place for.
+            InputError: listing the tensors that do not exist in the layout.
         """
         if layout == self.layout:
             return self
@@ -98,12 +98,12 @@ class Adapter:
         config = copy.deepcopy(self.config)
         renamed = Adapter(config, tensors)
         config.target_modules = _targets_in(self.config.target_modules, self.layout, layout, renamed.modules)
-        # The commit of a base in one layout holds no base in the other.
+        # The recorded commit of the base has the old layout only.
         config.revision = None
         return renamed
 
     def write(self, folder: Path) -> None:
-        """Write both files as PEFT reads them; a base that is a folder of this machine is not named."""
+        """Write both files in PEFT's format. The base's name is written only if it is a hub id."""
         config = copy.deepcopy(self.config)
         config.inference_mode = True
         if not is_hub_id(config.base_model_name_or_path or ""):
@@ -114,16 +114,16 @@ class Adapter:
         )
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
         save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
-        # safetensors writes for its owner's eyes only
+        # safetensors lets only the owner read its files
         (folder / ADAPTER_FILE).chmod((folder / ADAPTER_CONFIG_FILE).stat().st_mode)
 
 
 def read_adapter(folder: Path, flag: str = "--adapter") -> Adapter:
-    """An adapter in either layout.
+    """Read an adapter in either layout.
 
     Raises:
-        InputError: if it is none, or one whose settings go beyond LoRA as this project trains it (all listed), or
-            holds a tensor that is not finite or not named as an adapter's.
+        InputError: if the folder does not hold a LoRA adapter, or listing the settings that this project does not
+            support, or the tensors that are not finite or do not have the name of an adapter's tensor.
     """
     require_adapter_files(folder, flag)
     heading = f"{flag} {folder}"
@@ -138,8 +138,10 @@ def read_adapter(folder: Path, flag: str = "--adapter") -> Adapter:
     if kind != "LORA":
         raise InputError(f"{heading}: {ADAPTER_CONFIG_FILE} has peft_type {kind!r}; it must be LORA")
     config = LoraConfig.from_pretrained(str(folder))
-    raise_if_any(f"{heading}: settings beyond LoRA as it is trained here", _beyond_plain_lora(config, content))
-    offenders = [f"{name}: not named as a tensor of a LoRA adapter" for name in tensors if not _is_adapter_name(name)]
+    raise_if_any(f"{heading}: settings that this project does not support", _beyond_plain_lora(config, content))
+    offenders = [
+        f"{name}: not the name of a tensor of a LoRA adapter" for name in tensors if not _is_adapter_name(name)
+    ]
     offenders += [f"{name}: not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()]
     raise_if_any(f"{heading}: {ADAPTER_FILE}", offenders or ([] if tensors else ["holds no tensors"]))
     config.task_type = None
@@ -152,16 +154,16 @@ def read_adapter(folder: Path, flag: str = "--adapter") -> Adapter:
 
 
 def check_fit(adapter: Adapter, config: HiggsAudioConfig, heading: str) -> None:
-    """Whether an adapter in the original layout is one of this model; loads no weight.
+    """Check that an adapter in the original layout fits a model of this configuration. No weight is loaded.
 
     Raises:
-        InputError: listing each tensor that the model has no place for, lacks, or has in another shape.
+        InputError: listing each tensor that is missing, or unexpected, or has another shape than the model needs.
     """
     with torch.device("meta"):
         model = HiggsAudioModel(config)
     try:
         wrapped = _wrap(model, adapter.config)
-    except ValueError as error:  # no module is named, or one that LoRA cannot adapt
+    except ValueError as error:  # target_modules matches no module, or one that LoRA cannot adapt
         raise InputError(f"{heading}: {error}") from error
     wanted = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     offenders = []
@@ -173,12 +175,12 @@ def check_fit(adapter: Adapter, config: HiggsAudioConfig, heading: str) -> None:
             offenders.append(f"{bare}: missing from {ADAPTER_FILE}")
         elif adapter.tensors[name].shape != wanted[name].shape:
             found, right = tuple(adapter.tensors[name].shape), tuple(wanted[name].shape)
-            offenders.append(f"{bare}: has shape {found}, the model asks for {right}")
+            offenders.append(f"{bare}: has shape {found}, the model needs {right}")
     raise_if_any(f"{heading}: was trained on another model", offenders)
 
 
 def apply_adapter(base: HiggsAudioModel, adapter: Adapter) -> PeftModel:
-    """Put an adapter that :func:`check_fit` accepts on the base; it computes in fp32, whatever type it is stored in."""
+    """Apply an adapter to the base. It always computes in fp32. :func:`check_fit` must have accepted the adapter."""
     model = _wrap(base, adapter.config)
     set_peft_model_state_dict(model, dict(adapter.tensors))
     return model.eval()
@@ -186,11 +188,11 @@ def apply_adapter(base: HiggsAudioModel, adapter: Adapter) -> PeftModel:
 
 @torch.no_grad()
 def merge_adapter(model: PeftModel, dtype: torch.dtype) -> HiggsAudioModel:
-    """Fold the adapter into the base's weights, in place, and give the base, with all its weights in ``dtype``.
+    """Merge the adapter into the base's weights in place, and return the base with all its weights in ``dtype``.
 
-    Module by module the weight is widened to fp32, PEFT adds to it what the adapter's kind asks for (rsLoRA's scale,
-    DoRA's norms, an embedding's transposed factors), and the sum is rounded once. On a bf16 weight PEFT would round an
-    embedding's update before it adds it.
+    For each module, the weight is converted to fp32, PEFT merges the adapter into it (it knows rsLoRA's scale, DoRA's
+    norms and an embedding's transposed factors), and the result is rounded once. With a bf16 weight, PEFT would already
+    round an embedding's update before the addition.
     """
     for module in model.modules():
         if isinstance(module, LoraLayer):
@@ -205,14 +207,14 @@ def merge_adapter(model: PeftModel, dtype: torch.dtype) -> HiggsAudioModel:
 
 
 def _wrap(base: HiggsAudioModel, config: LoraConfig) -> PeftModel:
-    """A fresh adapter on the base; the settings are copied, for PEFT writes into them."""
+    """Add an adapter to the base. The settings are copied, because PEFT changes them."""
     config = copy.deepcopy(config)
-    config.base_model_name_or_path = None  # PEFT warns of every base but the one that was trained on
+    config.base_model_name_or_path = None  # PEFT would warn if the base has another name
     return get_peft_model(base, config)
 
 
 def _beyond_plain_lora(config: LoraConfig, stored: dict[str, Any]) -> list[str]:
-    """Settings that are not what they are by default, apart from those that this module reads or need not read."""
+    """Return a problem for each setting that differs from its default, except those that are supported or neutral."""
     usual = LoraConfig().to_dict()
     values = {**stored, **config.to_dict()}
     read = {*READ_SETTINGS, *NEUTRAL_SETTINGS, "init_lora_weights", "peft_type"}
@@ -227,7 +229,7 @@ def _beyond_plain_lora(config: LoraConfig, stored: dict[str, Any]) -> list[str]:
 
 
 def _targets_in(targets: Any, old: str, new: str, modules: Iterable[str]) -> str:
-    """``target_modules`` in another layout: the same groups, else a pattern of just these modules."""
+    """Translate ``target_modules`` to another layout: to the same groups, or else to a pattern of these modules."""
     groups, rest = [], targets if isinstance(targets, str) else None
     while rest:
         found = [group for group, pattern in TARGETS[old].items() if f"{rest}|".startswith(f"({pattern})|")]

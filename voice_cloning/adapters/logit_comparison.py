@@ -1,4 +1,4 @@
-"""Whether two forms of a model answer alike: both heads' logits on a fixed batch, made without any data."""
+"""Compare two forms of a model by both heads' logits on a fixed batch, which is made without any data."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.packing import segment_lengths
 
 SHAPES = ((5, 12, 9), (17, 4, 3), (2, 25, 31), (9, 9, 1))
-"""(reference frames, target frames, text tokens) of each sample."""
+"""For each sample: reference frames, target frames, text tokens."""
 SEED = 0
 
 
@@ -35,24 +35,24 @@ class Logits:
     audio_CKV: Tensor
 
     def heads(self) -> dict[str, Tensor]:
-        """By name."""
+        """Return the logits by head name."""
         return {"text": self.text_NV, "audio": self.audio_CKV}
 
     def largest(self, head: str) -> float:
-        """The largest logit of a head, by its absolute value."""
+        """Return the largest absolute value of a head's logits."""
         return self.heads()[head].abs().max().item()
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far two sets of logits of one head are apart.
+    """The difference between two sets of logits of one head.
 
     Attributes:
-        largest: of all logits.
-        rms: root mean square over all logits.
-        row_rms: the same over the logits of one position; 90 % of the positions are at most so far apart. Now and then
-            a position is so badly conditioned that its error is many times that of the others, and by chance several
-            times more or less in one computation than in the next; this figure is steady.
+        largest: the largest absolute difference.
+        rms: the root mean square over all logits.
+        row_rms: the 90th percentile, over positions, of the root mean square within a position. A few positions are
+            badly conditioned: their error is many times larger than that of others, and it varies a lot from one
+            computation to another. The percentile is stable.
     """
 
     largest: float
@@ -64,7 +64,7 @@ class Difference:
 
 
 def differences(one: Logits, other: Logits) -> dict[str, Difference]:
-    """By head; infinite where a logit is not finite."""
+    """Return the difference by head. It is infinite if a logit is not finite."""
     found = {}
     for head, values in one.heads().items():
         squares = (values - other.heads()[head]).double().square_().flatten(1).nan_to_num_(nan=float("inf"))
@@ -76,7 +76,7 @@ def differences(one: Logits, other: Logits) -> dict[str, Difference]:
 
 
 def fixed_batch(config: HiggsAudioConfig) -> HiggsAudioBatchInput:
-    """Four samples of random text and codes, each a reference clip and a target clip; the same in every run."""
+    """Return four samples of random text and codes, the same in every run. Each has a reference and a target clip."""
     random = torch.Generator().manual_seed(SEED)
     text_below = min(
         config.audio_in_token_idx, config.audio_out_token_idx, config.audio_out_bos_token_id, config.audio_eos_token_id
@@ -96,7 +96,7 @@ def fixed_batch(config: HiggsAudioConfig) -> HiggsAudioBatchInput:
 
 @torch.no_grad()
 def our_logits(model: nn.Module, batch: HiggsAudioBatchInput) -> Logits:
-    """Those of a ``HiggsAudioModel`` on the CPU, or of PEFT's wrapper of one."""
+    """Compute the logits of a ``HiggsAudioModel`` on the CPU, or of a PEFT model that wraps one."""
     inputs = {name: value for name, value in vars(batch).items() if "label" not in name}
     output = model(**inputs)
     return Logits(output.logits[output.attention_mask.bool()].float(), output.audio_logits.float())
@@ -106,14 +106,14 @@ def our_logits(model: nn.Module, batch: HiggsAudioBatchInput) -> Logits:
 def transformers_logits(
     native: HiggsAudioV2ForConditionalGeneration, config: HiggsAudioConfig, batch: HiggsAudioBatchInput
 ) -> Logits:
-    """Those of transformers' own class, sample by sample; PEFT's changes to its modules count.
+    """Compute the logits of transformers' own class, sample by sample. An adapter that PEFT applied to it is included.
 
-    It routes only ``<|AUDIO_OUT|>`` to the audio FFN, so reference columns are given to it under that id.
+    The class sends only ``<|AUDIO_OUT|>`` to the audio FFN, so reference columns get that id too.
 
     Args:
-        native: built with ``use_text_head=True``.
-        config: the same model's, in our form.
-        batch: as :func:`fixed_batch` makes it.
+        native: a model that was built with ``use_text_head=True``.
+        config: our configuration of the same model.
+        batch: the result of :func:`fixed_batch`.
     """
     references, targets = (
         codes.split(segment_lengths(codes.shape[1], starts).tolist(), dim=1)
@@ -141,9 +141,9 @@ def transformers_logits(
 
 @contextmanager
 def computing_in(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within it a model computes in ``dtype``, whatever type its weights are held in; LoRA's weights stay in fp32.
+    """Within this context the model computes in ``dtype``. LoRA's weights stay in fp32.
 
-    Each module's weights are cast while it runs and no longer, so that no second copy of the model is held.
+    The weights of a module are cast only while it runs, so memory never holds a second copy of the model.
     """
     held: dict[nn.Parameter, Tensor] = {}
 

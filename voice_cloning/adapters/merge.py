@@ -1,10 +1,9 @@
-"""An adapter -> a folder to hand on: merged into the model's weights and verified, or renamed."""
+"""Export an adapter to a folder: merge it into the model's weights and verify the result, or only rename it."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +21,9 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
     TRANSFORMERS,
     to_transformers_config,
 )
+from boson_multimodal.whole_files import whole_folder
 from lora_config import ADAPTER_CONFIG_FILE
+from voice_cloning import __version__
 from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, merge_adapter, read_adapter
 from voice_cloning.adapters.logit_comparison import (
     Logits,
@@ -33,7 +34,7 @@ from voice_cloning.adapters.logit_comparison import (
     transformers_logits,
 )
 from voice_cloning.adapters.model_card import CARD_FILE, adapter_card, merged_card, read_facts
-from voice_cloning.training.run_directory import RUN_FILE, TEMPORARY_PREFIX, folder_fingerprint
+from voice_cloning.training.run_directory import RUN_FILE, folder_fingerprint
 
 OUTPUT_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -47,30 +48,30 @@ TOKENIZER_FILES = (
     "processor_config.json",
     "preprocessor_config.json",
 )
-"""Of these, the output gets those that the base has."""
+"""The files of the base's tokenizer. Those that exist are copied to the output."""
 
 FLOAT32_TOLERANCE = 1e-4
-"""Largest difference of an fp32 logit, as a share of the head's largest: some hundred times what rounding makes."""
+"""The largest allowed difference of an fp32 logit, relative to the head's largest: about 100 times rounding error."""
 BFLOAT16_TOLERANCE = 2.0
-"""Difference in bf16 in 90 % of the rows (``Difference.row_rms``), as a multiple of bf16's own rounding error.
+"""The largest allowed difference in bf16 in 90 % of the rows (``Difference.row_rms``), as a multiple of bf16's error.
 
-Two models that each round on their own are sqrt(2) of it apart, and the rounding of the merged weights adds to that:
-``benchmarks.merge_rounding`` finds 1.4 of it.
+Two models that round independently differ by sqrt(2) times that error. The rounding of the merged weights adds to it:
+``benchmarks.merge_rounding`` measures 1.4.
 """
 
 
 class VerificationError(RuntimeError):
-    """The written model does not answer as base + adapter do."""
+    """The logits of the written model differ from those of base + adapter."""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Logits of base + adapter, never merged.
+    """The logits of base + adapter, not merged.
 
     Attributes:
-        exact: computed in fp32 throughout.
-        rounded: computed in the type that is written.
-        base: without the adapter, in fp32.
+        exact: computed in fp32.
+        rounded: computed in the type of the output.
+        base: the logits of the base alone, in fp32.
     """
 
     exact: Logits
@@ -85,21 +86,21 @@ def merge(
     layout: str,
     torch_dtype: torch.dtype | None = None,
 ) -> list[str]:
-    """Write base + adapter as one model into ``output``, tokenizer included, and verify it.
+    """Write base + adapter as one model with its tokenizer to ``output``, and verify it.
 
     Args:
-        adapter: in either layout.
+        adapter: an adapter in either layout.
         base_folder: a checkpoint of the model in either layout.
-        output: a folder, which is filled.
-        layout: of what is written.
-        torch_dtype: of what is written; None is the base's.
+        output: an existing, empty folder.
+        layout: the layout of the output.
+        torch_dtype: the type of the output; None means the base's type.
 
     Returns:
-        What the verification found, as lines for people.
+        The results of the verification as lines of text.
 
     Raises:
-        InputError: if adapter, base and layout do not fit each other, before any weight is loaded.
-        VerificationError: naming the logits that are too far off.
+        InputError: if adapter, base and layout do not fit each other. It is raised before any weight is loaded.
+        VerificationError: naming the logits that differ too much.
     """
     adapter = adapter.in_layout(ORIGINAL)
     config = HiggsAudioConfig.from_pretrained(base_folder)
@@ -108,7 +109,7 @@ def merge(
     check_fit(adapter, config, f"the adapter does not fit {base_folder}")
     dtype, held_dtype = _dtypes(base_folder, config, torch_dtype)
     batch = fixed_batch(config)
-    print(f"reading the base ({held_dtype}) and its logits with the adapter")
+    print(f"loading the base ({held_dtype}) and computing its logits with the adapter")
     model = apply_adapter(HiggsAudioModel.from_pretrained(base_folder, dtype=held_dtype), adapter)
     reference = _reference(model, batch, dtype)
     print(f"merging, writing {dtype} in the {layout} layout")
@@ -117,12 +118,12 @@ def merge(
     for name in TOKENIZER_FILES:
         if (base_folder / name).is_file():
             shutil.copyfile(base_folder / name, output / name)
-    print("reading it again to verify it")
+    print("loading the output to verify it")
     return _verify(output, layout, batch, reference, dtype)
 
 
 def _dtypes(folder: Path, config: HiggsAudioConfig, wanted: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
-    """The type to write, and the one to hold the base's weights in, which loses nothing of them."""
+    """Return the type of the output, and a type in which the base's weights are held in memory without loss."""
     stored = stored_tensors(folder).values()
     dtype = wanted or weights_dtype("auto", config, stored)
     if dtype not in OUTPUT_DTYPES.values():
@@ -147,7 +148,7 @@ def _reference(model: torch.nn.Module, batch: HiggsAudioBatchInput, dtype: torch
 def _verify(
     folder: Path, layout: str, batch: HiggsAudioBatchInput, reference: Reference, dtype: torch.dtype
 ) -> list[str]:
-    """Read the model again, with our class and with transformers' own where that can, and compare."""
+    """Load the output with our class, and with transformers' if possible, and compare the logits."""
     config = HiggsAudioConfig.from_pretrained(folder)
     found = {"HiggsAudioModel": our_logits(HiggsAudioModel.from_pretrained(folder), batch)}
     if layout == TRANSFORMERS and config.encode_audio_in_tokens:
@@ -157,20 +158,24 @@ def _verify(
     own, effect = differences(reference.rounded, reference.exact), differences(reference.exact, reference.base)
     lines = [f"largest change of a logit by the adapter: {_by_head(effect)}"]
     if dtype != torch.float32:
-        lines.append(f"{short}'s own rounding error, base + adapter in {short} against fp32: {_by_head(own)}")
+        lines.append(f"rounding error, base + adapter in {short} compared with fp32: {_by_head(own)}")
     offenders = []
     for reader, logits in found.items():
         apart = differences(logits, reference.rounded)
-        lines.append(f"merged, read by {reader}, against base + adapter, both {short}: {_by_head(apart)}")
+        lines.append(f"merged, read by {reader}, compared with base + adapter, both in {short}: {_by_head(apart)}")
         for head, difference in apart.items():
             if dtype == torch.float32:
                 measured, limit = difference.largest, FLOAT32_TOLERANCE * reference.exact.largest(head)
             else:
                 measured, limit = difference.row_rms, BFLOAT16_TOLERANCE * own[head].row_rms
             if measured > limit or difference.largest == float("inf"):
-                offenders.append(f"{head} logits, read by {reader}: {difference}; at most {limit:.3g} is rounding")
+                offenders.append(
+                    f"{head} logits, read by {reader}: difference {difference}; rounding explains {limit:.3g}"
+                )
     if offenders:
-        raise VerificationError("\n  ".join(["the merged model is not base + adapter; nothing is kept", *offenders]))
+        raise VerificationError(
+            "\n  ".join(["the merged model differs from base + adapter; it is not kept", *offenders])
+        )
     return lines
 
 
@@ -179,29 +184,22 @@ def _by_head(found: dict[str, object]) -> str:
 
 
 @contextmanager
-def written_whole(output: Path) -> Iterator[Path]:
-    """A temporary folder beside ``output`` that gets its name at the end, or is removed if the end is not reached.
+def new_output_folder(output: Path) -> Iterator[Path]:
+    """Yield a temporary folder, and rename it to ``output`` at the end. If an error occurs, remove it.
 
     Raises:
-        InputError: if ``output`` is there and not empty, or the folder around it is not there or not to be written.
+        InputError: if ``output`` exists and is not empty, or if its parent folder does not exist or is not writable.
     """
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise InputError(f"--output {output}: is there already; give a new folder")
+        raise InputError(f"--output {output}: already exists; give a new folder")
     if not output.absolute().parent.is_dir():
-        raise InputError(f"--output {output}: no folder {output.absolute().parent} to put it in; make it first")
-    temporary = output.absolute().parent / f"{TEMPORARY_PREFIX}{output.absolute().name}"
-    try:
-        if temporary.exists():  # of a merge that was killed
-            shutil.rmtree(temporary)
-        temporary.mkdir()
-    except OSError as error:
-        raise InputError(f"--output {output}: cannot be written ({error.strerror})") from error
-    try:
+        raise InputError(f"--output {output}: the folder {output.absolute().parent} does not exist; create it first")
+    with ExitStack() as stack:
+        try:
+            temporary = stack.enter_context(whole_folder(output))
+        except OSError as error:
+            raise InputError(f"--output {output}: cannot be written ({error.strerror})") from error
         yield temporary
-        os.rename(temporary, output)
-    finally:
-        if temporary.exists():
-            shutil.rmtree(temporary)
 
 
 def export_merged(
@@ -213,40 +211,40 @@ def export_merged(
     model_revision: str | None = None,
     torch_dtype: torch.dtype | None = None,
 ) -> None:
-    """Merge an adapter into its base, with a card.
+    """Merge an adapter into its base, and write a model card.
 
     Args:
         adapter_folder: a checkpoint of the trainer, in either layout.
         model_path: folder or hub id of the base.
-        output: the folder to make.
-        layout: of what is written.
-        model_revision: commit of a hub id; None takes the one that the adapter names.
-        torch_dtype: of what is written; None is the base's.
+        output: the folder to create.
+        layout: the layout of the output.
+        model_revision: the commit of a hub id; None means the commit that the adapter records.
+        torch_dtype: the type of the output; None means the base's type.
 
     Raises:
-        InputError, VerificationError: as :func:`merge`.
+        InputError, VerificationError: the errors of :func:`merge`.
     """
     adapter = read_adapter(adapter_folder)
     revision = model_revision or adapter.config.revision or MODEL_REVISION
     folder = resolve_checkpoint(model_path, revision, "--model_path", ("tokenizer.json", "*.safetensors"))
     facts, fingerprint = read_facts(adapter_folder), folder_fingerprint(folder)
-    with written_whole(output) as temporary:
+    with new_output_folder(output) as temporary:
         _require_space(temporary, folder, torch_dtype)
         lines = merge(adapter, folder, temporary, layout, torch_dtype)
         trained_on = facts.get("base_fingerprint")
         if trained_on not in (None, fingerprint):
             lines.append(
-                f"the base has the fingerprint {fingerprint}, the one that the adapter was trained on {trained_on}: "
-                "another model, or the same in another layout or type"
+                f"the base has the fingerprint {fingerprint}, but the adapter was trained on {trained_on}: either "
+                "another model, or the same model in another layout or type"
             )
         print("\n".join(lines))
         base = model_path, revision if is_hub_id(model_path) else None, fingerprint
-        card = merged_card(facts, _settings(adapter_folder), *base, layout, lines)
+        card = merged_card(facts, _settings(adapter_folder), *base, layout, lines, __version__)
         _write_card(temporary, card, facts)
 
 
 def _require_space(place: Path, base_folder: Path, dtype: torch.dtype | None) -> None:
-    """Raise ``InputError`` if the merged weights will not go onto the disk."""
+    """Raise ``InputError`` if the disk has too little space for the merged weights."""
     needed = 0
     for tensor in stored_tensors(base_folder).values():
         count = torch.Size(tensor.shape).numel()
@@ -264,14 +262,14 @@ def export_adapter(
     model_path: str | None = None,
     model_revision: str | None = None,
 ) -> None:
-    """Write the adapter alone, under the names of a layout, with a card. No path of this machine is written.
+    """Write only the adapter, with the names of a layout, and a model card. No path of this machine is written.
 
     Args:
         adapter_folder, output, layout, model_revision: as for :func:`export_merged`.
-        model_path: folder or hub id of a base that the adapter must fit; None checks no base.
+        model_path: folder or hub id of a base that the adapter must fit; None skips this check.
 
     Raises:
-        InputError: if the layout has no place for it, or it does not fit ``model_path``.
+        InputError: if the adapter's tensors do not exist in the layout, or the adapter does not fit ``model_path``.
     """
     adapter = read_adapter(adapter_folder)
     renamed, facts = adapter.in_layout(layout), read_facts(adapter_folder)
@@ -280,13 +278,13 @@ def export_adapter(
         folder = resolve_checkpoint(model_path, revision, "--model_path", ())
         config = HiggsAudioConfig.from_pretrained(folder)
         check_fit(adapter.in_layout(ORIGINAL), config, f"--adapter {adapter_folder} does not fit {model_path}")
-    with written_whole(output) as temporary:
+    with new_output_folder(output) as temporary:
         renamed.write(temporary)
-        card = adapter_card(facts, _settings(temporary), layout, renamed.needs_text_head)
+        card = adapter_card(facts, _settings(temporary), layout, renamed.needs_text_head, __version__)
         _write_card(temporary, card, facts)
-    print(f"{len(renamed.tensors)} tensors under {layout} names, bit for bit as they were; no logits are compared")
+    print(f"{len(renamed.tensors)} tensors renamed to the {layout} layout, values unchanged; logits are not compared")
     if renamed.needs_text_head and layout == TRANSFORMERS:
-        print("it changes the text head: build transformers' class with use_text_head=True")
+        print("the adapter changes the text head: build transformers' class with use_text_head=True")
 
 
 def _settings(adapter: Path) -> dict[str, object]:
@@ -294,7 +292,7 @@ def _settings(adapter: Path) -> dict[str, object]:
 
 
 def _write_card(folder: Path, card: str, facts: dict[str, object]) -> None:
-    """The card, and the facts that it was made of, for a card that is made from this folder later."""
+    """Write the card, and the facts in it as ``run.json``, so that a later export of this folder has them too."""
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
     if facts:
         content = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"

@@ -1,7 +1,7 @@
-"""The card of an adapter or of a merged model: what it is, what it was trained on and how, and how to load it.
+"""Write the model card of an adapter or of a merged model: what it is, how it was trained, and how to load it.
 
-What a card says comes from the files of a trainer's checkpoint. No path of the machine that trained is among it: of
-files and folders only the last part of their names, and hub ids.
+The facts on a card come from the files of a trainer's checkpoint. A card contains no path of the training machine:
+files and folders are named by the last part of their path, or by their hub id.
 """
 
 import json
@@ -12,8 +12,10 @@ import yaml
 
 from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
+from boson_multimodal.flags import facts_of
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
 from lora_config import ADAPTER_CONFIG_FILE
+from voice_cloning.training.config import flag_fields
 from voice_cloning.training.run_directory import METRICS_FILE, RUN_FILE, STATE_FILE
 
 CARD_FILE = "README.md"
@@ -21,52 +23,53 @@ TAGS = ("higgs-audio-v2", "text-to-speech", "voice-cloning", "arabic")
 THIS_FOLDER, BASE_FOLDER = "path/to/this/folder", "path/to/the/base/model"
 
 LORA_SETTINGS = "r lora_alpha lora_dropout use_rslora use_dora".split()
-OPTIMIZER_SETTINGS = (
-    "learning_rate lr_scheduler_type warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm "
-    "max_tokens_per_batch batch_size gradient_accumulation_steps text_weight audio_weight seed"
-).split()
-UNTOLD_FLAGS = frozenset(
-    "output_dir code_cache_dir codes logging_steps eval_steps save_steps save_total_limit resume overwrite "
-    "report_to".split()
-)
-"""Flags that say nothing of the result."""
-REPOSITORY_FLAGS = {"model_path": "model_revision", "audio_tokenizer_path": "audio_tokenizer_revision"}
-"""Flags that may hold a hub id, and those that then hold its commit."""
+FLAG_FACTS = {name: facts_of(flag_field) for name, flag_field in flag_fields().items()}
+TRAINING_SETTINGS = tuple(name for name, facts in FLAG_FACTS.items() if facts.card == "setting")
+"""Flags that a card lists under "Training"."""
+PRIVATE_FLAGS = frozenset(name for name, facts in FLAG_FACTS.items() if facts.card == "private")
+"""Flags that do not affect the result of the training. They are not among the facts of a card."""
+REPOSITORY_FLAGS = {name: facts.revision_flag for name, facts in FLAG_FACTS.items() if facts.revision_flag}
+"""Flags that may be a hub id -> the flag with its commit."""
 
 CONSENT = (
-    "It is meant to speak Arabic text in the voice of a short reference clip. Clone a voice only with the consent of "
-    "the person it belongs to, and say of what you publish that it was synthesised."
+    "The model speaks Arabic text in the voice of a short reference clip. **Clone a voice only with the consent of its "
+    "owner.** If you publish the speech, say that it is synthetic."
+)
+BASE_LANGUAGES = (
+    "The released Higgs Audio v2 lists English, Chinese, German and Korean as its languages. Arabic is not on that "
+    "list; it was added by the training described here. A newer Higgs model exists (Higgs TTS 3), but its licence is "
+    "non-commercial."
 )
 
 
-def told_name(name: str) -> str:
-    """A hub id as it is, of a path the last part."""
+def public_name(name: str) -> str:
+    """Return a hub id unchanged, and only the last part of a path."""
     return name if is_hub_id(name) else Path(name).name
 
 
 def read_facts(adapter: Path, run_folder: Path | None = None) -> dict[str, Any]:
-    """What an adapter's folder says of its training, without paths; empty where it says nothing.
+    """Return the facts about the training of an adapter, without paths; an empty dict if there is no ``run.json``.
 
     Args:
-        adapter: a trainer's checkpoint, or a folder that holds such facts as its ``run.json``.
-        run_folder: where ``metrics.jsonl`` lies; the folder around the checkpoint by default.
+        adapter: a trainer's checkpoint, or an exported folder whose ``run.json`` holds such facts.
+        run_folder: the folder of ``metrics.jsonl``; by default the parent folder of the checkpoint.
 
     Raises:
-        InputError: if its ``run.json`` is not one.
+        InputError: if ``run.json`` is not one of the trainer's.
     """
     if not (adapter / RUN_FILE).is_file():
         return {}
     try:
         run = json.loads((adapter / RUN_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{adapter / RUN_FILE}: not JSON ({error}); mend it, or take it away") from error
+        raise InputError(f"{adapter / RUN_FILE}: not JSON ({error}); correct it or remove it") from error
     if not isinstance(run, dict) or not isinstance(run.get("flags"), dict):
-        raise InputError(f"{adapter / RUN_FILE}: says nothing of a training run; take it away")
+        raise InputError(f"{adapter / RUN_FILE}: does not describe a training run; remove it")
     if "results" in run:
         return run
     settings = json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-    flags = {name: _told(name, value) for name, value in run["flags"].items() if name not in UNTOLD_FLAGS}
-    if settings.get("revision") is None:  # the trainer's mark of a base that it read from a folder
+    flags = {name: _public_value(name, value) for name, value in run["flags"].items() if name not in PRIVATE_FLAGS}
+    if settings.get("revision") is None:  # The trainer records no revision for a base in a local folder.
         flags["model_path"] = Path(flags.get("model_path", "")).name
     for name, revision in REPOSITORY_FLAGS.items():
         if not is_hub_id(flags.get(name, "")):
@@ -80,18 +83,18 @@ def read_facts(adapter: Path, run_folder: Path | None = None) -> dict[str, Any]:
         "processes": identity.get("world_size"),
         "base_fingerprint": identity.get("model"),
     }
-    return facts | {name: run.get(name) for name in ("versions", "python", "git_commit")}
+    return facts | {name: run.get(name) for name in ("version", "versions", "python", "git_commit")}
 
 
-def _told(name: str, value: Any) -> Any:
-    """A flag's value as the card may tell it."""
+def _public_value(name: str, value: Any) -> Any:
+    """Return the value of a flag without the path of its file or folder."""
     if not isinstance(value, str) or ("/" not in value and "\\" not in value):
         return value
-    return told_name(value) if name in REPOSITORY_FLAGS else Path(value.replace("\\", "/")).name
+    return public_name(value) if name in REPOSITORY_FLAGS else Path(value.replace("\\", "/")).name
 
 
 def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
-    """Steps, the best evaluation, and the last losses up to the checkpoint's step."""
+    """Return the steps, the best evaluation, and the last losses up to the checkpoint's step."""
     if not (checkpoint / STATE_FILE).is_file():
         return {}
     state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
@@ -106,27 +109,34 @@ def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
 
 
 def write_checkpoint_card(checkpoint: Path, run_folder: Path) -> None:
-    """The card of a trainer's checkpoint, in place of PEFT's empty one."""
+    """Write the card of a trainer's checkpoint. It replaces PEFT's empty card."""
     settings = json.loads((checkpoint / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
     card = adapter_card(read_facts(checkpoint, run_folder), settings, ORIGINAL)
     (checkpoint / CARD_FILE).write_text(card, encoding="utf-8")
 
 
-def adapter_card(facts: dict[str, Any], settings: dict[str, Any], layout: str, needs_text_head: bool = False) -> str:
-    """The card of an adapter.
+def adapter_card(
+    facts: dict[str, Any],
+    settings: dict[str, Any],
+    layout: str,
+    needs_text_head: bool = False,
+    exporter_version: str | None = None,
+) -> str:
+    """Return the card of an adapter.
 
     Args:
-        facts: of :func:`read_facts`.
-        settings: of ``adapter_config.json``.
-        layout: whose names the adapter has.
-        needs_text_head: whether transformers' class must be built with its text head.
+        facts: the result of :func:`read_facts`.
+        settings: the content of ``adapter_config.json``.
+        layout: the layout of the adapter's names.
+        needs_text_head: whether the adapter needs transformers' class with its text head.
+        exporter_version: the version of this project that exported the adapter; None for a trainer's checkpoint.
     """
     base = _base(facts, settings)
     about = "A LoRA adapter of Higgs Audio v2 for zero-shot Arabic voice cloning."
     if facts:
-        about += " It learnt to predict every codebook and the end of every clip; the reference voice has no loss."
-    names = "as in Boson's original release" if layout == ORIGINAL else "as in transformers' class"
-    about += f" Its tensors are named {names}."
+        about += " It was trained on all codebooks and on the end of every clip. The reference clip had no loss."
+    names = "of Boson's original release" if layout == ORIGINAL else "of transformers' class"
+    about += f" Its tensors have the names {names}."
     return "\n".join(
         [
             *_front_matter(base, "peft", "adapter", ("lora",)),
@@ -135,9 +145,10 @@ def adapter_card(facts: dict[str, Any], settings: dict[str, Any], layout: str, n
             about,
             "",
             *_base_lines(base),
+            *_section("Use", [CONSENT, "", BASE_LANGUAGES]),
             *_section("How to load it", _adapter_code(base, layout, needs_text_head)),
             *_training_sections(facts, settings),
-            *_closing_sections(facts),
+            *_closing_sections(facts, exporter_version),
         ]
     )
 
@@ -150,13 +161,14 @@ def merged_card(
     base_fingerprint: str,
     layout: str,
     verification: list[str],
+    exporter_version: str | None = None,
 ) -> str:
-    """The card of a model that an adapter was merged into.
+    """Return the card of a merged model.
 
     Args:
-        facts, settings: of the adapter, as for :func:`adapter_card`.
-        base_name, base_revision, base_fingerprint: the base that it was merged into.
-        verification: lines on how far its logits are from those of base and adapter.
+        facts, settings, exporter_version: as for :func:`adapter_card`.
+        base_name, base_revision, base_fingerprint: the base into which the adapter was merged.
+        verification: lines about the difference between its logits and those of base + adapter.
     """
     base = _named_base(base_name, base_revision, base_fingerprint)
     library = "transformers" if layout == TRANSFORMERS else None
@@ -169,16 +181,17 @@ def merged_card(
             f"{layout} layout.",
             "",
             *_base_lines(base),
+            *_section("Use", [CONSENT, "", BASE_LANGUAGES]),
             *_section("How to load it", _merged_code(layout)),
             *_section("Merging", [f"- {line}" for line in verification]),
             *_training_sections(facts, settings),
-            *_closing_sections(facts),
+            *_closing_sections(facts, exporter_version),
         ]
     )
 
 
 def _base(facts: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
-    """The base that an adapter was trained on."""
+    """Return the base model of an adapter."""
     flags = facts.get("flags", {})
     name = flags.get("model_path") or settings.get("base_model_name_or_path")
     revision = flags.get("model_revision") if facts else settings.get("revision")
@@ -188,7 +201,7 @@ def _base(facts: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 def _named_base(name: str | None, revision: str | None, fingerprint: str | None) -> dict[str, Any]:
     hub = name is not None and is_hub_id(name)
     return {
-        "name": name and told_name(name),
+        "name": name and public_name(name),
         "hub": hub,
         "revision": revision if hub else None,
         "fingerprint": fingerprint,
@@ -196,7 +209,7 @@ def _named_base(name: str | None, revision: str | None, fingerprint: str | None)
 
 
 def _front_matter(base: dict[str, Any], library: str | None, relation: str, tags: tuple[str, ...]) -> list[str]:
-    """What the hub reads; the base is named only where it is on the hub."""
+    """Return the metadata for the hub. The base is named only if it is on the hub."""
     fields: dict[str, Any] = {"base_model": base["name"], "base_model_relation": relation} if base["hub"] else {}
     if library is not None:
         fields["library_name"] = library
@@ -224,15 +237,15 @@ def _adapter_code(base: dict[str, Any], layout: str, needs_text_head: bool) -> l
     revision = f', revision="{base["revision"]}"' if base["revision"] and layout == ORIGINAL else ""
     if layout == ORIGINAL:
         model_class = "HiggsAudioModel"
-        source = "from boson_multimodal.model.higgs_audio import HiggsAudioModel  # of the trainer's repository"
+        source = "from boson_multimodal.model.higgs_audio import HiggsAudioModel  # from the trainer's repository"
         note = []
     else:
         model_class = "HiggsAudioV2ForConditionalGeneration"
         source = f"from transformers import {model_class}"
         revision += ", use_text_head=True" if needs_text_head else ""
-        note = ["", "The base is needed in the transformers layout."]
+        note = ["", "The base must be in the transformers layout."]
         if needs_text_head:
-            note[-1] += " The adapter changes the text head, which transformers' class has only with `use_text_head`."
+            note[-1] += " The adapter changes the text head; transformers' class has it only with `use_text_head=True`."
     return [
         "```python",
         "import torch",
@@ -249,11 +262,14 @@ def _adapter_code(base: dict[str, Any], layout: str, needs_text_head: bool) -> l
 def _merged_code(layout: str) -> list[str]:
     if layout == ORIGINAL:
         model_class, note = "HiggsAudioModel", []
-        source = "from boson_multimodal.model.higgs_audio import HiggsAudioModel  # of the trainer's repository"
+        source = "from boson_multimodal.model.higgs_audio import HiggsAudioModel  # from the trainer's repository"
     else:
         model_class = "HiggsAudioV2ForConditionalGeneration"
         source = f"from transformers import {model_class}"
-        note = ["", "`use_text_head=True` beside it loads the text head too, which training needs and speech does not."]
+        note = [
+            "",
+            "With `use_text_head=True` it also loads the text head. Training needs the text head, speech does not.",
+        ]
     return [
         "```python",
         "from transformers import AutoTokenizer",
@@ -271,9 +287,9 @@ def _training_sections(facts: dict[str, Any], settings: dict[str, Any]) -> list[
     targets = flags.get("lora_targets")
     lora = [f"- {name}: {settings[name]}" for name in LORA_SETTINGS if name in settings]
     lora += [f"- targets: {', '.join(targets)}" if targets else f"- target_modules: `{settings['target_modules']}`"]
-    optimizer = [f"- {name}: {flags[name]}" for name in OPTIMIZER_SETTINGS if flags.get(name) is not None]
+    optimizer = [f"- {name}: {flags[name]}" for name in TRAINING_SETTINGS if flags.get(name) is not None]
     if optimizer:
-        optimizer.insert(0, "- AdamW; every mean is over all labels of an optimizer step")
+        optimizer.insert(0, "- AdamW; each loss is a mean over all labels of an optimizer step")
     for name in ("torch_dtype", "processes"):
         if facts.get(name):
             optimizer.append(f"- {name}: {facts[name]}")
@@ -296,14 +312,14 @@ def _data_lines(facts: dict[str, Any]) -> list[str]:
         length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} minutes"
         lines.append(
             f"- {part}: `{data['file']}`: {data['samples']} samples{dropped}, {data['clips']} clips, "
-            f"{length} of audio with the reference clips"
+            f"{length} of audio including the reference clips"
         )
     style = facts.get("flags", {}).get("prompt_style")
     if style:
-        lines.append(f"- prompt_style: `{style}`; prompt it the same way")
+        lines.append(f"- prompt_style: `{style}`; use the same style for prompts")
     normalisation = facts.get("flags", {}).get("text_normalisation", "none")
     if normalisation != "none":
-        lines.append(f"- text_normalisation: `{normalisation}`; normalise what is to be spoken the same way")
+        lines.append(f"- text_normalisation: `{normalisation}`; normalise texts to be spoken in the same way")
     return lines
 
 
@@ -317,19 +333,23 @@ def _result_lines(results: dict[str, Any]) -> list[str]:
             lines.append(f"- last {kind}, at step {results[kind]['step']}: {', '.join(losses)}")
     if results.get("best"):
         lines.append(f"- best eval_loss so far: {results['best']['eval_loss']:.4f} at step {results['best']['step']}")
-    lines.append("- losses are cross entropies in nats: of the text, of the mean codebook, and their weighted sum")
+    lines.append(
+        "- losses are cross entropies in nats: of the text, of the audio (mean over codebooks), and their weighted sum"
+    )
     return lines
 
 
-def _closing_sections(facts: dict[str, Any]) -> list[str]:
-    versions = [f"- {name} {version}" for name, version in (facts.get("versions") or {}).items()]
+def _closing_sections(facts: dict[str, Any], exporter_version: str | None) -> list[str]:
+    versions = [f"- the trainer's version: {facts['version']}"] if facts.get("version") else []
+    if exporter_version is not None:
+        versions.append(f"- exported with version: {exporter_version}")
+    versions += [f"- {name} {version}" for name, version in (facts.get("versions") or {}).items()]
     if facts.get("python"):
         versions.append(f"- Python {facts['python']}")
     if facts.get("git_commit"):
         versions.append(f"- the trainer's commit: `{facts['git_commit']}`")
     return [
-        *_section("Use", [CONSENT]),
-        *_section("Licence", ["That of the base model applies: see the base model's licence."]),
+        *_section("Licence", ["The licence of the base model applies: see the base model's licence."]),
         *_section("Versions", versions),
         "",
     ]

@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from boson_multimodal.errors import InputError
+from boson_multimodal.progress import progress
 from voice_cloning.corpora.forms import Columns
 from voice_cloning.corpora.utterances import ONE_SPEAKER, Cell, Collection, Utterance, seconds_of
 
@@ -36,7 +35,7 @@ def read_data_set(source: Path, columns: Columns) -> Collection:
         InputError: if pyarrow is not installed, a file cannot be read, or a column is unknown.
     """
     collection = Collection("huggingface")
-    with tqdm(desc=f"reading {source.name}", unit="row") as bar:
+    with progress(title=f"reading {source.name}", unit="row") as bar:
         for path in _data_files(source):
             audio, text, speaker = columns.pick(_column_names(path), str(path))
             split = path.relative_to(source).with_suffix("").as_posix().replace("/", "-")

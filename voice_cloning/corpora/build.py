@@ -2,15 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from boson_multimodal.chatml import as_written_messages
-from boson_multimodal.data_types import AudioContent, Message, TextContent
+from boson_multimodal.cloning_example import VoiceCloningExample
+from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.progress import progress
 from voice_cloning.corpora.arrow import holds_data_set, read_cells, read_data_set
 from voice_cloning.corpora.forms import (
     AUDIO_COLUMNS,
@@ -24,9 +24,9 @@ from voice_cloning.corpora.forms import (
     read_ljspeech,
     read_table,
 )
+from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
 from voice_cloning.corpora.utterances import Cell, Collection, Utterance, measured
-from voice_cloning.speech.audio import write_whole
 
 TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
 SUMMARY_FILE = "build_summary.json"
@@ -177,7 +177,7 @@ def _files_of(sides: Sequence[Pairs], output_dir: Path) -> tuple[dict[str, bytes
     cells: dict[str, Cell] = {}
     for name, side in zip((TRAIN_FILE, VAL_FILE), sides, strict=True):
         records = []
-        for target, reference, number in tqdm(side.pairs, name, unit="sample", disable=not side.pairs):
+        for target, reference, number in progress(side.pairs, name, unit="sample", disable=not side.pairs):
             cells |= {u.audio.name: u.audio for u in (target, reference) if isinstance(u.audio, Cell)}
             records.append(_record(target, reference, number, output_dir))
         files[name] = _json_bytes(records) if records else None
@@ -186,19 +186,10 @@ def _files_of(sides: Sequence[Pairs], output_dir: Path) -> tuple[dict[str, bytes
 
 def _record(target: Utterance, reference: Utterance, number: int, output_dir: Path) -> dict[str, Any]:
     """One sample in the form that users have; of further references, the number is in its id."""
-    audio = [_audio(utterance, output_dir) for utterance in (reference, target)]
-    messages, start_index = as_written_messages(reference.text, audio[0], target.text, audio[1])
-    return {
-        "messages": [_message(message) for message in messages],
-        "start_index": start_index,
-        "speaker": target.speaker,
-        "misc": {
-            "sample_id": target.utterance_id + (f"_ref{number + 1}" if number else ""),
-            "ref_transcript": reference.text,
-            "target_transcript": target.text,
-            "duration": target.seconds,
-        },
-    }
+    clips = [_audio(utterance, output_dir) for utterance in (reference, target)]
+    example = VoiceCloningExample(reference.text, clips[0], target.text, clips[1])
+    sample_id = target.utterance_id + (f"_ref{number + 1}" if number else "")
+    return example.record(sample_id, target.speaker, target.seconds)
 
 
 def _audio(utterance: Utterance, output_dir: Path) -> AudioContent:
@@ -208,20 +199,6 @@ def _audio(utterance: Utterance, output_dir: Path) -> AudioContent:
         # Links are followed, as ".." after one means another folder than its name says.
         url = os.path.relpath(os.path.realpath(utterance.audio), os.path.realpath(output_dir))
     return AudioContent(url, None, utterance.offset, utterance.seconds)
-
-
-def _message(message: Message) -> dict[str, Any]:
-    """A turn as JSON; a system turn is its text alone."""
-    if message.role == "system":
-        return {"role": message.role, "content": message.content[0].text}
-    return {"role": message.role, "content": [_part(part) for part in message.content]}
-
-
-def _part(part: TextContent | AudioContent) -> dict[str, Any]:
-    if isinstance(part, TextContent):
-        return {"type": "text", "text": part.text}
-    cut = {"duration": part.duration, "offset": part.offset}
-    return {"type": "audio", "audio_url": part.audio_url, "raw_audio": "", **cut}
 
 
 def _side_summary(side: Pairs) -> dict[str, Any]:
@@ -245,32 +222,12 @@ def _write(output_dir: Path, files: dict[str, bytes | None], cells: Sequence[Cel
 
     The clips come first and the JSON files that name them last, so that these never name what is missing.
     """
-    differing = [] if overwrite else [name for name, content in files.items() if _differs(output_dir / name, content)]
-    if not overwrite and cells:
-        bar = tqdm(read_cells(cells), "comparing clips", len(cells), unit="clip")
-        differing += [c.name for c, content in bar if _differs(output_dir / CLIPS_FOLDER / c.name, content)]
-    raise_if_any(
-        f"{output_dir}: holds files of other content; give another --output_dir, or --overwrite to replace them",
-        differing,
-    )
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        if cells:
-            (output_dir / CLIPS_FOLDER).mkdir(exist_ok=True)
-        for cell, content in tqdm(read_cells(cells), "writing clips", len(cells), unit="clip", disable=not cells):
-            _write_one(output_dir / CLIPS_FOLDER / cell.name, content)
-        for name, content in files.items():
-            _write_one(output_dir / name, content)
-    except OSError as error:
-        raise InputError(f"{output_dir}: cannot be written to ({error.strerror})") from error
+    if not overwrite:
+        refuse_other_content(output_dir, chain(files.items(), _clips(cells, "comparing clips")))
+    write_differing(output_dir, chain(_clips(cells, "writing clips"), files.items()))
 
 
-def _differs(path: Path, content: bytes | None) -> bool:
-    return path.exists() and (content is None or not path.is_file() or path.read_bytes() != content)
-
-
-def _write_one(path: Path, content: bytes | None) -> None:
-    if content is None:
-        path.unlink(missing_ok=True)
-    elif not path.exists() or path.read_bytes() != content:
-        write_whole(path, content)
+def _clips(cells: Sequence[Cell], title: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of each clip, read one by one."""
+    for cell, content in progress(read_cells(cells), title, len(cells), unit="clip", disable=not cells):
+        yield f"{CLIPS_FOLDER}/{cell.name}", content

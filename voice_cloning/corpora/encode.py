@@ -14,8 +14,7 @@ from boson_multimodal.audio_processing.code_cache import CodeCache
 from boson_multimodal.audio_processing.codes_file import codes_name, write_codes_file
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import codec_config, load_higgs_audio_tokenizer
 from boson_multimodal.audio_processing.sound_files import Clip
-from boson_multimodal.data_types import AudioContent, ChatMLSample
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError, call_for_each, raise_if_any
 from boson_multimodal.process_group import barrier, rank
 from voice_cloning.training.data import find_codec
 
@@ -89,14 +88,7 @@ def _check_files(
     Raises:
         InputError: naming every file that is not ChatML; or listing the problems of all files, unless ``drop_invalid``.
     """
-    read, unreadable = {}, []
-    for path in files:
-        try:
-            read[path] = _read_samples(path)
-        except InputError as error:
-            unreadable.append(str(error))
-    if unreadable:
-        raise InputError("\n".join(unreadable))
+    read = dict(zip(files, call_for_each(_read_samples, files), strict=True))
     kept, refused = [], []
     for path, (samples, problems) in read.items():
         uses = {use: None for _, contents in samples for use, _ in contents}
@@ -128,13 +120,9 @@ def _read_samples(path: Path) -> tuple[list[tuple[str, Contents]], list[str]]:
         sample, found = parse_record(raw, "as_written")
         problems += [f"{sample_id}: {problem}" for problem in found]
         if sample is not None and not found:
-            contents = [(ClipUse(Clip.of(c, path.parent), codes_name(c)), c.where) for c in _audio_of(sample)]
+            contents = [(ClipUse(Clip.of(c, path.parent), codes_name(c)), c.where) for _, c in sample.clips()]
             samples.append((sample_id, contents))
     return samples, problems
-
-
-def _audio_of(sample: ChatMLSample) -> list[AudioContent]:
-    return [part for message in sample.messages for part in message.content if isinstance(part, AudioContent)]
 
 
 def _names(found: Sequence[tuple[ClipUse, ClipFacts]], export: Path) -> dict[str, str]:

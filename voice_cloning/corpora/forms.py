@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from arabic_voice_cloning_dataset import read_text
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.utterances import ONE_SPEAKER, Collection, Utterance
 
@@ -254,12 +255,7 @@ def _json_rows(table: Path, lines: list[str], collection: Collection) -> Iterato
 
 def _lines(path: Path) -> list[str]:
     """Lines with their ends, cut at line feeds alone: a text may hold U+2028 and its like."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as UTF-8 text ({error})") from error
+    text = read_text(path)
     return [f"{line}\n" for line in text.removesuffix("\n").split("\n")] if text else []
 
 

@@ -10,15 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from arabic_text.diacritics import diacritise, load_diacritiser
 from arabic_text.normalise import find_text_issues, normalise_for_speech
 from arabic_text.sample_texts import change_record
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
 from boson_multimodal.data_types import PLACEHOLDER_URLS
 from boson_multimodal.errors import InputError, raise_if_any
-from voice_cloning.speech.audio import write_whole
+from boson_multimodal.progress import progress
+from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 
 SUFFIXES = (".json", ".jsonl", ".txt")
 SHOWN_EXAMPLES = 5
@@ -95,13 +94,14 @@ def normalise_file(
         InputError: if anything in the file is wrong, with a list of all problems; or if a file with other content
             exists already. In both cases nothing is written.
     """
-    files = normalised_files([Path(path).expanduser()], Path(output_dir).expanduser(), digits, diacritiser)
-    write_outputs(files, overwrite)
-    return next(iter(files.values()))[1]
+    output_dir = Path(output_dir).expanduser()
+    outputs = normalised_files([Path(path).expanduser()], output_dir, digits, diacritiser)
+    write_outputs(output_dir, outputs, overwrite)
+    return next(iter(outputs.values()))[1]
 
 
-Outputs = dict[Path, tuple[bytes, NormaliseSummary]]
-"""What is to be written to each file, and what was done to its texts."""
+Outputs = dict[str, tuple[bytes, NormaliseSummary]]
+"""Name of each file in the output folder -> what is to be written to it, and what was done to its texts."""
 
 
 def normalised_files(paths: Sequence[Path], output_dir: Path, digits: str, diacritiser: str | None) -> Outputs:
@@ -118,7 +118,7 @@ def normalised_files(paths: Sequence[Path], output_dir: Path, digits: str, diacr
         try:
             is_text = path.suffix == ".txt"
             content = _lines_of(path, normaliser) if is_text else _records_of(path, output_dir, normaliser)
-            outputs[output_dir / path.name] = content, normaliser.summary
+            outputs[path.name] = content, normaliser.summary
         except InputError as error:
             problems.append(str(error))
     if problems:
@@ -136,7 +136,7 @@ def _name_problems(paths: Sequence[Path], output_dir: Path) -> list[str]:
 
 def _records_of(path: Path, output_dir: Path, normaliser: TextNormaliser) -> bytes:
     records, problems = [], []
-    for number, raw in enumerate(tqdm(read_json_records(path), path.name, unit="sample")):
+    for number, raw in enumerate(progress(read_json_records(path), path.name, unit="sample")):
         sample_id = sample_id_of(raw, number)
         _, found = parse_record(raw, "as_written")
         if not found:
@@ -186,7 +186,7 @@ def _lines_of(path: Path, normaliser: TextNormaliser) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    bar = tqdm(content.removeprefix(b"\xef\xbb\xbf").splitlines(), path.name, unit="line")
+    bar = progress(content.removeprefix(b"\xef\xbb\xbf").splitlines(), path.name, unit="line")
     return "".join(f"{line}\n" for line in normalise_lines(bar, path.name, normaliser)).encode("utf-8")
 
 
@@ -204,19 +204,9 @@ def normalise_lines(lines: Iterable[bytes], name: str, normaliser: TextNormalise
         yield normaliser.change(text, f"line {number}").replace("\n", " ")
 
 
-def write_outputs(outputs: Outputs, overwrite: bool) -> None:
+def write_outputs(output_dir: Path, outputs: Outputs, overwrite: bool) -> None:
     """Write what is not there yet, and with ``overwrite`` what is there and differs."""
-    differing = [str(path) for path, (content, _) in outputs.items() if path.exists() and _holds_other(path, content)]
+    files = [(name, content) for name, (content, _) in outputs.items()]
     if not overwrite:
-        raise_if_any("files of other content; give another --output_dir, or --overwrite to replace them", differing)
-    for path, (content, _) in outputs.items():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if _holds_other(path, content):
-                write_whole(path, content)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def _holds_other(path: Path, content: bytes) -> bool:
-    return not path.is_file() or path.read_bytes() != content
+        refuse_other_content(output_dir, files)
+    write_differing(output_dir, files)

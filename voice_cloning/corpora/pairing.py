@@ -55,15 +55,15 @@ def split(
     order = list(speakers)
     random.Random(f"split {seed}").shuffle(order)
     wanted = eval_share * len(utterances)
-    held = _held_speakers if split_by == "speaker" else _held_utterances
-    chosen = held(speakers, order, wanted, eval_share, seed)
+    if split_by == "speaker":
+        chosen = _held_speakers(speakers, order, wanted)
+    else:
+        chosen = _held_utterances(speakers, order, wanted, eval_share, seed)
     train = [u for u in utterances if u.utterance_id not in chosen]
     return train, [u for u in utterances if u.utterance_id in chosen]
 
 
-def _held_speakers(
-    speakers: dict[str, list[Utterance]], order: list[str], wanted: float, _share: float, _seed: int
-) -> set[str]:
+def _held_speakers(speakers: dict[str, list[Utterance]], order: list[str], wanted: float) -> set[str]:
     """Ids of whole speakers: each in turn is taken if that brings the sum nearer to what is wanted."""
     if len(order) < 2:
         raise InputError(

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import soundfile
-from tqdm import tqdm
 
 from boson_multimodal.chatml import text_problem
 from boson_multimodal.errors import InputError
+from boson_multimodal.progress import progress
 
 READ_THREADS = 8
 ONE_SPEAKER = "one"
@@ -115,7 +115,8 @@ def measured(collection: Collection) -> list[Utterance]:
     """Return the utterances with their lengths; a file that is missing, unreadable or too short becomes a problem."""
     files = list(dict.fromkeys(u.audio for u in collection.utterances if isinstance(u.audio, Path)))
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        lengths = dict(zip(files, tqdm(pool.map(_length, files), "reading lengths", len(files)), strict=True))
+        found_lengths = progress(pool.map(_length, files), "reading lengths", len(files), unit="file")
+        lengths = dict(zip(files, found_lengths, strict=True))
     found = []
     for utterance in collection.utterances:
         length = lengths.get(utterance.audio, utterance.seconds)

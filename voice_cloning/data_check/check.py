@@ -13,8 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
+from boson_multimodal.whole_files import write_whole
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
-from voice_cloning.data_check.corpus_rules import check_corpus
+from voice_cloning.data_check.corpus_rules import check_corpus, speech_rates
 from voice_cloning.data_check.findings import ERRORS, WARNINGS, Findings
 from voice_cloning.data_check.report_page import SAMPLES_SHOWN, write_page
 from voice_cloning.data_check.same_clips import find_same_clips
@@ -22,7 +23,6 @@ from voice_cloning.data_check.sample_rules import check_sample
 from voice_cloning.data_check.samples import CheckedSample, UsedClip, read_samples_of
 from voice_cloning.data_check.summary import PlannedRun, summarise
 from voice_cloning.data_check.worker_pool import available_cores, map_in_processes
-from voice_cloning.speech.audio import write_whole
 
 REPORT_FILE = "report.json"
 MIME_BY_MAGIC = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}
@@ -67,12 +67,13 @@ def check_files(
     findings = Findings()
     for sample in samples:
         check_sample(sample, measures, run.longest_sample, findings)
-    check_corpus(samples, measures, same, findings)
+    rates = speech_rates(samples, measures)
+    check_corpus(samples, measures, rates, same, findings)
     seconds = {s.sample_id: sum(measures[used.clip].seconds for used in s.targets) for s in samples}
     report = {
         "errors": findings.entries(ERRORS, seconds),
         "warnings": findings.entries(WARNINGS, seconds),
-        "summary": summarise(samples, measures, run, tokenizer is not None),
+        "summary": summarise(samples, measures, rates, run, tokenizer is not None),
     }
     report["samples"] = _samples_of(report, samples, measures)
     write_whole(folder / REPORT_FILE, _json_bytes(report))

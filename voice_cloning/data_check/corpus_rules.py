@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,39 @@ MOST_OF_THE_HOURS = 0.5
 _PLAIN_ARABIC = re.compile("[\\s\u0621-\u0652\u060c\u061b\u061f.!]*")
 
 
-def check_corpus(samples: Sequence[CheckedSample], measures: Measures, same: SameClips, findings: Findings) -> None:
+@dataclass(frozen=True)
+class SpeechRate:
+    """How fast a text is spoken if it is what its clip says.
+
+    Attributes:
+        used: a target or reference of ``sample``.
+        letters_per_second: letters of the text by seconds of speech in the clip.
+    """
+
+    sample: CheckedSample
+    used: UsedClip
+    letters_per_second: float
+
+
+def speech_rates(samples: Sequence[CheckedSample], measures: Measures) -> list[SpeechRate]:
+    """The rate of each target and each reference that is one clip with a text."""
+    rates = []
+    for sample in samples:
+        for clips, text in ((sample.targets, sample.target_text), (sample.references, sample.reference_text)):
+            letters = count_letters(text) if len(clips) == 1 and not measures[clips[0].clip].problems else 0
+            if letters:
+                seconds = max(0.02, measures[clips[0].clip].speech_seconds)
+                rates.append(SpeechRate(sample, clips[0], letters / seconds))
+    return rates
+
+
+def check_corpus(
+    samples: Sequence[CheckedSample],
+    measures: Measures,
+    rates: Sequence[SpeechRate],
+    same: SameClips,
+    findings: Findings,
+) -> None:
     """Note what is wrong among samples."""
     for sample in samples:
         _check_reference(sample, same, findings)
@@ -41,19 +73,9 @@ def check_corpus(samples: Sequence[CheckedSample], measures: Measures, same: Sam
     for side in (TRAIN, EVAL):
         _check_duplicates([s for s in samples if s.side == side], same, findings)
     for path in dict.fromkeys(sample.path for sample in samples):
-        of_file = [sample for sample in samples if sample.path == path]
-        _check_rates(of_file, measures, findings)
+        _check_rates([rate for rate in rates if rate.sample.path == path], measures, findings)
     _check_diacritisation(samples, findings)
     _check_speakers(samples, measures, findings)
-
-
-def letters_per_second(sample: CheckedSample, measures: Measures) -> Iterable[tuple[UsedClip, float]]:
-    """Letters of the text by seconds of speech, of target and reference, where each is one clip with a text."""
-    for clips, text in ((sample.targets, sample.target_text), (sample.references, sample.reference_text)):
-        if len(clips) == 1 and text and not measures[clips[0].clip].problems:
-            letters = count_letters(text)
-            if letters:
-                yield clips[0], letters / max(0.02, measures[clips[0].clip].speech_seconds)
 
 
 def count_letters(text: str) -> int:
@@ -134,16 +156,16 @@ def _compare(
         findings.add("duplicate_samples", sample.sample_id, detail)
 
 
-def _check_rates(samples: Sequence[CheckedSample], measures: Measures, findings: Findings) -> None:
-    """Clips whose text is much too long or too short for them, by the file's median and by what can be spoken."""
-    rates = [(s, used, rate) for s in samples for used, rate in letters_per_second(s, measures)]
-    own = np.log(list({used.clip: rate for _, used, rate in rates}.values()) or [1.0])
+def _check_rates(rates: Sequence[SpeechRate], measures: Measures, findings: Findings) -> None:
+    """Clips of a file whose text is much too long or too short for them, by its median and by what can be spoken."""
+    own = np.log(list({rate.used.clip: rate.letters_per_second for rate in rates}.values()) or [1.0])
     median, limit = float(np.median(own)), np.inf
     if len(own) >= FEWEST_RATES:
         deviation = 1.4826 * float(np.median(np.abs(own - median)))  # the standard deviation of a normal distribution
         limit = max(RATE_DEVIATIONS * deviation, np.log(LEAST_RATE_RATIO))
     least, most = LETTERS_PER_SECOND
-    for sample, used, rate in rates:
+    for found in rates:
+        used, rate, sample = found.used, found.letters_per_second, found.sample
         if max(rate, np.exp(median)) * measures[used.clip].speech_seconds < FEWEST_LETTERS:
             continue
         detail = f"{used.where}: {rate:.1f} letters per second"

@@ -13,8 +13,8 @@ from string import Template
 from typing import Any
 from urllib.parse import quote
 
+from boson_multimodal.whole_files import write_whole
 from voice_cloning.data_check.report_plots import characters_grid, histogram, number, speakers_table, visible
-from voice_cloning.speech.audio import write_whole
 
 PAGE_FILE = "report.html"
 TEMPLATE_FILE = Path(__file__).with_name("report_page.html")

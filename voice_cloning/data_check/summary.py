@@ -10,7 +10,7 @@ import numpy as np
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from voice_cloning.data_check.clip_measures import ClipMeasures
-from voice_cloning.data_check.corpus_rules import hours_of_speakers, letters_per_second
+from voice_cloning.data_check.corpus_rules import SpeechRate, hours_of_speakers
 from voice_cloning.data_check.sample_rules import Measures, positions_of
 from voice_cloning.data_check.samples import TRAIN, CheckedSample, characters_of
 from voice_cloning.training.batch_planning import plan_epoch
@@ -48,7 +48,11 @@ class PlannedRun:
 
 
 def summarise(
-    samples: Sequence[CheckedSample], measures: Measures, run: PlannedRun, tokens_are_counted: bool
+    samples: Sequence[CheckedSample],
+    measures: Measures,
+    rates: Sequence[SpeechRate],
+    run: PlannedRun,
+    tokens_are_counted: bool,
 ) -> dict[str, Any]:
     """``summary`` of report.json."""
     targets = {used.clip: measures[used.clip] for s in samples for used in s.targets}
@@ -61,7 +65,7 @@ def summarise(
         "clips": len(targets | references),
         "speakers": [{"name": name, "hours": hours, "clips": n} for name, (hours, n) in speakers.items()],
         "native_rates": {str(rate): count for rate, count in sorted(Counter(m.sampling_rate for m in clips).items())},
-        "histograms": _histograms(samples, measures, targets.values(), references.values(), clips),
+        "histograms": _histograms(rates, targets.values(), references.values(), clips),
         "characters": characters_of(samples),
         **_training(samples, measures, run, tokens_are_counted),
         "settings": vars(run).copy(),
@@ -75,18 +79,16 @@ def _file(path: Any, samples: Sequence[CheckedSample], measures: Measures) -> di
 
 
 def _histograms(
-    samples: Sequence[CheckedSample],
-    measures: Measures,
+    rates: Sequence[SpeechRate],
     targets: Iterable[ClipMeasures],
     references: Iterable[ClipMeasures],
     clips: Sequence[ClipMeasures],
 ) -> dict[str, Any]:
-    rates = {used.clip: rate for s in samples for used, rate in letters_per_second(s, measures)}
     values = {
         "target_seconds": [m.seconds for m in targets if m.seconds],
         "reference_seconds": [m.seconds for m in references if m.seconds],
         "pitch_hz": [m.pitch_hz for m in clips if m.pitch_hz is not None],
-        "characters_per_second": list(rates.values()),
+        "characters_per_second": list({rate.used.clip: rate.letters_per_second for rate in rates}.values()),
         "peak_dbfs": [m.peak_dbfs for m in clips],
         "level_dbfs": [m.active_dbfs for m in clips],
         "silence_share": [m.silence_share for m in clips],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
-from tqdm import tqdm
+from boson_multimodal.progress import progress
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,12 +29,12 @@ def map_in_processes(
     """
     workers = min(workers, -(-len(items) // CHUNK))
     if workers <= 1:
-        return [function(item) for item in tqdm(items, title, unit=unit)]
+        return [function(item) for item in progress(items, title, unit=unit)]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, _leave_interrupts_to_parent) as pool:
         try:
             results = pool.map(function, items, chunksize=CHUNK)
-            return list(tqdm(results, title, len(items), unit=unit))
+            return list(progress(results, title, len(items), unit=unit))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -1,1 +1,1 @@
-"""Speaks with a model and an adapter; imports adapters and training."""
+"""Generate speech with a model and an adapter. May import adapters and training."""

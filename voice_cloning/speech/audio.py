@@ -1,27 +1,23 @@
-"""Pieces of speech -> one wave -> a WAV file that is there whole or not at all."""
+"""Join pieces of speech to one wave, and encode it as a WAV file."""
 
 import io
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
 
-from voice_cloning.training.run_directory import TEMPORARY_PREFIX
-
 FADE_SECONDS = 0.010
 PAUSE_SECONDS = 0.150
 
 
 def join_pieces(pieces: Sequence[Tensor], sampling_rate: int) -> Tensor:
-    """Put (samples,) waves one after the other, a pause of ``PAUSE_SECONDS`` between them.
+    """Concatenate (samples,) waves with a pause of ``PAUSE_SECONDS`` between them.
 
-    A wave that starts or stops away from zero clicks: hence a raised-cosine fade at each side of a pause. It is shorter
-    than any speech sound, and nothing is trimmed or laid over another, for a piece may begin and end with its words.
-    A single piece, and the outer ends, stay as they are.
+    A wave that does not start and end at zero would click, so both sides of a pause get a raised-cosine fade, which is
+    shorter than any speech sound. Pieces are not trimmed and do not overlap, because the words may reach to their ends.
+    A single piece does not change, nor do the start and the end of the whole wave.
     """
     fade = round(FADE_SECONDS * sampling_rate)
     pause = torch.zeros(round(PAUSE_SECONDS * sampling_rate))
@@ -40,18 +36,8 @@ def join_pieces(pieces: Sequence[Tensor], sampling_rate: int) -> Tensor:
 
 
 def wav_bytes(samples: Tensor, sampling_rate: int) -> bytes:
-    """(samples,) in -1..1 as a mono WAV file of 16 bits; what lies outside is clipped."""
+    """Encode (samples,) in -1..1 as a mono WAV file of 16 bits. Samples outside that range are clipped."""
     pcm = np.round(samples.clamp(-1.0, 1.0).numpy() * 32767.0).astype(np.int16)
     file = io.BytesIO()
     soundfile.write(file, pcm, sampling_rate, format="WAV", subtype="PCM_16")
     return file.getvalue()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write under a temporary name, then rename: whoever finds ``path`` finds all of it."""
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

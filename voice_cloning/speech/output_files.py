@@ -1,26 +1,27 @@
-"""WAV files of speech, each with a record of what it was made of."""
+"""WAV files of speech, each with a record of the inputs and settings that it was made from."""
 
 import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from voice_cloning.speech.audio import wav_bytes, write_whole
+from boson_multimodal.whole_files import write_whole
+from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.requests import RUNAWAY_MARK
 from voice_cloning.speech.voice_cloner import Speech
 
 RECORD_SUFFIX = ".json"
-"""Added to a WAV's name: what it was made of."""
+"""The suffix that is added to a WAV's name for its record."""
 
 
 class OutputFile:
-    """One WAV and the record beside it.
+    """A WAV file and its record.
 
-    The record is written first and holds the WAV's hash, so that a kill between the two leaves an output that is not
-    whole. A WAV without a record is not ours.
+    The record is written first and contains the hash of the WAV. If the process is killed between the two writes, the
+    output therefore counts as incomplete. A WAV without a record was not written by this program.
 
     Args:
-        path: of the WAV, where its speech ended by itself.
+        path: the path of the WAV. A runaway is written to another path.
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,16 +29,16 @@ class OutputFile:
         self.runaway_path = path.with_name(f"{path.stem}{RUNAWAY_MARK}.wav")
 
     def problems(self) -> list[str]:
-        """Why it must not be written."""
+        """Return why the output must not be written; an empty list if it may."""
         return [
-            f"{path}: is there, and no {path.name}{RECORD_SUFFIX} says that it was spoken here; remove it, or write "
-            "elsewhere"
+            f"{path}: exists, but was not written by this program (there is no {path.name}{RECORD_SUFFIX}); remove it, "
+            "or choose another output"
             for path in (self.path, self.runaway_path)
             if path.exists() and not _record_path(path).is_file()
         ]
 
     def found(self, identity: dict[str, Any]) -> dict[str, Any] | None:
-        """The record of a whole file that was made of the same; None if there is none."""
+        """Return the record of a complete file that was made from the same inputs; None if there is none."""
         for path in (self.path, self.runaway_path):
             try:
                 record = json.loads(_record_path(path).read_text(encoding="utf-8"))
@@ -49,9 +50,9 @@ class OutputFile:
         return None
 
     def write(self, speech: Speech, identity: dict[str, Any], keep_runaway: bool) -> dict[str, Any]:
-        """Write what ended by itself under its name, and what ran away under its own or not at all; return the record.
+        """Write the speech to its path, or a runaway to the runaway path if ``keep_runaway``. Return the record.
 
-        Whatever an earlier call left under either name is out of date, and removed.
+        Outdated files of an earlier call under either path are removed.
         """
         content = wav_bytes(speech.samples, speech.sampling_rate)
         path = self.runaway_path if speech.failures else self.path

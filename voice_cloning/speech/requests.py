@@ -1,11 +1,11 @@
-"""What is to be spoken: a text with a reference voice, or a record of the files that are trained on.
+"""Requests for speech: a text with a reference clip, or a ChatML record like those of the training data.
 
-A manifest is a ``.json`` list, or a ``.jsonl`` with one entry a line. An entry is either ::
+A manifest is a ``.json`` list, or a ``.jsonl`` file with one entry per line. An entry is either ::
 
     {"id": "news_01", "text": "...", "reference": "voices/amal.wav", "reference_text": "what is said in it"}
 
-or a ChatML record as the trainer takes it, whose trained clip is to be spoken (its own audio is not read). Paths are
-relative to the manifest. The id names the output.
+or a ChatML record in the trainer's format. Of a record, the trained clip is spoken; the audio of that clip is not read.
+Paths are relative to the manifest. The id is the name of the output.
 """
 
 import sys
@@ -18,31 +18,30 @@ from arabic_text.normalise import normalise_text
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
 from boson_multimodal.audio_processing.clips import frames_of, read_waveform
 from boson_multimodal.audio_processing.sound_files import Clip
-from boson_multimodal.chatml import as_written_messages, clips_before_target, text_problem, voice_clone_messages
+from boson_multimodal.chatml import clips_before_target, text_problem
+from boson_multimodal.cloning_example import VoiceCloningExample, text_to_speak
 from boson_multimodal.constants import FRAMES_PER_SECOND
-from boson_multimodal.data_types import AudioContent, ChatMLSample, TextContent
+from boson_multimodal.data_types import AudioContent, ChatMLSample
 from boson_multimodal.errors import InputError
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, cut_text, has_words
 
-TEMPLATES = {"as_written": as_written_messages, "voice_clone": voice_clone_messages}
-"""The turns of each prompt style, as the trainer knows them."""
 ENTRY_KEYS = ("id", "text", "reference", "reference_text")
 RUNAWAY_MARK = ".runaway"
-"""Ends the name of an output that did not end by itself, without its ``.wav``."""
+"""The end of a runaway's file name, before ``.wav``."""
 LONGEST_ID_BYTES = 200
-"""A file name has 255 bytes at most, with what is added to the id."""
+"""A file name has at most 255 bytes, including the suffixes that are added to the id."""
 USUAL_REFERENCE_SECONDS = (3.0, 10.0)
 WARNED_OF = 3
-"""References of unusual length that a warning names."""
+"""The number of references of unusual length that a warning lists."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What one prompt asks for.
+    """The request of one prompt.
 
     Attributes:
-        text: the words to be spoken.
-        sample: the conversation whose first trained clip will be spoken; that clip need not exist.
+        text: the words to speak.
+        sample: the conversation. Its first trained clip is spoken; the audio of that clip need not exist.
     """
 
     text: str
@@ -51,12 +50,12 @@ class Piece:
 
 @dataclass(frozen=True)
 class SpeechRequest:
-    """One output.
+    """The request of one output.
 
     Attributes:
-        name: what messages call it, and its file.
-        pieces: what is spoken one after the other.
-        base_dir: paths of clips are relative to it.
+        name: the name of the output, in messages and as file name.
+        pieces: the pieces, which are spoken one after the other.
+        base_dir: the folder to which paths of clips are relative.
     """
 
     name: str
@@ -64,7 +63,7 @@ class SpeechRequest:
     base_dir: Path
 
     def references(self) -> list[AudioContent]:
-        """The clips that stand before the one to be spoken, piece by piece."""
+        """Return the clips before the spoken clip, piece by piece."""
         return [content for piece in self.pieces for content in clips_before_target(piece.sample)]
 
 
@@ -82,18 +81,18 @@ def request_of_text(
     text, reference_text = (normalise_text(words, text_normalisation) for words in (text, reference_text))
     pieces = []
     for words in cut_text(text, letters_per_piece):
-        messages, start = TEMPLATES[prompt_style](reference_text.strip(), reference, words, AudioContent())
-        pieces.append(Piece(words, ChatMLSample(messages, start, None, {})))
+        example = VoiceCloningExample(reference_text.strip(), reference, words, AudioContent())
+        pieces.append(Piece(words, example.conversation(prompt_style)))
     return SpeechRequest(name, tuple(pieces), base_dir)
 
 
 def read_manifest(
     path: Path, prompt_style: str, letters_per_piece: int = LETTERS_PER_PIECE, text_normalisation: str = "none"
 ) -> tuple[list[SpeechRequest], list[str]]:
-    """The requests of a manifest, and every problem with its entries.
+    """Read a manifest. Return its requests and a list of every problem with its entries.
 
     Raises:
-        InputError: if the file is missing, empty or not JSON.
+        InputError: if the file is missing, is empty or is not JSON.
     """
     requests: list[SpeechRequest] = []
     problems: list[str] = []
@@ -110,7 +109,7 @@ def read_manifest(
                 told = raw["text"], reference, raw["reference_text"]
                 request = request_of_text(name, *told, prompt_style, path.parent, letters_per_piece, text_normalisation)
         if name in names:
-            found.append("id: another entry has it; each names a file of its own")
+            found.append("id: another entry has the same id; each id is the name of a file")
         names.add(name)
         problems += [f"{name}: {problem}" for problem in [*found, *_name_problems(name)]]
         if request is not None:
@@ -119,23 +118,23 @@ def read_manifest(
 
 
 def text_problems(text: str, field: str, text_normalisation: str = "none") -> list[str]:
-    """Why a text cannot be spoken, or stand for what a reference says."""
+    """Return why a text cannot be spoken, or cannot be the text of a reference; an empty list if it can."""
     normalised = normalise_text(text, text_normalisation)
     if not has_words(text) or not has_words(normalised):
-        return [f"{field}: {text!r} has no words; say what is spoken"]
+        return [f"{field}: {text!r} has no words; give the text that is spoken"]
     reason = text_problem(text) or text_problem(normalised)
     return [f"{field}: {reason}"] if reason else []
 
 
 def check_references(requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int], list[str]]:
-    """Read every reference once; those of unusual length are warned of on stderr.
+    """Read every reference once. Print a warning about references of unusual length to stderr.
 
     Returns:
-        The code frames of each that can be used, and why the others cannot.
+        The number of code frames of each usable reference, and a problem for each of the others.
     """
     frames: dict[Clip, int] = {}
     why_not: dict[Clip, str] = {}
-    problems: dict[str, None] = {}  # each once: the pieces of a text share their reference
+    problems: dict[str, None] = {}  # a dict lists each problem once: the pieces of a text share their reference
     for request in requests:
         for content in request.references():
             clip = Clip.of(content, request.base_dir)
@@ -152,7 +151,7 @@ def check_references(requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int]
 
 def _reference_frames(clip: Clip) -> int:
     if isinstance(clip.source, Path) and not clip.source.exists():
-        raise InputError(f"{clip.name}: no such file; give the audio of the voice")
+        raise InputError(f"{clip.name}: no such file; give an audio file of the voice")
     waveform = read_waveform(clip)
     if waveform.seconds * FRAMES_PER_SECOND < 1:
         least = 1 / FRAMES_PER_SECOND
@@ -161,14 +160,14 @@ def _reference_frames(clip: Clip) -> int:
 
 
 def _warn_of_lengths(frames: dict[Clip, int]) -> None:
-    """One line about all references that are shorter or longer than voices are usually cloned from."""
+    """Print one line about all references that are shorter or longer than usual for voice cloning."""
     shortest, longest = USUAL_REFERENCE_SECONDS
     seconds = {clip.name: count / FRAMES_PER_SECOND for clip, count in frames.items()}
     unusual = [f"{name} ({s:.1f} s)" for name, s in seconds.items() if not shortest <= s <= longest]
     if unusual:
         shown = ", ".join(unusual[:WARNED_OF]) + (", ..." if len(unusual) > WARNED_OF else "")
-        which = f"{len(unusual)} of {len(frames)} references are not of {shortest:g} to {longest:g} s"
-        print(f"warning: {which}, from which voices are best cloned: {shown}", file=sys.stderr)
+        which = f"{len(unusual)} of {len(frames)} references are not {shortest:g} to {longest:g} s long"
+        print(f"warning: {which}, the best length for voice cloning: {shown}", file=sys.stderr)
 
 
 def _request_of_record(
@@ -176,27 +175,15 @@ def _request_of_record(
 ) -> tuple[SpeechRequest | None, list[str]]:
     sample, problems = parse_record(raw, prompt_style, text_normalisation)
     if sample is None or problems:
-        return None, problems
-    trained = [m for turn, m in enumerate(sample.messages) if sample.trains(turn)]
-    clips = sum(isinstance(part, AudioContent) for m in trained for part in m.content)
+        return None, [problem.message for problem in problems]
+    clips = sum(sample.trains(turn) for turn, _ in sample.clips())
     if clips != 1:
         return None, [f"messages: {clips} clips in trained turns; exactly 1 can be spoken"]
-    return SpeechRequest(name, (Piece(_target_text(sample), sample),), base_dir), []
-
-
-def _target_text(sample: ChatMLSample) -> str:
-    """What the trained clip says: the text of its turn; else ``misc.target_transcript``; else the last text before."""
-    speaks = [any(isinstance(part, AudioContent) for part in message.content) for message in sample.messages]
-    turn = next(turn for turn in range(len(sample.messages)) if sample.trains(turn) and speaks[turn])
-    texts = [[p.text for p in m.content if isinstance(p, TextContent)] for m in sample.messages[: turn + 1]]
-    if texts[-1]:
-        return " ".join(texts[-1]).strip()
-    transcript = sample.misc.get("target_transcript")
-    return transcript if isinstance(transcript, str) and transcript else next(t[-1] for t in reversed(texts) if t)
+    return SpeechRequest(name, (Piece(text_to_speak(sample), sample),), base_dir), []
 
 
 def _entry_problems(raw: Any, number: int, text_normalisation: str) -> tuple[str, list[str]]:
-    """The id of an entry, or its number in the list; and what is wrong with its fields."""
+    """Return the id of an entry (or its number in the list), and every problem with its fields."""
     if not isinstance(raw, dict):
         return f"entry {number}", [f"is {type(raw).__name__}; it must be an object with {list(ENTRY_KEYS)}"]
     problems = [f"{key}: unknown key; known are {list(ENTRY_KEYS)}" for key in raw if key not in ENTRY_KEYS]
@@ -211,11 +198,11 @@ def _entry_problems(raw: Any, number: int, text_normalisation: str) -> tuple[str
 
 
 def _name_problems(name: str) -> list[str]:
-    """Why an id cannot name a file."""
+    """Return why an id cannot be a file name; an empty list if it can."""
     if name.startswith(".") or name.endswith(RUNAWAY_MARK) or any(c in name for c in "/\\") or not name.isprintable():
         return [
-            f"id: {name!r}; it names a file: no slashes, backslashes or control characters, no point at its start, "
-            f"no {RUNAWAY_MARK} at its end"
+            f"id: {name!r}; it becomes a file name: it must not contain slashes, backslashes or control characters, "
+            f"start with a point or end with {RUNAWAY_MARK}"
         ]
     size = len(name.encode("utf-8", "surrogatepass"))
-    return [f"id: {size} bytes long; a file's name takes {LONGEST_ID_BYTES}"] if size > LONGEST_ID_BYTES else []
+    return [f"id: {size} bytes long; a file name may have {LONGEST_ID_BYTES}"] if size > LONGEST_ID_BYTES else []

@@ -1,4 +1,4 @@
-"""Text to be spoken: how long it may take at most, and where a long one is cut."""
+"""Compute the plausible duration of a text, and cut a long text into pieces."""
 
 import re
 import unicodedata
@@ -6,34 +6,34 @@ import unicodedata
 from boson_multimodal.errors import InputError
 
 SLOWEST_LETTERS_PER_SECOND = 2.5
-"""Below the slowest speech we know. Arabic is read at some 8 to 16 letters per second, diacritics not counted; single
-words spoken one per second (Arabic Speech Commands) come to 3.3 at the least."""
+"""A speed below that of the slowest speech we know. Arabic is read at 8 to 16 letters per second (diacritics do not
+count). Single words at one per second (Arabic Speech Commands) have at least 3.3 letters per second."""
 SECONDS_OF_SILENCE = 2.0
-"""What the silence before and after the words may take."""
+"""The allowed silence before and after the words, in total."""
 LETTERS_PER_PIECE = 150
-"""10 to 19 seconds of Arabic: the length of the clips that speech models are usually trained on."""
+"""10 to 19 seconds of Arabic, the usual length of clips for training speech models."""
 
 LETTERS_OF_A_DIGIT = LETTERS_OF_A_SYMBOL = 6
-"""Read out, a digit or a symbol such as % is a word."""
+"""A digit, or a symbol such as %, is read as a word."""
 LETTERS_OF_A_MARK = 2
-"""A punctuation mark is a pause."""
+"""A punctuation mark is read as a pause."""
 SYMBOLS_AMONG_MARKS = "%\u066a&@#"
-"""Unicode calls them punctuation."""
+"""Symbols that Unicode classifies as punctuation."""
 TATWEEL = "\u0640"
-"""Lengthens a word in print, not in speech."""
+"""It makes a word longer in print, but not in speech."""
 
 SENTENCE_END = re.compile(
     r"""(?:[!?\u061f\u061b\u2026]|\.(?=[\s.!?\u061f\u061b\u2026"'\u00bb\u201d\u2019)\]]|$))"""
     r"""[.!?\u061f\u061b\u2026]*["'\u00bb\u201d\u2019)\]]*|\n"""
 )
-"""Latin and Arabic: full stop (not the point of 3.14), marks of exclamation and question, Arabic semicolon, ellipsis,
-with the quotes and brackets that they close; or the end of a line."""
+"""The end of a sentence in Latin or Arabic script: a full stop (not the point of 3.14), an exclamation mark, a question
+mark, an Arabic semicolon or an ellipsis, with the quotes and brackets that follow it; or the end of a line."""
 CLAUSE_END = re.compile(r"[\u060c,;:\u2013\u2014](?=\s)|\u060c")
 SPACE = re.compile(r"\s+")
 
 
 def spoken_letters(text: str) -> int:
-    """About how many letters a text has when it is read out; diacritics and tatweel count nothing."""
+    """Estimate the number of letters of a text when it is read aloud. Diacritics and tatweel do not count."""
     letters = 0
     for character in text:
         category = unicodedata.category(character)[0]
@@ -49,27 +49,28 @@ def spoken_letters(text: str) -> int:
 
 
 def longest_seconds(text: str, slowest: float = SLOWEST_LETTERS_PER_SECOND) -> float:
-    """The longest that a text can plausibly take; speech that has not ended by then is a run-away.
+    """Return the longest plausible duration of a text in seconds. Generation that exceeds it is a runaway.
 
     Args:
-        slowest: letters per second of the slowest speech.
+        slowest: the speed of the slowest speech in letters per second.
     """
     return SECONDS_OF_SILENCE + spoken_letters(text) / slowest
 
 
 def has_words(text: str) -> bool:
-    """Whether there is anything to say."""
+    """Return whether a text has at least one letter or digit."""
     return any(character.isalnum() for character in text)
 
 
 def cut_text(text: str, letters_per_piece: int = LETTERS_PER_PIECE) -> list[str]:
-    """Cut a text into pieces of at most so many :func:`spoken_letters`; one that is short enough stays whole.
+    """Cut a text into pieces of at most ``letters_per_piece`` :func:`spoken_letters`. A short text is not cut.
 
-    Cuts are at ends of sentences, where a sentence alone is too long at commas, then at spaces, and within a word only
-    if it alone is too long. A piece holds as much as fits; each has words; together they hold all but outer spaces.
+    The text is cut at ends of sentences. A sentence that is too long is cut at commas, then at spaces; a word is cut
+    only if it is too long itself. Each piece is as long as possible and has words. Together the pieces contain the
+    whole text, except for spaces at their ends.
 
     Raises:
-        InputError: if the limit has no room for a symbol.
+        InputError: if ``letters_per_piece`` is less than the letters of one symbol.
     """
     if letters_per_piece < LETTERS_OF_A_SYMBOL:
         raise InputError(f"letters_per_piece is {letters_per_piece}; it must be at least {LETTERS_OF_A_SYMBOL}")
@@ -77,7 +78,7 @@ def cut_text(text: str, letters_per_piece: int = LETTERS_PER_PIECE) -> list[str]
 
 
 def _cut(text: str, limit: int, ends: tuple[re.Pattern[str], ...]) -> list[str]:
-    """Pieces that join to ``text``, cut at the first kind of end, and at the next ones where that is not enough."""
+    """Cut ``text`` at the first kind of end, and parts that are still too long at the next kinds."""
     if spoken_letters(text) <= limit:
         return [text]
     if not ends:
@@ -88,7 +89,7 @@ def _cut(text: str, limit: int, ends: tuple[re.Pattern[str], ...]) -> list[str]:
 
 
 def _pack(parts: list[str], limit: int) -> list[str]:
-    """Join neighbours as far as the limit allows, and parts without words in any case."""
+    """Join neighbouring parts up to the limit. Always join a part without words to its neighbour."""
     packed: list[str] = []
     for part in parts:
         if packed and (not has_words(part) or not has_words(packed[-1]) or spoken_letters(packed[-1] + part) <= limit):
@@ -99,7 +100,7 @@ def _pack(parts: list[str], limit: int) -> list[str]:
 
 
 def _with_marks(word: str) -> list[str]:
-    """The characters of a word, each with the combining marks that follow it."""
+    """Return the characters of a word, each with the combining marks that follow it."""
     parts: list[str] = []
     for character in word:
         if parts and unicodedata.category(character)[0] == "M":

@@ -1,8 +1,10 @@
 """Which samples each rank trains on in each optimizer step: a pure function, so that ranks and resumes agree."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
+
+from voice_cloning.training.config import DistributedTrainingConfig
 
 WINDOW_SAMPLES = 2048
 """Samples that are sorted by length together: long enough to fill micro-batches evenly, short enough to stay random."""
@@ -10,8 +12,54 @@ WINDOW_SAMPLES = 2048
 MicroBatch = tuple[int, ...]
 """Sample indices; may be empty in the last step of an epoch."""
 
-Step = tuple[tuple[MicroBatch, ...], ...]
-"""``step[accumulation_index][rank]``: the micro-batches of one optimizer step."""
+StepPlan = tuple[tuple[MicroBatch, ...], ...]
+"""``plan[accumulation_index][rank]``: the micro-batches of one optimizer step."""
+
+
+class TrainingPlan:
+    """Which samples each optimizer step of a run takes.
+
+    Args:
+        lengths: positions of each sample.
+        config: gives the size of micro-batches, the accumulation, the seed and the length of the run.
+        world_size: number of processes.
+
+    Attributes:
+        total_steps: optimizer steps of the whole run.
+    """
+
+    def __init__(self, lengths: Sequence[int], config: DistributedTrainingConfig, world_size: int) -> None:
+        self._lengths = lengths
+        self._config = config
+        self._world_size = world_size
+        if config.max_steps is not None:
+            self.total_steps: int = config.max_steps
+        else:
+            self.total_steps = sum(len(self.epoch(number)) for number in range(config.num_train_epochs))
+
+    def epoch(self, number: int) -> list[StepPlan]:
+        """Return the steps of one epoch, counted from 0 (see :func:`plan_epoch`)."""
+        config = self._config
+        return plan_epoch(
+            self._lengths,
+            max_tokens_per_batch=config.max_tokens_per_batch,
+            batch_size=config.batch_size,
+            world_size=self._world_size,
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            seed=config.seed,
+            epoch=number,
+        )
+
+    def steps_from(self, start: int) -> Iterator[tuple[int, StepPlan]]:
+        """Yield each step with the number of its epoch, from step ``start`` (counted from 0) to the last of the run."""
+        position, number = 0, 0
+        while position < self.total_steps:
+            epoch = self.epoch(number)
+            wanted = range(max(0, start - position), min(len(epoch), self.total_steps - position))
+            for index in wanted:
+                yield number, epoch[index]
+            position += len(epoch)
+            number += 1
 
 
 def plan_epoch(
@@ -23,7 +71,7 @@ def plan_epoch(
     gradient_accumulation_steps: int,
     seed: int,
     epoch: int,
-) -> list[Step]:
+) -> list[StepPlan]:
     """Every sample once: shuffled, sorted by length inside windows, cut into micro-batches, these shuffled again.
 
     Args:
@@ -49,7 +97,7 @@ def plan_epoch(
 
 def plan_evaluation(
     lengths: Sequence[int], *, max_tokens_per_batch: int, batch_size: int | None, world_size: int
-) -> list[Step]:
+) -> list[StepPlan]:
     """Every sample once, longest first, in steps of one micro-batch per rank."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return _deal(fill_micro_batches(order, lengths, max_tokens_per_batch, batch_size), world_size, 1)
@@ -83,7 +131,7 @@ def fill_micro_batches(
     return micro_batches
 
 
-def _deal(micro_batches: Sequence[MicroBatch], world_size: int, gradient_accumulation_steps: int) -> list[Step]:
+def _deal(micro_batches: Sequence[MicroBatch], world_size: int, gradient_accumulation_steps: int) -> list[StepPlan]:
     """Micro-batch n of a step goes to rank n % world_size; what the last step lacks is empty."""
     per_step = world_size * gradient_accumulation_steps
     steps = []

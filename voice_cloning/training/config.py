@@ -3,34 +3,38 @@
 import argparse
 import difflib
 import importlib.util
+import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, Field, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from transformers import HfArgumentParser
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
+from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.flags import GIVEN, facts_of, flag, value_before
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from lora_config import HiggsAudioLoRATrainingConfig
-from voice_cloning.training.log import REPORTERS
+from voice_cloning import __version__
+from voice_cloning.training.run_directory import read_run_flags
 
-TORCH_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+logger = logging.getLogger(__name__)
+
+REPORTERS = ("tensorboard", "wandb", "none")
 SCHEDULES = ("cosine", "constant")
 
-
-def _flag(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
-    """A field with its help text; argparse reads ``%`` as a format, so it is doubled."""
-    metadata: dict[str, Any] = {"help": text.replace("%", "%%")}
-    if choices is not None:
-        metadata["choices"] = list(choices)
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
+_source = partial(flag, in_identity=False)
+"""A flag that names data or a checkpoint: its content enters the identity of a run by a fingerprint."""
+_setting = partial(flag, card="setting")
+"""A flag that decides the numbers and stands on the model card."""
+_housekeeping = partial(flag, in_identity=False, card="private")
+"""A flag that changes no number and says nothing about the result."""
 
 
 @dataclass(kw_only=True)
@@ -41,62 +45,68 @@ class DistributedTrainingConfig:
         InputError: listing every value that is out of range.
     """
 
-    data_path: str = field(metadata={"help": "ChatML samples to train on: .json (a list) or .jsonl."})
-    output_dir: str = field(metadata={"help": "Folder for checkpoints, metrics and the run's description."})
-    eval_data_path: str | None = _flag(None, "ChatML samples to evaluate on; other speakers than data_path's.")
-    model_path: str = _flag(
+    data_path: str = _source(MISSING, "ChatML samples to train on: .json (a list) or .jsonl.")
+    output_dir: str = _housekeeping(
+        MISSING, "Folder for checkpoints, metrics and the run's description.", per_call=True
+    )
+    eval_data_path: str | None = _source(None, "ChatML samples to evaluate on; other speakers than data_path's.")
+    model_path: str = _source(
         MODEL_ID,
         "Folder or hub id of the model, in the original or the transformers layout.",
+        revision_flag="model_revision",
     )
-    model_revision: str = _flag(MODEL_REVISION, "Commit of model_path, if it is a hub id.")
-    audio_tokenizer_path: str = _flag(
+    model_revision: str = _source(MODEL_REVISION, "Commit of model_path, if it is a hub id.")
+    audio_tokenizer_path: str = _source(
         AUDIO_TOKENIZER_ID,
         "Folder or hub id of the codec, in transformers' format or Boson's original.",
+        revision_flag="audio_tokenizer_revision",
     )
-    audio_tokenizer_revision: str = _flag(AUDIO_TOKENIZER_REVISION, "Commit of audio_tokenizer_path, if a hub id.")
-    whisper_processor_path: str | None = _flag(
+    audio_tokenizer_revision: str = _source(AUDIO_TOKENIZER_REVISION, "Commit of audio_tokenizer_path, if a hub id.")
+    whisper_processor_path: str | None = _source(
         None,
         "Folder or hub id of the Whisper processor that makes features of references, for a model with an audio tower; "
         "by default it is built from the model's own mel bins.",
     )
-    whisper_processor_revision: str | None = _flag(None, "Commit of whisper_processor_path, if it is a hub id.")
+    whisper_processor_revision: str | None = _source(None, "Commit of whisper_processor_path, if it is a hub id.")
 
-    num_train_epochs: int = _flag(3, "Passes over the data, unless max_steps is given.")
-    max_steps: int | None = _flag(None, "Optimizer steps to run, instead of num_train_epochs.")
-    max_tokens_per_batch: int = _flag(
+    num_train_epochs: int = flag(3, "Passes over the data, unless max_steps is given.")
+    max_steps: int | None = flag(None, "Optimizer steps to run, instead of num_train_epochs.")
+    max_tokens_per_batch: int = _setting(
         2048,
         "Sequence positions of a micro-batch at most (text tokens and audio columns; there is no padding). "
         "Memory grows with it.",
     )
-    batch_size: int | None = _flag(None, "Samples of a micro-batch, instead of max_tokens_per_batch.")
-    gradient_accumulation_steps: int = _flag(1, "Micro-batches of each process per optimizer step.")
-    learning_rate: float = _flag(2e-4, "Peak learning rate of AdamW.")
-    lr_scheduler_type: str = _flag("cosine", "After the warm-up: cosine falls to 0, constant stays.", SCHEDULES)
-    warmup_steps: int | None = _flag(None, "Optimizer steps of linear warm-up; by default 3 % of all.")
-    weight_decay: float = _flag(0.0, "Decoupled weight decay of AdamW.")
-    adam_beta1: float = _flag(0.9, "AdamW's decay of the mean.")
-    adam_beta2: float = _flag(0.95, "AdamW's decay of the squared mean.")
-    adam_epsilon: float = _flag(1e-8, "AdamW's epsilon.")
-    max_grad_norm: float = _flag(1.0, "Gradients are clipped to this norm; 0 turns clipping off.")
-    torch_dtype: str = _flag(
+    batch_size: int | None = _setting(None, "Samples of a micro-batch, instead of max_tokens_per_batch.")
+    gradient_accumulation_steps: int = _setting(1, "Micro-batches of each process per optimizer step.")
+    learning_rate: float = _setting(2e-4, "Peak learning rate of AdamW.")
+    lr_scheduler_type: str = _setting("cosine", "After the warm-up: cosine falls to 0, constant stays.", SCHEDULES)
+    warmup_steps: int | None = _setting(None, "Optimizer steps of linear warm-up; by default 3 % of all.")
+    weight_decay: float = _setting(0.0, "Decoupled weight decay of AdamW.")
+    adam_beta1: float = _setting(0.9, "AdamW's decay of the mean.")
+    adam_beta2: float = _setting(0.95, "AdamW's decay of the squared mean.")
+    adam_epsilon: float = _setting(1e-8, "AdamW's epsilon.")
+    max_grad_norm: float = _setting(1.0, "Gradients are clipped to this norm; 0 turns clipping off.")
+    torch_dtype: str = flag(
         "auto",
         "Type of the frozen weights: auto is bfloat16 on a GPU and float32 on CPU. The adapter is always float32. "
         "float16 is refused: it overflows in this model.",
         list(TORCH_DTYPES),
     )
-    gradient_checkpointing: bool = _flag(False, "Recompute each layer in the backward pass: less memory, slower.")
-    seed: int = _flag(42, "Seeds the adapter, the data order and dropout; the same seed gives the same run.")
+    gradient_checkpointing: bool = flag(False, "Recompute each layer in the backward pass: less memory, slower.")
+    seed: int = _setting(42, "Seeds the adapter, the data order and dropout; the same seed gives the same run.")
 
-    logging_steps: int = _flag(10, "Optimizer steps between lines of metrics.jsonl.")
-    eval_steps: int = _flag(200, "Optimizer steps between evaluations; there is always one at the end.")
-    save_steps: int = _flag(200, "Optimizer steps between checkpoints; there is always one at the end.")
-    save_total_limit: int = _flag(3, "Checkpoints kept, beside the best by evaluation loss; 0 keeps all.")
-    resume: str = _flag(
-        "auto", "auto goes on from the newest checkpoint in output_dir, none refuses to; or a checkpoint's folder."
+    logging_steps: int = _housekeeping(10, "Optimizer steps between lines of metrics.jsonl.")
+    eval_steps: int = _housekeeping(200, "Optimizer steps between evaluations; there is always one at the end.")
+    save_steps: int = _housekeeping(200, "Optimizer steps between checkpoints; there is always one at the end.")
+    save_total_limit: int = _housekeeping(3, "Checkpoints kept, beside the best by evaluation loss; 0 keeps all.")
+    resume: str = _housekeeping(
+        "auto",
+        "auto goes on from the newest checkpoint in output_dir, none refuses to; or a checkpoint's folder.",
+        per_call=True,
     )
-    overwrite: bool = _flag(False, "Remove the run that output_dir holds.")
-    init_adapter: str | None = _flag(None, "Folder of a trained adapter to start a new run from.")
-    report_to: list[str] = _flag(["tensorboard"], "Where metrics go beside metrics.jsonl.", REPORTERS)
+    overwrite: bool = _housekeeping(False, "Remove the run that output_dir holds.", per_call=True)
+    init_adapter: str | None = _source(None, "Folder of a trained adapter to start a new run from.")
+    report_to: list[str] = _housekeeping(["tensorboard"], "Where metrics go beside metrics.jsonl.", REPORTERS)
 
     _argument_group_name = "run and loop"
 
@@ -135,35 +145,75 @@ class DistributedTrainingConfig:
 
 
 Configs = tuple[DistributedTrainingConfig, ArabicVoiceCloningDatasetConfig, HiggsAudioLoRATrainingConfig, LossConfig]
+CONFIG_CLASSES = (DistributedTrainingConfig, ArabicVoiceCloningDatasetConfig, HiggsAudioLoRATrainingConfig, LossConfig)
+
+
+def flag_fields() -> dict[str, Field]:
+    """Return the field of every flag by name, in the order of the help text."""
+    return {flag_field.name: flag_field for config in CONFIG_CLASSES for flag_field in fields(config)}
 
 
 def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
-    """The four configurations from flags, and from ``--config FILE.yaml``, whose pairs flags override.
+    """Return the four configurations.
+
+    A value comes from the first of these that has one: the command line; ``--config FILE.yaml``; the run that
+    ``--output_dir`` holds or whose checkpoint ``--resume`` names; the flag's default. For a run that is older than a
+    flag, ``FlagFacts.before`` is taken. Values that come from a run and are not the defaults are logged.
 
     Raises:
-        InputError: for a value out of range, or a YAML file that is not there or not pairs of flags.
-        SystemExit: from argparse, for unknown flags and ``--help``.
+        InputError: for a value out of range, a YAML file that is missing or does not hold pairs of flags, or a run
+            whose ``run.json`` cannot be read.
+        SystemExit: from argparse, for unknown flags, ``--help`` and ``--version``.
     """
-    parser = HfArgumentParser(
-        (DistributedTrainingConfig, ArabicVoiceCloningDatasetConfig, HiggsAudioLoRATrainingConfig, LossConfig),
-        description=description,
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", metavar="FILE.yaml", help="Flags as YAML pairs (name: value); the command line wins."
-    )
+    parser = _make_parser(description)
     config_only = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     config_only.add_argument("--config")
     found, _ = config_only.parse_known_args(arguments)
     from_file = [] if found.config is None else _yaml_arguments(Path(found.config), set(_flag_names(parser)))
-    *configs, _, unknown = parser.parse_args_into_dataclasses(
+    *configs, namespace, unknown = parser.parse_args_into_dataclasses(
         [*from_file, *arguments], look_for_args_file=False, return_remaining_strings=True
     )
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0], known, n=1)
         parser.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+    recorded = _recorded_flags(configs[0])
+    if recorded is not None:
+        configs = [_with_recorded(config, recorded, getattr(namespace, GIVEN)) for config in configs]
     return tuple(configs)
+
+
+def _make_parser(description: str) -> HfArgumentParser:
+    parser = HfArgumentParser(CONFIG_CLASSES, description=description, allow_abbrev=False)
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="Flags as YAML pairs (name: value); the command line wins."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    return parser
+
+
+def _recorded_flags(config: DistributedTrainingConfig) -> dict[str, Any] | None:
+    """Return the flags of the run that will be resumed, or None if a new run begins."""
+    if config.resume not in ("auto", "none"):
+        return read_run_flags(Path(config.resume))
+    if config.resume == "none" or config.overwrite:
+        return None
+    return read_run_flags(Path(config.output_dir))
+
+
+def _with_recorded(config: Any, recorded: dict[str, Any], given: frozenset[str]) -> Any:
+    """Return a configuration in which flags that were not given have the values of a recorded run."""
+    changes = {}
+    for flag_field in fields(config):
+        if flag_field.name in given or facts_of(flag_field).per_call:
+            continue
+        value = recorded.get(flag_field.name, value_before(flag_field))
+        if value != getattr(config, flag_field.name):
+            changes[flag_field.name] = value
+    if changes and int(os.environ.get("RANK", 0)) == 0:
+        shown = ", ".join(f"--{name} {value}" for name, value in changes.items())
+        logger.info("flags that were not given, from the run that is resumed: %s", shown)
+    return replace(config, **changes)
 
 
 def _flag_names(parser: argparse.ArgumentParser) -> list[str]:

@@ -101,7 +101,7 @@ def load_feature_extractor(
     """
     path = training_config.whisper_processor_path
     if not model_config.reads_audio_features:
-        problems = deafness(model_config)
+        problems = reference_problems(model_config)
         if path is not None:
             problems.append(f"--whisper_processor_path {path}: this model reads references as codes; leave it out")
         raise_if_any(f"{training_config.model_path}: cannot take references as asked", problems)
@@ -135,8 +135,8 @@ def load_feature_extractor(
     return found
 
 
-def deafness(config: HiggsAudioConfig) -> list[str]:
-    """Why a model hears no reference; nothing if it takes references as codes or as features."""
+def reference_problems(config: HiggsAudioConfig) -> list[str]:
+    """Return why a model cannot use references; an empty list if it takes them as codes or as features."""
     if config.encode_audio_in_tokens or config.reads_audio_features:
         return []
     if config.encode_whisper_embed:

@@ -1,146 +1,28 @@
-"""The numbers of a run: summed exactly over micro-batches and ranks, written to metrics.jsonl, TensorBoard and W&B."""
+"""What a run prints and writes while it trains: metrics, and a progress bar or lines."""
 
 import json
+import logging
 import resource
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch import distributed as dist
+from tqdm import tqdm
 
-from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.model.higgs_audio.loss import LossConfig
+from boson_multimodal.process_group import Ranks
+from boson_multimodal.progress import messages_above_bars, shows_bars
+from voice_cloning.training.batches import StepBatches
+from voice_cloning.training.losses import PendingStep, StepLedger
+from voice_cloning.training.state import TrainingState
 
-REPORTERS = ("tensorboard", "wandb", "none")
-
-
-@dataclass
-class LossTotals:
-    """Loss sums and label counts over any number of micro-batches, steps and ranks.
-
-    Attributes:
-        sums, counts: 1 + K entries in float64: the text head, then each codebook.
-    """
-
-    sums: Tensor
-    counts: Tensor
-
-    @classmethod
-    def zeros(cls, num_codebooks: int) -> "LossTotals":
-        return cls(torch.zeros(1 + num_codebooks, dtype=torch.float64), torch.zeros(1 + num_codebooks).double())
-
-    def add(self, sums: Tensor, counts: Tensor) -> None:
-        """Add (1 + K,) sums and counts that lie on the CPU."""
-        self.sums += sums
-        self.counts += counts
-
-    def losses(self, config: LossConfig, prefix: str = "") -> dict[str, float]:
-        """Total, text, audio and each codebook's mean loss, over the labels of all that was added."""
-        means = self.sums / self.counts.clamp(min=1)
-        total = weighted_loss(self.sums[0], self.counts[0], self.sums[1:], self.counts[1:], config)
-        named = {"loss": total, "text_loss": means[0], "audio_loss": means[1:].mean()}
-        named |= {f"audio_loss_codebook_{k}": mean for k, mean in enumerate(means[1:])}
-        return {f"{prefix}{name}": float(value) for name, value in named.items()}
-
-    def state(self) -> dict[str, list[float]]:
-        return {"sums": self.sums.tolist(), "counts": self.counts.tolist()}
-
-    @classmethod
-    def from_state(cls, state: dict[str, list[float]]) -> "LossTotals":
-        return cls(*(torch.tensor(state[name], dtype=torch.float64) for name in ("sums", "counts")))
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss or gradient is NaN or infinite; going on would destroy the adapter."""
-
-
-@dataclass(frozen=True)
-class PendingStep:
-    """An optimizer step whose numbers may still be in the making on the device.
-
-    Attributes:
-        step: optimizer steps done with it.
-        micro_batches: sample indices of this process's micro-batches.
-        counts: (1 + K,) labels of the step over all processes, on the CPU.
-        sums: (micro-batches, 1 + K + 1) loss sums of this process, and the gradient norm in the last column.
-    """
-
-    step: int
-    micro_batches: Sequence[Sequence[int]]
-    counts: Tensor
-    sums: Tensor
-
-
-class StepLedger:
-    """Adds up the losses of steps, waiting for the device only when someone wants to know.
-
-    Args:
-        totals: what a resumed run had added up since its last log line.
-        names: sample ids of sample indices, for messages.
-
-    Attributes:
-        totals: losses since the last :meth:`take`, of settled steps.
-        grad_norm: of the last settled step, before clipping.
-    """
-
-    def __init__(self, totals: LossTotals, names: Callable[[Sequence[int]], str]) -> None:
-        self.totals = totals
-        self.grad_norm = 0.0
-        self._names = names
-        self._pending: list[PendingStep] = []
-
-    def add(self, step: int, micro_batches: Sequence[Sequence[int]], counts: Tensor, sums: Tensor) -> None:
-        """Note a step; does not wait."""
-        self._pending.append(PendingStep(step, micro_batches, counts, sums))
-
-    def settle(self) -> None:
-        """Bring what is pending to the host, added over processes: the one place that waits for the device.
-
-        Raises:
-            NonFiniteLossError: on every process, if a loss or gradient among them is not finite.
-        """
-        if not self._pending:
-            return
-        local = torch.stack([pending.sums for pending in self._pending]).double()
-        rows = local[:, :, :-1].sum(dim=1)
-        if dist.is_initialized():
-            dist.all_reduce(rows)
-        local, rows = local.cpu(), rows.cpu()
-        if not (rows.isfinite().all() and local.isfinite().all()):
-            self._raise_non_finite(local)
-        for pending, row in zip(self._pending, rows, strict=True):
-            self.totals.add(row, pending.counts)
-        self.grad_norm = float(local[-1, 0, -1])
-        self._pending.clear()
-
-    def take(self) -> LossTotals:
-        """The totals since the last call; new ones begin."""
-        self.settle()
-        taken, self.totals = self.totals, LossTotals.zeros(self.totals.sums.numel() - 1)
-        return taken
-
-    def _raise_non_finite(self, local: Tensor) -> None:
-        """Name the first step that went wrong and the samples of its micro-batches that did, over all processes."""
-        guilty: list[tuple[int, str]] = []
-        for pending, sums in zip(self._pending, local, strict=True):
-            losses_finite = sums[:, :-1].isfinite().all(dim=1)
-            named = zip(pending.micro_batches, losses_finite.tolist(), strict=True)
-            guilty += [(pending.step, self._names(indices)) for indices, finite in named if not finite]
-            if not guilty and not sums[0, -1].isfinite():  # only the gradient: any of them may be the cause
-                guilty.append((pending.step, "; ".join(map(self._names, pending.micro_batches))))
-        gathered: list[Any] = [guilty]
-        if dist.is_initialized():
-            gathered = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, guilty)
-        first = min(step for found in gathered for step, _ in found)
-        samples = "; ".join(dict.fromkeys(ids for found in gathered for step, ids in found if step == first and ids))
-        raise NonFiniteLossError(
-            f"the loss or its gradient is not finite at step {first}. Samples: {samples}. Nothing was saved after it; "
-            "look at these samples, or lower --learning_rate in a new --output_dir"
-        )
+logger = logging.getLogger(__name__)
 
 
 class Throughput:
@@ -158,7 +40,7 @@ class Throughput:
     def pause(self) -> None:
         self._seconds += time.perf_counter() - self._started
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._started = time.perf_counter()
 
     def read(self) -> dict[str, float]:
@@ -167,7 +49,7 @@ class Throughput:
         seconds = max(self._seconds, 1e-9)
         rates = {"tokens_per_second": self._positions / seconds, "frames_per_second": self._frames / seconds}
         self._positions, self._frames, self._seconds = 0, 0, 0.0
-        self.go_on()
+        self.resume()
         return rates
 
 
@@ -213,7 +95,118 @@ class MetricsWriter:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """Most memory held so far: by the allocator on CUDA, by the process elsewhere, in 10^9 bytes."""
+    """Return the peak memory in 10^9 bytes: that of the allocator on CUDA, that of the process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux counts kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+class ProgressLog:
+    """The log of a run while it trains; a context manager that closes the files.
+
+    Args:
+        writer: writes metrics on the main process, None on the others.
+        state: where the run stands; its totals receive the losses.
+        sample_ids: returns the sample ids of sample indices, for messages.
+        loss_config: weights of the losses.
+        ranks: the processes.
+        device: where the model lies, for its peak memory.
+    """
+
+    def __init__(
+        self,
+        writer: MetricsWriter | None,
+        state: TrainingState,
+        sample_ids: Callable[[Sequence[int]], str],
+        loss_config: LossConfig,
+        ranks: Ranks,
+        device: torch.device,
+    ) -> None:
+        self._writer = writer
+        self._state = state
+        self._loss_config = loss_config
+        self._ranks = ranks
+        self._device = device
+        self._ledger = StepLedger(state.totals, sample_ids, ranks)
+        self._throughput = Throughput()
+        hidden = not (ranks.is_main and shows_bars())
+        self._bar = tqdm(
+            total=state.total_steps, initial=state.step, desc="training", unit="step", disable=hidden, leave=True
+        )
+        self._open = ExitStack()
+
+    def __enter__(self) -> "ProgressLog":
+        if shows_bars():
+            self._open.enter_context(messages_above_bars())
+        self._open.callback(self._bar.close)
+        if self._writer is not None:
+            self._open.callback(self._writer.close)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.close()
+
+    def add_step(self, batches: StepBatches, label_counts: Tensor, sums: Tensor) -> None:
+        """Note one optimizer step without waiting for the device.
+
+        Args:
+            batches: of this process.
+            label_counts: (1 + K,) labels of the step over all processes.
+            sums: (micro-batches, 1 + K + 1) loss sums of this process, and the gradient norm in the last column.
+        """
+        self._ledger.add(PendingStep(self._state.step, batches.sample_indices, label_counts, sums))
+        self._throughput.add(batches.positions, int(label_counts[1]))
+        self._bar.update()
+
+    def write_losses(self, learning_rate: float) -> None:
+        """Write the mean losses of all labels since the last call.
+
+        Raises:
+            NonFiniteLossError: if one of them is not finite.
+        """
+        losses = self._ledger.take().losses(self._loss_config)
+        rates = self._throughput.read()
+        if self._bar.disable:
+            self.log_main(
+                "step %d of %d: loss %.4f, learning rate %.2e, %.0f tokens/s",
+                self._state.step,
+                self._state.total_steps,
+                losses["loss"],
+                learning_rate,
+                rates["tokens_per_second"],
+            )
+        else:
+            shown = {"loss": f"{losses['loss']:.4f}", "lr": f"{learning_rate:.2e}"}
+            self._bar.set_postfix(shown | {"tokens_per_s": f"{rates['tokens_per_second']:.0f}"})
+        optimizer = {"grad_norm": self._ledger.grad_norm, "learning_rate": learning_rate}
+        self._write({**losses, **optimizer, "peak_memory_gb": peak_memory_gb(self._device), **rates})
+
+    def write_evaluation(self, losses: dict[str, float], is_best: bool) -> None:
+        """Write the losses of an evaluation."""
+        note = " (best so far)" if is_best else ""
+        self.log_main("step %d: eval_loss %.4f%s", self._state.step, losses["eval_loss"], note)
+        self._write(losses)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Settle the losses of all steps, then leave the time of the block out of the throughput.
+
+        Raises:
+            NonFiniteLossError: if a loss or gradient is not finite.
+        """
+        self._ledger.settle()
+        self._throughput.pause()
+        yield
+        self._throughput.resume()
+
+    def log_main(self, message: str, *values: Any) -> None:
+        """Log a message on the main process."""
+        if self._ranks.is_main:
+            logger.info(message, *values)
+
+    def _write(self, record: dict[str, float]) -> None:
+        if self._writer is not None:
+            self._writer.write({"step": self._state.step, **record})

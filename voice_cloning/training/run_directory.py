@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync, write_whole
+from voice_cloning import __version__
+from voice_cloning.training.state import STATE_FILE, TrainingState
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.jsonl"
-STATE_FILE = "trainer_state.json"
 TENSORBOARD_FOLDER = "tensorboard"
 LOCK_FILE = ".lock"
 CHECKPOINT_PREFIX = "checkpoint-"
-TEMPORARY_PREFIX = ".writing-"
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "torchaudio", "soundfile", "numpy")
 
 
@@ -40,15 +41,19 @@ class RunDirectory:
         folder: made if absent.
         identity: nested names and values that decide what the run computes; two runs of equal identity are one.
         details: what else ``run.json`` records.
+        flags_before: values of flags that stand for the releases without them, for runs that do not record them.
 
     Raises:
         InputError: if the folder cannot be made, or a running process is writing to it.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], details: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, identity: dict[str, Any], details: dict[str, Any], flags_before: dict[str, Any]
+    ) -> None:
         self.folder = folder
         self.identity = identity
         self.details = details
+        self._flags_before = flags_before
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(folder / LOCK_FILE)
@@ -93,7 +98,7 @@ class RunDirectory:
             self._check_identity(self.folder, f"--output_dir {self.folder}: holds another run")
             if checkpoint is None:
                 checkpoint = self.newest_checkpoint()
-        _write_json(self.folder / RUN_FILE, {"identity": self.identity, **self.details})
+        write_whole(self.folder / RUN_FILE, self._description(), durable=True)
         return checkpoint
 
     def checkpoints(self) -> list[Path]:
@@ -106,20 +111,25 @@ class RunDirectory:
         found = self.checkpoints()
         return found[-1] if found else None
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], None], state: dict[str, Any]) -> Path:
-        """Begin a temporary folder with both descriptions, let ``write`` fill it, and rename it to the step's name."""
-        target = self.checkpoint_path(step)
+    def save_checkpoint(self, state: TrainingState, write_weights: Callable[[Path], None]) -> Path:
+        """Write a checkpoint under a temporary name and rename it; return its folder.
+
+        Args:
+            state: where the run stands.
+            write_weights: fills a folder that already holds ``run.json`` and the state.
+        """
+        target = self.checkpoint_path(state.step)
         temporary = self.folder / f"{TEMPORARY_PREFIX}{target.name}"
         temporary.mkdir()
-        _write_json(temporary / RUN_FILE, {"identity": self.identity, **self.details})
-        _write_json(temporary / STATE_FILE, state)
-        write(temporary)
+        write_whole(temporary / RUN_FILE, self._description())
+        state.save(temporary)
+        write_weights(temporary)
         for path in temporary.iterdir():
-            _sync(path)
-        if target.exists():  # a run that went on from an earlier checkpoint comes by here again
+            sync(path)
+        if target.exists():  # a run that was resumed from an earlier checkpoint reaches this step again
             shutil.rmtree(target)
         os.rename(temporary, target)
-        _sync(self.folder)
+        sync(self.folder)
         return target
 
     def checkpoint_path(self, step: int) -> Path:
@@ -127,7 +137,7 @@ class RunDirectory:
         return self.folder / f"{CHECKPOINT_PREFIX}{step:06d}"
 
     def prune_checkpoints(self, limit: int, best_step: int | None) -> None:
-        """Remove the oldest beyond ``limit`` (0: none); the best always stays."""
+        """Remove the oldest checkpoints, so that ``limit`` are left (0 keeps all). The best one always stays."""
         for path in self.checkpoints()[:-limit] if limit else []:
             if checkpoint_step(path) != best_step:
                 shutil.rmtree(path)
@@ -137,10 +147,12 @@ class RunDirectory:
         path = self.folder / METRICS_FILE
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        temporary = self.folder / f"{TEMPORARY_PREFIX}{METRICS_FILE}"
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, path)
+        write_whole(path, "".join(kept).encode(), durable=True)
         return path
+
+    def _description(self) -> bytes:
+        """What ``run.json`` holds, in the folder and in each checkpoint."""
+        return _json_bytes({"identity": self.identity, **self.details})
 
     def _run_files(self) -> list[Path]:
         names = (RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER)
@@ -159,18 +171,44 @@ class RunDirectory:
         raise_if_any(
             f"{heading}. Give the same flags and data to go on with it, another --output_dir for a new run (with "
             "--init_adapter to start from this one's adapter), or --overwrite. Differences",
-            differences(found, json.loads(json.dumps(self.identity))),
+            differences(self._as_recorded_today(found), json.loads(json.dumps(self.identity))),
         )
+
+    def _as_recorded_today(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """Return a recorded identity with the flags that runs record today.
+
+        A flag that is younger than the run has the value that stands for the releases without it. A flag that no
+        longer decides the numbers is left out.
+        """
+        today = self.identity["flags"].keys()
+        recorded = {
+            name: value for name, value in identity["flags"].items() if name in today or name not in self._flags_before
+        }
+        added = {name: self._flags_before[name] for name in today - identity["flags"].keys()}
+        return {**identity, "flags": {**added, **recorded}}
+
+
+def read_run_flags(folder: Path) -> dict[str, Any] | None:
+    """Return the flags of the run whose ``run.json`` lies in a folder, or None if there is none.
+
+    Raises:
+        InputError: if ``run.json`` is damaged.
+    """
+    path = folder / RUN_FILE
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["flags"]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path}: does not hold the flags of a run ({error}); restore it from a checkpoint, or give --overwrite "
+            "to remove the run"
+        ) from error
 
 
 def checkpoint_step(checkpoint: Path) -> int:
     """Optimizer steps that a checkpoint has behind it."""
     return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
-
-
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The trainer's state in a checkpoint."""
-    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
 
 
 def differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -207,7 +245,12 @@ def environment(project: Path) -> dict[str, Any]:
     except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or not a checkout
         commit = None
     versions = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
-    return {"versions": versions, "python": platform.python_version(), "git_commit": commit}
+    return {
+        "version": __version__,
+        "versions": versions,
+        "python": platform.python_version(),
+        "git_commit": commit,
+    }
 
 
 def _lock(path: Path) -> IO[str]:
@@ -228,14 +271,5 @@ def _remove(paths: Iterable[Path]) -> None:
             path.unlink()
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold it before something depends on it."""
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+def _json_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()

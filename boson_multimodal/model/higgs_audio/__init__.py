@@ -1,4 +1,4 @@
-"""The audio language model."""
+"""The audio language model Higgs Audio v2."""
 
 from transformers import AutoConfig
 
@@ -7,5 +7,5 @@ from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioMo
 
 __all__ = ["HiggsAudioConfig", "HiggsAudioModel"]
 
-# AutoTokenizer reads the model's config.json too, and warns of a type that it does not know.
+# AutoTokenizer also reads the model's config.json, and prints a warning for an unknown model_type.
 AutoConfig.register(HiggsAudioConfig.model_type, HiggsAudioConfig)

@@ -1,10 +1,10 @@
-"""The audio tower: log-mel frames of reference clips -> positions of the backbone, 25 a second.
+"""The audio tower converts log-mel frames of reference clips to positions of the backbone, 25 a second.
 
 Parameter names and arithmetic are those of Boson's original release. The layers are transformers' Whisper encoder
-layers; around them two things differ from its encoder, which ignores a mask and does not pool:
+layers. The tower differs from transformers' encoder in two ways:
 
-- keys at the padding of a clip are masked in every layer;
-- the states are averaged in pairs over time before the final norm.
+- Keys at the padding of a clip are masked in every layer. The encoder ignores a mask.
+- The states are averaged in pairs over time before the final norm. The encoder does not pool.
 """
 
 import copy
@@ -19,27 +19,27 @@ from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAu
 from boson_multimodal.model.higgs_audio.transfer import to_device
 
 CONVOLUTION_STRIDE = 2
-"""Mel frames per state of the second convolution: 100 a second come in, 50 go through the layers."""
+"""The stride of the second convolution: 100 mel frames a second become 50 states a second."""
 POOLING = 2
-"""States that are averaged to one position: 25 a second leave."""
+"""The number of states that are averaged to one position: 50 states a second become 25 positions a second."""
 
 
 def convolved_length(mel_frames: Tensor | int) -> Tensor | int:
-    """States that the two convolutions make of so many mel frames."""
+    """Return the number of states that the two convolutions compute from ``mel_frames``."""
     return (mel_frames - 1) // CONVOLUTION_STRIDE + 1
 
 
 def pooled_length(mel_frames: Tensor | int) -> Tensor | int:
-    """Sequence positions that a clip of so many mel frames takes (0 for fewer than 3)."""
+    """Return the number of sequence positions of a clip with ``mel_frames`` (0 for fewer than 3)."""
     return (convolved_length(mel_frames) - POOLING) // POOLING + 1
 
 
 class HiggsAudioEncoder(nn.Module):
-    """Whisper's encoder with a mask and pooling. Its states are ``d_model`` wide."""
+    """Whisper's encoder with a mask and pooling. Its output has width ``d_model``."""
 
     def __init__(self, config: WhisperConfig) -> None:
         super().__init__()
-        # A copy: the whole model's choice of attention, and a kernel that takes no mask, must not reach these layers.
+        # A copy with its own setting: the attention chosen for the whole model may be a kernel that takes no mask.
         config = copy.deepcopy(config)
         config._attn_implementation = "sdpa"
         self.conv1 = nn.Conv1d(config.num_mel_bins, config.d_model, kernel_size=3, padding=1)
@@ -55,16 +55,16 @@ class HiggsAudioEncoder(nn.Module):
 
         Args:
             audio_features: (clips, mel bins, frames) log-mel features, padded on the right; at most
-                ``2 * max_source_positions`` frames. Moved to the weights' device and type.
-            audio_feature_attention_mask: (clips, frames), 0 at padding; None means no padding. On the CPU it costs an
-                accelerator no synchronisation, and padding that no clip needs costs no time.
+                ``2 * max_source_positions`` frames. They are moved to the weights' device and type.
+            audio_feature_attention_mask: (clips, frames), 0 at padding; None means no padding. A mask on the CPU
+                avoids a synchronisation with the accelerator, and padding beyond the longest clip is then cut off.
 
         Returns:
-            (clips, pooled frames, d_model) states, noise from each clip's length on; and those lengths, (clips,), on
-            the device of the mask.
+            (clips, pooled frames, d_model) states; they are noise beyond each clip's length. And the (clips,) lengths,
+            on the device of the mask.
 
         Raises:
-            ValueError: if the number of mel bins, of frames, or the mask's shape does not fit.
+            ValueError: if the number of mel bins, the number of frames, or the mask's shape does not fit.
         """
         clips, mel_bins, frames = audio_features.shape
         self._check(mel_bins, frames, audio_feature_attention_mask, (clips, frames))
@@ -74,7 +74,8 @@ class HiggsAudioEncoder(nn.Module):
         else:
             mel_lengths = audio_feature_attention_mask.sum(dim=1)
         if clips and mel_lengths.device.type == "cpu":
-            # The last state of the longest clip sees one frame beyond its own two; Whisper pads to 30 s.
+            # Cut off padding (Whisper pads to 30 s), but keep one frame more than the longest clip's states need: the
+            # last state sees one frame beyond its own two.
             frames = min(frames, CONVOLUTION_STRIDE * int(convolved_length(mel_lengths.max())) + 1)
         states = convolved_length(frames)
         is_key = torch.arange(states, device=mel_lengths.device) < convolved_length(mel_lengths)[:, None]
@@ -96,17 +97,17 @@ class HiggsAudioEncoder(nn.Module):
             raise ValueError(f"audio_features have {frames} frames; the tower reads 3 to {longest}")
         if mask is not None and mask.shape != mask_shape:
             raise ValueError(
-                f"audio_feature_attention_mask has shape {tuple(mask.shape)}; audio_features make it {mask_shape}"
+                f"audio_feature_attention_mask has shape {tuple(mask.shape)}; audio_features ask for {mask_shape}"
             )
 
 
 class HiggsAudioFeatureProjector(nn.Module):
-    """The tower's states -> the width D of the backbone."""
+    """The linear layer from the tower's width to the width D of the backbone."""
 
     def __init__(self, config: HiggsAudioConfig) -> None:
         super().__init__()
         self.linear = nn.Linear(config.audio_encoder_config.d_model, config.hidden_size)
 
     def forward(self, states: Tensor) -> Tensor:
-        """(..., d_model) -> (..., D)."""
+        """Project (..., d_model) to (..., D)."""
         return self.linear(states)

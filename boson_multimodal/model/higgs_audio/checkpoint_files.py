@@ -1,7 +1,8 @@
-"""A checkpoint's safetensors files: what they hold, whether it fits the model, and its bytes straight into memory.
+"""Read a checkpoint's safetensors files directly into the model's tensors, and write checkpoints.
 
-Files are read, not mapped: a mapped page counts as the process's own memory once it is touched, so that loading fp32
-files as bf16 through maps peaks at three times the model's size; and weights that are copies may be changed in place.
+The files are read, not memory-mapped, for two reasons. A mapped page counts as the process's memory once it is touched,
+so loading fp32 files as bf16 through maps peaks at three times the model's size. And weights that are copies can be
+changed in place.
 """
 
 import copy
@@ -41,7 +42,7 @@ DTYPES = {
     "BF16": torch.bfloat16,
     "F16": torch.float16,
 }
-"""safetensors' names of the types that weights are read from."""
+"""The types that stored weights may have, by their names in safetensors."""
 
 SAMPLING = {
     "do_sample": True,
@@ -51,23 +52,23 @@ SAMPLING = {
     "ras_win_len": 7,
     "ras_win_max_num_repeat": 2,
 }
-"""The release's defaults, under the names that transformers' ``generate`` reads."""
+"""The release's default sampling settings, with the names that transformers' ``generate`` reads."""
 
 CHUNK_BYTES = 16 * 2**20
-"""Bytes read at once where they are converted or go to a device: what loading needs beside the weights."""
+"""The size of the buffer for weights that are converted or copied to a device. Loading needs no other extra memory."""
 
 HEADER_LENGTH_BYTES = 8
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor's bytes lie.
+    """The place of a tensor's bytes.
 
     Attributes:
-        file, key: the file and the name it has there.
-        dtype: safetensors' name of its type, such as ``BF16``.
-        shape: its sizes.
-        start: offset of its first byte in the file.
+        file, key: the file, and the tensor's name in it.
+        dtype: safetensors' name of the tensor's type, such as ``BF16``.
+        shape: the tensor's sizes.
+        start: the offset of the tensor's first byte in the file.
     """
 
     file: Path
@@ -78,14 +79,14 @@ class StoredTensor:
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """Every tensor of a checkpoint folder, from the headers alone.
+    """List every tensor of a checkpoint folder. Only the headers of the files are read.
 
-    ``model.safetensors`` goes before an index, as in transformers: the released repository holds both, the single file
-    in the transformers layout and older shards in the original one.
+    ``model.safetensors`` takes precedence over an index, as in transformers. The released repository has both: a single
+    file in the transformers layout, and older shards in the original layout.
 
     Raises:
-        InputError: listing each file that is missing, cut short or unreadable, and each tensor that the index
-            promises in vain.
+        InputError: listing each file that is missing, truncated or unreadable, and each tensor that the index names
+            but its file does not contain.
     """
     single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
     problems: list[str] = []
@@ -105,7 +106,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
         try:
             shards[name] = _read_header(folder / name)
         except FileNotFoundError:
-            problems.append(f"{name}: named by {INDEX_FILE}, but not there")
+            problems.append(f"{name}: named in {INDEX_FILE}, but missing")
         except InputError as error:
             problems.append(f"{name}: {error}")
     if weight_map is not None:
@@ -115,7 +116,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """Tensor name -> file name."""
+    """Read the index: tensor name -> file name."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -127,9 +128,9 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def _index_against_shards(weight_map: Mapping[str, str], shards: Mapping[str, Mapping[str, StoredTensor]]) -> list[str]:
-    """Where the index and the shards that could be read differ."""
+    """Return each difference between the index and the readable shards."""
     return [
-        f"{name}: {INDEX_FILE} says that it holds {key}, which it does not"
+        f"{name}: {INDEX_FILE} says that it holds {key}, but it does not"
         for key, name in weight_map.items()
         if name in shards and key not in shards[name]
     ] + [
@@ -141,31 +142,33 @@ def _index_against_shards(weight_map: Mapping[str, str], shards: Mapping[str, Ma
 
 
 def _read_header(file: Path) -> dict[str, StoredTensor]:
-    """The tensors of one file: 8 bytes of header length, the header as JSON, the tensors' bytes.
+    """List the tensors of one file.
+
+    The file consists of 8 bytes with the length of the header, the header as JSON, and the tensors' bytes.
 
     Raises:
-        InputError: without the file's name.
+        InputError: if the file is truncated or damaged. The message does not contain the file's name.
     """
     size = file.stat().st_size
     with file.open("rb") as handle:
         header_length = int.from_bytes(handle.read(HEADER_LENGTH_BYTES), "little")
         start = HEADER_LENGTH_BYTES + header_length
         if size < start:
-            raise InputError(f"cut short, or no safetensors file: {size} bytes, its header alone asks for {start}")
+            raise InputError(f"truncated, or not a safetensors file: it has {size} bytes, its header needs {start}")
         try:
             entries = json.loads(handle.read(header_length))
             entries.pop("__metadata__", None)
             tensors = {key: _stored_tensor(file, key, entry, start) for key, entry in entries.items()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise InputError(f"its header is not that of a safetensors file ({error!r})") from error
+            raise InputError(f"its header is not a safetensors header ({error!r})") from error
     end = start + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
     if size != end:
-        raise InputError(f"cut short or damaged: {size} bytes, of {end} by its header")
+        raise InputError(f"truncated or damaged: it has {size} bytes, its header says {end}")
     return tensors
 
 
 def _stored_tensor(file: Path, key: str, entry: Mapping[str, Any], data_start: int) -> StoredTensor:
-    """One entry of a header; ``ValueError`` if its bytes are not as many as its shape asks for."""
+    """Convert one entry of a header. Raise ``ValueError`` if its number of bytes does not match its shape."""
     begin, end = entry["data_offsets"]
     tensor = StoredTensor(file, key, entry["dtype"], tuple(entry["shape"]), data_start + begin)
     if tensor.dtype in DTYPES and end - begin != math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize:
@@ -176,15 +179,15 @@ def _stored_tensor(file: Path, key: str, entry: Mapping[str, Any], data_start: i
 def check_fit(
     stored: Mapping[str, StoredTensor], wanted: Mapping[str, Tensor], heading: str
 ) -> dict[str, tuple[StoredTensor, ...]]:
-    """Where each of the model's tensors is stored: one piece, or the two halves of its rows.
+    """Return where each tensor of the model is stored: as one piece, or as two halves of its rows.
 
     Args:
-        stored: of :func:`stored_tensors`.
-        wanted: the model's state dict, which may lie on the meta device.
-        heading: what begins the error.
+        stored: the result of :func:`stored_tensors`.
+        wanted: the model's state dict. It may be on the meta device.
+        heading: the first words of the error message.
 
     Raises:
-        InputError: listing the tensors that are missing, unexpected, misshapen or of a type that is no weight's.
+        InputError: listing the tensors that are missing, are unexpected, or have a wrong shape or type.
     """
     try:
         layout = detect_layout(stored)
@@ -207,14 +210,14 @@ def check_fit(
 
 
 def _misfit(pieces: Mapping[int | None, StoredTensor], shape: tuple[int, ...]) -> str | None:
-    """What is wrong with the pieces of a tensor of this shape, if anything."""
+    """Return why the pieces do not make up a tensor of this shape, or None if they do."""
     if not pieces:
         return "missing"
     if set(pieces) not in ({None}, {0, 1}):
-        return f"stored as {' and '.join(piece.key for piece in pieces.values())}; whole, or as both halves"
+        return f"stored as {' and '.join(piece.key for piece in pieces.values())}; store it whole or as two halves"
     odd = [piece for piece in pieces.values() if piece.dtype not in DTYPES]
     if odd:
-        return f"stored as {odd[0].dtype}; weights are {', '.join(DTYPES)}"
+        return f"stored as {odd[0].dtype}; the type of weights must be one of {', '.join(DTYPES)}"
     shapes = [piece.shape for piece in pieces.values()]
     joins = len(shapes) == 1 or all(found[1:] == shape[1:] for found in shapes)
     found = shapes[0] if len(shapes) == 1 else (sum(rows for rows, *_ in shapes), *shapes[0][1:])
@@ -229,12 +232,12 @@ def read_weights(
     dtype: torch.dtype,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """The model's tensors, read from the files into place, in ``dtype`` on ``device``.
+    """Read the model's tensors from the files, in ``dtype`` on ``device``.
 
-    Beside them, one buffer of :data:`CHUNK_BYTES` is held.
+    In addition to the tensors, memory holds one buffer of :data:`CHUNK_BYTES`.
 
     Raises:
-        InputError: if a file has become shorter since its header was read.
+        InputError: if a file has become shorter after its header was read.
     """
     buffer = torch.empty(CHUNK_BYTES, dtype=torch.uint8, pin_memory=device.type == "cuda")
     weights = {}
@@ -247,7 +250,7 @@ def read_weights(
 
 
 def _read_into(target: Tensor, piece: StoredTensor, buffer: Tensor) -> None:
-    """Fill a flat tensor, chunk by chunk: directly where its bytes are the file's, else by way of ``buffer``."""
+    """Fill a flat tensor chunk by chunk: directly if it is on the CPU in the stored type, else through ``buffer``."""
     dtype = DTYPES[piece.dtype]
     direct = target.dtype == dtype and target.device.type == "cpu"
     landing = buffer.view(dtype)
@@ -272,10 +275,12 @@ def _read_exactly(handle: Any, target: Tensor, piece: StoredTensor) -> None:
 def weights_dtype(
     dtype: str | torch.dtype | None, config: HiggsAudioConfig, stored: Iterable[StoredTensor]
 ) -> torch.dtype:
-    """The type that ``dtype`` names; for ``"auto"`` or None the config's, else that of the first weight stored.
+    """Return the type of the weights.
+
+    ``"auto"`` and None stand for the type in the config; if the config has none, for that of the first stored weight.
 
     Raises:
-        InputError: if there is no such floating point type.
+        InputError: if ``dtype`` is not a floating point type of torch.
     """
     if dtype in ("auto", None):
         dtype = config.dtype or next(DTYPES[tensor.dtype] for tensor in stored if tensor.dtype in DTYPES)
@@ -286,14 +291,14 @@ def weights_dtype(
 
 
 def single_device(device_map: str | torch.device | dict[str, Any] | None) -> torch.device:
-    """The one device that a ``device_map`` names.
+    """Return the single device of a ``device_map``.
 
     Raises:
-        InputError: if it names parts of the model or several devices.
+        InputError: if the map names parts of the model or several devices.
     """
     if isinstance(device_map, dict):
         if set(device_map) != {""}:
-            raise InputError(f"device_map {device_map}: the model lies on one device; give it, or {{'': device}}")
+            raise InputError(f"device_map {device_map}: the model must be on one device; give it, or {{'': device}}")
         device_map = device_map[""]
     if device_map == "auto":
         device_map = "cuda" if torch.cuda.is_available() else "cpu"
@@ -307,18 +312,19 @@ def save_checkpoint(
     layout: str = ORIGINAL,
     max_shard_size: int | str = "5GB",
 ) -> None:
-    """Write weights, ``config.json`` and ``generation_config.json`` in either layout, tensor for tensor as they are.
+    """Write weights, ``config.json`` and ``generation_config.json`` in either layout. The values do not change.
 
-    transformers reads the transformers layout without this project:
-    ``HiggsAudioV2ForConditionalGeneration.from_pretrained(folder, use_text_head=True)``; without ``use_text_head`` it
-    leaves out the text head, silently.
+    transformers loads the transformers layout without this project:
+    ``HiggsAudioV2ForConditionalGeneration.from_pretrained(folder, use_text_head=True)``. Without ``use_text_head`` it
+    silently ignores the text head.
 
     Args:
-        weights: the model, or its whole state dict under our names.
-        max_shard_size: bytes, or such as ``"5GB"``; beyond them there are several files and an index.
+        weights: the model, or its complete state dict with our names.
+        max_shard_size: the largest file, in bytes or as a string like ``"5GB"``. Larger models are written to several
+            files and an index.
 
     Raises:
-        InputError: if the layout has no place for parts of the model; nothing is written then.
+        InputError: if the layout cannot represent parts of the model. Nothing has been written then.
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout {layout!r} is not one of {LAYOUTS}")
@@ -338,5 +344,5 @@ def save_checkpoint(
     for name, content in (("config.json", fields), ("generation_config.json", generation)):
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_torch_state_dict(state, folder, max_shard_size=max_shard_size)
-    for file in folder.glob("*.safetensors"):  # which safetensors writes for its owner's eyes only
+    for file in folder.glob("*.safetensors"):  # safetensors lets only the owner read its files
         file.chmod((folder / "config.json").stat().st_mode)

@@ -1,7 +1,7 @@
 """The two published layouts of the model: names of tensors and modules, and fields of ``config.json``.
 
-*original* is Boson's release, whose names are also those of :class:`HiggsAudioModel`; *transformers* is that of
-``HiggsAudioV2ForConditionalGeneration``. Each table here serves both ways: to load and to export.
+*original* is the layout of Boson's release, and :class:`HiggsAudioModel` uses its names. *transformers* is the layout
+of ``HiggsAudioV2ForConditionalGeneration``. Every table here is used in both directions: to load and to export.
 """
 
 from collections.abc import Iterable
@@ -24,23 +24,23 @@ NAMES = (
     ("audio_decoder_proj.text_lm_head", "text_lm_head"),
     ("audio_decoder_proj.audio_lm_head", "audio_lm_head"),
 )
-"""Modules, original and transformers; what follows them in a name is the same in both."""
+"""Pairs of module names, (original, transformers). The rest of a tensor's name is the same in both layouts."""
 
 ORIGINAL_ONLY = ("audio_tower", "audio_encoder_proj")
-"""Modules that transformers' class has no place for."""
+"""Modules that transformers' class does not have."""
 
 HALVES = (("embedding_frozen", "embedding_trainable"), ("linear_frozen", "linear_trainable"))
-"""How Boson's training code splits the rows of an embedding or head that it trains in part: frozen rows first."""
+"""The two halves into which Boson's training code splits a partly trained embedding or head: frozen rows first."""
 
 COMPUTED = ("audio_codebook_weights", "rotary_emb.inv_freq", "rotary_emb.original_inv_freq")
-"""Ends of names that some original files store and that the model computes."""
+"""Endings of names of tensors that some original files contain, although the model computes them."""
 
 TEXT_FIELDS = (
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
     "hidden_act max_position_embeddings initializer_range rms_norm_eps rope_parameters attention_bias "
     "attention_dropout mlp_bias bos_token_id"
 ).split()
-"""Fields that our ``text_config`` and the top of ``HiggsAudioV2Config`` share by name."""
+"""Fields with the same name in our ``text_config`` and at the top level of ``HiggsAudioV2Config``."""
 
 AUDIO_FIELDS = (
     ("audio_num_codebooks", "num_codebooks"),
@@ -50,69 +50,70 @@ AUDIO_FIELDS = (
     ("audio_stream_eos_id", "audio_stream_eos_id"),
     ("pad_token_id", "pad_token_id"),
 )
-"""Fields of the top of our config and of ``HiggsAudioV2Config`` (whose ``codebook_size`` counts bos and eos, too)."""
+"""Pairs of field names at the top level of our config and of ``HiggsAudioV2Config``. The codebook size is not included:
+``HiggsAudioV2Config`` also counts bos and eos."""
 
 OWN_FIELDS = ("audio_in_token_idx", "audio_eos_token_id", "encode_audio_in_tokens")
-"""Fields that transformers' config lacks; an export writes them beside its own, where its class keeps and ignores them.
+"""Fields that transformers' config lacks. An export adds them; transformers' class keeps and ignores them.
 
-In files without them the ids follow from the vocabulary, whose special tokens stand in a fixed order:
-``<|eot_id|>``, two more, ``<|audio_eos|>``, ``<|audio_out_bos|>``, the delay token, ``<|AUDIO|>``, ``<|AUDIO_OUT|>``.
+In files without these fields the ids follow from the fixed order of special tokens in the vocabulary: ``<|eot_id|>``,
+two more, ``<|audio_eos|>``, ``<|audio_out_bos|>``, the delay token, ``<|AUDIO|>``, ``<|AUDIO_OUT|>``.
 """
 
 
 def to_transformers_name(name: str) -> str:
-    """transformers' name of one of our tensors or modules (``layers.0.mlp`` -> ``model.layers.0.mlp``).
+    """Return transformers' name of one of our tensors or modules (``layers.0.mlp`` -> ``model.layers.0.mlp``).
 
     Raises:
-        InputError: if that layout has no place for it.
+        InputError: if the transformers layout has no such tensor or module.
     """
     found = _renamed(name, ((ours, theirs) for ours, theirs in NAMES))
     if found is None:
-        raise InputError(f"{name}: the transformers layout has no place for it")
+        raise InputError(f"{name}: the transformers layout has no such tensor or module")
     return found
 
 
 def to_original_name(name: str) -> str:
-    """Our name, and Boson's, of one of transformers' tensors or modules; the inverse of :func:`to_transformers_name`.
+    """Return the original name of one of transformers' tensors or modules: the inverse of :func:`to_transformers_name`.
 
     Raises:
-        InputError: if the original layout has no place for it.
+        InputError: if the original layout has no such tensor or module.
     """
     found = _renamed(name, ((theirs, ours) for ours, theirs in NAMES))
     if found is None:
-        raise InputError(f"{name}: the original layout has no place for it")
+        raise InputError(f"{name}: the original layout has no such tensor or module")
     return found
 
 
 def detect_layout(names: Iterable[str]) -> str:
-    """The layout of a set of tensor names, whatever the config or the folder's name says.
+    """Return the layout of a set of tensor names. Neither the config nor the folder's name is used.
 
     Raises:
-        InputError: if it is neither, or some of both.
+        InputError: if no name belongs to either layout, or if the names of both are mixed.
     """
     names = sorted(names)
     original = [name for name in names if _is_original(name)]
     transformers = [name for name in names if _renamed(name, ((theirs, ours) for ours, theirs in NAMES)) is not None]
     if original and transformers:
         raise InputError(
-            f"tensors of both layouts in one checkpoint: {original[0]} is of the original, {transformers[0]} of "
-            "transformers'; give a folder with one of them"
+            f"tensors of both layouts in one checkpoint: {original[0]} is an original name, {transformers[0]} is a "
+            "name of transformers; give a folder with one layout"
         )
     if not original and not transformers:
-        raise InputError(f"no tensor is named as in Higgs Audio v2 (the first are {names[:3]}); give its checkpoint")
+        raise InputError(f"no tensor has a name of Higgs Audio v2 (the first are {names[:3]}); give a checkpoint of it")
     return ORIGINAL if original else TRANSFORMERS
 
 
 @dataclass(frozen=True)
 class Role:
-    """What a stored tensor is to the model: parameter ``name``, or one half of its rows (0 frozen, 1 trainable)."""
+    """The part of the model in a stored tensor: parameter ``name``, or half of its rows (0 frozen, 1 trainable)."""
 
     name: str
     half: int | None = None
 
 
 def role_of(key: str, layout: str) -> Role | None:
-    """What the tensor stored as ``key`` is to the model; None if the layout does not know it."""
+    """Return the part of the model that the tensor ``key`` holds; None if the layout has no such tensor."""
     if layout == TRANSFORMERS:
         name = _renamed(key, ((theirs, ours) for ours, theirs in NAMES))
         return None if name is None else Role(name)
@@ -126,17 +127,17 @@ def role_of(key: str, layout: str) -> Role | None:
 
 
 def key_of(name: str, layout: str) -> str:
-    """How the layout stores parameter ``name``; the name itself where it has no place for it."""
+    """Return the stored name of parameter ``name``, or ``name`` itself if the layout has no such tensor."""
     if layout == TRANSFORMERS:
         return _renamed(name, NAMES) or name
     return name
 
 
 def from_transformers_config(found: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a :class:`HiggsAudioConfig` that a ``HiggsAudioV2Config`` file describes.
+    """Convert the fields of a ``HiggsAudioV2Config`` file to those of a :class:`HiggsAudioConfig`.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: if transformers refuses the file's values.
+        huggingface_hub.errors.StrictDataclassError: if transformers rejects a value of the file.
     """
     theirs = HiggsAudioV2Config(**{key: value for key, value in found.items() if key != "model_type"})
     text = {name: getattr(theirs, name) for name in TEXT_FIELDS}
@@ -153,10 +154,10 @@ def from_transformers_config(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_original_config(config: Any) -> dict[str, Any]:
-    """A :class:`HiggsAudioConfig` as ``config.json`` of the original layout, as Boson's code reads it.
+    """Convert a :class:`HiggsAudioConfig` to ``config.json`` of the original layout, for Boson's code.
 
-    Every field is written, for their defaults are not ours, and under its older name: transformers 4 knows no
-    ``rope_parameters`` and would take a theta of 10000 without a word.
+    Every field is written, because the defaults of Boson's code differ from ours. Fields get their older names:
+    transformers 4 does not know ``rope_parameters`` and would silently use a theta of 10000.
     """
     fields = config.to_dict()
     dtype = fields["dtype"]
@@ -172,14 +173,14 @@ def to_original_config(config: Any) -> dict[str, Any]:
 
 
 def to_transformers_config(config: Any) -> dict[str, Any]:
-    """A :class:`HiggsAudioConfig` as ``config.json`` of the transformers layout.
+    """Convert a :class:`HiggsAudioConfig` to ``config.json`` of the transformers layout.
 
     Raises:
-        InputError: listing what of this model transformers' class does not have.
+        InputError: listing the features of this model that transformers' class does not have.
     """
     text = config.text_config
     raise_if_any(
-        "transformers' Higgs Audio v2 has no place for parts of this model; export the original layout",
+        "transformers' Higgs Audio v2 does not have parts of this model; export the original layout",
         _beyond_transformers(config),
     )
     fields = {name: getattr(text, name) for name in TEXT_FIELDS}
@@ -198,29 +199,35 @@ def to_transformers_config(config: Any) -> dict[str, Any]:
 
 
 def delay_token_id(config: Any) -> int:
-    """Id of the token under which transformers' ``generate`` ends a clip, which our config does not name (128014)."""
+    """Return the id of the token with which transformers' ``generate`` ends a clip (128014). Our config lacks it."""
     return config.audio_out_bos_token_id + 1
 
 
 def _beyond_transformers(config: Any) -> list[str]:
-    """What transformers' class, whose every layer is dual and which reads codes only, cannot hold of this model."""
+    """Return the features of this model that transformers' class lacks.
+
+    All layers of that class are dual, and it reads codes only.
+    """
     layers = config.text_config.num_hidden_layers
     offenders = []
     if not config.skip_audio_tower:
-        offenders.append("skip_audio_tower is false: it has no audio tower")
+        offenders.append("skip_audio_tower is false: transformers' class has no audio tower")
     if config.encode_whisper_embed:
-        offenders.append("encode_whisper_embed is true: it reads reference clips as codes only")
+        offenders.append("encode_whisper_embed is true: transformers' class reads reference clips as codes only")
     if sorted(config.audio_dual_ffn_layers) != list(range(layers)):
-        offenders.append(f"audio_dual_ffn_layers leaves out some of the {layers} layers: all of its layers are dual")
+        offenders.append(
+            f"audio_dual_ffn_layers leaves out some of the {layers} layers: all layers of transformers' class are dual"
+        )
     if config.audio_ffn_intermediate_size != config.text_config.intermediate_size:
         offenders.append(
-            f"audio_ffn_intermediate_size {config.audio_ffn_intermediate_size}: its audio FFN is as wide as its text "
-            f"FFN, {config.text_config.intermediate_size}"
+            f"audio_ffn_intermediate_size {config.audio_ffn_intermediate_size}: the audio FFN of transformers' class "
+            f"is as wide as its text FFN, {config.text_config.intermediate_size}"
         )
     if delay_token_id(config) in (config.audio_in_token_idx, config.audio_out_token_idx):
-        offenders.append(f"id {delay_token_id(config)}, after <|audio_out_bos|>: it has its delay token there")
+        delay = delay_token_id(config)
+        offenders.append(f"id {delay}, after <|audio_out_bos|>: transformers' class has its delay token there")
     if not config.use_delay_pattern:
-        offenders.append("use_delay_pattern is false: it always delays the codebooks")
+        offenders.append("use_delay_pattern is false: transformers' class always delays the codebooks")
     return offenders
 
 

@@ -1,4 +1,4 @@
-"""HiggsAudioConfig: the fields of the released ``config.json``, and what they must satisfy."""
+"""HiggsAudioConfig: the fields of the released ``config.json``, and the checks of their values."""
 
 from os import PathLike
 from typing import Any
@@ -13,28 +13,28 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import from_transform
 ADAPTER_TYPES = ("dual_ffn_fast_forward", "dual_ffn")
 
 AUDIO_EOS_AFTER_EOT = 3
-"""``<|eot_id|>``, ``<|python_tag|>``, ``<|audio_bos|>``, ``<|audio_eos|>`` follow one another in the vocabulary."""
+"""``<|audio_eos|>`` comes 3 ids after ``<|eot_id|>``; between them are ``<|python_tag|>`` and ``<|audio_bos|>``."""
 AUDIO_MARKS = ("audio_in_token_idx", "audio_out_token_idx", "audio_out_bos_token_id", "audio_eos_token_id")
 
 OTHER_FORMS = (
     "audio_embed_avg use_audio_out_embed_projector use_audio_out_self_attention use_rq_transformer "
     "audio_decoder_proj_num_layers"
 ).split()
-"""Switches of the original's config that stand for forms never released; off in every checkpoint that is read here."""
+"""Switches of the original's config for forms that were never released. They must be off in a checkpoint."""
 
 STREAM_TOKENS_PER_CODEBOOK = 2
-"""Rows that each codebook holds beside its codes: the stream's bos and eos."""
+"""Each codebook has two rows more than codes: the stream's bos and eos."""
 
 
 class HiggsAudioConfig(PreTrainedConfig):
-    """Configuration of :class:`HiggsAudioModel`; the audio fields default to ``higgs-audio-v2-generation-3B-base``.
+    """Configuration of :class:`HiggsAudioModel`. The audio fields default to ``higgs-audio-v2-generation-3B-base``.
 
     Attributes:
         text_config: the Llama backbone (vocabulary, widths, layers, RoPE).
-        audio_encoder_config: the Whisper-style tower that reads ``audio_features``; unused when ``skip_audio_tower``.
-        audio_adapter_type: ``dual_ffn_fast_forward`` (layers outside ``audio_dual_ffn_layers`` are skipped by audio
-            positions) or ``dual_ffn`` (there audio positions take the text FFN).
-        audio_dual_ffn_layers: indices of the layers that hold a second FFN for audio positions.
+        audio_encoder_config: the Whisper-style tower that reads ``audio_features``; not used with ``skip_audio_tower``.
+        audio_adapter_type: ``dual_ffn_fast_forward`` (audio positions skip the layers outside
+            ``audio_dual_ffn_layers``) or ``dual_ffn`` (audio positions use the text FFN in those layers).
+        audio_dual_ffn_layers: indices of the layers that have a second FFN for audio positions.
         audio_ffn_hidden_size, audio_ffn_intermediate_size: widths of that FFN; the first equals the backbone's.
         audio_num_codebooks: K, codebooks per frame.
         audio_codebook_size: codes per codebook, without the stream's bos and eos (1024; each table has 1026 rows).
@@ -42,9 +42,9 @@ class HiggsAudioConfig(PreTrainedConfig):
         audio_in_token_idx, audio_out_token_idx: ids of ``<|AUDIO|>`` and ``<|AUDIO_OUT|>``.
         audio_out_bos_token_id, audio_eos_token_id: ids of ``<|audio_out_bos|>`` and ``<|audio_eos|>``.
         pad_token_id: id of padding in ``input_ids``.
-        encode_audio_in_tokens: reference clips reach the model as codes.
-        encode_whisper_embed: reference clips reach the model as Whisper features.
-        skip_audio_tower: there is no tower, so Whisper features cannot be read.
+        encode_audio_in_tokens: the model reads reference clips as codes.
+        encode_whisper_embed: the model reads reference clips as Whisper features.
+        skip_audio_tower: the model has no tower, so it cannot read Whisper features.
         use_delay_pattern: codebook k is shifted right by k columns.
     """
 
@@ -90,10 +90,10 @@ class HiggsAudioConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> Any:
-        """As in transformers, from a ``config.json`` of either layout.
+        """Load a ``config.json`` of either layout, with the arguments of transformers' method.
 
         Raises:
-            InputError: if ``config.json`` is of another kind of model, or holds values that this one cannot have.
+            InputError: if ``config.json`` belongs to another kind of model or has values that this model cannot have.
         """
         found, unused = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
         kinds = (cls.model_type, HiggsAudioV2Config.model_type)
@@ -110,27 +110,27 @@ class HiggsAudioConfig(PreTrainedConfig):
 
     @property
     def codebook_rows(self) -> int:
-        """Rows of one codebook's embedding and head: its codes and the stream's bos and eos (1026 as released)."""
+        """The rows of one codebook's embedding and head: its codes, and the stream's bos and eos (released: 1026)."""
         return self.audio_codebook_size + STREAM_TOKENS_PER_CODEBOOK
 
     @property
     def reads_audio_features(self) -> bool:
-        """Whether references reach the model through the audio tower. Without one, features would be dropped."""
+        """Whether the model reads references through the audio tower. Without a tower it would drop the features."""
         return self.encode_whisper_embed and not self.skip_audio_tower
 
     @property
     def hidden_size(self) -> int:
-        """Width D of the residual stream."""
+        """The width D of the residual stream."""
         return self.text_config.hidden_size
 
     @property
     def vocab_size(self) -> int:
-        """Rows of the text embedding and head."""
+        """The number of rows of the text embedding and head."""
         return self.text_config.vocab_size
 
     @property
     def eot_token_id(self) -> int:
-        """Id of ``<|eot_id|>``: no field holds it, but the special tokens have a fixed order (128009 as released)."""
+        """The id of ``<|eot_id|>`` (released: 128009). No field has it, but the special tokens have a fixed order."""
         return self.audio_eos_token_id - AUDIO_EOS_AFTER_EOT
 
     def _check(self) -> None:
@@ -143,7 +143,7 @@ class HiggsAudioConfig(PreTrainedConfig):
             problems.append(f"audio_dual_ffn_layers {self.audio_dual_ffn_layers} are not all in 0..{layers - 1}")
         if self.audio_ffn_hidden_size != self.text_config.hidden_size:
             problems.append(
-                f"audio_ffn_hidden_size {self.audio_ffn_hidden_size} is not the backbone's {self.hidden_size}"
+                f"audio_ffn_hidden_size {self.audio_ffn_hidden_size} is not the backbone's width {self.hidden_size}"
             )
         for name in ("audio_stream_bos_id", "audio_stream_eos_id"):
             if not 0 <= getattr(self, name) < self.codebook_rows:

@@ -1,4 +1,4 @@
-"""The delay pattern: codebook k is shifted right by k columns, so that a frame's codebooks are predicted in turn.
+"""The delay pattern: codebook k is shifted right by k columns, so that the codebooks of a frame are predicted in order.
 
 K = 3 codebooks, T = 3 frames, with the stream's bos and eos (T + K + 1 = 7 columns)::
 
@@ -17,10 +17,10 @@ from boson_multimodal.constants import IGNORE_INDEX
 
 
 def apply_delay_pattern(codes_KT: Tensor, bos_id: int, eos_id: int) -> Tensor:
-    """Shift codebook k right by k columns; ``bos_id`` fills before it, ``eos_id`` after it.
+    """Shift codebook k right by k columns. Fill the columns before it with ``bos_id``, after it with ``eos_id``.
 
     Args:
-        codes_KT: (K, T) codes, in whatever frame (with or without a bos and an eos column of its own).
+        codes_KT: (K, T) codes. They may already have a bos and an eos column.
 
     Returns:
         (K, T + K - 1) delayed codes.
@@ -33,7 +33,7 @@ def apply_delay_pattern(codes_KT: Tensor, bos_id: int, eos_id: int) -> Tensor:
 
 
 def revert_delay_pattern(delayed_KC: Tensor) -> Tensor:
-    """Undo :func:`apply_delay_pattern`: (K, T + K - 1) delayed codes -> (K, T) codes."""
+    """Undo :func:`apply_delay_pattern`: convert (K, T + K - 1) delayed codes to (K, T) codes."""
     num_codebooks, columns = delayed_KC.shape
     frames = columns - num_codebooks + 1
     if frames < 0:
@@ -43,10 +43,10 @@ def revert_delay_pattern(delayed_KC: Tensor) -> Tensor:
 
 
 def build_audio_columns(codes_KT: Tensor, bos_id: int, eos_id: int, use_delay_pattern: bool) -> Tensor:
-    """Input columns of one clip: ``[bos, codes, eos]`` per codebook, delayed as the model was trained.
+    """Return the input columns of a clip: ``[bos, codes, eos]`` in each codebook, delayed if the model uses the delay.
 
     Args:
-        codes_KT: (K, T) codes of the codec.
+        codes_KT: (K, T) codes from the codec.
 
     Returns:
         (K, C) input ids, C = T + K + 1 with the delay pattern and T + 2 without.
@@ -59,13 +59,13 @@ def build_audio_columns(codes_KT: Tensor, bos_id: int, eos_id: int, use_delay_pa
 
 
 def build_audio_labels(codes_KT: Tensor, eos_id: int, use_delay_pattern: bool) -> Tensor:
-    """Labels of one trained clip, aligned with :func:`build_audio_columns`.
+    """Return the labels of a trained clip, aligned with :func:`build_audio_columns`.
 
-    Codebook k: columns 0..k are ignored, then come the T codes, then one eos (the label that teaches the model to
-    stop), and the rest is ignored. So each codebook has T + 1 labels.
+    Codebook k has T + 1 labels: columns 0..k have none, then follow the T codes and one eos, which teaches the model to
+    stop. The remaining columns have none.
 
     Returns:
-        (K, C) labels, ``IGNORE_INDEX`` where there is no loss.
+        (K, C) labels, ``IGNORE_INDEX`` for columns without a label.
     """
     num_codebooks = codes_KT.shape[0]
     ignored = codes_KT.new_full((num_codebooks, 1), IGNORE_INDEX)
@@ -75,5 +75,5 @@ def build_audio_labels(codes_KT: Tensor, eos_id: int, use_delay_pattern: bool) -
 
 
 def columns_of(frames: int, num_codebooks: int, use_delay_pattern: bool) -> int:
-    """Columns C that a clip of ``frames`` code frames takes in the sequence."""
+    """Return the number of columns C of a clip with ``frames`` code frames."""
     return frames + num_codebooks + 1 if use_delay_pattern else frames + 2

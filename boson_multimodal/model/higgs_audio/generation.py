@@ -1,16 +1,16 @@
-"""Speech from a prompt: one column of K codes at a time, under the delay pattern, with a key-value cache.
+"""Generate speech from a prompt: one column of K codes at a time, with the delay pattern and a key-value cache.
 
-After ``<|audio_out_bos|>`` column 0 is all bos, and column j < K still holds bos in codebooks >= j. Once a codebook
-draws eos, take i, the first that has it: codebooks below i of that column become eos too, and K - 1 - i columns follow,
-the m-th of which has eos in codebooks < i + m. ``<|audio_eos|>`` comes with the last. K = 3, where codebook 1 draws eos
-in column 4, so that one more column follows::
+After ``<|audio_out_bos|>``, column 0 is all bos, and column j < K has bos in codebooks >= j. The first column in which
+a codebook draws eos begins the end. Let i be the first codebook with eos in it. In that column, codebooks below i are
+also set to eos. Then K - 1 - i more columns follow; the m-th of them has eos in codebooks < i + m. ``<|audio_eos|>`` is
+added after the last column. Example for K = 3: codebook 1 draws eos in column 4, so one more column follows::
 
     column      0    1    2    3    4    5
     k = 0      bos   a1   a2   a3  eos  eos
     k = 1      bos  bos   b1   b2  eos  eos
     k = 2      bos  bos  bos   c1   c2   c3
 
-Source: the generation loop of Boson's release; repetition-aware sampling is from VALL-E 2 (arXiv:2406.05370).
+Sources: the generation loop of Boson's release; VALL-E 2 (arXiv:2406.05370) for repetition-aware sampling.
 """
 
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
 from boson_multimodal.model.higgs_audio.transfer import to_device
 
 NOT_ENDING = -1
-"""Columns that are still to come of a segment in which no codebook has drawn eos."""
+"""The value of ``remaining`` for a segment in which no codebook has drawn eos yet."""
 
 
 class SpeakingModel(Protocol):
-    """What generation asks of a model; ``modeling_higgs_audio``, which has it, imports this module."""
+    """The interface of the model for generation. A protocol avoids a circular import of ``modeling_higgs_audio``."""
 
     config: HiggsAudioConfig
     device: torch.device
@@ -41,21 +41,22 @@ class SpeakingModel(Protocol):
     audio_decoder_proj: nn.Module
 
     def last_hidden_states(self, cache: KeyValueCache, **inputs: Tensor | None) -> Tensor:
-        """(B, D) after the final norm at the last position of each sample; fills the cache."""
+        """Return (B, D) after the final norm at the last position of each sample, and fill the cache."""
         ...
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How a token is drawn from its logits.
+    """How a token is sampled from its logits.
 
     Attributes:
-        do_sample: draw; otherwise the largest logit is taken and nothing below matters.
-        temperature: divides the logits.
-        top_k: only the k largest are kept; 0 keeps all.
-        top_p: then only the smallest set whose probabilities reach p; 1.0 keeps all.
-        ras_win_len, ras_win_max_num_repeat: repetition-aware sampling: a code that its codebook holds so many times in
-            its last ``ras_win_len`` columns is drawn again from the softmax of the raw logits. None turns it off.
+        do_sample: sample; if False, take the largest logit and ignore the other settings.
+        temperature: the logits are divided by it.
+        top_k: keep only the k largest logits; 0 keeps all.
+        top_p: of these, keep only the smallest set whose probabilities reach p; 1.0 keeps all.
+        ras_win_len, ras_win_max_num_repeat: repetition-aware sampling. A code that occurs at least
+            ``ras_win_max_num_repeat`` times in its codebook's last ``ras_win_len`` columns is sampled again from the
+            softmax of the raw logits. ``ras_win_len`` None turns it off.
 
     Raises:
         InputError: listing every value that is out of range.
@@ -85,15 +86,15 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class HiggsAudioGenerationOutput:
-    """What ``HiggsAudioModel.generate`` returns, on the device of ``input_ids``.
+    """The result of ``HiggsAudioModel.generate``, on the device of ``input_ids``.
 
     Attributes:
-        sequences: (B, S) token ids, padded on the right: the prompt, then what was generated, with one
+        sequences: (B, S) token ids, padded on the right: the prompt and the generated tokens, with one
             ``<|AUDIO_OUT|>`` per audio segment.
-        audio_sequences: delayed code columns (K, C) of each generated segment, in order of samples; the first column
-            is all bos. ``codes_of_columns`` makes codes of them.
-        audio_sequence_samples: the sample of each segment.
-        ended: per sample, whether ``<|audio_eos|>`` or ``<|eot_id|>`` came before ``max_new_tokens`` ran out.
+        audio_sequences: delayed code columns (K, C) of each generated segment, in order of samples. The first column
+            is all bos. ``codes_of_columns`` converts them to codes.
+        audio_sequence_samples: the index of the sample of each segment.
+        ended: for each sample, whether ``<|audio_eos|>`` or ``<|eot_id|>`` was generated within ``max_new_tokens``.
     """
 
     sequences: Tensor
@@ -103,10 +104,10 @@ class HiggsAudioGenerationOutput:
 
 
 def codes_of_columns(columns_KC: Tensor, codebook_size: int) -> Tensor:
-    """(K, C) generated columns -> (K, C - K - 1) codes that a codec can decode.
+    """Convert (K, C) generated columns to (K, C - K - 1) codes for the codec.
 
-    The delay is undone, the bos and the eos frame are dropped, and a stray stream token inside becomes the last code,
-    as in the original. Of a segment that was cut short, its last frame takes the place of the eos frame.
+    The delay is undone, and the bos and eos frames are dropped. A bos or eos inside the segment is replaced by the
+    largest code, as in the original. If the segment has no end, its last frame is dropped in place of the eos frame.
     """
     num_codebooks, columns = columns_KC.shape
     if columns < num_codebooks + 1:
@@ -115,10 +116,10 @@ def codes_of_columns(columns_KC: Tensor, codebook_size: int) -> Tensor:
 
 
 class TokenSampler:
-    """Draws tokens; every sample has a generator of its own, so that it gets in a batch what it gets alone.
+    """Samples tokens. Every sample has its own random generator, so its tokens do not depend on the rest of the batch.
 
     Args:
-        seeds: one per sample.
+        seeds: one seed per sample.
     """
 
     def __init__(self, config: SamplingConfig, seeds: Sequence[int], device: torch.device) -> None:
@@ -134,7 +135,7 @@ class TokenSampler:
             self.warpers.append(TopPLogitsWarper(config.top_p))
 
     def tokens(self, logits_ARV: Tensor, samples: Sequence[int]) -> Tensor:
-        """(A, R) tokens of A samples from their (A, R, V) logits; ``samples`` says which they are."""
+        """Return (A, R) tokens for the (A, R, V) logits of the A samples whose indices are ``samples``."""
         if not self.config.do_sample:
             return logits_ARV.argmax(-1)
         logits_ARV = logits_ARV.float()
@@ -142,7 +143,7 @@ class TokenSampler:
         return self._draw(warped, samples)
 
     def columns(self, logits_AKV: Tensor, history_AKW: Tensor, samples: Sequence[int]) -> Tensor:
-        """(A, K) codes, drawn again where the last W columns hold them too often."""
+        """Return (A, K) codes. Codes that occur too often in the last W columns are sampled again."""
         codes_AK = self.tokens(logits_AKV, samples)
         if not self.config.do_sample or self.config.ras_win_len is None:
             return codes_AK
@@ -151,7 +152,7 @@ class TokenSampler:
         return torch.where(repeats_AK >= self.config.ras_win_max_num_repeat, again_AK, codes_AK)
 
     def _draw(self, logits_ARV: Tensor, samples: Sequence[int]) -> Tensor:
-        """Draw from the softmax: dividing by exponential noise and taking the largest needs no synchronisation."""
+        """Sample from the softmax as argmax(p / exponential noise), which needs no synchronisation with the device."""
         noise = torch.empty_like(logits_ARV)
         for row, sample in zip(noise, samples, strict=True):
             row.exponential_(generator=self.generators[sample])
@@ -161,15 +162,15 @@ class TokenSampler:
 def force_delay(
     codes_AK: Tensor, column_A: Tensor, remaining_A: Tensor, bos_id: int, eos_id: int
 ) -> tuple[Tensor, Tensor]:
-    """Bring drawn codes under the delay pattern, as the module's docstring draws it.
+    """Apply the delay pattern to sampled codes, as described in the module's docstring.
 
     Args:
-        codes_AK: (A, K) codes as drawn for one column of each of A segments.
-        column_A: which column of its segment that is, from 0.
-        remaining_A: columns that follow the one before it, once a codebook has drawn eos; else ``NOT_ENDING``.
+        codes_AK: (A, K) codes as sampled, for one column of each of A segments.
+        column_A: the index of that column in its segment.
+        remaining_A: the number of columns after the previous one if a codebook has drawn eos, else ``NOT_ENDING``.
 
     Returns:
-        The column, and ``remaining_A`` after it; 0 says that it is the last.
+        The column, and ``remaining_A`` after it; 0 means that the column is the last one.
     """
     num_codebooks = codes_AK.shape[1]
     codebook = torch.arange(num_codebooks, device=codes_AK.device)
@@ -185,14 +186,14 @@ def force_delay(
 
 
 class Decoding:
-    """B samples on their way: which of them write text, which audio, and what they have written.
+    """The state of B samples during generation: whether each one generates text or audio, and its tokens and codes.
 
-    The host knows how long each sample is and in which mode; codes stay on the device. One flag per sample and column
-    comes back, which says whether the segment is over.
+    The host knows the length and mode of each sample; codes stay on the device. Only one flag per sample and column is
+    copied to the host: whether the segment has ended.
 
     Args:
         prompts: token ids of each sample, without padding.
-        max_new_tokens: text tokens and audio columns that a sample may write.
+        max_new_tokens: the most text tokens and audio columns of a sample.
     """
 
     def __init__(
@@ -211,7 +212,7 @@ class Decoding:
         self.remaining_B = torch.full((len(prompts),), NOT_ENDING, device=self.device)
 
     def write(self, hidden_BD: Tensor) -> None:
-        """Add a token or a column to each sample that has not ended, from the hidden states of their last positions."""
+        """Add a token or a column to each sample that has not ended. ``hidden_BD`` is that of the last positions."""
         running = [sample for sample, ended in enumerate(self.ended) if not ended]
         audio = [sample for sample in running if self.in_audio[sample]]
         text = [sample for sample in running if not self.in_audio[sample]]
@@ -221,7 +222,7 @@ class Decoding:
             self._write_columns(hidden_BD, audio)
 
     def next_inputs(self) -> dict[str, Tensor]:
-        """What was written last, as one position of each sample; one that has ended gets an idle column."""
+        """Return the next inputs: the last token or column of each sample, or a dummy column if it has ended."""
         ids, last = [], []
         for sample, ended in enumerate(self.ended):
             is_column = self.in_audio[sample] or ended
@@ -263,7 +264,7 @@ class Decoding:
                 self.ended[sample] = True
 
     def _history(self, rows: Tensor, column_A: Tensor) -> Tensor:
-        """(A, K, W) columns before the one to come; -1, which is no code, before the segment's first."""
+        """Return the (A, K, W) columns before the next one, with -1 (not a code) before the segment's start."""
         window = self.sampler.config.ras_win_len or 0
         position_AW = column_A[:, None] + torch.arange(-window, 0, device=self.device)
         held = self.columns_BKC[rows[:, None], :, position_AW.clamp(min=0)].transpose(1, 2)
@@ -284,7 +285,7 @@ def generate(
     seed: int | Sequence[int] | None,
     **conditioning: Tensor | None,
 ) -> HiggsAudioGenerationOutput:
-    """The loop behind ``HiggsAudioModel.generate``, which documents it."""
+    """The loop of ``HiggsAudioModel.generate``; the arguments are described there."""
     valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     prompts = [row[mask].tolist() for row, mask in zip(input_ids.cpu(), valid.bool().cpu(), strict=True)]
     seeds = _seeds(seed, len(prompts))
@@ -310,7 +311,7 @@ def generate(
 
 
 def _seeds(seed: int | Sequence[int] | None, num_samples: int) -> list[int]:
-    """One per sample; without any, drawn from torch's global generator."""
+    """Return one seed per sample. If ``seed`` is None, draw them from torch's global generator."""
     if seed is None:
         return torch.randint(2**63 - 1, (num_samples,)).tolist()
     seeds = [seed] * num_samples if isinstance(seed, int) else list(seed)
@@ -324,7 +325,7 @@ def _check(model: SpeakingModel, prompts: list[list[int]], max_new_tokens: int) 
     if max_new_tokens < 1:
         problems.append(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     if model.training:
-        problems.append("the model is in training mode, where dropout would garble its speech; call eval() first")
+        problems.append("the model is in training mode, where dropout would distort the speech; call eval() first")
     if not model.config.use_delay_pattern:
-        problems.append("config.json has use_delay_pattern false; only a delayed model can be generated from")
+        problems.append("config.json has use_delay_pattern false; only models with the delay pattern can generate")
     raise_if_any("HiggsAudioModel.generate", problems)

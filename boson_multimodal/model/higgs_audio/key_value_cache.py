@@ -1,4 +1,4 @@
-"""Keys and values of positions that have been computed, so that the next position need not compute them again."""
+"""A cache of the keys and values of earlier positions, so that the next position need not compute them again."""
 
 from torch import Tensor
 
@@ -6,14 +6,14 @@ FIRST_CAPACITY = 256
 
 
 class KeyValueCache:
-    """What ``HiggsAudioModel.forward`` returns as ``past_key_values`` and takes again with the positions that follow.
+    """The keys and values of a batch. ``HiggsAudioModel.forward`` returns it as ``past_key_values`` and takes it again.
 
-    Samples of different lengths lie side by side, each from row 0 of its own part. Fast-forward layers hold text
-    positions only, so they count rows of their own. For inference: writing is in place and knows no gradient.
+    Every sample has its own part of the cache, starting at row 0. Fast-forward layers store text positions only, so
+    their rows are counted separately. The cache is for inference: it is written in place, without gradients.
 
     Attributes:
-        lengths, text_lengths: positions of each sample so far, and those of them that fast-forward layers hold.
-        capacity: rows that each sample has room for; it grows as needed.
+        lengths, text_lengths: the number of positions of each sample so far, and of those in fast-forward layers.
+        capacity: the number of rows allocated for each sample. It grows when needed.
     """
 
     def __init__(self, num_layers: int, num_samples: int) -> None:
@@ -24,7 +24,7 @@ class KeyValueCache:
         self._values: list[Tensor | None] = [None] * num_layers
 
     def reserve(self, length: int) -> None:
-        """Make room for ``length`` positions of every sample, at least doubling what is there."""
+        """Make room for ``length`` positions of every sample. If the cache must grow, at least double its capacity."""
         if length <= self.capacity:
             return
         self.capacity = max(length, 2 * self.capacity, FIRST_CAPACITY)
@@ -32,11 +32,10 @@ class KeyValueCache:
         self._values = [self._grown(tensor) for tensor in self._values]
 
     def write(self, layer: int, rows_N: Tensor, keys_Nhd: Tensor, values_Nhd: Tensor) -> tuple[Tensor, Tensor]:
-        """Store keys and values (N, heads, d) of one layer at flat rows, sample * capacity + position.
+        """Store keys and values (N, heads, d) of one layer at flat rows: sample * capacity + position.
 
         Returns:
-            All keys and values of the layer, (B, capacity, heads, d) each; rows beyond a sample's length are zero or
-            stale.
+            All keys and values of the layer, (B, capacity, heads, d) each. Rows beyond a sample's length are not valid.
         """
         if self._keys[layer] is None:
             shape = (len(self.lengths), self.capacity, *keys_Nhd.shape[1:])
@@ -46,7 +45,7 @@ class KeyValueCache:
         return self._keys[layer], self._values[layer]
 
     def advance(self, lengths: tuple[int, ...], text_lengths: tuple[int, ...]) -> None:
-        """Count the new positions of each sample once every layer has written them."""
+        """Add the new positions to the lengths of the samples, after every layer has written them."""
         self.lengths = tuple(a + b for a, b in zip(self.lengths, lengths, strict=True))
         self.text_lengths = tuple(a + b for a, b in zip(self.text_lengths, text_lengths, strict=True))
 

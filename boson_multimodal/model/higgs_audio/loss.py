@@ -1,8 +1,8 @@
-"""The training loss: cross entropy only at positions that have a label, in sums and counts, never means of means.
+"""The training loss: cross entropy at the positions with a label, as sums and counts (never as means of means).
 
 With ``audio_logits`` of shape (columns of all segments, K, V) and labels aligned with the inputs::
 
-    audio:  CE_k = cross_entropy(audio_logits[:-1, k], label_audio_ids[k, 1:])     column 0 of a segment has no label
+    audio:  CE_k = cross_entropy(audio_logits[:-1, k], label_audio_ids[k, 1:])     (column 0 of a segment has no label)
     text:   CE   = cross_entropy(logits[:, :-1], expanded_labels[:, 1:])
     loss    = text_weight * CE_text + audio_weight * mean_k CE_k
 
@@ -10,7 +10,7 @@ The shift by one happens here (:func:`next_text_labels`, :func:`next_audio_label
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,9 +19,10 @@ from torch.utils.checkpoint import checkpoint
 
 from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.errors import InputError
+from boson_multimodal.flags import flag
 
 LOGITS_PER_CHUNK = 2**25
-"""Logits held at once by one head: 134 MB in fp32, 261 rows of the released text head."""
+"""The most logits of one head in memory: 134 MB in fp32, 261 rows of the released text head."""
 
 
 @dataclass(kw_only=True)
@@ -30,12 +31,12 @@ class LossConfig:
 
     Attributes:
         text_weight: factor of the text cross entropy.
-        audio_weight: factor of the mean over codebooks of the audio cross entropy.
+        audio_weight: factor of the audio cross entropy, which is a mean over codebooks.
     """
 
-    text_weight: float = field(default=1.0, metadata={"help": "Factor of the text cross entropy in the loss."})
-    audio_weight: float = field(
-        default=1.0, metadata={"help": "Factor of the audio cross entropy (mean over codebooks) in the loss."}
+    text_weight: float = flag(1.0, "Factor of the text cross entropy in the loss.", card="setting")
+    audio_weight: float = flag(
+        1.0, "Factor of the audio cross entropy (mean over codebooks) in the loss.", card="setting"
     )
 
     _argument_group_name = "loss"
@@ -49,10 +50,12 @@ class LossConfig:
 
 
 def next_text_labels(label_ids_N: Tensor, position_ids_N: Tensor) -> Tensor:
-    """Label that each position predicts: that of the next position of the same sample, else ``IGNORE_INDEX``.
+    """Return the label that each position predicts: the label of the next position of the same sample.
+
+    The last position of a sample gets ``IGNORE_INDEX``.
 
     Args:
-        label_ids_N, position_ids_N: (N,) in sample order; a position of 0 begins a sample.
+        label_ids_N, position_ids_N: (N,) in sample order. Position 0 is the first of a sample.
     """
     following = torch.full_like(label_ids_N, IGNORE_INDEX)
     following[:-1] = label_ids_N[1:].masked_fill(position_ids_N[1:] == 0, IGNORE_INDEX)
@@ -60,22 +63,22 @@ def next_text_labels(label_ids_N: Tensor, position_ids_N: Tensor) -> Tensor:
 
 
 def next_audio_labels(label_audio_ids_KC: Tensor) -> Tensor:
-    """(C, K) labels that each audio column predicts: those of the next column, nothing for the last."""
+    """Return the (C, K) labels that each audio column predicts: those of the next column. The last has none."""
     following = torch.full_like(label_audio_ids_KC, IGNORE_INDEX)
     following[:, :-1] = label_audio_ids_KC[:, 1:]
     return following.T
 
 
 def head_loss_sums(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, targets_RG: Tensor, num_logits: int) -> Tensor:
-    """Summed cross entropy of one head over R rows, for each of its G groups of classes.
+    """Return the summed cross entropy of one head over R rows, for each of its G groups of classes.
 
-    The head runs on chunks of rows and, where gradients are wanted, again in the backward pass, so that at most
-    ``LOGITS_PER_CHUNK`` logits exist at a time. It is called as a module, so adapters on it count.
+    The head runs on chunks of rows, so that at most ``LOGITS_PER_CHUNK`` logits exist at a time. With gradients it runs
+    again in the backward pass. It is called as a module, so an adapter on it is applied.
 
     Args:
         head: maps (rows, D) to (rows, G * V) logits.
-        hidden_RD: (R, D) hidden states of the rows that have a label.
-        targets_RG: (R, G) labels, ``IGNORE_INDEX`` where a group of a row has none.
+        hidden_RD: (R, D) hidden states of the rows with a label.
+        targets_RG: (R, G) labels, ``IGNORE_INDEX`` where a group of a row has no label.
         num_logits: G * V.
 
     Returns:
@@ -104,10 +107,10 @@ def weighted_loss(
     audio_label_count: Tensor,
     config: LossConfig,
 ) -> Tensor:
-    """The scalar loss from sums and counts.
+    """Return the scalar loss of sums and counts.
 
-    For one batch these are its own. In training each micro-batch gives its own sums and the counts of the whole
-    optimizer step (all micro-batches, all ranks): the results then add up to the loss of the step.
+    For the loss of a single batch, give the sums and counts of that batch. In training, give the sums of a micro-batch
+    and the counts of the whole optimizer step (all micro-batches and ranks). The results add up to the step's loss.
 
     Args:
         text_loss_sum, text_label_count: scalars.

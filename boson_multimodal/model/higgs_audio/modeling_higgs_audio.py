@@ -1,11 +1,11 @@
-"""HiggsAudioModel: a Llama backbone whose layers hold a second FFN and two more norms for audio positions.
+"""HiggsAudioModel: a Llama backbone whose layers have a second FFN and two more norms for audio positions.
 
-The forward signature and the parameter names are those of Boson's original release, so its checkpoints load as they
-are. Inside, a batch is packed: see ``packing.py`` for the two orders of positions, ``loss.py`` for the heads.
+The forward signature and the parameter names are those of Boson's original release, so its checkpoints load without
+changes. The model packs a batch into one row: ``packing.py`` describes the two orders of positions, ``loss.py`` the
+loss.
 """
 
 import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -13,16 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.nn.attention.varlen import varlen_attn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.utils import ModelOutput
 
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.errors import InputError
+from boson_multimodal.model.higgs_audio.attention import HiggsAudioAttention, Sequences, build_sequences
 from boson_multimodal.model.higgs_audio.audio_tower import HiggsAudioEncoder, HiggsAudioFeatureProjector
 from boson_multimodal.model.higgs_audio.checkpoint_files import (
     check_fit,
@@ -44,26 +43,23 @@ from boson_multimodal.model.higgs_audio.loss import (
 from boson_multimodal.model.higgs_audio.packing import PackedBatch, pack_batch, segment_lengths
 from boson_multimodal.model.higgs_audio.transfer import to_device
 
-VARLEN_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
-"""Not yet so in torch 2.11."""
-
 
 @dataclass
 class HiggsAudioModelOutput(ModelOutput):
-    """What ``HiggsAudioModel.forward`` returns. S is the padded length after audio slots are expanded.
+    """The output of ``HiggsAudioModel.forward``. S is the padded length after the expansion of audio slots.
 
     Attributes:
-        loss: scalar; both heads weighted 1, means over this batch's own label counts. Given labels only.
-        text_loss_sum, text_label_count: scalars: summed cross entropy of the text head and how many labels it is over.
+        loss: scalar, only with labels. Both heads have weight 1, and the means are over the labels of this batch.
+        text_loss_sum, text_label_count: scalars: the summed cross entropy of the text head and its number of labels.
         audio_loss_sum, audio_label_count: (K,) the same for each codebook.
-        logits: (B, S, vocabulary) text logits. Without labels, or with ``output_logits=True``.
-        audio_logits: (columns of all targets, K, codebook rows). Likewise.
+        logits: (B, S, vocabulary) text logits, without labels or with ``output_logits=True``.
+        audio_logits: (columns of all targets, K, codebook rows), under the same condition.
         expanded_input_ids, expanded_labels, attention_mask: (B, S).
-        audio_in_mask, audio_in_discrete_codes_mask, audio_out_mask: (B, S) booleans: reference columns, those of them
-            given as codes, target columns.
+        audio_in_mask, audio_in_discrete_codes_mask, audio_out_mask: (B, S) booleans: reference columns, reference
+            columns that are codes, target columns.
         hidden_states: with ``output_hidden_states=True``, (B, S, D) before each layer and after the final norm.
-        audio_hidden_states: (columns of all targets, D) after the final norm. Wherever ``audio_logits`` are.
-        cache: with ``use_cache=True``, what to give as ``past_key_values`` with the positions that follow.
+        audio_hidden_states: (columns of all targets, D) after the final norm. Given together with ``audio_logits``.
+        cache: with ``use_cache=True``, the ``past_key_values`` for the call with the next positions.
     """
 
     loss: Tensor | None = None
@@ -85,39 +81,19 @@ class HiggsAudioModelOutput(ModelOutput):
 
     @property
     def past_key_values(self) -> KeyValueCache | None:
-        """``cache`` by the original's name; no field, since transformers 5.24 renames fields of that name."""
+        """``cache`` under the original's name. It is not a field, because transformers 5.24 renames such fields."""
         return self.cache
 
 
 @dataclass(frozen=True)
-class Sequences:
-    """N rows of hidden states, sample after sample, each of which attends to its own sample.
-
-    Attributes:
-        lengths: rows of each sample.
-        bounds: (B + 1,) int32, where each sample begins and ends.
-        cos_Nd, sin_Nd: rotary angles of each row's position.
-        past_lengths: what a cache holds of each sample before these rows; None without a cache.
-        cache_rows_N: where the rows' keys and values go in it.
-    """
-
-    lengths: tuple[int, ...]
-    bounds: Tensor
-    cos_Nd: Tensor
-    sin_Nd: Tensor
-    past_lengths: tuple[int, ...] | None = None
-    cache_rows_N: Tensor | None = None
-
-
-@dataclass(frozen=True)
 class Routing:
-    """What a layer needs to know of the batch, on the device of the hidden states, made once per batch.
+    """The index tensors of a batch that the layers use, on the device of the hidden states. Built once per batch.
 
     Attributes:
-        num_text: rows of the text slice.
+        num_text: the number of rows of the text slice.
         sample_from_routed, routed_from_sample: see ``PackedBatch``.
         every: all positions, in sample order.
-        text: those of the text slice alone, for layers that audio skips; None where no layer is one.
+        text: the positions of the text slice, for layers that audio skips; None if no layer is skipped.
     """
 
     num_text: int
@@ -127,79 +103,8 @@ class Routing:
     text: Sequences | None
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:
-    """Causal attention of each sample to itself. (N, heads, d) in sample order -> (N, heads, d).
-
-    On CUDA in half precision one varlen kernel takes all samples; elsewhere SDPA runs sample by sample, which spends
-    nothing on the pairs of positions that one call under a block mask would compute and discard.
-    """
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        bounds, longest = sequences.bounds, max(sequences.lengths)
-        groups = {"enable_gqa": True}
-        if not VARLEN_GROUPS_HEADS:
-            groups = {}
-            key, value = (x.repeat_interleave(query.shape[1] // key.shape[1], dim=1) for x in (key, value))
-        return varlen_attn(query, key, value, bounds, bounds, longest, longest, window_size=(-1, 0), **groups)
-    outputs = []
-    for q, k, v in zip(*(x.split(sequences.lengths) for x in (query, key, value)), strict=True):
-        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
-        attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        outputs.append(attended.squeeze(0).transpose(0, 1))
-    return torch.cat(outputs)
-
-
-def attend_to_cache(query: Tensor, keys: Tensor, values: Tensor, sequences: Sequences) -> Tensor:
-    """As :func:`attend`, but to all that a cache holds. Keys and values are (B, capacity, heads, d)."""
-    past = sequences.past_lengths
-    if all(length == 1 for length in sequences.lengths):
-        longest = max(past) + 1
-        mask = None
-        if min(past) + 1 < longest:
-            held = torch.tensor(past)[:, None, None, None] + 1
-            mask = to_device(torch.arange(longest) < held, query.device)
-        q, k, v = query.unsqueeze(2), keys[:, :longest].transpose(1, 2), values[:, :longest].transpose(1, 2)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True).squeeze(2)
-    outputs = []
-    for sample, q in enumerate(query.split(sequences.lengths)):
-        new, held = q.shape[0], past[sample] + q.shape[0]
-        mask = torch.ones(new, held, dtype=torch.bool, device=query.device).tril(past[sample])
-        q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, keys[sample, :held], values[sample, :held]))
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
-        outputs.append(attended.squeeze(0).transpose(0, 1))
-    return torch.cat(outputs)
-
-
-class HiggsAudioAttention(nn.Module):
-    """Grouped-query attention with rotary positions, shared by text and audio."""
-
-    def __init__(self, config: HiggsAudioConfig, layer_index: int) -> None:
-        super().__init__()
-        text = config.text_config
-        self.layer_index = layer_index
-        self.head_dim = text.head_dim
-        self.q_proj = nn.Linear(text.hidden_size, text.num_attention_heads * text.head_dim, bias=text.attention_bias)
-        self.k_proj = nn.Linear(text.hidden_size, text.num_key_value_heads * text.head_dim, bias=text.attention_bias)
-        self.v_proj = nn.Linear(text.hidden_size, text.num_key_value_heads * text.head_dim, bias=text.attention_bias)
-        self.o_proj = nn.Linear(text.num_attention_heads * text.head_dim, text.hidden_size, bias=text.attention_bias)
-
-    def forward(self, hidden_ND: Tensor, sequences: Sequences, cache: KeyValueCache | None) -> Tensor:
-        """(N, D) in sample order -> (N, D) in sample order."""
-        query, key, value = (
-            projection(hidden_ND).unflatten(-1, (-1, self.head_dim))
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        query, key = apply_rotary_pos_emb(query, key, sequences.cos_Nd, sequences.sin_Nd)
-        if cache is not None:
-            keys, values = cache.write(self.layer_index, sequences.cache_rows_N, key, value)
-        if cache is not None and any(sequences.past_lengths):
-            attended = attend_to_cache(query, keys, values, sequences)
-        else:
-            attended = attend(query, key, value, sequences)
-        return self.o_proj(attended.flatten(-2))
-
-
 class HiggsAudioDecoderLayer(GradientCheckpointingLayer):
-    """A plain Llama layer: text and audio take the same norms and FFN (``dual_ffn`` outside its dual layers)."""
+    """A plain Llama layer: text and audio use the same norms and FFN (in ``dual_ffn``, outside the dual layers)."""
 
     def __init__(self, config: HiggsAudioConfig, layer_index: int) -> None:
         super().__init__()
@@ -218,7 +123,7 @@ class HiggsAudioDecoderLayer(GradientCheckpointingLayer):
 
 
 class HiggsAudioFastForwardDecoderLayer(HiggsAudioDecoderLayer):
-    """A layer that audio positions skip, and in which text attends to text alone."""
+    """A layer that audio positions skip. Text positions attend to text positions only."""
 
     def forward(self, hidden_ND: Tensor, routing: Routing, cache: KeyValueCache | None = None) -> Tensor:
         """(N, D) in routed order -> (N, D) in routed order."""
@@ -230,7 +135,7 @@ class HiggsAudioFastForwardDecoderLayer(HiggsAudioDecoderLayer):
 
 
 class HiggsAudioDualFFNDecoderLayer(HiggsAudioDecoderLayer):
-    """A layer in which audio positions take norms and an FFN of their own; attention is shared."""
+    """A layer with separate norms and a separate FFN for audio positions. Text and audio share the attention."""
 
     def __init__(self, config: HiggsAudioConfig, layer_index: int) -> None:
         super().__init__(config, layer_index)
@@ -256,7 +161,7 @@ class HiggsAudioDualFFNDecoderLayer(HiggsAudioDecoderLayer):
 
 
 def build_decoder_layer(config: HiggsAudioConfig, layer_index: int) -> HiggsAudioDecoderLayer:
-    """The kind of layer that the configuration has at an index."""
+    """Build the layer at an index, of the kind that the configuration asks for."""
     if layer_index in config.audio_dual_ffn_layers:
         return HiggsAudioDualFFNDecoderLayer(config, layer_index)
     if config.audio_adapter_type == "dual_ffn_fast_forward":
@@ -265,12 +170,12 @@ def build_decoder_layer(config: HiggsAudioConfig, layer_index: int) -> HiggsAudi
 
 
 def replace_ffn_width(text_config: Any, intermediate_size: int) -> Any:
-    """A copy of the Llama configuration with another FFN width."""
+    """Return a copy of the Llama configuration with another FFN width."""
     return type(text_config).from_dict({**text_config.to_dict(), "intermediate_size": intermediate_size})
 
 
 class HiggsAudioDecoderProjection(nn.Module):
-    """The two heads: text vocabulary, and K codebooks side by side."""
+    """The two heads: one for the text vocabulary, one for all K codebooks."""
 
     def __init__(self, config: HiggsAudioConfig) -> None:
         super().__init__()
@@ -280,7 +185,7 @@ class HiggsAudioDecoderProjection(nn.Module):
 
 
 class HiggsAudioPreTrainedModel(PreTrainedModel):
-    """Loading, saving and gradient checkpointing, as transformers has them."""
+    """The settings for transformers' saving and gradient checkpointing."""
 
     config_class = HiggsAudioConfig
     base_model_prefix = ""
@@ -294,7 +199,28 @@ class HiggsAudioPreTrainedModel(PreTrainedModel):
 
 
 class HiggsAudioModel(HiggsAudioPreTrainedModel):
-    """Higgs Audio v2 in all forms of the original: as released every layer is dual and references are codes."""
+    """Higgs Audio v2 in all forms of the original. In the released form every layer is dual and references are codes.
+
+    The arguments of ``forward``, with K codebooks and B samples of S0 tokens:
+
+    - ``input_ids``: (B, S0) token ids, one id per audio slot.
+    - ``attention_mask``: (B, S0), 0 at padding; None means no padding.
+    - ``audio_features``: (references, mel bins, frames) log-mel features for the audio tower. If a slot has both
+      features and codes, the features come first.
+    - ``audio_feature_attention_mask``: (references, frames), 0 at padding.
+    - ``audio_in_ids``: (K, columns) delayed codes of the references, concatenated in order of appearance.
+    - ``audio_in_ids_start``: the first column of each reference.
+    - ``audio_out_ids``, ``audio_out_ids_start``: the same for targets.
+    - ``audio_out_ids_start_group_loc``: the sample of each target. Not used: the order of the slots determines it.
+    - ``label_ids``: (B, S0) text labels aligned with ``input_ids``; ``IGNORE_INDEX`` for positions without loss.
+    - ``label_audio_ids``: (K, columns) labels aligned with ``audio_out_ids``.
+    - ``past_key_values``: the cache of an earlier call. All other arguments then describe only the new positions.
+    - ``use_cache``: return ``past_key_values``. For inference, under ``torch.no_grad()``.
+    - ``output_hidden_states``: also return padded hidden states.
+    - ``output_logits``: return logits although labels are given.
+    - ``inputs_embeds``, ``output_attentions``: must not be given. ``output_audio_hidden_states``, ``return_dict``: not
+      used. They are part of the original's signature.
+    """
 
     def __init__(self, config: HiggsAudioConfig) -> None:
         super().__init__(config)
@@ -323,20 +249,20 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         torch_dtype: str | torch.dtype | None = None,
         device_map: str | torch.device | dict[str, Any] | None = None,
     ) -> Any:
-        """A checkpoint in either published layout, in evaluation mode; each tensor is read straight into its place.
+        """Load a checkpoint in either published layout, in evaluation mode. Tensors are read directly into the model.
 
         Args:
             pretrained_model_name_or_path: a folder, or a hub id.
-            config: instead of the checkpoint's own.
+            config: a configuration that replaces the checkpoint's.
             revision: the hub's commit, branch or tag.
-            dtype: of the weights; ``"auto"`` or None: the config's, else the file's.
+            dtype: the type of the weights; ``"auto"`` or None: the config's type, or else that of the file.
             torch_dtype: the older name of ``dtype``.
-            device_map: one device, as such or as ``{"": device}``; None is the CPU, ``"auto"`` the first CUDA device
-                where there is one.
+            device_map: one device, or ``{"": device}``. None is the CPU; ``"auto"`` is the first CUDA device, or the
+                CPU if there is none.
 
         Raises:
-            InputError: if a file is missing or damaged, or listing the tensors that are missing, unexpected or
-                misshapen; before any weight is read.
+            InputError: if a file is missing or damaged, or listing the tensors that are missing, are unexpected or have
+                a wrong shape. It is raised before any weight is read.
         """
         folder = resolve_checkpoint(str(pretrained_model_name_or_path), revision, "model", ())
         config = HiggsAudioConfig.from_pretrained(folder) if config is None else copy.deepcopy(config)
@@ -349,7 +275,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         config.dtype = weights_dtype(torch_dtype or dtype, config, stored.values())
         config.name_or_path = model.name_or_path = str(pretrained_model_name_or_path)
         model.load_state_dict(read_weights(fitting, wanted, config.dtype, device), assign=True)
-        model.rotary_emb = LlamaRotaryEmbedding(config.text_config).to(device)  # computed, not stored
+        model.rotary_emb = LlamaRotaryEmbedding(config.text_config).to(device)  # computed: files do not contain it
         return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -380,31 +306,14 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         return_dict: bool | None = None,
         output_logits: bool | None = None,
     ) -> HiggsAudioModelOutput:
-        """Run the model on a padded batch; with labels, return loss sums and counts instead of logits.
+        """Run the model on a padded batch. With labels, return loss sums and counts instead of logits.
 
-        Ids may lie on the CPU while the weights are elsewhere: the index arithmetic then needs no synchronisation.
-
-        Args:
-            input_ids: (B, S0) token ids, one id per audio slot.
-            attention_mask: (B, S0), 0 at padding; None means no padding.
-            audio_features: (references, mel bins, frames) log-mel features for the audio tower; a slot that has both
-                features and codes holds its features first.
-            audio_feature_attention_mask: (references, frames), 0 at padding.
-            audio_in_ids: (K, columns) delayed codes of the references, side by side in order of appearance.
-            audio_in_ids_start: first column of each reference.
-            audio_out_ids, audio_out_ids_start: the same for targets.
-            audio_out_ids_start_group_loc: sample of each target; the order of the slots already says it.
-            label_ids: (B, S0) text labels aligned with ``input_ids``; ``IGNORE_INDEX`` where there is no loss.
-            label_audio_ids: (K, columns) labels aligned with ``audio_out_ids``.
-            past_key_values: what an earlier call returned; all other arguments then describe only what follows.
-            use_cache: return ``past_key_values``. For inference, under ``torch.no_grad()``.
-            output_hidden_states: also return padded hidden states.
-            output_logits: also return logits where labels are given.
-            inputs_embeds, output_attentions, output_audio_hidden_states, return_dict: of the original signature.
+        The class docstring describes the arguments. Ids may be on the CPU while the weights are on an accelerator; the
+        index arithmetic then needs no synchronisation.
 
         Raises:
-            ValueError: if an argument asks for what this form of the model does not have, or audio slots and
-                segments differ in number.
+            ValueError: if this form of the model does not support an argument, or if the numbers of audio slots and
+                segments differ.
         """
         _refuse_unsupported(inputs_embeds=inputs_embeds, output_attentions=output_attentions)
         has_labels = label_ids is not None or label_audio_ids is not None
@@ -453,22 +362,22 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         audio_features: Tensor | None = None,
         audio_feature_attention_mask: Tensor | None = None,
     ) -> HiggsAudioGenerationOutput:
-        """Go on from prompts until ``<|audio_eos|>`` or ``<|eot_id|>``; a prompt that is to be spoken ends with
+        """Continue prompts until ``<|audio_eos|>`` or ``<|eot_id|>``. To get speech, end a prompt with
         ``<|audio_out_bos|>``.
 
-        A sample gets in a batch what it gets alone with the same seed. Lengths may differ; padding may be on either
-        side.
+        The result of a sample for a given seed does not depend on the rest of the batch. Prompts may have different
+        lengths, with padding on either side.
 
         Args:
             input_ids, attention_mask, audio_in_ids, audio_in_ids_start, audio_out_ids, audio_out_ids_start,
-                audio_features, audio_feature_attention_mask: the prompts, as :meth:`forward` takes them.
-            max_new_tokens: text tokens and audio columns (25 a second) of each sample at most.
+                audio_features, audio_feature_attention_mask: the prompts, as for :meth:`forward`.
+            max_new_tokens: the most text tokens and audio columns (25 a second) of each sample.
             do_sample, temperature, top_k, top_p, ras_win_len, ras_win_max_num_repeat: see ``SamplingConfig``.
-            seed: one for all samples (equal prompts then give equal speech) or one each; None draws them from torch's
-                global generator.
+            seed: one for all samples (equal prompts then give equal speech) or one per sample. None draws the seeds
+                from torch's global generator.
 
         Raises:
-            InputError: for a setting out of range, an empty prompt, or a model in training mode.
+            InputError: if a setting is out of range, a prompt is empty, or the model is in training mode.
         """
         return generate(
             self,
@@ -486,11 +395,11 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         )
 
     def last_hidden_states(self, cache: KeyValueCache, **inputs: Tensor | None) -> Tensor:
-        """(B, D) after the final norm at the last position of each sample, without any logits: for generation.
+        """Return (B, D) after the final norm at the last position of each sample. Generation uses it.
 
         Args:
-            cache: is filled.
-            inputs: ids, codes, features and masks as :meth:`forward` takes them.
+            cache: the cache of earlier positions. The new positions are added to it.
+            inputs: ids, codes, features and masks, as for :meth:`forward`.
         """
         hidden, _, packed = self._run(cache=cache, **inputs)
         last = torch.tensor(packed.sample_lengths).cumsum(0) - 1
@@ -514,7 +423,8 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         """Embed, pack and run the layers.
 
         Returns:
-            (N, D) after the final norm in routed order; if kept, that and the input of every layer; the packing.
+            (N, D) after the final norm in routed order; with ``keep_hidden``, the input of every layer and the final
+            output, else an empty list; the packed batch.
         """
         audio_in_ids, audio_in_lengths = _segments(audio_in_ids, audio_in_ids_start, input_ids, self.config)
         audio_out_ids, audio_out_lengths = _segments(audio_out_ids, audio_out_ids_start, input_ids, self.config)
@@ -550,14 +460,14 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         return hidden, all_hidden, packed
 
     def _routing(self, packed: PackedBatch, hidden: Tensor, cache: KeyValueCache | None) -> Routing:
-        """The batch's index tensors and rotary angles, on the device of ``hidden``."""
+        """Compute the batch's index tensors and rotary angles on the device of ``hidden``."""
         cos, sin = self.rotary_emb(hidden, to_device(packed.position_ids_N, self.device)[None])
         rows = None
         if cache is not None:
             longest = max(a + b for a, b in zip(cache.lengths, packed.sample_lengths, strict=True))
             cache.reserve(longest)
             rows = packed.sample_N * cache.capacity + packed.position_ids_N
-        every = _sequences(packed.sample_lengths, cos[0], sin[0], cache and cache.lengths, rows)
+        every = build_sequences(packed.sample_lengths, cos[0], sin[0], cache and cache.lengths, rows)
         text = None
         if any(isinstance(layer, HiggsAudioFastForwardDecoderLayer) for layer in self.layers):
             text_rows = packed.routed_from_sample[: packed.num_text]
@@ -568,7 +478,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
                 rows = sample * cache.capacity + held[sample] + torch.arange(packed.num_text) - bounds[sample]
             on_device = to_device(text_rows, self.device)
             past = cache and cache.text_lengths
-            text = _sequences(packed.text_lengths, cos[0][on_device], sin[0][on_device], past, rows)
+            text = build_sequences(packed.text_lengths, cos[0][on_device], sin[0][on_device], past, rows)
         return Routing(
             num_text=packed.num_text,
             sample_from_routed=to_device(packed.sample_from_routed, self.device),
@@ -578,7 +488,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         )
 
     def _cache(self, cache: KeyValueCache | None, num_samples: int, has_labels: bool) -> KeyValueCache:
-        """The cache to go on with, or a new one."""
+        """Return the given cache after checking it, or a new one."""
         if has_labels or torch.is_grad_enabled():
             raise InputError(
                 "HiggsAudioModel.forward: past_key_values and use_cache are for inference; give no labels, and call "
@@ -588,15 +498,18 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             return KeyValueCache(len(self.layers), num_samples)
         if not isinstance(cache, KeyValueCache) or len(cache.lengths) != num_samples:
             raise InputError(
-                f"HiggsAudioModel.forward: past_key_values is {type(cache).__name__}; it must be what an earlier call "
-                f"with use_cache=True returned for the same {num_samples} samples"
+                f"HiggsAudioModel.forward: past_key_values is {type(cache).__name__}; it must be the result of an "
+                f"earlier call with use_cache=True for the same {num_samples} samples"
             )
         return cache
 
     def _embed_features(
         self, audio_features: Tensor | None, attention_mask: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
-        """(positions of all references, D) in order, and how many each reference takes; None where none is given."""
+        """Return (positions of all references, D) in order, and the number of positions of each reference.
+
+        Both are None without features.
+        """
         if audio_features is None or audio_features.numel() == 0:
             return None, None
         if self.config.skip_audio_tower:
@@ -610,14 +523,14 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         return self.audio_encoder_proj(states.flatten(0, 1)[to_device(rows, states.device)]), lengths
 
     def _embed_audio(self, codes_KC: Tensor) -> Tensor:
-        """(K, C) code columns -> (C, D): the embeddings of a column's K codes, summed."""
+        """Embed (K, C) code columns as (C, D): the sum of the embeddings of a column's K codes."""
         first_row = torch.arange(self.config.audio_num_codebooks, device=codes_KC.device) * self.config.codebook_rows
         return self.audio_codebook_embeddings(to_device(codes_KC.T + first_row, self.device)).sum(dim=1)
 
     def _add_losses(
         self, output: HiggsAudioModelOutput, hidden: Tensor, packed: PackedBatch, label_audio_ids: Tensor | None
     ) -> None:
-        """Run each head on the rows that predict a label, and add the sums, counts and the batch's own loss."""
+        """Run each head on the rows that predict a label. Add sums, counts and the batch's loss to ``output``."""
         heads, config = self.audio_decoder_proj, self.config
         label_ids_N = packed.label_ids_N
         if label_ids_N is None:
@@ -650,7 +563,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         )
 
     def _add_logits(self, output: HiggsAudioModelOutput, hidden: Tensor, packed: PackedBatch) -> None:
-        """Add both heads' logits at every position, text padded to the grid."""
+        """Add both heads' logits to ``output``: text logits at every position (padded), audio logits at targets."""
         heads, config = self.audio_decoder_proj, self.config
         in_sample_order = to_device(packed.sample_from_routed, self.device)
         output.logits = packed.pad(heads.text_lm_head(hidden[in_sample_order]), 0.0)
@@ -660,19 +573,13 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         )
 
 
-def _sequences(
-    lengths: tuple[int, ...], cos_Nd: Tensor, sin_Nd: Tensor, past: tuple[int, ...] | None, rows_N: Tensor | None
-) -> Sequences:
-    """Sequences on the device of the angles."""
-    bounds = F.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
-    rows = None if rows_N is None else to_device(rows_N, cos_Nd.device)
-    return Sequences(lengths, to_device(bounds, cos_Nd.device), cos_Nd, sin_Nd, past, rows)
-
-
 def _segments(
     ids_KC: Tensor | None, starts: Tensor | None, input_ids: Tensor, config: HiggsAudioConfig
 ) -> tuple[Tensor, Tensor]:
-    """Codes and the columns of each segment; no codes at all (None, or the original's empty tensor) give none."""
+    """Return the codes, and the number of columns of each segment.
+
+    Without codes (None, or an empty tensor as in the original), both results are empty.
+    """
     if ids_KC is None or ids_KC.numel() == 0:
         return input_ids.new_zeros((config.audio_num_codebooks, 0)), input_ids.new_zeros(0)
     if ids_KC.shape[0] != config.audio_num_codebooks:
@@ -681,7 +588,7 @@ def _segments(
 
 
 def _masks(packed: PackedBatch, config: HiggsAudioConfig) -> HiggsAudioModelOutput:
-    """The padded ids, labels and masks that the original returns beside its logits, on the device of the ids."""
+    """Return the padded ids, labels and masks that are part of the original's output, on the device of the ids."""
     in_mask = packed.pad(packed.input_ids_N == config.audio_in_token_idx, False)
     labels = packed.label_ids_N
     return HiggsAudioModelOutput(
@@ -697,4 +604,4 @@ def _masks(packed: PackedBatch, config: HiggsAudioConfig) -> HiggsAudioModelOutp
 def _refuse_unsupported(**arguments: Any) -> None:
     given = [name for name, value in arguments.items() if value is not None and value is not False]
     if given:
-        raise InputError(f"HiggsAudioModel.forward: {given} given, but this form of the model cannot use it")
+        raise InputError(f"HiggsAudioModel.forward: {given} given, but this form of the model does not support it")

@@ -1,11 +1,11 @@
-"""Moving a batch to the accelerator without waiting for it."""
+"""Copy tensors to the accelerator asynchronously."""
 
 import torch
 from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move without waiting: from pinned memory where the target is a CUDA device."""
+    """Copy a tensor to a device asynchronously. A copy to a CUDA device goes through pinned memory."""
     if tensor.device == device:
         return tensor
     if device.type == "cuda" and tensor.device.type == "cpu":

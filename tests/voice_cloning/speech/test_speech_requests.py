@@ -1,4 +1,4 @@
-"""Manifests: what is read from them, and every offender named at once."""
+"""Test manifests: their requests, and that all problems are listed at once."""
 
 from pathlib import Path
 from typing import Any
@@ -37,21 +37,21 @@ def test_entries_and_chatml_records_become_requests(tmp_path: Path, suffix: str)
     assert [request.pieces[0].text for request in requests] == ["كيف حالك", ("كيف حالك؟ " * 5).strip(), "كيف حالك"]
     assert all(request.base_dir == tmp_path for request in requests)
     frames, problems = check_references(requests)
-    assert problems == [], "the clip that is to be spoken need not be there"
+    assert problems == [], "the audio of the spoken clip need not exist"
     assert list(frames.values()) == [88]
 
 
-def test_what_a_record_says_is_found_where_it_stands(tmp_path: Path) -> None:
+def test_the_text_of_a_record_is_found_in_each_of_its_places(tmp_path: Path) -> None:
     silent = record("b", audio("voice.wav"), audio("none.wav"))
     silent["messages"][2]["content"] = [audio("none.wav")]
-    told = {**silent, "misc": {"sample_id": "c", "target_transcript": "أهلا"}}
-    records = [record("a", audio("voice.wav"), audio("none.wav")), silent, told]
+    transcribed = {**silent, "misc": {"sample_id": "c", "target_transcript": "أهلا"}}
+    records = [record("a", audio("voice.wav"), audio("none.wav")), silent, transcribed]
     requests, problems = read_manifest(write_records(tmp_path / "m.json", records), "as_written")
     assert problems == []
     assert [request.pieces[0].text for request in requests] == ["كيف حالك", "Please say: كيف حالك", "أهلا"]
 
 
-def test_every_offender_is_named_at_once(tmp_path: Path) -> None:
+def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:
     write_clip(tmp_path / "voice.wav")
     write_clip(tmp_path / "short.wav", 0.03)
     (tmp_path / "text.wav").write_text("not audio")
@@ -79,14 +79,14 @@ def test_every_offender_is_named_at_once(tmp_path: Path) -> None:
         style="as_written",
     )
     wanted = [
-        "fine: id: another entry has it",
+        "fine: id: another entry has the same id",
         "no_text: style: unknown key; known are ['id', 'text', 'reference', 'reference_text']",
         "no_text: text: missing",
         "blank: text: ' .! ' has no words",
         "forged: text: 'قل <|eot_id|>' holds ['<|eot_id|>']",
         "forged: reference_text: '<|AUDIO|> نعم' holds ['<|AUDIO|>']",
         "number: text: 7; it must be a string",
-        "../up: id: '../up'; it names a file",
+        "../up: id: '../up'; it becomes a file name",
         "dir\\name: id:",
         ".hidden: id:",
         "a.runaway: id:",
@@ -107,7 +107,7 @@ def test_every_offender_is_named_at_once(tmp_path: Path) -> None:
     ("content", "message"),
     [("{", "not JSON"), ("{}", "holds a JSON dict"), ("[]", "holds no sample"), (None, "no such file")],
 )
-def test_a_manifest_that_is_none(tmp_path: Path, content: str | None, message: str) -> None:
+def test_an_invalid_manifest_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "m.json"
     if content is not None:
         path.write_text(content)
@@ -121,11 +121,11 @@ def test_references_of_unusual_length_get_one_warning(tmp_path: Path, capsys: py
         write_clip(tmp_path / f"{name}.wav", seconds)
     assert problems_of(tmp_path, *(entry(name, reference=f"{name}.wav") for name in lengths)) == []
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("warning: 4 of 5 references are not of 3 to 10 s")
+    assert len(lines) == 1 and lines[0].startswith("warning: 4 of 5 references are not 3 to 10 s long")
     assert "a.wav (1.0 s)" in lines[0] and "c.wav (12.0 s)" in lines[0] and "b.wav" not in lines[0]
 
 
-def test_both_styles_say_the_text_and_hear_the_reference(tmp_path: Path, tokenizer: Any) -> None:
+def test_prompts_of_both_styles_contain_the_text_and_the_reference(tmp_path: Path, tokenizer: Any) -> None:
     path = write_records(tmp_path / "m.json", [entry("one", text=" كيف حالك ")])
     heads = {}
     for style in ("as_written", "voice_clone"):

@@ -1,4 +1,4 @@
-"""How long a text may take, and where it is cut."""
+"""Test the plausible duration of a text, and where a long text is cut."""
 
 import json
 import random
@@ -14,7 +14,7 @@ PLAIN = "كتب الطالب الدرس"
 DIACRITISED = "كَتَبَ الطّالِبُ الدَّرْسَ"
 
 
-def test_letters_are_those_that_are_read_out() -> None:
+def test_only_letters_that_are_read_aloud_count() -> None:
     assert spoken_letters(PLAIN) == 14
     assert spoken_letters(DIACRITISED) == spoken_letters(PLAIN)
     assert spoken_letters("كتـــب") == spoken_letters("كتب")
@@ -35,18 +35,18 @@ def seconds_of_targets(path: Path) -> list[tuple[str, float]]:
 
 @needs_samples
 @pytest.mark.parametrize("split", ["train", "val"])
-def test_no_real_clip_would_count_as_a_run_away(split: str) -> None:
-    """Words spoken one a second, the slowest speech at hand, take at most 0.8 of the bound."""
+def test_no_real_clip_would_count_as_a_runaway(split: str) -> None:
+    """Words at one per second are the slowest speech we have. They take at most 0.8 of the limit."""
     for text, seconds in seconds_of_targets(SAMPLES_DIR / f"{split}_chatml_samples.json"):
         assert seconds <= 0.8 * longest_seconds(text), text
 
 
-def test_no_clip_of_the_demo_would_count_as_a_run_away(demo: Path) -> None:
+def test_no_clip_of_the_demo_would_count_as_a_runaway(demo: Path) -> None:
     for text, seconds in seconds_of_targets(demo / "train_chatml_samples.json"):
         assert seconds <= 0.5 * longest_seconds(text), text
 
 
-def test_a_text_that_is_short_enough_stays_whole() -> None:
+def test_a_short_text_is_not_cut() -> None:
     text = "صباح الخير. كيف حالك؟\nأنا بخير!"
     assert cut_text(f" {text} \n", 100) == [text]
 
@@ -75,7 +75,7 @@ def test_a_cut_within_a_word_keeps_marks_with_their_letters() -> None:
     assert cut_text(word, 6) == ["بَ" * 6, "بَ" * 4]
 
 
-def test_pieces_hold_the_whole_text_each_within_the_limit() -> None:
+def test_pieces_contain_the_whole_text_and_keep_the_limit() -> None:
     rng = random.Random(0)
     words = ["كتاب", "مدرسة", "the", "25", "وَلَدٌ", "3.14", "بيت،", "نعم.", "لا؟", "«أهلا»", "...", "–", "؟!", "سنة؛"]
     for _ in range(300):
@@ -90,6 +90,6 @@ def test_pieces_hold_the_whole_text_each_within_the_limit() -> None:
         assert all(spoken_letters(piece) <= limit for piece in words_only)
 
 
-def test_a_limit_without_room_is_refused() -> None:
+def test_a_limit_below_one_symbol_is_refused() -> None:
     with pytest.raises(InputError, match="letters_per_piece is 5; it must be at least 6"):
         cut_text("نعم", 5)

@@ -9,7 +9,7 @@ import torch
 from voice_cloning.training.batch_planning import (
     WINDOW_SAMPLES,
     MicroBatch,
-    Step,
+    StepPlan,
     fill_micro_batches,
     plan_epoch,
     plan_evaluation,
@@ -23,7 +23,7 @@ def some_lengths(count: int = 301, longest: int = 400) -> list[int]:
     return torch.randint(20, longest, (count,), generator=torch.Generator().manual_seed(count)).tolist()
 
 
-def plan(lengths: list[int], **changes: Any) -> list[Step]:
+def plan(lengths: list[int], **changes: Any) -> list[StepPlan]:
     arguments: dict[str, Any] = {
         "max_tokens_per_batch": 1000,
         "batch_size": None,
@@ -36,12 +36,12 @@ def plan(lengths: list[int], **changes: Any) -> list[Step]:
     return plan_epoch(lengths, **arguments)
 
 
-def in_order(steps: list[Step]) -> list[MicroBatch]:
+def in_order(steps: list[StepPlan]) -> list[MicroBatch]:
     """All micro-batches: step by step, accumulation by accumulation, rank by rank."""
     return [micro_batch for step in steps for ranks in step for micro_batch in ranks]
 
 
-def samples(steps: list[Step]) -> list[int]:
+def samples(steps: list[StepPlan]) -> list[int]:
     return [index for micro_batch in in_order(steps) for index in micro_batch]
 
 

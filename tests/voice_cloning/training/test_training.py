@@ -17,6 +17,8 @@ from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tests.training_runs import adapter, assert_same_adapter, flags, metrics, trainer
+from voice_cloning.training.batches import StepBatches, count_labels
+from voice_cloning.training.schedule import learning_rate, warmup_steps_of
 
 EVERY_GROUP = ["attention", "text_mlp", "audio_mlp", "heads", "audio_embeddings"]
 
@@ -31,16 +33,19 @@ class Crash(Exception):
 def loss_and_gradients(subject: ArabicVoiceCloningDistributedTrainer, split: list[list[int]]) -> tuple[float, Tensor]:
     """The step's loss and the gradient of every adapter weight, for one way to split samples into micro-batches."""
     captured: list[Tensor] = []
-    subject.optimizer.step = lambda: captured.append(subject.gradients.clone())
-    batches = [subject.collator([subject.train_dataset[i] for i in indices]) if indices else None for indices in split]
-    counts, _ = subject._count_labels(batches, stop=False)
-    sums = subject._optimizer_step(0, batches, counts)[:, :-1].sum(dim=0)
+    run = subject.components
+    run.optimizer._adamw.step = lambda: captured.append(run.optimizer.gradients.clone())
+    collated = tuple(
+        run.data.collator([run.data.train_dataset[i] for i in indices]) if indices else None for indices in split
+    )
+    counts = count_labels(collated, run.num_codebooks)
+    sums = subject._optimizer_step(StepBatches(0, tuple(map(tuple, split)), collated, 0), counts)[:, :-1].sum(dim=0)
     means = sums / counts
     return (means[0] + means[1:].mean()).item(), captured[0]
 
 
 def split_by_parameter(subject: ArabicVoiceCloningDistributedTrainer, flat: Tensor) -> Iterator[Tensor]:
-    return iter(flat.split([p.numel() for p in subject.trainable]))
+    return iter(flat.split([p.numel() for p in subject.components.optimizer.parameters]))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +60,7 @@ def split_by_parameter(subject: ArabicVoiceCloningDistributedTrainer, flat: Tens
 def test_loss_and_gradients_do_not_depend_on_the_split(demo: Path, tmp_path: Path, split: list[list[int]]) -> None:
     subject = trainer(demo, tmp_path / "out", lora_dropout=0.0, max_grad_norm=0.0, lora_targets=EVERY_GROUP)
     with torch.no_grad():
-        for parameter in subject.trainable:  # LoRA B starts at 0, which hides the gradient of A
+        for parameter in subject.components.optimizer.parameters:  # LoRA B starts at 0, which hides the gradient of A
             parameter.copy_(0.05 * torch.randn_like(parameter))
     loss, gradients = loss_and_gradients(subject, [list(range(8))])
     other_loss, other_gradients = loss_and_gradients(subject, split)
@@ -67,10 +72,9 @@ def test_loss_and_gradients_do_not_depend_on_the_split(demo: Path, tmp_path: Pat
 
 def test_the_label_counts_are_those_of_the_batches(demo: Path, tmp_path: Path) -> None:
     subject = trainer(demo, tmp_path / "out")
-    batch = subject.collator([subject.train_dataset[i] for i in (0, 1)])
-    counts, stop = subject._count_labels([batch, None, batch], stop=True)
+    batch = subject.components.data.collator([subject.components.data.train_dataset[i] for i in (0, 1)])
+    counts = count_labels([batch, None, batch], subject.components.num_codebooks)
     output = subject._training_step(batch)
-    assert stop
     assert counts[0] == 2 * output.text_label_count
     assert counts[1:].tolist() == (2 * output.audio_label_count).tolist()
 
@@ -81,14 +85,14 @@ def test_the_label_counts_are_those_of_the_batches(demo: Path, tmp_path: Path) -
 def test_memorises_four_clips_to_the_last_eos(memorised: ArabicVoiceCloningDistributedTrainer) -> None:
     """Greedy teacher-forced accuracy of every codebook is 100 %, eos included; the text is learnt too."""
     subject = memorised
-    batch = subject.collator([subject.train_dataset[i] for i in range(4)])
+    batch = subject.components.data.collator([subject.components.data.train_dataset[i] for i in range(4)])
     with torch.no_grad():
-        output = subject.model(**vars(batch), output_logits=True)
+        output = subject.components.model(**vars(batch), output_logits=True)
     labels = batch.label_audio_ids[:, 1:]
     is_label = labels != IGNORE_INDEX
     right = output.audio_logits[:-1].argmax(dim=-1).T == labels
     assert is_label.sum() == 8 * sum(frames + 1 for frames in target_frames(subject))
-    assert (labels == subject.model_config.audio_stream_eos_id).sum() == 4 * 8
+    assert (labels == subject.components.data.model_config.audio_stream_eos_id).sum() == 4 * 8
     assert right[is_label].all()
     text = output.expanded_labels[:, 1:]
     assert (output.logits[:, :-1].argmax(dim=-1) == text)[text != IGNORE_INDEX].all()
@@ -96,7 +100,7 @@ def test_memorises_four_clips_to_the_last_eos(memorised: ArabicVoiceCloningDistr
 
 def target_frames(subject: ArabicVoiceCloningDistributedTrainer) -> list[int]:
     """Code frames of the last clip of each sample."""
-    samples = [subject.train_dataset[i] for i in range(len(subject.train_dataset))]
+    samples = [subject.components.data.train_dataset[i] for i in range(len(subject.components.data.train_dataset))]
     return [s.audio_ids_concat.shape[1] - int(s.audio_ids_start[-1]) for s in samples]
 
 
@@ -108,7 +112,7 @@ def crash_after(subject: ArabicVoiceCloningDistributedTrainer, step: int) -> Non
     after_step = subject._after_step
 
     def dying(*args: object) -> None:
-        if subject.step == step:
+        if subject.components.state.step == step:
             raise Crash
         after_step(*args)
 
@@ -130,7 +134,7 @@ def test_a_crashed_run_ends_with_the_bits_of_an_uninterrupted_one(
     for step in (2, 5, 7):
         crash_after(trainer(demo, crashed, **settings), step)
     subject = trainer(demo, crashed, **settings)
-    assert subject.step == 6
+    assert subject.components.state.step == 6
     assert subject.train().finished
     assert_same_adapter(summary.checkpoint, crashed / summary.checkpoint.name)
     assert metrics(crashed) == metrics(uninterrupted)
@@ -144,7 +148,7 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on(
     optimizer_step = subject._optimizer_step
 
     def interrupted(*args: object) -> Tensor:
-        if subject.step == 4:
+        if subject.components.state.step == 4:
             signal.raise_signal(signal.SIGTERM)
         return optimizer_step(*args)
 
@@ -162,15 +166,14 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on(
 def test_an_evaluation_that_a_stop_signal_cut_short_is_made_up_for(demo: Path, tmp_path: Path, step: int) -> None:
     uninterrupted = trainer(demo, tmp_path / "uninterrupted").train()
     subject = trainer(demo, tmp_path / "stopped", max_tokens_per_batch=512)
-    count_labels = subject._count_labels
+    forward = subject._training_step
 
-    def interrupted(*args: object) -> tuple[Tensor, bool]:
-        if subject.step == step and not subject.model.training:
+    def interrupted(*args: object) -> object:
+        if subject.components.state.step == step and not subject.components.model.training:
             signal.raise_signal(signal.SIGINT)
-            return count_labels(args[0], subject.stop_signals.received is not None)
-        return count_labels(*args)
+        return forward(*args)
 
-    subject._count_labels = interrupted
+    subject._training_step = interrupted
     summary = subject.train()
     assert (summary.step, summary.finished, summary.stopped_by) == (step, False, signal.SIGINT)
     assert [line["step"] for line in metrics(tmp_path / "stopped") if "eval_loss" in line] == [4][: step // 6]
@@ -183,7 +186,7 @@ def test_a_run_can_go_on_from_a_named_checkpoint(demo: Path, tmp_path: Path) -> 
     first = trainer(demo, tmp_path / "first", save_steps=2)
     summary = first.train()
     other = trainer(demo, tmp_path / "other", save_steps=2, resume=tmp_path / "first" / "checkpoint-000004")
-    assert other.step == 4
+    assert other.components.state.step == 4
     assert_same_adapter(other.train().checkpoint, summary.checkpoint)
     with pytest.raises(InputError, match="no trainer_state.json"):
         trainer(demo, tmp_path / "third", resume=tmp_path)
@@ -219,8 +222,7 @@ def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"learning_rate": 1e-3}, "flags.learning_rate: was 0.003, is 0.001"),
         ({"max_steps": 9}, "flags.max_steps: was 2, is 9"),
         ({"gradient_accumulation_steps": 2}, "flags.gradient_accumulation_steps: was 1, is 2"),
-        ({"eval_data_path": None}, "eval_data: was .* is None"),
-        ({"prompt_style": "voice_clone"}, "train_data.fingerprint: was"),
+        ({"prompt_style": "as_written"}, "train_data.fingerprint: was"),
         ({"resume": "none"}, "holds a run; --resume auto goes on with it, --overwrite removes it"),
     ],
 )
@@ -233,6 +235,13 @@ def test_another_run_is_never_continued_or_overwritten(
     assert sorted(finished.rglob("*")) == before
 
 
+def test_a_run_without_the_evaluation_data_is_another_run(demo: Path, finished: Path) -> None:
+    """The flags are complete here; on the command line a missing flag has the value of the run."""
+    training, *others = program.parse_arguments(flags(demo, finished, max_steps=2), "")
+    with pytest.raises(InputError, match="eval_data: was .* is None"):
+        ArabicVoiceCloningDistributedTrainer(dataclasses.replace(training, eval_data_path=None), *others)
+
+
 def test_changed_data_is_refused_by_fingerprint_and_count(demo: Path, finished: Path, tmp_path: Path) -> None:
     records = json.loads((demo / "train_chatml_samples.json").read_text(encoding="utf-8"))
     fewer = demo / "fewer.json"
@@ -242,14 +251,8 @@ def test_changed_data_is_refused_by_fingerprint_and_count(demo: Path, finished: 
 
 
 def test_another_world_size_is_refused(demo: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    setup = ArabicVoiceCloningDistributedTrainer._open_run_directory
-
-    def with_two(self: ArabicVoiceCloningDistributedTrainer) -> Path | None:
-        identity = self._identity
-        self._identity = lambda: {**identity(), "world_size": 2}
-        return setup(self)
-
-    monkeypatch.setattr(ArabicVoiceCloningDistributedTrainer, "_open_run_directory", with_two)
+    identity = program.run_identity
+    monkeypatch.setattr(program, "run_identity", lambda *args: {**identity(*args), "world_size": 2})
     with pytest.raises(InputError, match="world_size: was 1, is 2"):
         trainer(demo, finished, max_steps=2)
 
@@ -260,9 +263,9 @@ def test_overwrite_starts_anew_and_leaves_other_files_alone(demo: Path, tmp_path
     subject.train()
     (out / "notes.txt").write_text("mine")
     subject = trainer(demo, out, max_steps=2, overwrite=True)
-    assert subject.step == 0
+    assert subject.components.state.step == 0
     subject.train()
-    assert [p.name for p in subject.run.checkpoints()] == ["checkpoint-000002"]
+    assert [p.name for p in subject.components.opened.directory.checkpoints()] == ["checkpoint-000002"]
     assert (out / "notes.txt").read_text() == "mine"
 
 
@@ -270,7 +273,7 @@ def test_two_processes_cannot_train_into_one_folder(demo: Path, tmp_path: Path) 
     first = trainer(demo, tmp_path / "out")
     with pytest.raises(InputError, match="another process is training into it"):
         trainer(demo, tmp_path / "out")
-    first.run.close()
+    first.components.opened.directory.close()
 
 
 def test_float16_is_refused_with_the_reason(demo: Path, tmp_path: Path) -> None:
@@ -287,7 +290,7 @@ def test_a_non_finite_loss_names_step_and_samples_and_saves_nothing(demo: Path, 
 
     def poisoned(batch: object) -> object:
         output = training_step(batch)
-        if subject.step == 2:
+        if subject.components.state.step == 2:
             victim.append(batch)
             output.text_loss_sum = output.text_loss_sum * float("nan")
         return output
@@ -297,11 +300,11 @@ def test_a_non_finite_loss_names_step_and_samples_and_saves_nothing(demo: Path, 
         subject.train()
     guilty = [
         r.sample_id
-        for r in subject.train_dataset.records
+        for r in subject.components.data.train_dataset.records
         if torch.equal(torch.tensor(r.input_ids), victim[0].input_ids[0, : len(r.input_ids)])
     ]
     assert len(guilty) == 1 and f"Samples: {guilty[0]}. " in str(caught.value)
-    assert [p.name for p in subject.run.checkpoints()] == ["checkpoint-000002"]
+    assert [p.name for p in subject.components.opened.directory.checkpoints()] == ["checkpoint-000002"]
 
 
 def test_out_of_memory_ends_with_the_flags_to_set(
@@ -364,7 +367,7 @@ def test_the_exact_files_of_a_run(demo: Path, tmp_path: Path) -> None:
     }
     assert summary.best_checkpoint == out / f"checkpoint-{int(best['step']):06d}"
     run = json.loads((summary.checkpoint / "run.json").read_text(encoding="utf-8"))
-    assert run["flags"]["prompt_style"] == "as_written"
+    assert run["flags"]["prompt_style"] == "voice_clone"
     assert set(run["versions"]) >= {"torch", "transformers", "peft"}
     assert all(tensor.dtype == torch.float32 for tensor in adapter(summary.checkpoint).values())
 
@@ -392,21 +395,18 @@ def test_evaluation_is_the_mean_over_all_labels(demo: Path, tmp_path: Path) -> N
     for name, budget in (("small", 200), ("large", 4096)):
         subject = trainer(demo, tmp_path / name, max_steps=1, max_tokens_per_batch=512)
         subject.config.max_tokens_per_batch = budget
-        subject.stop_signals = program.StopSignals()
-        subject._open_log()
-        subject._evaluate()
-        subject.writer.close()
-        results.append(metrics(tmp_path / name)[0]["eval_loss"])
-        subject.run.close()
+        subject.components.model.eval()
+        results.append(subject.components.evaluator.evaluate(subject._training_step, lambda: False)["eval_loss"])
+        subject.components.opened.directory.close()
     assert results[0] == pytest.approx(results[1], rel=1e-6)
 
 
 def test_a_new_run_can_start_from_an_adapter(demo: Path, tmp_path: Path) -> None:
     first = trainer(demo, tmp_path / "first").train()
     second = trainer(demo, tmp_path / "second", init_adapter=first.checkpoint)
-    assert second.step == 0
+    assert second.components.state.step == 0
     _, target = next(iter(sorted(adapter(first.checkpoint).items())))
-    names = {n.replace(".default", ""): p for n, p in second.model.named_parameters() if p.requires_grad}
+    names = {n.replace(".default", ""): p for n, p in second.components.model.named_parameters() if p.requires_grad}
     assert torch.equal(names[sorted(adapter(first.checkpoint))[0]], target)
     assert second.train().finished
 
@@ -414,11 +414,15 @@ def test_a_new_run_can_start_from_an_adapter(demo: Path, tmp_path: Path) -> None
 def test_the_adapter_loads_and_merges_as_the_readme_says(demo: Path, tmp_path: Path) -> None:
     subject = trainer(demo, tmp_path / "out", learning_rate=1e-2, lora_targets=EVERY_GROUP)
     checkpoint = subject.train().checkpoint
-    batch = vars(subject.collator([subject.train_dataset[0], subject.train_dataset[5]]))
+    batch = vars(
+        subject.components.data.collator(
+            [subject.components.data.train_dataset[0], subject.components.data.train_dataset[5]]
+        )
+    )
     base = HiggsAudioModel.from_pretrained(demo / "model")
     names = base.state_dict().keys()
     with torch.no_grad():
-        trained = subject.model.eval()(**batch).loss
+        trained = subject.components.model.eval()(**batch).loss
         untrained = base.eval()(**batch).loss
         model = PeftModel.from_pretrained(base, checkpoint).eval()
         assert model(**batch).loss == trained
@@ -449,8 +453,8 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(demo: Path, t
 
 def test_bfloat16_trains_with_float32_adapters(demo: Path, tmp_path: Path) -> None:
     subject = trainer(demo, tmp_path / "out", torch_dtype="bfloat16", max_steps=8, logging_steps=1, eval_data_path=None)
-    assert {p.dtype for p in subject.trainable} == {torch.float32}
-    assert {p.dtype for p in subject.model.parameters() if not p.requires_grad} == {torch.bfloat16}
+    assert {p.dtype for p in subject.components.optimizer.parameters} == {torch.float32}
+    assert {p.dtype for p in subject.components.model.parameters() if not p.requires_grad} == {torch.bfloat16}
     assert subject.train().finished
     losses = [line["loss"] for line in metrics(tmp_path / "out")]
     assert losses[-1] < losses[0]
@@ -458,8 +462,10 @@ def test_bfloat16_trains_with_float32_adapters(demo: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_the_learning_rate_warms_up_and_then_falls_or_stays(demo: Path, tmp_path: Path, schedule: str) -> None:
-    subject = trainer(demo, tmp_path / "out", max_steps=10, warmup_steps=4, lr_scheduler_type=schedule)
-    rates = [subject._learning_rate(step) / 3e-3 for step in range(10)]
+    words = flags(demo, tmp_path / "out", max_steps=10, warmup_steps=4, lr_scheduler_type=schedule)
+    config = program.parse_arguments(words, "")[0]
+    assert warmup_steps_of(config, 10) == 4
+    rates = [learning_rate(config, step, warmup_steps=4, total_steps=10) / 3e-3 for step in range(10)]
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[4] == pytest.approx(1.0)
     assert rates[9] == pytest.approx(1.0 if schedule == "constant" else 0.0670, abs=1e-4)

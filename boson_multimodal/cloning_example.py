@@ -1,0 +1,251 @@
+"""Who says what in which clip: a reference and a target, how they are written as a conversation and read from one.
+
+A record can give the text of a clip in several places: in its messages, in our instruction before the target text, and
+in ``misc``. Each reader below is named for where it looks:
+
+- :meth:`VoiceCloningExample.read`: exactly one reference and one target. ``misc.ref_transcript`` comes first, then the
+  text before the reference clip. Prompt style voice_clone uses it.
+- :func:`target_text_of_messages`, :func:`reference_text_of_messages`: the messages alone. The data check uses them.
+- :func:`text_mismatches`: where ``misc`` or the instruction differs from the messages.
+- :func:`text_to_speak`: the messages, then ``misc.target_transcript``. Synthesis uses it.
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from boson_multimodal.chatml import text_problem
+from boson_multimodal.data_types import AS_WRITTEN_INSTRUCTION, AudioContent, ChatMLSample, Message, TextContent
+from boson_multimodal.errors import Problem, ProblemKind
+
+VOICE_CLONE_SYSTEM_PROMPT = "Generate audio following instruction."
+AS_WRITTEN_SYSTEM_PROMPT = (
+    "You are a helpful assistant capable of generating speech in the voice of the provided reference audio."
+)
+PROMPT_STYLES = {
+    "as_written": "keeps the turns of the file",
+    "voice_clone": "rewrites each sample into the prompt the released model was shown to clone with: reference text, "
+    "reference audio as an untrained assistant turn, target text, then target audio alone",
+}
+
+
+@dataclass(frozen=True)
+class VoiceCloningExample:
+    """Two clips of one voice and what is said in them.
+
+    Attributes:
+        reference_text, reference_audio: what the model is given to know the voice.
+        target_text, target_audio: what it learns to say, or is asked to say; the clip need not exist then.
+    """
+
+    reference_text: str
+    reference_audio: AudioContent
+    target_text: str
+    target_audio: AudioContent
+
+    def conversation(
+        self, prompt_style: str, speaker: str | None = None, misc: dict[str, Any] | None = None
+    ) -> ChatMLSample:
+        """The turns of a prompt style (``PROMPT_STYLES``); of ``as_written``, those that users' files have."""
+        messages, start_index = _TURNS[prompt_style](self)
+        return ChatMLSample(messages, start_index, speaker, misc or {})
+
+    def record(self, sample_id: str, speaker: str, seconds: float) -> dict[str, Any]:
+        """The ``as_written`` conversation as a JSON record, in the form that users have.
+
+        Args:
+            seconds: length of the target clip.
+        """
+        sample = self.conversation("as_written")
+        return {
+            "messages": [_message_record(message) for message in sample.messages],
+            "start_index": sample.start_index,
+            "speaker": speaker,
+            "misc": {
+                "sample_id": sample_id,
+                "ref_transcript": self.reference_text,
+                "target_transcript": self.target_text,
+                "duration": seconds,
+            },
+        }
+
+    @classmethod
+    def read(cls, sample: ChatMLSample) -> tuple["VoiceCloningExample | None", list[Problem]]:
+        """The reference and the target of a sample that has exactly one of each.
+
+        The reference is the clip outside the trained turns. Its text is ``misc.ref_transcript``, else the text before
+        it in its turn. The target text is that of the trained assistant turns.
+
+        Returns:
+            The example and no problems; or None and every problem.
+        """
+        references = [(turn, clip) for turn, clip in sample.clips() if not sample.trains(turn)]
+        targets = [clip for turn, clip in sample.clips() if sample.trains(turn)]
+        trained = [text for turn, m in enumerate(sample.messages) if sample.trains(turn) for text in _texts(m.content)]
+        target_text = " ".join(trained).strip()
+        reference_text, text_problems = _stated_reference_text(sample, references)
+        problems = []
+        if len(references) != 1:
+            problems.append(
+                f"messages: {len(references)} clips outside the trained turns; prompt_style voice_clone needs exactly "
+                "1, the reference"
+            )
+        if len(targets) != 1:
+            problems.append(
+                f"messages: {len(targets)} clips in trained turns; prompt_style voice_clone needs exactly 1, the target"
+            )
+        problems += text_problems
+        if not target_text:
+            problems.append(
+                "messages: the trained assistant turn has no text; prompt_style voice_clone needs the target's"
+            )
+        if problems:
+            return None, [Problem(ProblemKind.MALFORMED_RECORD, problem) for problem in problems]
+        return cls(reference_text, references[0][1], target_text, targets[0]), []
+
+
+def _voice_clone_turns(example: VoiceCloningExample) -> tuple[tuple[Message, ...], int]:
+    """The prompt that the released model was shown to clone with: the reference is an earlier, untrained turn.
+
+    Returns:
+        The messages, and the ``start_index`` that trains the last turn alone.
+    """
+    messages = (
+        Message("system", (TextContent(VOICE_CLONE_SYSTEM_PROMPT),)),
+        Message("user", (TextContent(example.reference_text),)),
+        Message("assistant", (example.reference_audio,)),
+        Message("user", (TextContent(example.target_text),)),
+        Message("assistant", (example.target_audio,)),
+    )
+    return messages, len(messages) - 1
+
+
+def _as_written_turns(example: VoiceCloningExample) -> tuple[tuple[Message, ...], int]:
+    """The turns of the files that users train on as they are written: one user turn holds all that is given.
+
+    Returns:
+        The messages, and the ``start_index`` of these files, which trains their one assistant turn, text and clip.
+    """
+    target = TextContent(example.target_text)
+    instruction = TextContent(AS_WRITTEN_INSTRUCTION + example.target_text)
+    messages = (
+        Message("system", (TextContent(AS_WRITTEN_SYSTEM_PROMPT),)),
+        Message("user", (TextContent(example.reference_text), example.reference_audio, instruction)),
+        Message("assistant", (target, example.target_audio)),
+    )
+    return messages, 0
+
+
+_TURNS = {"as_written": _as_written_turns, "voice_clone": _voice_clone_turns}
+
+
+def _message_record(message: Message) -> dict[str, Any]:
+    """A turn as JSON; a system turn is its text alone."""
+    if message.role == "system":
+        return {"role": message.role, "content": message.content[0].text}
+    return {"role": message.role, "content": [_part_record(part) for part in message.content]}
+
+
+def _part_record(part: TextContent | AudioContent) -> dict[str, Any]:
+    if isinstance(part, TextContent):
+        return {"type": "text", "text": part.text}
+    cut = {"duration": part.duration, "offset": part.offset}
+    return {"type": "audio", "audio_url": part.audio_url, "raw_audio": "", **cut}
+
+
+def has_as_written_turns(sample: ChatMLSample) -> bool:
+    """Whether a sample's turns are those that ``conversation("as_written")`` makes."""
+    example, _ = VoiceCloningExample.read(sample)
+    return example is not None and example.conversation("as_written").messages == sample.messages
+
+
+def target_text_of_messages(sample: ChatMLSample) -> str:
+    """What the trained turns say; else the last text of the user turn before the first of them; else nothing."""
+    turns = [turn for turn in range(len(sample.messages)) if sample.trains(turn)]
+    own = " ".join(text for turn in turns for text in _spoken_texts(sample.messages[turn])).strip()
+    if own or not turns:
+        return own
+    before = [message for message in sample.messages[: turns[0]] if message.role == "user"]
+    texts = _spoken_texts(before[-1]) if before else []
+    return texts[-1] if texts else ""
+
+
+def reference_text_of_messages(sample: ChatMLSample) -> str:
+    """The text before the first untrained clip in its turn; if an assistant turn has none, the turn before it."""
+    for turn, clip in sample.clips():
+        if not sample.trains(turn):
+            message = sample.messages[turn]
+            own = _texts_before(clip, message)
+            is_answer = message.role == "assistant" and turn > 0
+            return " ".join(_spoken_texts(sample.messages[turn - 1]) if is_answer and not own else own)
+    return ""
+
+
+def text_mismatches(sample: ChatMLSample) -> list[str]:
+    """Each field of ``misc`` and each of our instructions that gives other words than the messages do."""
+    target = target_text_of_messages(sample)
+    stated = {
+        "misc.target_transcript": (sample.misc.get("target_transcript"), target),
+        "misc.ref_transcript": (sample.misc.get("ref_transcript"), reference_text_of_messages(sample)),
+    }
+    for turn, message in enumerate(sample.messages):
+        for index, part in enumerate(message.content):
+            if isinstance(part, TextContent) and part.text.startswith(AS_WRITTEN_INSTRUCTION):
+                asked = part.text.removeprefix(AS_WRITTEN_INSTRUCTION)
+                stated[f"messages[{turn}].content[{index}]"] = (asked, target)
+    return [
+        f"{where}: {there!r}; the messages say {here!r}"
+        for where, (there, here) in stated.items()
+        if isinstance(there, str) and there.strip() and here and _plain(there) != _plain(here)
+    ]
+
+
+def text_to_speak(sample: ChatMLSample) -> str:
+    """The text of the first trained turn with a clip; else ``misc.target_transcript``; else the last text before it.
+
+    Args:
+        sample: one with a trained clip and a text.
+    """
+    turn = next(turn for turn, _ in sample.clips() if sample.trains(turn))
+    texts = [[p.text for p in m.content if isinstance(p, TextContent)] for m in sample.messages[: turn + 1]]
+    if texts[-1]:
+        return " ".join(texts[-1]).strip()
+    transcript = sample.misc.get("target_transcript")
+    return transcript if isinstance(transcript, str) and transcript else next(t[-1] for t in reversed(texts) if t)
+
+
+def _stated_reference_text(
+    sample: ChatMLSample, references: Sequence[tuple[int, AudioContent]]
+) -> tuple[str, list[str]]:
+    """What ``misc.ref_transcript`` says, else the text before the one reference; and what is wrong with it."""
+    stated = sample.misc.get("ref_transcript") or ""
+    if not isinstance(stated, str):
+        return "", [f"misc.ref_transcript: {stated!r}; it must be a string"]
+    if stated.strip():
+        reason = text_problem(stated)
+        return stated.strip(), [f"misc.ref_transcript: {reason}"] if reason else []
+    if len(references) != 1:
+        return "", []
+    turn, clip = references[0]
+    text = " ".join(_texts_before(clip, sample.messages[turn])).strip()
+    missing = "misc.ref_transcript: missing, and no text stands before the reference clip; give one"
+    return text, [] if text else [missing]
+
+
+def _texts_before(clip: AudioContent, message: Message) -> list[str]:
+    return _texts(message.content[: message.content.index(clip)])
+
+
+def _texts(parts: Sequence[TextContent | AudioContent]) -> list[str]:
+    return [part.text.strip() for part in parts if isinstance(part, TextContent)]
+
+
+def _spoken_texts(message: Message) -> list[str]:
+    """Texts of a turn without our instruction before the target text."""
+    parts = [part.text for part in message.content if isinstance(part, TextContent)]
+    return [text.removeprefix(AS_WRITTEN_INSTRUCTION).strip() for text in parts]
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).split())

@@ -1,0 +1,33 @@
+"""Select the device of a process and the type of its weights."""
+
+import torch
+
+from boson_multimodal.errors import InputError
+
+TORCH_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
+"""The values of ``--torch_dtype``. The meaning of ``auto`` depends on the device."""
+
+
+def pick_device(local_rank: int) -> torch.device:
+    """Return the GPU of this process and make it the current one, or return the CPU if there is no GPU.
+
+    Args:
+        local_rank: the rank of this process on its machine; -1 for a single process.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", max(local_rank, 0))
+    torch.cuda.set_device(device)
+    return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the type that ``name`` stands for on ``device``: ``auto`` is bfloat16 on a GPU, else float32.
+
+    Raises:
+        InputError: if ``name`` is not in ``TORCH_DTYPES``.
+    """
+    if name not in TORCH_DTYPES:
+        raise InputError(f"torch_dtype is {name!r}; it must be one of {list(TORCH_DTYPES)}")
+    automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return TORCH_DTYPES[name] or automatic

@@ -1,0 +1,78 @@
+"""Fields of configurations that are command-line flags, with what the program must know about each flag."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, dataclass, field
+from typing import Any, Literal
+
+THE_DEFAULT = object()
+"""Value of ``FlagFacts.before``: releases without the flag behaved as its default."""
+GIVEN = "given"
+"""Attribute of the parsed namespace: the names of the flags that the user gave."""
+
+
+@dataclass(frozen=True)
+class FlagFacts:
+    """What the program must know about a flag.
+
+    Attributes:
+        in_identity: whether the value decides the numbers of a run. Such a value must be the same on a resume.
+        card: ``setting`` if the model card lists the value under "Training", ``kept`` if it stays in the facts of a
+            card, ``private`` if it says nothing about the result and is left out.
+        per_call: whether the value belongs to one call of the program and is never taken from a run's record.
+        before: the value that stands for the releases that did not have the flag; ``THE_DEFAULT`` if it is the default.
+        revision_flag: for a flag that may hold a hub id, the name of the flag that holds its revision.
+    """
+
+    in_identity: bool = True
+    card: Literal["setting", "kept", "private"] = "kept"
+    per_call: bool = False
+    before: Any = THE_DEFAULT
+    revision_flag: str | None = None
+
+
+class FlagAction(argparse.Action):
+    """Stores a flag's value and notes that the user gave it."""
+
+    def __init__(self, *args: Any, facts: FlagFacts, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.facts = facts
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        setattr(namespace, GIVEN, getattr(namespace, GIVEN, frozenset()) | {self.dest})
+
+
+def flag(default: Any, text: str, choices: Sequence[str] | None = None, **facts: Any) -> Any:
+    """Return a dataclass field that ``HfArgumentParser`` makes a flag of.
+
+    Args:
+        default: the default value; ``MISSING`` makes the flag required.
+        text: the help text.
+        choices: the allowed values.
+        facts: fields of :class:`FlagFacts`.
+    """
+    # argparse reads "%" as the start of a format.
+    metadata = {"help": text.replace("%", "%%"), "action": FlagAction, "facts": FlagFacts(**facts)}
+    if choices is not None:
+        metadata["choices"] = list(choices)
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def facts_of(flag_field: Field) -> FlagFacts:
+    """Return what a field made by :func:`flag` says about its flag."""
+    return flag_field.metadata["facts"]
+
+
+def value_before(flag_field: Field) -> Any:
+    """Return the value that stands for the releases without the flag; None for a flag that was always required."""
+    before = facts_of(flag_field).before
+    if before is not THE_DEFAULT:
+        return before
+    if flag_field.default_factory is not MISSING:
+        return flag_field.default_factory()
+    return None if flag_field.default is MISSING else flag_field.default

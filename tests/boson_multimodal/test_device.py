@@ -1,0 +1,43 @@
+"""Devices and the types of weights on them."""
+
+import pytest
+import torch
+
+from boson_multimodal.device import TORCH_DTYPES, pick_device, resolve_dtype
+from boson_multimodal.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("name", "on_cpu", "on_gpu"),
+    [
+        ("auto", torch.float32, torch.bfloat16),
+        ("bfloat16", torch.bfloat16, torch.bfloat16),
+        ("float32", torch.float32, torch.float32),
+        ("float16", torch.float16, torch.float16),
+    ],
+)
+def test_auto_depends_on_the_device_and_nothing_else_does(name: str, on_cpu: torch.dtype, on_gpu: torch.dtype) -> None:
+    assert resolve_dtype(name, torch.device("cpu")) == on_cpu
+    assert resolve_dtype(name, torch.device("mps")) == on_cpu
+    assert resolve_dtype(name, torch.device("cuda", 1)) == on_gpu
+    assert name in TORCH_DTYPES
+
+
+def test_an_unknown_type_is_named_with_those_that_there_are() -> None:
+    with pytest.raises(InputError, match=r"^torch_dtype is 'int8'; it must be one of \['auto', 'bfloat16', "):
+        resolve_dtype("int8", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("local_rank", [-1, 0, 3])
+def test_without_a_gpu_each_process_has_the_cpu(local_rank: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device(local_rank) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("local_rank", "number"), [(-1, 0), (0, 0), (3, 3)])
+def test_each_process_has_its_own_gpu(local_rank: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert pick_device(local_rank) == torch.device("cuda", number)
+    assert chosen == [torch.device("cuda", number)]

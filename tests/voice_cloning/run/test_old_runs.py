@@ -1,0 +1,151 @@
+"""Runs that older code began go on with the same command, bit for bit, also after defaults and flags have changed."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import arabic_voice_cloning_distributed_trainer as program
+from boson_multimodal.errors import InputError
+from boson_multimodal.flags import THE_DEFAULT, facts_of, flag
+from lora_config import HiggsAudioLoRATrainingConfig
+from tests.old_runs.command import COMMAND
+from tests.training_runs import adapter, assert_same_adapter, metrics
+from voice_cloning.training import config as training_config
+from voice_cloning.training.config import DistributedTrainingConfig, flag_fields
+
+OLD_RUN = Path(__file__).parents[2] / "old_runs" / "before_0_1"
+FLAGS_OF_0_1 = set(
+    "data_path output_dir eval_data_path model_path model_revision audio_tokenizer_path audio_tokenizer_revision "
+    "whisper_processor_path whisper_processor_revision num_train_epochs max_steps max_tokens_per_batch batch_size "
+    "gradient_accumulation_steps learning_rate lr_scheduler_type warmup_steps weight_decay adam_beta1 adam_beta2 "
+    "adam_epsilon max_grad_norm torch_dtype gradient_checkpointing seed logging_steps eval_steps save_steps "
+    "save_total_limit resume overwrite init_adapter report_to prompt_style text_normalisation code_cache_dir codes "
+    "drop_invalid max_positions_per_sample lora_rank lora_alpha lora_dropout lora_targets use_rslora use_dora "
+    "text_weight audio_weight".split()
+)
+
+
+@pytest.fixture
+def old_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the old run, which becomes the current folder; the run's folder is returned."""
+    shutil.copytree(OLD_RUN, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "run"
+
+
+def train(words: str) -> program.TrainingSummary:
+    """Train with a command line."""
+    arguments = program.parse_arguments(words.split(), "")
+    return program.ArabicVoiceCloningDistributedTrainer(*arguments).train()
+
+
+def uninterrupted(folder: str) -> Path:
+    """Train the same run from its start with today's code; return its folder."""
+    words = COMMAND.replace("--output_dir run", f"--output_dir {folder}")
+    assert train(f"{words} --prompt_style as_written").finished
+    return Path(folder)
+
+
+def assert_resumed(run: Path, whole: Path) -> None:
+    """The resumed run ends with the bits of the uninterrupted one.
+
+    Where this machine computes other bits than the one that made the old run, already the checkpoints of step 3 differ
+    by rounding, and then the last ones may.
+    """
+    third, last = "checkpoint-000003", "checkpoint-000006"
+    begun, today = adapter(OLD_RUN / "run" / third), adapter(whole / third)
+    assert begun.keys() == today.keys()
+    if all(torch.equal(begun[name], today[name]) for name in begun):
+        assert_same_adapter(run / last, whole / last)
+        assert metrics(run) == metrics(whole)
+    for name, tensor in adapter(whole / last).items():
+        torch.testing.assert_close(adapter(run / last)[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_of_the_code_before_0_1_goes_on_with_the_same_command(
+    old_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = uninterrupted("whole")
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        summary = train(COMMAND)
+    assert (summary.step, summary.finished) == (6, True)
+    assert "from the run that is resumed: --prompt_style as_written" in caplog.text
+    assert_resumed(old_run, whole)
+
+
+@dataclass(kw_only=True)
+class LaterTrainingConfig(DistributedTrainingConfig):
+    """A later release: another default of one flag, and a flag whose default is not the old behaviour."""
+
+    adam_beta2: float = flag(0.99, "changed default")
+    shrink: float = flag(0.5, "added flag", before=1.0)
+
+
+def test_it_goes_on_after_a_default_changed_and_a_flag_was_added(
+    old_run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = uninterrupted("whole")
+    classes = (LaterTrainingConfig, *training_config.CONFIG_CLASSES[1:])
+    monkeypatch.setattr(training_config, "CONFIG_CLASSES", classes)
+    fresh = program.parse_arguments(COMMAND.replace("--output_dir run", "--output_dir new").split(), "")[0]
+    assert (fresh.adam_beta2, fresh.shrink) == (0.99, 0.5)
+    with caplog.at_level("INFO"):
+        resumed = program.parse_arguments(COMMAND.split(), "")[0]
+    assert (resumed.adam_beta2, resumed.shrink) == (0.95, 1.0)
+    assert "--adam_beta2 0.95, --shrink 1.0" in caplog.text
+    assert train(COMMAND).finished
+    assert_resumed(old_run, whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--adam_beta2 0.99", "flags.adam_beta2: was 0.95, is 0.99"),
+        ("--prompt_style voice_clone", "flags.prompt_style: was 'as_written', is 'voice_clone'"),
+        ("--shrink 0.5", "flags.shrink: was 1.0, is 0.5"),
+    ],
+)
+def test_a_flag_that_is_given_must_agree_with_the_run(
+    old_run: Path, monkeypatch: pytest.MonkeyPatch, more: str, message: str
+) -> None:
+    classes = (LaterTrainingConfig, *training_config.CONFIG_CLASSES[1:])
+    monkeypatch.setattr(training_config, "CONFIG_CLASSES", classes)
+    with pytest.raises(InputError, match=message):
+        train(f"{COMMAND} {more}")
+
+
+def test_values_of_one_call_are_never_taken_from_the_run(old_run: Path) -> None:
+    run = (old_run / "run.json").read_text(encoding="utf-8")
+    run = run.replace('"overwrite": false', '"overwrite": true').replace('"resume": "auto"', '"resume": "none"')
+    (old_run / "run.json").write_text(run, encoding="utf-8")
+    config = program.parse_arguments(COMMAND.split(), "")[0]
+    assert (config.overwrite, config.resume) == (False, "auto")
+
+
+def test_a_run_that_is_overwritten_gives_no_values(old_run: Path) -> None:
+    assert program.parse_arguments([*COMMAND.split(), "--overwrite"], "")[1].prompt_style == "voice_clone"
+    assert program.parse_arguments([*COMMAND.split(), "--resume", "none"], "")[1].prompt_style == "voice_clone"
+
+
+def test_a_named_checkpoint_gives_its_values(old_run: Path) -> None:
+    words = COMMAND.replace("--output_dir run", "--output_dir other").split()
+    _, data, lora, _ = program.parse_arguments([*words, "--resume", "run/checkpoint-000002"], "")
+    assert data.prompt_style == "as_written"
+    assert lora == HiggsAudioLoRATrainingConfig(lora_rank=2, lora_dropout=0.1)
+
+
+def test_a_damaged_record_is_named(old_run: Path) -> None:
+    (old_run / "run.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match="run.json: does not hold the flags of a run .* --overwrite"):
+        program.parse_arguments(COMMAND.split(), "")
+
+
+def test_each_flag_that_was_added_later_says_what_older_runs_did() -> None:
+    """A new flag needs ``before``, even where it is the default, so that somebody has thought about it."""
+    added = {name: found for name, found in flag_fields().items() if name not in FLAGS_OF_0_1}
+    silent = [name for name, found in added.items() if facts_of(found).before is THE_DEFAULT]
+    assert not silent, f"{silent}: give before=, the value that stands for the releases without the flag"

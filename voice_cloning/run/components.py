@@ -1,0 +1,187 @@
+"""What the set-up of a run returns: a run that can train, or one that is finished."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from boson_multimodal.errors import InputError
+from boson_multimodal.model.higgs_audio.loss import LossConfig
+from boson_multimodal.process_group import Ranks
+from lora_config import ADAPTER_FILE
+from voice_cloning.run.data import RunData
+from voice_cloning.run.identity import flags_before
+from voice_cloning.training.batch_planning import TrainingPlan
+from voice_cloning.training.batches import BatchLoader
+from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.evaluation import Evaluator
+from voice_cloning.training.log import MetricsWriter, ProgressLog
+from voice_cloning.training.losses import LossTotals
+from voice_cloning.training.optimizer import AdapterOptimizer
+from voice_cloning.training.run_directory import TENSORBOARD_FOLDER, RunDirectory, checkpoint_step
+from voice_cloning.training.state import BestEvaluation, TrainingState, read_state
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a process computes.
+
+    Attributes:
+        device: one GPU, or the CPU.
+        dtype: type of the frozen weights.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class OpenedDirectory:
+    """The output folder of a run as one process sees it; a context manager that closes the folder.
+
+    Attributes:
+        directory: on the main process, None on the others.
+        checkpoint: the checkpoint that the run resumes from, or None.
+    """
+
+    directory: RunDirectory | None
+    checkpoint: Path | None
+
+    def __enter__(self) -> "OpenedDirectory":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.directory is not None:
+            self.directory.close()
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose steps are all done.
+
+    Attributes:
+        opened: its folder and its last checkpoint.
+    """
+
+    opened: OpenedDirectory
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps of the run."""
+        return checkpoint_step(self.opened.checkpoint)
+
+    @property
+    def best(self) -> BestEvaluation | None:
+        """The best evaluation of the run."""
+        found = read_state(self.opened.checkpoint)["best"]
+        return found and BestEvaluation(**found)
+
+
+@dataclass(frozen=True)
+class TrainingComponents:
+    """Everything that the loop works with.
+
+    Attributes:
+        data: samples, collator, configuration of the model.
+        opened: the output folder.
+        plan: which samples each step takes.
+        warmup_steps: length of the warm-up.
+        model: the base model with the adapter.
+        optimizer: updates the adapter.
+        loader: makes the batches of the training data.
+        evaluator: evaluates on the evaluation data; None without such data.
+        state: where the run stands. The loop changes it.
+    """
+
+    data: RunData
+    opened: OpenedDirectory
+    plan: TrainingPlan
+    warmup_steps: int
+    model: PeftModel
+    optimizer: AdapterOptimizer
+    loader: BatchLoader
+    evaluator: Evaluator | None
+    state: TrainingState
+
+    @property
+    def num_codebooks(self) -> int:
+        """K."""
+        return self.data.model_config.audio_num_codebooks
+
+
+def open_run_directory(
+    ranks: Ranks, config: DistributedTrainingConfig, identity: dict[str, Any], details: dict[str, Any]
+) -> OpenedDirectory:
+    """Let the main process decide where the run begins; the other processes get its decision.
+
+    Raises:
+        InputError: on every process, if the folder holds another run or cannot be written.
+    """
+    directory, checkpoint, problem = None, None, None
+    if ranks.is_main:
+        try:
+            directory = RunDirectory(Path(config.output_dir), identity, details, flags_before())
+            checkpoint = directory.open(config.resume, config.overwrite)
+        except InputError as error:
+            problem = str(error)
+    checkpoint, problem = ranks.broadcast_object((checkpoint, problem))
+    if problem is not None:
+        raise InputError(problem)
+    return OpenedDirectory(directory, checkpoint)
+
+
+def restore(
+    checkpoint: Path | None, model: PeftModel, optimizer: AdapterOptimizer, total_steps: int, num_codebooks: int
+) -> TrainingState:
+    """Load a checkpoint into model and optimizer. Returns where the run stands; without a checkpoint, at step 0."""
+    if checkpoint is None:
+        return TrainingState(total_steps, LossTotals.zeros(num_codebooks))
+    set_peft_model_state_dict(model, load_file(checkpoint / ADAPTER_FILE))
+    optimizer.load(checkpoint)
+    return TrainingState.load(checkpoint, total_steps)
+
+
+def make_evaluator(
+    data: RunData, config: DistributedTrainingConfig, loss_config: LossConfig, ranks: Ranks
+) -> Evaluator | None:
+    """Return what evaluates on the evaluation data, or None without such data."""
+    if data.eval_dataset is None:
+        return None
+    loader = BatchLoader(data.eval_dataset, data.collator, ranks.rank)
+    return Evaluator(data.eval_dataset, loader, config, loss_config, ranks, data.model_config.audio_num_codebooks)
+
+
+def name_base(model: PeftModel, config: DistributedTrainingConfig) -> None:
+    """Write into the adapter's settings which base model it is trained on; only a hub id has a revision."""
+    for peft_config in model.peft_config.values():
+        peft_config.base_model_name_or_path = config.model_path
+        peft_config.revision = None if Path(config.model_path).exists() else config.model_revision
+
+
+def leave_casts_to_autocast(model: PeftModel) -> None:
+    """Stop PEFT from casting inputs to fp32: it would keep an fp32 copy of each. Autocast casts the adapter instead."""
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+
+
+def open_log(
+    run: TrainingComponents,
+    config: DistributedTrainingConfig,
+    loss_config: LossConfig,
+    flags: dict[str, Any],
+    ranks: Ranks,
+    device: torch.device,
+) -> ProgressLog:
+    """Return the log of a run that begins to train; on the main process it writes metrics from the run's step on."""
+    state, directory, writer = run.state, run.opened.directory, None
+    if directory is not None:
+        metrics, tensorboard = directory.cut_metrics(state.step), directory.folder / TENSORBOARD_FOLDER
+        writer = MetricsWriter(metrics, tensorboard, config.report_to, state.step, flags)
+    return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device)

@@ -1,0 +1,82 @@
+"""From flags to everything that a run needs except weights."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import WhisperFeatureExtractor
+
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
+from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.data import (
+    Codec,
+    find_codec,
+    find_codec_beside_codes,
+    load_datasets,
+    load_feature_extractor,
+)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data of a run and the configuration of its model.
+
+    Attributes:
+        model_folder: the local folder of the base model.
+        model_config: its configuration.
+        codec: the codec whose codes are trained on.
+        feature_extractor: makes features of references; None for a model that takes references as codes alone.
+        collator: makes batches.
+        train_dataset, eval_dataset: the samples; their clips may not be encoded yet.
+    """
+
+    model_folder: Path
+    model_config: HiggsAudioConfig
+    codec: Codec
+    feature_extractor: WhisperFeatureExtractor | None
+    collator: ArabicVoiceCloningTrainingCollator
+    train_dataset: ArabicVoiceCloningDataset
+    eval_dataset: ArabicVoiceCloningDataset | None
+
+    @property
+    def datasets(self) -> list[ArabicVoiceCloningDataset]:
+        """The training data, and the evaluation data if there are any."""
+        return [dataset for dataset in (self.train_dataset, self.eval_dataset) if dataset is not None]
+
+
+def load_run_data(
+    config: DistributedTrainingConfig, dataset_config: ArabicVoiceCloningDatasetConfig, model_folder: Path
+) -> RunData:
+    """Read and check everything that the flags name, before any weight is loaded.
+
+    Raises:
+        InputError: listing what is wrong.
+    """
+    named_codec = config.audio_tokenizer_path, config.audio_tokenizer_revision
+    if dataset_config.codes:
+        codec = find_codec_beside_codes(*named_codec)
+    else:
+        codec = find_codec(*named_codec, Path(dataset_config.code_cache_dir))
+    model_config = HiggsAudioConfig.from_pretrained(model_folder)
+    feature_extractor = load_feature_extractor(config, model_config)
+    train_dataset, eval_dataset = load_datasets(config, dataset_config, model_config, model_folder, codec)
+    return RunData(
+        model_folder,
+        model_config,
+        codec,
+        feature_extractor,
+        ArabicVoiceCloningTrainingCollator.from_config(model_config, feature_extractor),
+        train_dataset,
+        eval_dataset,
+    )
+
+
+def encode_clips_of(data: RunData, device: torch.device) -> int:
+    """Encode the clips whose codes are missing. Returns how many there were."""
+    return sum(
+        dataset.encode_missing(lambda: load_higgs_audio_tokenizer(data.codec.folder, device))
+        for dataset in data.datasets
+    )

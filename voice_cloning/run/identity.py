@@ -1,0 +1,67 @@
+"""What decides the numbers of a run, and what else its record holds."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from boson_multimodal.errors import raise_if_any
+from boson_multimodal.flags import facts_of, value_before
+from boson_multimodal.process_group import Ranks
+from lora_config import ADAPTER_FILE
+from voice_cloning.run.data import RunData
+from voice_cloning.training.config import flag_fields
+from voice_cloning.training.run_directory import differences, environment, file_fingerprint, folder_fingerprint
+
+
+def flag_values(configs: Sequence[Any]) -> dict[str, Any]:
+    """Return the value of every flag by name."""
+    return {name: value for config in configs for name, value in asdict(config).items()}
+
+
+def flags_before() -> dict[str, Any]:
+    """Return, for every flag, the value that stands for the releases without it."""
+    return {name: value_before(flag_field) for name, flag_field in flag_fields().items()}
+
+
+def require_equal_flags(ranks: Ranks, flags: dict[str, Any]) -> None:
+    """Check that each process has the flags of the main process.
+
+    Raises:
+        InputError: naming this process and each flag that differs.
+    """
+    of_main = ranks.broadcast_object(flags)
+    raise_if_any(f"rank {ranks.rank} has other flags than rank 0", differences(of_main, flags))
+
+
+def run_identity(flags: dict[str, Any], data: RunData, world_size: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Return what decides the numbers of a run: two runs of equal identity compute the same.
+
+    Args:
+        flags: all flags. Those that name data or checkpoints enter by fingerprints.
+        data: the data and the model's folder.
+        world_size: number of processes.
+        dtype: type of the frozen weights.
+    """
+    init_adapter = flags["init_adapter"]
+    identity: dict[str, Any] = {
+        "flags": {name: flags[name] for name, found in flag_fields().items() if facts_of(found).in_identity},
+        "world_size": world_size,
+        "torch_dtype": str(dtype),
+        "model": folder_fingerprint(data.model_folder),
+        "init_adapter": init_adapter and file_fingerprint(Path(init_adapter) / ADAPTER_FILE),
+    }
+    if data.feature_extractor is not None:
+        identity["feature_extractor"] = data.feature_extractor.to_dict()
+    for name, dataset in (("train_data", data.train_dataset), ("eval_data", data.eval_dataset)):
+        identity[name] = dataset and {"samples": len(dataset), "fingerprint": dataset.fingerprint()}
+    return identity
+
+
+def run_details(flags: dict[str, Any], data: RunData, project: Path) -> dict[str, Any]:
+    """Return what ``run.json`` records beside the identity: flags, data, versions and the commit of ``project``."""
+    datasets = {"training": data.train_dataset, "evaluation": data.eval_dataset}
+    summaries = {part: dataset and dataset.summary() for part, dataset in datasets.items()}
+    return {"flags": flags, "data": summaries, **environment(project)}

@@ -1,0 +1,117 @@
+"""What a run says at its start and at its end."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
+from boson_multimodal.process_group import Ranks
+from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
+from voice_cloning.run.data import RunData
+from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.log import peak_memory_gb
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """How a call of ``train`` ended.
+
+    Attributes:
+        step, total_steps: optimizer steps done, and those of the whole run.
+        finished: whether all steps and evaluations are done.
+        stopped_by: number of the signal that ended the call early, or None.
+        checkpoint: the newest checkpoint; None on other processes than the main one.
+        best_checkpoint: the checkpoint with the lowest evaluation loss, if any.
+    """
+
+    step: int
+    total_steps: int
+    finished: bool
+    stopped_by: int | None
+    checkpoint: Path | None
+    best_checkpoint: Path | None
+
+
+def summary_of(run: TrainingComponents, stopped_by: int | None) -> TrainingSummary:
+    """Return how a call of ``train`` ended; ``stopped_by`` is the number of a signal."""
+    state, directory = run.state, run.opened.directory
+    checkpoint = best = None
+    if directory is not None:
+        saved = directory.checkpoint_path(state.step)
+        checkpoint = saved if saved.exists() else run.opened.checkpoint
+        best = state.best and directory.checkpoint_path(state.best.step)
+    return TrainingSummary(state.step, state.total_steps, state.is_finished, stopped_by, checkpoint, best)
+
+
+def finished_summary(run: FinishedRun) -> TrainingSummary:
+    """Return the summary of a run that was finished before."""
+    directory, checkpoint, best = run.opened.directory, run.opened.checkpoint, run.best
+    best_checkpoint = directory.checkpoint_path(best.step) if directory is not None and best is not None else None
+    return TrainingSummary(run.step, run.step, True, None, checkpoint, best_checkpoint)
+
+
+def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -> list[str]:
+    """Return one line for each choice about the data that is not the usual one."""
+    lines = []
+    if data.feature_extractor is not None:
+        codes = ", and as codes" if data.model_config.encode_audio_in_tokens else ""
+        bins, seconds = data.feature_extractor.feature_size, data.feature_extractor.chunk_length
+        lines.append(f"references reach the model as features: {bins} mel bins, {seconds} s at once{codes}")
+    for dataset in data.datasets:
+        if dataset.num_absent:
+            lines.append(f"{dataset.data_path}: {dataset.num_absent} clips are gone; their codes are in the cache")
+    if dataset_config.codes:
+        files, made_by = " ".join(dataset_config.codes), data.train_dataset.cache.codec
+        compared = "the same codec as" if data.codec.is_whole else "not compared with"
+        lines.append(f"codes of {files}, made by codec {made_by}: {compared} --audio_tokenizer_path")
+    return lines
+
+
+def start_line(components: TrainingComponents, ranks: Ranks, placement: Placement) -> str:
+    """Return the size of a run in one line."""
+    data, plan = components.data, components.plan
+    parts = [_dataset_size(data.train_dataset, "")]
+    if data.eval_dataset is not None:
+        parts.append(_dataset_size(data.eval_dataset, "for evaluation "))
+    positions = sum(data.train_dataset.lengths) / len(plan.epoch(0))
+    trainable, total = components.model.get_nb_trainable_parameters()
+    processes = "1 process" if ranks.world_size == 1 else f"{ranks.world_size} processes"
+    parts += [
+        f"{plan.total_steps} optimizer steps of {positions:,.0f} positions on average",
+        f"{processes} on {placement.device.type} in {str(placement.dtype).removeprefix('torch.')}",
+        f"{trainable:,} of {total:,} parameters are trained",
+        f"{peak_memory_gb(placement.device):.1f} GB of memory so far",
+    ]
+    return "; ".join(parts)
+
+
+def _dataset_size(dataset: ArabicVoiceCloningDataset, purpose: str) -> str:
+    found = dataset.summary()
+    return f"{purpose}{found['samples']} samples, {found['dropped']} dropped as invalid, {found['hours']:.2f} h"
+
+
+def closing_lines(summary: TrainingSummary) -> list[str]:
+    """Return what a user wants to know at the end."""
+    if summary.finished:
+        lines = [f"finished: {summary.step} steps"]
+    else:
+        lines = [
+            f"stopped at step {summary.step} of {summary.total_steps}; give the same command again to resume from there"
+        ]
+    if summary.checkpoint is not None:
+        lines.append(f"adapter: {summary.checkpoint}")
+    if summary.best_checkpoint is not None:
+        lines.append(f"best by evaluation loss: {summary.best_checkpoint}")
+    return lines
+
+
+def memory_advice(config: DistributedTrainingConfig) -> str:
+    """Return which flags to set so that the next try needs less GPU memory."""
+    if config.batch_size is not None:
+        smaller = f"--batch_size {max(1, config.batch_size // 2)}"
+    else:
+        smaller = f"--max_tokens_per_batch {max(1, config.max_tokens_per_batch // 2)}"
+    accumulation = 2 * config.gradient_accumulation_steps
+    advice = [f"{smaller} --gradient_accumulation_steps {accumulation} (the same optimizer step)"]
+    if not config.gradient_checkpointing:
+        advice.append("--gradient_checkpointing (far less memory, more time)")
+    return "Try: " + "; or ".join(advice)

@@ -1,0 +1,81 @@
+"""The batches of each optimizer step: read and collated one step ahead of the loop."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
+from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
+from boson_multimodal.constants import IGNORE_INDEX
+from voice_cloning.training.batch_planning import MicroBatch, StepPlan, TrainingPlan
+
+MicroBatches = tuple[HiggsAudioBatchInput | None, ...]
+"""Batches of one process in one step; None stands for an empty micro-batch."""
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """What one process trains on in one optimizer step.
+
+    Attributes:
+        epoch: number of the epoch, from 0.
+        sample_indices: the samples of each micro-batch of this process.
+        micro_batches: the same samples, collated.
+        positions: sequence positions of the step over all processes.
+    """
+
+    epoch: int
+    sample_indices: tuple[MicroBatch, ...]
+    micro_batches: MicroBatches
+    positions: int
+
+
+class BatchLoader:
+    """Reads and collates this process's samples.
+
+    Args:
+        dataset: encoded samples.
+        collator: makes a batch of them.
+        rank: number of this process.
+    """
+
+    def __init__(
+        self, dataset: ArabicVoiceCloningDataset, collator: ArabicVoiceCloningTrainingCollator, rank: int
+    ) -> None:
+        self._dataset = dataset
+        self._collator = collator
+        self._rank = rank
+
+    def load(self, plan: StepPlan, epoch: int = 0) -> StepBatches:
+        """Return this process's batches of one step."""
+        mine = tuple(by_rank[self._rank] for by_rank in plan)
+        lengths = self._dataset.lengths
+        positions = sum(lengths[i] for by_rank in plan for indices in by_rank for i in indices)
+        return StepBatches(epoch, mine, tuple(self._collate(indices) for indices in mine), positions)
+
+    def load_from(self, plan: TrainingPlan, start: int) -> Iterator[StepBatches]:
+        """Yield the batches of each step from step ``start`` on; a thread loads the next step meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead = None
+            for epoch, step_plan in plan.steps_from(start):
+                following = pool.submit(self.load, step_plan, epoch)
+                if ahead is not None:
+                    yield ahead.result()
+                ahead = following
+            if ahead is not None:
+                yield ahead.result()
+
+    def _collate(self, indices: MicroBatch) -> HiggsAudioBatchInput | None:
+        return self._collator([self._dataset[i] for i in indices]) if indices else None
+
+
+def count_labels(micro_batches: Sequence[HiggsAudioBatchInput | None], num_codebooks: int) -> Tensor:
+    """Return (1 + K,) labels of the text head and of each codebook in some micro-batches; on the host."""
+    counts = torch.zeros(1 + num_codebooks, dtype=torch.long)
+    for batch in filter(None, micro_batches):
+        counts[0] += (batch.label_ids != IGNORE_INDEX).sum()
+        counts[1:] += (batch.label_audio_ids != IGNORE_INDEX).sum(dim=1)
+    return counts

@@ -1,0 +1,79 @@
+"""The losses of the evaluation data: means over all its labels, whatever the micro-batches and the processes."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
+from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
+from boson_multimodal.model.higgs_audio.loss import LossConfig
+from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
+from boson_multimodal.process_group import Ranks
+from boson_multimodal.progress import progress
+from voice_cloning.training.batch_planning import plan_evaluation
+from voice_cloning.training.batches import BatchLoader, count_labels
+from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.losses import LossTotals
+
+
+class Evaluator:
+    """Evaluates a model on one dataset.
+
+    Args:
+        dataset: the evaluation data, encoded.
+        loader: reads its batches.
+        config: gives the size of micro-batches.
+        loss_config: weights of the losses.
+        ranks: the processes, each of which takes a share.
+        num_codebooks: K.
+    """
+
+    def __init__(
+        self,
+        dataset: ArabicVoiceCloningDataset,
+        loader: BatchLoader,
+        config: DistributedTrainingConfig,
+        loss_config: LossConfig,
+        ranks: Ranks,
+        num_codebooks: int,
+    ) -> None:
+        self._dataset = dataset
+        self._loader = loader
+        self._config = config
+        self._loss_config = loss_config
+        self._ranks = ranks
+        self._num_codebooks = num_codebooks
+
+    @torch.no_grad()
+    def evaluate(
+        self, forward: Callable[[HiggsAudioBatchInput], HiggsAudioModelOutput], stop_requested: Callable[[], bool]
+    ) -> dict[str, float] | None:
+        """Return the mean losses by name (``eval_loss``, ``eval_text_loss``, ...), or None if a process must stop.
+
+        Args:
+            forward: one forward pass of the model, in inference mode.
+            stop_requested: whether this process was asked to stop; asked before each micro-batch.
+        """
+        plan = plan_evaluation(
+            self._dataset.lengths,
+            max_tokens_per_batch=self._config.max_tokens_per_batch,
+            batch_size=self._config.batch_size,
+            world_size=self._ranks.world_size,
+        )
+        totals = LossTotals.zeros(self._num_codebooks)
+        for step_plan in progress(plan, "evaluating", unit="batch", leave=False, disable=not self._ranks.is_main):
+            if self._ranks.any(stop_requested()):
+                return None
+            micro_batches = self._loader.load(step_plan).micro_batches
+            counts = self._ranks.sum(count_labels(micro_batches, self._num_codebooks))
+            sums = torch.zeros_like(totals.sums)
+            for batch in filter(None, micro_batches):
+                sums += _loss_sums(forward(batch)).double().cpu()
+            totals.add(self._ranks.sum(sums), counts)
+        return totals.losses(self._loss_config, prefix="eval_")
+
+
+def _loss_sums(output: HiggsAudioModelOutput) -> Tensor:
+    """Return (1 + K,) loss sums: the text head, then each codebook."""
+    return torch.cat([output.text_loss_sum.view(1), output.audio_loss_sum])

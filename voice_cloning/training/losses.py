@@ -1,0 +1,139 @@
+"""The losses of a run, summed exactly over micro-batches, steps and processes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.process_group import Ranks
+
+
+@dataclass
+class LossTotals:
+    """Loss sums and label counts over any number of micro-batches, steps and ranks.
+
+    Attributes:
+        sums, counts: 1 + K entries in float64: the text head, then each codebook.
+    """
+
+    sums: Tensor
+    counts: Tensor
+
+    @classmethod
+    def zeros(cls, num_codebooks: int) -> "LossTotals":
+        return cls(torch.zeros(1 + num_codebooks, dtype=torch.float64), torch.zeros(1 + num_codebooks).double())
+
+    def add(self, sums: Tensor, counts: Tensor) -> None:
+        """Add (1 + K,) sums and counts that lie on the CPU."""
+        self.sums += sums
+        self.counts += counts
+
+    def reset(self) -> None:
+        """Set all sums and counts to zero."""
+        self.sums.zero_()
+        self.counts.zero_()
+
+    def losses(self, config: LossConfig, prefix: str = "") -> dict[str, float]:
+        """Total, text, audio and each codebook's mean loss, over the labels of all that was added."""
+        means = self.sums / self.counts.clamp(min=1)
+        total = weighted_loss(self.sums[0], self.counts[0], self.sums[1:], self.counts[1:], config)
+        named = {"loss": total, "text_loss": means[0], "audio_loss": means[1:].mean()}
+        named |= {f"audio_loss_codebook_{k}": mean for k, mean in enumerate(means[1:])}
+        return {f"{prefix}{name}": float(value) for name, value in named.items()}
+
+    def state(self) -> dict[str, list[float]]:
+        return {"sums": self.sums.tolist(), "counts": self.counts.tolist()}
+
+    @classmethod
+    def from_state(cls, state: dict[str, list[float]]) -> "LossTotals":
+        return cls(*(torch.tensor(state[name], dtype=torch.float64) for name in ("sums", "counts")))
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss or gradient is NaN or infinite; going on would destroy the adapter."""
+
+
+@dataclass(frozen=True)
+class PendingStep:
+    """An optimizer step whose numbers may still be in the making on the device.
+
+    Attributes:
+        step: optimizer steps done with it.
+        micro_batches: sample indices of this process's micro-batches.
+        counts: (1 + K,) labels of the step over all processes, on the CPU.
+        sums: (micro-batches, 1 + K + 1) loss sums of this process, and the gradient norm in the last column.
+    """
+
+    step: int
+    micro_batches: Sequence[Sequence[int]]
+    counts: Tensor
+    sums: Tensor
+
+
+class StepLedger:
+    """Adds up the losses of steps. It waits for the device only when the sums are wanted.
+
+    Args:
+        totals: receives the losses of settled steps.
+        names: returns the sample ids of sample indices, for messages.
+        ranks: the processes, whose sums are added.
+
+    Attributes:
+        totals: losses since the last :meth:`take`, of settled steps.
+        grad_norm: gradient norm of the last settled step, before clipping.
+    """
+
+    def __init__(self, totals: LossTotals, names: Callable[[Sequence[int]], str], ranks: Ranks) -> None:
+        self.totals = totals
+        self.grad_norm = 0.0
+        self._names = names
+        self._ranks = ranks
+        self._pending: list[PendingStep] = []
+
+    def add(self, step: PendingStep) -> None:
+        """Note a step without waiting for its numbers."""
+        self._pending.append(step)
+
+    def settle(self) -> None:
+        """Copy the pending numbers to the host and add them over processes. Only this method waits for the device.
+
+        Raises:
+            NonFiniteLossError: on every process, if a loss or gradient among them is not finite.
+        """
+        if not self._pending:
+            return
+        local = torch.stack([pending.sums for pending in self._pending]).double()
+        rows = self._ranks.sum(local[:, :, :-1].sum(dim=1))
+        local, rows = local.cpu(), rows.cpu()
+        if not (rows.isfinite().all() and local.isfinite().all()):
+            self._raise_non_finite(local)
+        for pending, row in zip(self._pending, rows, strict=True):
+            self.totals.add(row, pending.counts)
+        self.grad_norm = float(local[-1, 0, -1])
+        self._pending.clear()
+
+    def take(self) -> LossTotals:
+        """Return the totals since the last call, and begin new ones."""
+        self.settle()
+        taken = LossTotals(self.totals.sums.clone(), self.totals.counts.clone())
+        self.totals.reset()
+        return taken
+
+    def _raise_non_finite(self, local: Tensor) -> None:
+        """Name the first step that went wrong and the samples of its micro-batches that did, over all processes."""
+        guilty: list[tuple[int, str]] = []
+        for pending, sums in zip(self._pending, local, strict=True):
+            losses_finite = sums[:, :-1].isfinite().all(dim=1)
+            named = zip(pending.micro_batches, losses_finite.tolist(), strict=True)
+            guilty += [(pending.step, self._names(indices)) for indices, finite in named if not finite]
+            if not guilty and not sums[0, -1].isfinite():  # only the gradient: any of them may be the cause
+                guilty.append((pending.step, "; ".join(map(self._names, pending.micro_batches))))
+        everywhere = self._ranks.gather(guilty)
+        first = min(step for found in everywhere for step, _ in found)
+        samples = "; ".join(dict.fromkeys(ids for found in everywhere for step, ids in found if step == first and ids))
+        raise NonFiniteLossError(
+            f"the loss or its gradient is not finite at step {first}. Samples: {samples}. Nothing was saved after it; "
+            "look at these samples, or lower --learning_rate in a new --output_dir"
+        )

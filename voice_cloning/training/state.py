@@ -1,0 +1,93 @@
+"""Where a run stands, and how it is saved and read again."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from boson_multimodal.whole_files import write_whole
+from voice_cloning.training.losses import LossTotals
+
+STATE_FILE = "trainer_state.json"
+
+
+@dataclass(frozen=True)
+class BestEvaluation:
+    """The evaluation with the lowest loss so far.
+
+    Attributes:
+        step: optimizer steps before it.
+        eval_loss: its loss.
+    """
+
+    step: int
+    eval_loss: float
+
+
+@dataclass
+class TrainingState:
+    """Where a run stands.
+
+    Attributes:
+        total_steps: optimizer steps of the whole run.
+        totals: loss sums since the last line of metrics.
+        step: optimizer steps done.
+        best: the best evaluation so far.
+        evaluation_due: whether the evaluation of this step has not been completed.
+        saved_step: step of the checkpoint that holds this state, or None; not part of the file.
+    """
+
+    total_steps: int
+    totals: LossTotals
+    step: int = 0
+    best: BestEvaluation | None = None
+    evaluation_due: bool = False
+    saved_step: int | None = 0
+
+    @classmethod
+    def load(cls, checkpoint: Path, total_steps: int) -> "TrainingState":
+        """Return the state that a checkpoint holds. With an evaluation due, the checkpoint is to be written again."""
+        found = read_state(checkpoint)
+        return cls(
+            total_steps=total_steps,
+            totals=LossTotals.from_state(found["totals"]),
+            step=found["step"],
+            best=found["best"] and BestEvaluation(**found["best"]),
+            evaluation_due=found["evaluation_due"],
+            saved_step=None if found["evaluation_due"] else found["step"],
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the state into a checkpoint's folder."""
+        content = {
+            "step": self.step,
+            "total_steps": self.total_steps,
+            "finished": self.is_finished,
+            "evaluation_due": self.evaluation_due,
+            "best": self.best and asdict(self.best),
+            "totals": self.totals.state(),
+        }
+        write_whole(folder / STATE_FILE, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
+
+    @property
+    def is_last_step(self) -> bool:
+        """Whether all optimizer steps are done."""
+        return self.step == self.total_steps
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all optimizer steps and the last evaluation are done."""
+        return self.is_last_step and not self.evaluation_due
+
+    def note_evaluation(self, eval_loss: float) -> bool:
+        """Record the evaluation of this step. Returns whether it is the best so far."""
+        self.evaluation_due = False
+        if self.best is not None and not eval_loss < self.best.eval_loss:
+            return False
+        self.best = BestEvaluation(self.step, eval_loss)
+        return True
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint's ``trainer_state.json``."""
+    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
