@@ -158,14 +158,14 @@ def _with_text(kind: str, change: Callable[[str], str]) -> Plant:
     return planted
 
 
-def _as_reference(change: Callable[[np.ndarray], np.ndarray], rate: int = RATE, besides: str = "", **how: Any) -> Plant:
-    """Return a plant whose reference is a changed copy of the target; ``besides`` is another defect that this makes."""
+def _as_reference(change: Callable[[np.ndarray], np.ndarray], rate: int = RATE, other: str = "", **how: Any) -> Plant:
+    """Return a plant whose reference is a changed copy of the target; ``other`` is another defect that this makes."""
 
     def planted(copy: Copy) -> Expected:
         record = _changed_record(copy)
         _set_reference_text(record, record["misc"]["target_transcript"])
         copy.put(reference(record), change(copy.read(target(record))), rate, **how)
-        return {"reference_equals_target": {name(record)}} | ({besides: {name(record)}} if besides else {})
+        return {"reference_equals_target": {name(record)}} | ({other: {name(record)}} if other else {})
 
     return planted
 
@@ -200,7 +200,7 @@ PLANTS |= {
         lambda wave: wave, name="planted.ogg", format="OGG", subtype="OPUS"
     ),
     "reference is the target, 0.3 s cut off": _as_reference(lambda wave: wave[round(0.3 * RATE) :]),
-    "reference is the target, 6 dB louder": _as_reference(lambda wave: np.clip(2 * wave, -1, 1), besides="clipping"),
+    "reference is the target, 6 dB louder": _as_reference(lambda wave: np.clip(2 * wave, -1, 1), other="clipping"),
     "reference is the target, 6 dB softer": _as_reference(lambda wave: wave / 2),
     "reference is the target at 24 kHz": _as_reference(lambda wave: _resampled(wave, 24_000), 24_000),
     "reference is the target at 48 kHz, cut, softer, as Opus": _as_reference(

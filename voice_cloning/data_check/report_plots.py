@@ -12,7 +12,7 @@ from typing import Any
 WIDTH, HEIGHT = 320, 150
 """Size of a histogram, in units of its view box."""
 LEFT, RIGHT, TOP, BOTTOM = 8, 8, 16, 20
-"""Margins around its bars."""
+"""Margins around a histogram's bars."""
 LEAST_BAR = 1.5
 """Least height of a bar, so that a single outlier among very many clips is visible."""
 TICKS = 5
