@@ -75,11 +75,15 @@ class VoiceCloningExample:
         """The reference and the target of a sample that has exactly one of each.
 
         The reference is the clip outside the trained turns. Its text is ``misc.ref_transcript``, else the text before
-        it in its turn. The target text is that of the trained assistant turns.
+        it in its turn. The target text is that of the trained assistant turns. In a sample that has the turns of
+        voice_clone already, both texts are those of its user turns.
 
         Returns:
             The example and no problems; or None and every problem.
         """
+        if has_voice_clone_turns(sample):
+            reference_text, reference, target_text, target = (m.content[0] for m in _without_system_turn(sample))
+            return cls(reference_text.text.strip(), reference, target_text.text.strip(), target), []
         references = [(turn, clip) for turn, clip in sample.clips() if not sample.trains(turn)]
         targets = [clip for turn, clip in sample.clips() if sample.trains(turn)]
         trained = [text for turn, m in enumerate(sample.messages) if sample.trains(turn) for text in _texts(m.content)]
@@ -158,6 +162,20 @@ def has_as_written_turns(sample: ChatMLSample) -> bool:
     """Whether a sample's turns are those that ``conversation("as_written")`` makes."""
     example, _ = VoiceCloningExample.read(sample)
     return example is not None and example.conversation("as_written").messages == sample.messages
+
+
+def has_voice_clone_turns(sample: ChatMLSample) -> bool:
+    """Return whether a sample has the turns that ``conversation("voice_clone")`` makes, with any system turn."""
+    turns = _without_system_turn(sample)
+    kinds = [(message.role, [type(part) for part in message.content]) for message in turns]
+    wanted = [("user", [TextContent]), ("assistant", [AudioContent])] * 2
+    first = len(sample.messages) - len(turns)
+    trained = [sample.trains(first + index) for index in range(len(turns))]
+    return kinds == wanted and trained == [False, False, False, True]
+
+
+def _without_system_turn(sample: ChatMLSample) -> tuple[Message, ...]:
+    return sample.messages[1:] if sample.messages[0].role == "system" else sample.messages
 
 
 def target_text_of_messages(sample: ChatMLSample) -> str:

@@ -1,5 +1,6 @@
 """Who says what in which clip: what is written is read back, and each reader looks where its name says."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ from boson_multimodal.cloning_example import (
     PROMPT_STYLES,
     VoiceCloningExample,
     has_as_written_turns,
+    has_voice_clone_turns,
     reference_text_of_messages,
     target_text_of_messages,
     text_mismatches,
     text_to_speak,
 )
-from boson_multimodal.data_types import AudioContent, ChatMLSample, parse_sample
+from boson_multimodal.data_types import AudioContent, ChatMLSample, Message, TextContent, parse_sample
 from boson_multimodal.errors import Problem, ProblemKind
 from tests.chatml_files import audio, text
 
@@ -47,9 +49,20 @@ def test_the_conversation_of_every_style_is_read_back(style: str) -> None:
     assert target_text_of_messages(sample) == TARGET
     assert reference_text_of_messages(sample) == REFERENCE
     assert text_mismatches(sample) == []
-    if style == "as_written":  # the trained turn of the other style has no text
-        assert VoiceCloningExample.read(sample) == (EXAMPLE, [])
-        assert text_to_speak(sample) == TARGET
+    assert has_voice_clone_turns(sample) == (style == "voice_clone")
+    assert VoiceCloningExample.read(sample) == (EXAMPLE, [])
+    assert text_to_speak(sample) == TARGET
+
+
+def test_the_turns_of_voice_clone_are_read_without_a_transcript_and_with_another_system_turn() -> None:
+    sample = EXAMPLE.conversation("voice_clone")
+    assert VoiceCloningExample.read(sample) == (EXAMPLE, [])
+    other = replace(sample, messages=(Message("system", (TextContent("Speak."),)), *sample.messages[1:]))
+    assert VoiceCloningExample.read(other) == (EXAMPLE, [])
+    bare = replace(sample, messages=sample.messages[1:], start_index=3)
+    assert VoiceCloningExample.read(bare) == (EXAMPLE, [])
+    trained = replace(sample, start_index=0)
+    assert VoiceCloningExample.read(trained)[0] is None, "the reference would be trained"
 
 
 def test_a_record_has_the_form_that_users_have_and_is_read_back() -> None:

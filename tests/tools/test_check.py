@@ -245,7 +245,7 @@ def test_positions_and_steps_are_those_of_training(
     data = demo / "train_chatml_samples.json"
     run = PlannedRun(max_tokens_per_batch=512, max_positions_per_sample=512, num_train_epochs=2, num_processes=2)
     summary = check_files([data], tmp_path, run=run, model_path=str(demo / "model"), num_workers=1)["summary"]
-    dataset = load(data, tokenizer, make_cache(tmp_path / "cache"))
+    dataset = load(data, tokenizer, make_cache(tmp_path / "cache"), prompt_style=run.prompt_style)
     dataset.encode_missing(lambda: codec)
     mean = sum(dataset.lengths) / len(dataset.lengths)
     assert summary["positions"] == {"max": max(dataset.lengths), "mean": round(mean, 1)}

@@ -88,7 +88,10 @@ def test_the_trainer_uses_the_cache_that_encode_filled(
     (home / "audio_tokenizer" / "model.safetensors").rename(tmp_path / "weights")
     bare = trainer(home, tmp_path / "bare", **settings)
     bare.train()
-    assert bare._identity() == whole._identity()
+    identities = [
+        json.loads((tmp_path / name / "run.json").read_text(encoding="utf-8"))["identity"] for name in ("whole", "bare")
+    ]
+    assert identities[0] == identities[1]
     assert bare.components.data.train_dataset.num_absent == 16 and whole.components.data.train_dataset.num_absent == 0
     state, other = (subject.components.model.state_dict() for subject in (whole, bare))
     assert all(torch.equal(state[name], other[name]) for name in state)
@@ -240,7 +243,10 @@ def test_a_cache_that_cannot_be_written_to_is_named(
     (tmp_path / place).parent.mkdir(exist_ok=True)
     (tmp_path / place).touch()
     said = refusal(command(data, demo, cache)[3:], capsys)
-    assert said.startswith(f"error: --code_cache_dir {cache}: cannot be used (") and "disk with room" in said
+    assert (
+        said.startswith(f"error: --code_cache_dir {cache}: cannot be used (")
+        and "give a writable folder on a disk with free space" in said
+    )
 
 
 @pytest.mark.parametrize("name", ["nowhere/x.safetensors", ""])
@@ -270,7 +276,9 @@ def test_a_full_disk_is_named_and_encoded_clips_stay(
     with monkeypatch.context() as patch:
         patch.setattr(packed_store, "_write_whole", full_after_eight)
         said = refusal(command(data, demo, cache)[3:], capsys)
-    assert said.startswith(f"error: --code_cache_dir {cache}: cannot be used (No space left on device); give a folder")
+    assert said.startswith(
+        f"error: --code_cache_dir {cache}: cannot be used (No space left on device); give a writable folder"
+    )
     assert len(entries(demo, cache)) == 2
     assert main(command(data, demo, cache)[3:]) == 0
     assert "; 4 of them encoded now" in capsys.readouterr().out
