@@ -1,5 +1,5 @@
-"""Normalises the texts of a conversation: user and assistant turns and transcripts, but no instructions.
-"""
+"""Normalises the texts of a conversation: user and assistant turns and transcripts, but no instructions."""
+
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial

@@ -1,4 +1,4 @@
-"""What is there with other content is refused, or replaced if the user says so; what is equal is not touched."""
+"""Tests of output_files: files with other content are refused, or replaced if the user allows it; equal files stay."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ FILES = [("clips/a.wav", b"a"), ("clips/b.wav", b"b"), ("train.json", b"[]"), ("
 
 
 def state(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Content and time of each file."""
+    """Return the content and modification time of each file."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
@@ -39,7 +39,7 @@ def test_each_file_of_other_content_is_named_and_nothing_else(tmp_path: Path) ->
         refuse_other_content(tmp_path, FILES)
     heading, *names = str(caught.value).split("\n  ")
     assert heading == (
-        f"{tmp_path}: holds files of other content; give another --output_dir, or --overwrite to replace them (3):"
+        f"{tmp_path}: holds files with other content; give another --output_dir, or --overwrite to replace them (3):"
     )
     assert names == ["clips/b.wav", "train.json", "val.json"]
 
