@@ -1,4 +1,4 @@
-"""Arabic text for speech and scoring; of ours it imports only boson_multimodal's data types, errors and instruction."""
+"""Arabic text for speech and for scoring; of ours it imports only the data types and errors of boson_multimodal."""
 
 from arabic_text.normalise import (
     ARABIC_LETTER,

@@ -1,4 +1,4 @@
-"""Build the demo: clips, ChatML files, model and codec in one folder."""
+"""Builds the demo: clips, ChatML files, model and codec in one folder."""
 
 import json
 from pathlib import Path
@@ -20,7 +20,7 @@ SPLITS = {"train": ("amal", "badr", "dina", "faris"), "val": ("hana", "karim")}
 
 
 def _record(voice: str, split: str, index: int, texts: list[str], seconds: list[float]) -> dict[str, Any]:
-    """One sample: sentence `index` of the voice, with the next sentence of the same voice as its reference."""
+    """Return a sample: sentence `index` of the voice, with the next sentence of the same voice as its reference."""
     ref = (index + 1) % len(texts)
     reference, target = (AudioContent(f"clips/{voice}/{split}_{i:02d}.wav", duration=seconds[i]) for i in (ref, index))
     example = VoiceCloningExample(texts[ref], reference, texts[index], target)
@@ -28,7 +28,7 @@ def _record(voice: str, split: str, index: int, texts: list[str], seconds: list[
 
 
 def build_clips(output_dir: Path, seed: int) -> list[np.ndarray]:
-    """Write the WAVs and both JSON files; return the clips, each (samples,) float in -1..1, as 16 bits hold them."""
+    """Write the WAVs and both JSON files; return the clips, each (samples,) float in -1..1 with 16-bit precision."""
     clips = []
     for split, voices in SPLITS.items():
         samples = []
@@ -51,10 +51,10 @@ def build_clips(output_dir: Path, seed: int) -> list[np.ndarray]:
 def build_demo(output_dir: Path, seed: int = 0, layout: str = ORIGINAL, codec_layout: Layout = "transformers") -> None:
     """Write the demo under `output_dir`; the same seed gives the same bytes. The caller's random state is kept.
 
-    `layout` and `codec_layout` are those of the files; the weights are the same in each.
+    `layout` and `codec_layout` are the layouts of the weight files; the weights are the same in each layout.
     """
     output_dir, threads = Path(output_dir), torch.get_num_threads()
-    torch.set_num_threads(1)  # the order of float sums, and with it the last bits, depends on the number of threads
+    torch.set_num_threads(1)  # with more threads, float sums have another order and other last bits
     try:
         with torch.random.fork_rng(devices=[]):
             clips = build_clips(output_dir, seed)

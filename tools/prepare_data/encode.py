@@ -57,7 +57,7 @@ def run(flags: argparse.Namespace) -> int:
             device=pick_device(local_rank),
         )
     except InputError:
-        if rank() > 0:  # all processes fail alike: torchrun ends this one meanwhile
+        if rank() > 0:  # all processes have the same error: torchrun ends this one while it waits
             time.sleep(SECONDS_BEFORE_OTHER_RANKS_REPORT)
         raise
     if rank() == 0:

@@ -185,7 +185,7 @@ def _files_of(sides: Sequence[Pairs], output_dir: Path) -> tuple[dict[str, bytes
 
 
 def _record(target: Utterance, reference: Utterance, number: int, output_dir: Path) -> dict[str, Any]:
-    """One sample in the form that users have; of further references, the number is in its id."""
+    """Return a sample as a JSON record; for a second and later reference, the id holds the reference's number."""
     clips = [_audio(utterance, output_dir) for utterance in (reference, target)]
     example = VoiceCloningExample(reference.text, clips[0], target.text, clips[1])
     sample_id = target.utterance_id + (f"_ref{number + 1}" if number else "")
@@ -196,7 +196,7 @@ def _audio(utterance: Utterance, output_dir: Path) -> AudioContent:
     if isinstance(utterance.audio, Cell):
         url = f"{CLIPS_FOLDER}/{utterance.audio.name}"
     else:
-        # Links are followed, as ".." after one means another folder than its name says.
+        # Links are resolved: ".." after a link leads to another folder than the path shows.
         url = os.path.relpath(os.path.realpath(utterance.audio), os.path.realpath(output_dir))
     return AudioContent(url, None, utterance.offset, utterance.seconds)
 
@@ -218,9 +218,9 @@ def _json_bytes(value: Any) -> bytes:
 
 
 def _write(output_dir: Path, files: dict[str, bytes | None], cells: Sequence[Cell], overwrite: bool) -> None:
-    """Write what is not there yet, and with ``overwrite`` what is there and differs.
+    """Write the files that do not exist yet, and with ``overwrite`` also those that differ.
 
-    The clips come first and the JSON files that name them last, so that these never name what is missing.
+    The clips are written first and the JSON files last, so that a JSON file never names a missing clip.
     """
     if not overwrite:
         refuse_other_content(output_dir, chain(files.items(), _clips(cells, "comparing clips")))
@@ -228,6 +228,6 @@ def _write(output_dir: Path, files: dict[str, bytes | None], cells: Sequence[Cel
 
 
 def _clips(cells: Sequence[Cell], title: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of each clip, read one by one."""
+    """Yield the name and content of each clip, read one at a time."""
     for cell, content in progress(read_cells(cells), title, len(cells), unit="clip", disable=not cells):
         yield f"{CLIPS_FOLDER}/{cell.name}", content

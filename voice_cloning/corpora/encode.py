@@ -58,7 +58,7 @@ def encode_files(
             be written.
     """
     started = time.monotonic()
-    if export is not None and (export.is_dir() or not export.parent.is_dir()):  # said now, not after days of encoding
+    if export is not None and (export.is_dir() or not export.parent.is_dir()):  # checked before days of encoding
         raise InputError(f"--export {export}: give the name of a file, in a folder that is there")
     codec = find_codec(codec_path, revision, Path(code_cache_dir), "--codec")
     config = codec_config(codec.folder)

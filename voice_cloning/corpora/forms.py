@@ -254,7 +254,7 @@ def _json_rows(table: Path, lines: list[str], collection: Collection) -> Iterato
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines with their ends, cut at line feeds alone: a text may hold U+2028 and its like."""
+    """Return lines with their ends; only a line feed ends a line, because a text may hold U+2028 and the like."""
     text = read_text(path)
     return [f"{line}\n" for line in text.removesuffix("\n").split("\n")] if text else []
 

@@ -205,7 +205,7 @@ def normalise_lines(lines: Iterable[bytes], name: str, normaliser: TextNormalise
 
 
 def write_outputs(output_dir: Path, outputs: Outputs, overwrite: bool) -> None:
-    """Write what is not there yet, and with ``overwrite`` what is there and differs."""
+    """Write the files that do not exist yet, and with ``overwrite`` also those that differ."""
     files = [(name, content) for name, (content, _) in outputs.items()]
     if not overwrite:
         refuse_other_content(output_dir, files)

@@ -1,4 +1,4 @@
-"""Files that a command writes into a folder: what is there already is kept, and replaced only if the user says so."""
+"""Writes the output files of a command into a folder; existing files are replaced only if the user allows it."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,26 +7,26 @@ from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.whole_files import write_whole
 
 Files = Iterable[tuple[str, bytes | None]]
-"""Name in the folder and content of each file; None for a file that must not be there. Read once."""
+"""Name in the folder and content of each file; None for a file that must not exist. It is read once."""
 
 
 def refuse_other_content(folder: Path, files: Files) -> None:
-    """Check that writing would replace and remove nothing.
+    """Check that writing would replace and remove no file.
 
     Raises:
-        InputError: listing the files that are there with other content.
+        InputError: listing the existing files that have other content.
     """
     raise_if_any(
-        f"{folder}: holds files of other content; give another --output_dir, or --overwrite to replace them",
+        f"{folder}: holds files with other content; give another --output_dir, or --overwrite to replace them",
         [name for name, content in files if _differs(folder / name, content)],
     )
 
 
 def write_differing(folder: Path, files: Files) -> None:
-    """Write the files that are not there or differ, in the given order; the others are not touched.
+    """Write the files that do not exist or differ, in the given order; the others are not touched.
 
     Raises:
-        InputError: naming the first file that cannot be written or removed. Those before it stay.
+        InputError: naming the first file that cannot be written or removed. The files written before it stay.
     """
     for name, content in files:
         path = folder / name
@@ -41,7 +41,7 @@ def write_differing(folder: Path, files: Files) -> None:
 
 
 def _differs(path: Path, content: bytes | None) -> bool:
-    """Whether something else than ``content`` is there."""
+    """Return whether a file exists and has other content."""
     try:
         return path.exists() and (content is None or not path.is_file() or path.read_bytes() != content)
     except OSError as error:

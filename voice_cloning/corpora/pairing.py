@@ -64,7 +64,7 @@ def split(
 
 
 def _held_speakers(speakers: dict[str, list[Utterance]], order: list[str], wanted: float) -> set[str]:
-    """Ids of whole speakers: each in turn is taken if that brings the sum nearer to what is wanted."""
+    """Return the ids of whole speakers; in turn, each is taken if that brings their number closer to ``wanted``."""
     if len(order) < 2:
         raise InputError(
             f"--split_by speaker: only {len(order)} speaker has enough clips, but each side needs one; give "

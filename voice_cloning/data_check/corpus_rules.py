@@ -35,11 +35,11 @@ _PLAIN_ARABIC = re.compile("[\\s\u0621-\u0652\u060c\u061b\u061f.!]*")
 
 @dataclass(frozen=True)
 class SpeechRate:
-    """How fast a text is spoken if it is what its clip says.
+    """The rate at which a text is spoken if its clip says it.
 
     Attributes:
         used: a target or reference of ``sample``.
-        letters_per_second: letters of the text by seconds of speech in the clip.
+        letters_per_second: letters of the text per second of speech in the clip.
     """
 
     sample: CheckedSample
@@ -48,7 +48,7 @@ class SpeechRate:
 
 
 def speech_rates(samples: Sequence[CheckedSample], measures: Measures) -> list[SpeechRate]:
-    """The rate of each target and each reference that is one clip with a text."""
+    """Return the rate of each target and each reference that is a single clip with a text."""
     rates = []
     for sample in samples:
         for clips, text in ((sample.targets, sample.target_text), (sample.references, sample.reference_text)):
@@ -66,7 +66,7 @@ def check_corpus(
     same: SameClips,
     findings: Findings,
 ) -> None:
-    """Note what is wrong among samples."""
+    """Add the findings from comparisons of samples to ``findings``."""
     for sample in samples:
         _check_reference(sample, same, findings)
     _check_sides(samples, same, findings)
@@ -157,7 +157,7 @@ def _compare(
 
 
 def _check_rates(rates: Sequence[SpeechRate], measures: Measures, findings: Findings) -> None:
-    """Clips of a file whose text is much too long or too short for them, by its median and by what can be spoken."""
+    """Find clips of a file with a text that is much too long or too short, for the file's median or for any speech."""
     own = np.log(list({rate.used.clip: rate.letters_per_second for rate in rates}.values()) or [1.0])
     median, limit = float(np.median(own)), np.inf
     if len(own) >= FEWEST_RATES:

@@ -1,4 +1,4 @@
-"""The records of ChatML files as the check sees them: who says what in which clip, and how long the sequence is."""
+"""Reads the records of ChatML files for the check: speakers, texts, clips, and the length of the sequence."""
 
 import re
 import unicodedata
@@ -20,12 +20,12 @@ from boson_multimodal.progress import progress
 
 TRAIN, EVAL = "train", "eval"
 EVAL_NAMES = {"val", "valid", "validation", "eval", "evaluation", "dev", "test"}
-"""Words of a file's name that make it evaluation data."""
+"""A file with one of these words in its name is evaluation data."""
 ASCII_PER_TOKEN, OTHERS_PER_TOKEN = 5.0, 2.2
-"""Characters, where no tokenizer is given. Measured with Llama 3's: 5.3 in our instructions; 2.7 in Arabic news, 2.4 in
-single words, 2.3 in dialect, 1.9 with full diacritics."""
+"""Characters per token, for estimates without a tokenizer. Measured with Llama 3's: 5.3 in our instructions; 2.7 in
+Arabic news, 2.4 in single words, 2.3 in dialect, 1.9 with full diacritics."""
 TOKENS_PER_TURN = 5
-"""Header and end of a turn."""
+"""Tokens of the header and the end of a turn."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,16 @@ class UsedClip:
 
 @dataclass
 class CheckedSample:
-    """One record.
+    """A record of a file.
 
     Attributes:
-        sample_id: ``misc.sample_id``, else ``record N``; of a second record with that id, its file and number too.
+        sample_id: ``misc.sample_id``, else ``record N``; a later record with the same id also has its file and number.
         path: the file.
         side: ``train`` or ``eval``.
-        problems: why the record cannot be trained on, by kind.
-        target_text, reference_text: what the messages say that the clips say; empty where they do not.
-        mismatches: texts of ``misc`` or of the instruction that differ from these.
-        tokens: text tokens of its sequence.
+        problems: reasons why the record cannot be trained on, by kind.
+        target_text, reference_text: texts of the clips according to the messages; empty if these have none.
+        mismatches: texts of ``misc`` or of the instruction that differ from these texts.
+        tokens: number of text tokens of the record's sequence.
     """
 
     sample_id: str
@@ -72,7 +72,7 @@ class CheckedSample:
 
 
 def side_of(path: Path, eval_files: Sequence[Path]) -> str:
-    """Whether a file is trained on: one that is named as evaluation data is not, nor one whose name says so."""
+    """Return the side of a file: it is evaluation data if ``eval_files`` holds it or its name shows it."""
     words = set(re.findall("[a-z]+", path.stem.lower()))
     return EVAL if path in eval_files or words & EVAL_NAMES else TRAIN
 
@@ -84,7 +84,7 @@ def read_samples_of(
     text_normalisation: str,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> list[CheckedSample]:
-    """Every record of the files, in order.
+    """Read every record of the files, in order.
 
     Raises:
         InputError: naming every file that is missing, empty or not JSON.
@@ -113,7 +113,7 @@ def _fill(
     text_normalisation: str,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:
-    """Take what a record holds, and note why it cannot be trained on."""
+    """Fill a sample from its record, with the reasons why it cannot be trained on."""
     written, problems = parse_record(raw, "as_written", text_normalisation)
     if written is not None:
         sample.speaker = written.speaker
@@ -125,7 +125,7 @@ def _fill(
         sample.reference_text = reference_text_of_messages(written)
         sample.mismatches = text_mismatches(written)
         if not sample.target_text and all(problem.kind != ProblemKind.MISSING_TEXT for problem in problems):
-            silent = "messages: neither the trained turn nor the one before it says what the target clip says"
+            silent = "messages: neither the trained turn nor the turn before it has the text of the target clip"
             problems = [Problem(ProblemKind.MISSING_TEXT, silent), *problems]
     trained = written
     if not problems and prompt_style != "as_written":
@@ -137,7 +137,7 @@ def _fill(
 
 
 def _count_tokens(trained: ChatMLSample, tokenizer: PreTrainedTokenizerBase | None) -> int:
-    """Text tokens of a sequence, the slots of clips not counted."""
+    """Return the number of text tokens of a sequence, without the slots of clips."""
     if tokenizer is not None:
         input_ids, _, contents = prepare_chatml_sample(trained, tokenizer)
         return len(input_ids) - len(contents)
@@ -149,7 +149,7 @@ def _count_tokens(trained: ChatMLSample, tokenizer: PreTrainedTokenizerBase | No
 
 
 def characters_of(samples: Sequence[CheckedSample]) -> list[dict[str, Any]]:
-    """The characters of all target and reference texts, most frequent first."""
+    """Return the characters of all target and reference texts with their counts, most frequent first."""
     counts = Counter(character for s in samples for text in (s.target_text, s.reference_text) for character in text)
     return [
         {"character": character, "name": unicodedata.name(character, f"U+{ord(character):04X}"), "count": count}

@@ -54,7 +54,7 @@ def summarise(
     run: PlannedRun,
     tokens_are_counted: bool,
 ) -> dict[str, Any]:
-    """``summary`` of report.json."""
+    """Return the ``summary`` of report.json."""
     targets = {used.clip: measures[used.clip] for s in samples for used in s.targets}
     references = {used.clip: measures[used.clip] for s in samples for used in s.references}
     clips = [m for m in (targets | references).values() if m.seconds]

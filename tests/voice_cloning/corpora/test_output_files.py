@@ -1,4 +1,4 @@
-"""What is there with other content is refused, or replaced if the user says so; what is equal is not touched."""
+"""Tests of output_files: files with other content are refused, or replaced if the user allows it; equal files stay."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ FILES = [("clips/a.wav", b"a"), ("clips/b.wav", b"b"), ("train.json", b"[]"), ("
 
 
 def state(folder: Path) -> dict[str, tuple[bytes, int]]:
-    """Content and time of each file."""
+    """Return the content and modification time of each file."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     return {path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
 
@@ -28,7 +28,7 @@ def test_a_new_folder_gets_all_files_and_the_second_time_none_is_touched(tmp_pat
     assert state(out) == written
 
 
-def test_each_file_of_other_content_is_named_and_nothing_else(tmp_path: Path) -> None:
+def test_all_files_with_other_content_are_named_and_no_others(tmp_path: Path) -> None:
     write_differing(tmp_path, FILES)
     (tmp_path / "notes.txt").write_bytes(b"mine")
     (tmp_path / "clips" / "b.wav").write_bytes(b"mine")
@@ -39,12 +39,12 @@ def test_each_file_of_other_content_is_named_and_nothing_else(tmp_path: Path) ->
         refuse_other_content(tmp_path, FILES)
     heading, *names = str(caught.value).split("\n  ")
     assert heading == (
-        f"{tmp_path}: holds files of other content; give another --output_dir, or --overwrite to replace them (3):"
+        f"{tmp_path}: holds files with other content; give another --output_dir, or --overwrite to replace them (3):"
     )
     assert names == ["clips/b.wav", "train.json", "val.json"]
 
 
-def test_what_differs_is_replaced_and_what_must_not_be_there_removed(tmp_path: Path) -> None:
+def test_differing_files_are_replaced_and_forbidden_files_are_removed(tmp_path: Path) -> None:
     write_differing(tmp_path, FILES)
     before = state(tmp_path)
     (tmp_path / "notes.txt").write_bytes(b"mine")
@@ -58,7 +58,7 @@ def test_what_differs_is_replaced_and_what_must_not_be_there_removed(tmp_path: P
 
 
 def test_files_are_written_one_by_one_in_their_order(tmp_path: Path) -> None:
-    """A folder of clips may not fit into memory, and what names them comes last."""
+    """The clips may not fit into memory together, and the JSON files that name them must come last."""
 
     def one_by_one() -> Iterator[tuple[str, bytes]]:
         for number in range(3):
@@ -69,7 +69,7 @@ def test_files_are_written_one_by_one_in_their_order(tmp_path: Path) -> None:
     assert len(state(tmp_path)) == 3
 
 
-def test_a_file_that_cannot_be_written_is_named_and_those_before_it_stay(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_named_and_earlier_files_stay(tmp_path: Path) -> None:
     (tmp_path / "train.json").mkdir()
     with pytest.raises(InputError, match=rf"^{tmp_path / 'train.json'}: cannot be written \(Is a directory\)$"):
         write_differing(tmp_path, FILES)
