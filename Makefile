@@ -9,8 +9,8 @@ INSTALLED := $(VENV)/.installed
 DEMO := demo
 DEMO_BUILT := $(DEMO)/.built
 DEMO_RUN := $(DEMO)/run
-# The model is three layers of random weights and has 16 clips to learn by heart, to the last code: hence a rank of half
-# its width, adapters on everything that can have one, and a high rate.
+# The model has three layers of random weights, and it must memorise 16 clips to the last code. So the rank is half its
+# width, everything that can have an adapter has one, and the learning rate is high.
 DEMO_SETTINGS := --max_steps 140 --warmup_steps 10 --learning_rate 5e-3 \
 	--lora_rank 64 --lora_alpha 128 --lora_targets attention audio_mlp text_mlp heads audio_embeddings \
 	--logging_steps 5 --eval_steps 10 --save_steps 70
@@ -54,7 +54,7 @@ demo: $(DEMO_BUILT)
 		--code_cache_dir $(DEMO)/code_cache --output_dir $(DEMO_RUN) $(DEMO_SETTINGS)
 	@echo "metrics: $(DEMO_RUN)/metrics.jsonl"
 	@$(VENV_PYTHON) -m tools.plot_metrics $(DEMO_RUN)
-	@echo "The training loss falls: the model learns these clips by heart. From random weights it cannot learn to speak,"
+	@echo "The training loss falls: the model memorises these clips. From random weights it cannot learn to speak,"
 	@echo "so the evaluation loss, on voices and sentences it was not given, soon rises; the best checkpoint is kept."
 	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m tools.demo_ending $(DEMO)
 

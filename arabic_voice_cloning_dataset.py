@@ -244,7 +244,7 @@ class ArabicVoiceCloningDataset(Dataset):
         codes = self.cache.read(key)
         if codes is None:
             raise InputError(
-                f"{record.sample_id}: its codes are gone from {self.cache.place(key)}; start again to encode them anew"
+                f"{record.sample_id}: its codes are gone from {self.cache.place(key)}; start again to encode the clip again"
             )
         return codes
 
@@ -422,7 +422,7 @@ def _content_problems(sample: ChatMLSample) -> list[Problem]:
     texts = _text_parts(sample)
     missing = [f"{where}: {text!r}; text is missing" for where, text in texts if not text.strip()]
     if not any(isinstance(p, TextContent) for m in sample.messages if m.role != "system" for p in m.content):
-        missing.append("messages: no text in any user or assistant turn; the model must be told what to say")
+        missing.append("messages: no text in any user or assistant turn; the model needs the text to speak")
     texts += [(f"messages[{i}].recipient", m.recipient) for i, m in enumerate(sample.messages) if m.recipient]
     malformed = [f"{where}: {reason}" for where, text in texts if (reason := text_problem(text))]
     if not any(sample.trains(turn) for turn, _ in sample.clips()):

@@ -326,6 +326,7 @@ class ArabicVoiceCloningDistributedTrainer:
         A stop signal ends the evaluation early and without a result. It stays due when the run is resumed.
         """
         run = self.components
+        log.announce_evaluation()
         with log.paused():
             run.model.eval()
             losses = run.evaluator.evaluate(self._training_step, lambda: stop.received is not None)

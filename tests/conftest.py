@@ -37,7 +37,7 @@ def codec(demo: Path) -> HiggsAudioTokenizer:
 
 @pytest.fixture(scope="session")
 def memorised(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> ArabicVoiceCloningDistributedTrainer:
-    """A run that has learnt ``demo/four.json``, one clip of each voice, by heart; its model is in inference mode."""
+    """A run that has memorised ``demo/four.json``, one clip of each voice; its model is in inference mode."""
     records = json.loads((demo / "train_chatml_samples.json").read_text(encoding="utf-8"))
     four = demo / "four.json"
     four.write_text(json.dumps(records[::4]), encoding="utf-8")

@@ -12,7 +12,7 @@ SHARED_DIR = Path(__file__).resolve().parents[2] / "shared"
 GOLDEN_DIR = SHARED_DIR / "golden"
 SAMPLES_DIR = SHARED_DIR / "samples" / "arabic_speech_commands"
 OWN_GOLDEN_DIR = Path(__file__).resolve().parent / "golden"
-"""The project's own small set; ``python -m tests.make_goldens`` writes it anew."""
+"""The project's own small set; ``python -m tests.make_goldens`` writes it again."""
 
 needs_golden = pytest.mark.skipif(not GOLDEN_DIR.is_dir(), reason="../shared/golden is absent")
 needs_samples = pytest.mark.skipif(not SAMPLES_DIR.is_dir(), reason="../shared/samples is absent")

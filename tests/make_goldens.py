@@ -1,4 +1,4 @@
-"""Write the project's own goldens anew: ``python -m tests.make_goldens``.
+"""Write the project's own goldens again: ``python -m tests.make_goldens``.
 
 What transformers' own Higgs Audio v2 answers to a fixed mixed batch with random weights, stored so that a change of
 either model shows, also where ../shared/golden is absent.

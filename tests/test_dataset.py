@@ -53,7 +53,7 @@ class CountingCodec:
 
 
 class SumCodec:
-    """A codec that is quick to run and tells clips apart: 25 frames a second."""
+    """A fast codec whose codes differ between clips: 25 frames a second."""
 
     sampling_rate = 24_000
     device = torch.device("cpu")
@@ -360,7 +360,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], int]] = {
     "a byte of a length in the index": (flip(lambda content: content.index(b"HAindex1") - 4), 1),
     "a byte of the footer": (flip(lambda content: len(content) - 10), 0),
 }
-"""What becomes of the cache's one file, of two entries; and how many clips are encoded anew."""
+"""What happens to the only file of a cache with two entries, and how many clips are encoded again."""
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -369,11 +369,11 @@ def test_a_damaged_entry_is_encoded_anew(name: str, load_here: Load) -> None:
     wanted, lengths = codes_of(first, 0), first.lengths
     (path,) = first.cache.folder.glob("*.pack")
     whole = path.read_bytes()
-    damage, anew = DAMAGES[name]
+    damage, encoded_again = DAMAGES[name]
     path.write_bytes(damage(whole))
     assert path.read_bytes() != whole
     second = load_here([plain_record()])
-    assert second.encode_missing(SumCodec) == anew
+    assert second.encode_missing(SumCodec) == encoded_again
     assert same_codes(codes_of(second, 0), wanted) and second.lengths == lengths
     assert load_here([plain_record()]).encode_missing(no_codec) == 0
 
@@ -408,7 +408,7 @@ def test_codes_that_vanish_in_a_run_are_named(load_here: Load) -> None:
     place = dataset.cache.place(dataset.records[0].keys[0])
     with pytest.raises(InputError) as caught:
         dataset[0]
-    assert str(caught.value) == f"sample_9: its codes are gone from {place}; start again to encode them anew"
+    assert str(caught.value) == f"sample_9: its codes are gone from {place}; start again to encode the clip again"
 
 
 def test_a_disk_that_keeps_nothing_is_named(load_here: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A user's mistakes: each is refused before any weight is loaded, by a message from which it can be mended.
+"""A user's mistakes: each is refused before any weight is loaded, and the message says how to correct it.
 
 The message names the file, the sample or line, the field, the value found there, and what would be right.
 """
@@ -178,7 +178,12 @@ BROKEN_RECORDS: dict[str, tuple[Change, str, str, str]] = {
         "no audio in an assistant turn",
         "from start_index 0 on",
     ),
-    "no text at all": (_no_text, "messages", "no text in any user or assistant turn", "must be told what to say"),
+    "no text at all": (
+        _no_text,
+        "messages",
+        "no text in any user or assistant turn",
+        "the model needs the text to speak",
+    ),
     "no audio source": (_reference(audio_url=None), f"{REFERENCE}.audio_url", "missing", "a path, or base64 in raw"),
     "placeholder": (_reference(audio_url="placeholder"), f"{REFERENCE}.audio_url", "missing", "a path, or base64"),
     "audio_url is a number": (_reference(audio_url=5), f"{REFERENCE}.audio_url", "5", "it must be a string"),

@@ -184,6 +184,11 @@ class ProgressLog:
         optimizer = {"grad_norm": self._ledger.grad_norm, "learning_rate": learning_rate}
         self._write({**losses, **optimizer, "peak_memory_gb": peak_memory_gb(self._device), **rates})
 
+    def announce_evaluation(self) -> None:
+        """Say that an evaluation begins, where no bar shows it."""
+        if self._bar.disable:
+            self.log_main("step %d: evaluating", self._state.step)
+
     def write_evaluation(self, losses: dict[str, float], is_best: bool) -> None:
         """Write the losses of an evaluation."""
         note = " (best so far)" if is_best else ""
