@@ -244,7 +244,7 @@ class ArabicVoiceCloningDataset(Dataset):
         codes = self.cache.read(key)
         if codes is None:
             raise InputError(
-                f"{record.sample_id}: its codes are gone from {self.cache.place(key)}; start again to encode the clip again"
+                f"{record.sample_id}: its codes are gone from {self.cache.place(key)}; start again to encode them again"
             )
         return codes
 
