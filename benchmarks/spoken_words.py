@@ -6,7 +6,9 @@ The folder of --data holds base_model/, recognise.py (which word do codes say?),
 with one word for each sample, and SET.safetensors with the codes of its clips. For each adapter and set, one line says:
 
 - understood: share of the words that the recogniser understands;
-- stopped: share of the clips whose last column is the end in every codebook;
+- ended: share of the clips that the model ended by itself, within 80 columns;
+- stopped: share of the clips whose last column is the end in every codebook. This asks for more than "ended": where
+  another codebook ends first, the last codebook of the last column still holds a code;
 - length ratio: median length of the clips, where 1 is the length of the speaker's own recording of the word.
 """
 
@@ -38,6 +40,7 @@ from voice_cloning.adapters.export import apply_adapter, check_fit, merge_adapte
 
 BASE = "none"
 """Stands for no adapter."""
+SHARES = ("understood", "ended", "stopped")
 MOST_COLUMNS = 80
 BATCH_SIZE = 20
 SAMPLING = {"do_sample": True, "temperature": 0.7, "top_k": 30, "top_p": 1.0, "ras_win_len": None}
@@ -68,16 +71,26 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Spoken:
+    """What a model said: (K, C) code columns, and whether it ended by itself."""
+
+    columns_KC: Tensor
+    ended: bool
+
+
+@dataclass(frozen=True)
 class Answer:
-    """What a model said.
+    """The judgement of a word.
 
     Attributes:
         understood: whether the recogniser heard the word that was asked for.
+        ended: whether the model ended by itself.
         stopped: whether the last column is the end in every codebook.
         length_ratio: length as a share of the recording's.
     """
 
     understood: bool
+    ended: bool
     stopped: bool
     length_ratio: float
 
@@ -155,10 +168,10 @@ def build_request(record: dict[str, Any], sample: ChatMLDatasetSample, audio_out
     return Request(record["misc"]["words"][0], prompt, sample.audio_ids_concat.shape[1] - start, seed)
 
 
-def speak(model: HiggsAudioModel, requests: Sequence[Request]) -> list[Tensor]:
-    """(K, C) code columns of each word."""
+def speak(model: HiggsAudioModel, requests: Sequence[Request]) -> list[Spoken]:
+    """Speak each word."""
     collator = ArabicVoiceCloningTrainingCollator.from_config(model.config)
-    columns: list[Tensor] = []
+    spoken: list[Spoken] = []
     for start in range(0, len(requests), BATCH_SIZE):
         batch = requests[start : start + BATCH_SIZE]
         prompts = collator([request.prompt for request in batch])
@@ -173,28 +186,29 @@ def speak(model: HiggsAudioModel, requests: Sequence[Request]) -> list[Tensor]:
             seed=[request.seed for request in batch],
             **SAMPLING,
         )
-        columns += output.audio_sequences
-    return columns
+        spoken += map(Spoken, output.audio_sequences, output.ended)
+    return spoken
 
 
-def judge(request: Request, columns_KC: Tensor, config: HiggsAudioConfig, recogniser: Recogniser) -> Answer:
-    """Judge the code columns of one word."""
-    codes_KT = codes_of_columns(columns_KC, config.audio_codebook_size)
+def judge(request: Request, spoken: Spoken, config: HiggsAudioConfig, recogniser: Recogniser) -> Answer:
+    """Judge one word."""
+    codes_KT = codes_of_columns(spoken.columns_KC, config.audio_codebook_size)
     frames = codes_KT.shape[1]
     return Answer(
         understood=frames > 0 and recogniser.word(codes_KT) == request.word,
-        stopped=bool((columns_KC[:, -1] == config.audio_stream_eos_id).all()),
+        ended=spoken.ended,
+        stopped=bool((spoken.columns_KC[:, -1] == config.audio_stream_eos_id).all()),
         length_ratio=frames / request.frames,
     )
 
 
 def table_row(set_name: str, adapter: str, answers: Sequence[Answer]) -> str:
     """One line of the printed table."""
-    understood = sum(answer.understood for answer in answers) / len(answers)
-    stopped = sum(answer.stopped for answer in answers) / len(answers)
+    shares = [sum(getattr(answer, name) for answer in answers) / len(answers) for name in SHARES]
     ratio = median_high(answer.length_ratio for answer in answers)
     name = adapter if adapter == BASE else Path(adapter).name
-    return f"{set_name:14} {name:24} {len(answers):6} {understood:11.1%} {stopped:8.1%} {ratio:13.2f}"
+    cells = "".join(f" {share:10.1%}" for share in shares)
+    return f"{set_name:14} {name:24} {len(answers):6}{cells} {ratio:13.2f}"
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -223,13 +237,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse_arguments(arguments)
     try:
         recogniser = load_recogniser(args.data)
-        print(f"{'set':14} {'adapter':24} {'words':>6} {'understood':>11} {'stopped':>8} {'length ratio':>13}")
+        names = "".join(f" {name:>10}" for name in SHARES)
+        print(f"{'set':14} {'adapter':24} {'words':>6}{names} {'length ratio':>13}")
         for adapter in args.adapter:
             model = load_model(args.model_path, adapter)
             for name in args.sets:
                 requests = read_requests(args.data / f"{name}.json", model.config, args)
-                spoken = zip(requests, speak(model, requests), strict=True)
-                answers = [judge(request, columns, model.config, recogniser) for request, columns in spoken]
+                pairs = zip(requests, speak(model, requests), strict=True)
+                answers = [judge(request, spoken, model.config, recogniser) for request, spoken in pairs]
                 print(table_row(name, adapter, answers), flush=True)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from benchmarks.spoken_words import BASE, judge, load_recogniser, main, parse_arguments, read_requests
+from benchmarks.spoken_words import BASE, Spoken, judge, load_recogniser, main, parse_arguments, read_requests
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.delay_pattern import build_audio_columns
 from tests.goldens import SHARED_DIR
@@ -20,10 +20,10 @@ needs_words = pytest.mark.skipif(not DATA.is_dir(), reason="../shared/speaks is 
 def test_prints_a_line_for_each_adapter_and_set(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*FOUR_WORDS, "--adapter", BASE]) == 0
     heading, row = capsys.readouterr().out.splitlines()
-    assert heading.split() == ["set", "adapter", "words", "understood", "stopped", "length", "ratio"]
+    assert heading.split() == ["set", "adapter", "words", "understood", "ended", "stopped", "length", "ratio"]
     assert row.split()[:3] == [SET, BASE, "4"]
-    understood, stopped, ratio = row.split()[3:]
-    assert {understood, stopped} <= {"0.0%", "25.0%", "50.0%", "75.0%", "100.0%"}
+    *shares, ratio = row.split()[3:]
+    assert set(shares) <= {"0.0%", "25.0%", "50.0%", "75.0%", "100.0%"}
     assert float(ratio) > 0
 
 
@@ -39,11 +39,11 @@ def test_the_recordings_themselves_are_understood_and_end_in_time() -> None:
         reference, target = (recordings[f"{SET}/{number}_{part}.wav"].long() for part in "rt")
         assert request.prompt.audio_ids_concat.equal(reference)
         columns = build_audio_columns(target, config.audio_stream_bos_id, config.audio_stream_eos_id, True)
-        answer = judge(request, columns, config, recogniser)
-        assert answer.stopped and answer.length_ratio == 1.0
+        answer = judge(request, Spoken(columns, True), config, recogniser)
+        assert answer.ended and answer.stopped and answer.length_ratio == 1.0
         understood += answer.understood
-        cut = judge(request, columns[:, : -config.audio_num_codebooks], config, recogniser)
-        assert not cut.stopped and cut.length_ratio < 1.0
+        cut = judge(request, Spoken(columns[:, : -config.audio_num_codebooks], False), config, recogniser)
+        assert not cut.ended and not cut.stopped and cut.length_ratio < 1.0
     assert understood >= 0.9 * len(requests)
 
 
