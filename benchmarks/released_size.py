@@ -1,0 +1,145 @@
+"""A model of the released size on a GPU, without a checkpoint; random samples for it, and the trainer's step on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
+from arabic_voice_cloning_training_collator import ChatMLDatasetSample, HiggsAudioBatchInput
+from boson_multimodal.constants import IGNORE_INDEX
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
+from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
+from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from lora_config import HiggsAudioLoRATrainingConfig
+from voice_cloning.training.config import DistributedTrainingConfig
+
+WEIGHTS_DTYPE = torch.bfloat16
+RELEASED_TEXT = {
+    "hidden_size": 3072,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 8192,
+    "vocab_size": 128256,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
+"""Backbone of the released model, without its number of layers."""
+BEGIN_OF_TEXT, AUDIO_BOS = 128000, 128011
+INSTRUCTION_TOKENS, TARGET_TEXT_TOKENS = 40, 28
+"""Text tokens of a sample before its reference clip, and those of its trained turn."""
+FIXED_TEXT = 1 + INSTRUCTION_TOKENS + 3 + TARGET_TEXT_TOKENS + 4
+"""Token ids of the shortest text: the first id, the reference slot's three, and four that end the trained turn."""
+
+
+@dataclass(frozen=True)
+class TrainerStep:
+    """One optimizer step of the trainer, whole and in parts.
+
+    Attributes:
+        trainable: parameters of the adapter.
+        count_labels: gives the (1 + K,) label counts of some micro-batches, on the host.
+        loss: gives the loss of one micro-batch by a forward pass; takes the step's label counts, on the device.
+        update: clips the gradients, updates the adapter, and sets the gradients to zero.
+        run: takes a whole step; its arguments are the number of steps before it, and its micro-batches.
+    """
+
+    trainable: list[nn.Parameter]
+    count_labels: Callable[[list[HiggsAudioBatchInput]], Tensor]
+    loss: Callable[[HiggsAudioBatchInput, Tensor], Tensor]
+    update: Callable[[], None]
+    run: Callable[[int, list[HiggsAudioBatchInput]], None]
+
+
+def add_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig) -> PeftModel:
+    """Put a fresh adapter on the base, in training mode, as the trainer has it."""
+    model = get_peft_model(base, settings.to_peft())
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            module.cast_input_dtype_enabled = False
+    return model.train()
+
+
+def build_step(model: PeftModel) -> TrainerStep:
+    """The step of a trainer that has this model; no other function knows what the trainer is made of."""
+    trainer = object.__new__(ArabicVoiceCloningDistributedTrainer)
+    trainer.config = DistributedTrainingConfig(data_path="none", output_dir="none")
+    trainer.loss_config = LossConfig()
+    trainer.rank, trainer.world_size, trainer.is_main = 0, 1, True
+    trainer.device, trainer.dtype = model.device, WEIGHTS_DTYPE
+    trainer.model, trainer.model_config = model, model.get_base_model().config
+    trainer.total_steps, trainer.warmup_steps, trainer.step = 100, 3, 0
+    trainer._create_optimizer()
+
+    def count_labels(batches: list[HiggsAudioBatchInput]) -> Tensor:
+        return trainer._count_labels(batches, False)[0]
+
+    def loss(batch: HiggsAudioBatchInput, counts: Tensor) -> Tensor:
+        output = trainer._training_step(batch)
+        return weighted_loss(output.text_loss_sum, counts[0], output.audio_loss_sum, counts[1:], trainer.loss_config)
+
+    def update() -> None:
+        norm = trainer.gradients.norm()
+        trainer.gradients.mul_((trainer.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        trainer.optimizer.step()
+        trainer.gradients.zero_()
+
+    def run(steps_before: int, batches: list[HiggsAudioBatchInput]) -> None:
+        trainer.step = steps_before
+        trainer._optimizer_step(0, batches, count_labels(batches))
+
+    return TrainerStep(trainer.trainable, count_labels, loss, update, run)
+
+
+def build_base(layers: int, is_computing: bool, gradient_checkpointing: bool) -> HiggsAudioModel:
+    """The frozen base on the GPU; its weights are random where numbers are computed, and unset elsewhere."""
+    config = HiggsAudioConfig(text_config={**RELEASED_TEXT, "num_hidden_layers": layers})
+    with torch.device("meta"):
+        model = HiggsAudioModel(config).to(WEIGHTS_DTYPE)
+    model = model.to_empty(device="cuda:0").requires_grad_(False).eval()
+    model.rotary_emb = LlamaRotaryEmbedding(config.text_config).to("cuda:0")
+    if is_computing:
+        for name, parameter in model.named_parameters():
+            parameter.fill_(1.0) if "norm" in name else parameter.normal_(0, 0.02)
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    return model
+
+
+def shortest_clip(config: HiggsAudioConfig) -> int:
+    """Columns of a clip of one frame."""
+    return columns_of(1, config.audio_num_codebooks, config.use_delay_pattern)
+
+
+def build_sample(config: HiggsAudioConfig, text: int, reference: int, positions: int) -> ChatMLDatasetSample:
+    """A random sample: instruction, reference clip, the rest of the text, then target text and target clip.
+
+    Args:
+        text: token ids of the sample, both audio slots among them.
+        reference: columns of the reference clip.
+        positions: of the whole sample, once the slots are expanded.
+    """
+    ids = [BEGIN_OF_TEXT, *[100] * INSTRUCTION_TOKENS, AUDIO_BOS, config.audio_in_token_idx, config.audio_eos_token_id]
+    ids += [200] * (text - FIXED_TEXT)
+    trained = [300] * TARGET_TEXT_TOKENS + [config.audio_out_bos_token_id, config.audio_out_token_idx]
+    trained += [config.audio_eos_token_id, config.eot_token_id]
+    codebooks, around = config.audio_num_codebooks, shortest_clip(config) - 1
+    target = positions - (text - 2) - reference
+    codes = [
+        torch.randint(0, config.audio_codebook_size, (codebooks, columns - around)) for columns in (reference, target)
+    ]
+    labels = [IGNORE_INDEX] * len(ids) + trained
+    return ChatMLDatasetSample.of_clips(ids + trained, labels, codes, None, codebooks)
