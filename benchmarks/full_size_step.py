@@ -42,7 +42,7 @@ from benchmarks.released_size import (
     build_step,
     shortest_clip,
 )
-from boson_multimodal.model.higgs_audio import HiggsAudioConfig, modeling_higgs_audio
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig, attention
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig
 
 NULL_CUDA = "NULLCUDA_SO"
@@ -133,20 +133,20 @@ def set_up(args: argparse.Namespace, null_cuda: NullCuda | None) -> Bench:
 def recorded_attention() -> Iterator[Counter[str]]:
     """Count the calls of the model's attention, by the kernel and the types that it takes."""
     calls: Counter[str] = Counter()
-    attend = modeling_higgs_audio.attend
+    attend = attention.attend
 
-    def recorded(query: Tensor, key: Tensor, value: Tensor, sequences: modeling_higgs_audio.Sequences) -> Tensor:
+    def recorded(query: Tensor, key: Tensor, value: Tensor, sequences: attention.Sequences) -> Tensor:
         kernel = "varlen" if query.dtype in (torch.bfloat16, torch.float16) else "SDPA per sample"
         calls[f"{kernel} q {query.dtype} v {value.dtype}"] += 1
         return attend(query, key, value, sequences)
 
-    with patch.object(modeling_higgs_audio, "attend", recorded):
+    with patch.object(attention, "attend", recorded):
         yield calls
 
 
 def first_steps(bench: Bench) -> dict[str, Any]:
     """Two steps: one after which AdamW's state exists, and one that is counted. Peaks of memory are of the second."""
-    with recorded_attention() as attention:
+    with recorded_attention() as calls:
         bench.run(0)
     bench.memory["optimizer"] = torch.cuda.memory_allocated() / GB - sum(bench.memory.values())
     torch.cuda.reset_peak_memory_stats()
@@ -165,7 +165,7 @@ def first_steps(bench: Bench) -> dict[str, Any]:
         if "called a synchronizing" in str(warning.message)
     )
     return {
-        "attention": dict(attention),
+        "attention": dict(calls),
         "per_step": bench.null_cuda.read() if bench.null_cuda else {},
         "syncs_by_line": dict(syncs),
         "host_seconds": round(seconds, 3),
@@ -288,7 +288,7 @@ def time_host(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
 
 def time_steps(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     """Milliseconds and memory of a step on a GPU."""
-    with recorded_attention() as attention:
+    with recorded_attention() as calls:
         bench.run(0)
     for number in range(1, WARM_UP_STEPS):
         bench.run(number)
@@ -302,7 +302,7 @@ def time_steps(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     return {
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
-        "attention": dict(attention),
+        "attention": dict(calls),
         "ms_per_step": round(1e3 * seconds, 1),
         "positions_per_s": round(args.each * args.samples * args.accum / seconds),
         "peak_allocated_gb": round(torch.cuda.max_memory_allocated() / GB, 2),

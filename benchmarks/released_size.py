@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 from peft import PeftModel, get_peft_model
@@ -9,13 +10,20 @@ from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
-from arabic_voice_cloning_training_collator import ChatMLDatasetSample, HiggsAudioBatchInput
+from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.constants import IGNORE_INDEX
+from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
+from voice_cloning.run.components import Placement, leave_casts_to_autocast
+from voice_cloning.training.batches import StepBatches, count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.losses import LossTotals
+from voice_cloning.training.optimizer import AdapterOptimizer
+from voice_cloning.training.state import TrainingState
 
 WEIGHTS_DTYPE = torch.bfloat16
 RELEASED_TEXT = {
@@ -67,41 +75,37 @@ class TrainerStep:
 def add_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig) -> PeftModel:
     """Put a fresh adapter on the base, in training mode, as the trainer has it."""
     model = get_peft_model(base, settings.to_peft())
-    for module in model.modules():
-        if hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = False
+    leave_casts_to_autocast(model)
     return model.train()
 
 
 def build_step(model: PeftModel) -> TrainerStep:
     """The step of a trainer that has this model; no other function knows what the trainer is made of."""
+    config = model.get_base_model().config
     trainer = object.__new__(ArabicVoiceCloningDistributedTrainer)
     trainer.config = DistributedTrainingConfig(data_path="none", output_dir="none")
     trainer.loss_config = LossConfig()
-    trainer.rank, trainer.world_size, trainer.is_main = 0, 1, True
-    trainer.device, trainer.dtype = model.device, WEIGHTS_DTYPE
-    trainer.model, trainer.model_config = model, model.get_base_model().config
-    trainer.total_steps, trainer.warmup_steps, trainer.step = 100, 3, 0
-    trainer._create_optimizer()
+    trainer.ranks, trainer.placement = Ranks(), Placement(model.device, WEIGHTS_DTYPE)
+    optimizer = AdapterOptimizer(model.parameters(), trainer.config, trainer.ranks)
+    state = TrainingState(total_steps=100, totals=LossTotals.zeros(config.audio_num_codebooks))
+    # The step takes no more of the components than these.
+    trainer.components = SimpleNamespace(model=model, optimizer=optimizer, state=state, warmup_steps=3)
 
-    def count_labels(batches: list[HiggsAudioBatchInput]) -> Tensor:
-        return trainer._count_labels(batches, False)[0]
+    def count(batches: list[HiggsAudioBatchInput]) -> Tensor:
+        return count_labels(batches, config.audio_num_codebooks)
 
     def loss(batch: HiggsAudioBatchInput, counts: Tensor) -> Tensor:
         output = trainer._training_step(batch)
         return weighted_loss(output.text_loss_sum, counts[0], output.audio_loss_sum, counts[1:], trainer.loss_config)
 
     def update() -> None:
-        norm = trainer.gradients.norm()
-        trainer.gradients.mul_((trainer.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        trainer.optimizer.step()
-        trainer.gradients.zero_()
+        optimizer.step(trainer.config.learning_rate)
 
     def run(steps_before: int, batches: list[HiggsAudioBatchInput]) -> None:
-        trainer.step = steps_before
-        trainer._optimizer_step(0, batches, count_labels(batches))
+        state.step = steps_before
+        trainer._optimizer_step(StepBatches(0, (), tuple(batches), 0), count(batches))
 
-    return TrainerStep(trainer.trainable, count_labels, loss, update, run)
+    return TrainerStep(optimizer.parameters, count, loss, update, run)
 
 
 def build_base(layers: int, is_computing: bool, gradient_checkpointing: bool) -> HiggsAudioModel:
