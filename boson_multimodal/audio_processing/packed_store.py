@@ -29,6 +29,8 @@ from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
+from boson_multimodal.whole_files import sync
+
 KEY_BYTES = 32
 ENTRY = struct.Struct("<4s32sIII")
 RECORD = struct.Struct("<32sQI")
@@ -236,7 +238,7 @@ class PackedStore:
             temporary.rename(temporary.with_suffix(".pack"))
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_folder(self.folder)
+        sync(self.folder)
         for source in joined:
             source.path.unlink(missing_ok=True)
         self.refresh()
@@ -339,12 +341,3 @@ def _is_abandoned(path: Path) -> bool:
         return time.time() - path.stat().st_mtime > ABANDONED_AFTER_SECONDS
     except FileNotFoundError:  # another process renamed or removed it
         return False
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush renames of a folder to the disk, so that files can be removed after that."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
