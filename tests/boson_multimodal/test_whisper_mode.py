@@ -396,6 +396,7 @@ def test_the_program_trains_on_features_and_does_not_change_the_tower(
         demo,
         tmp_path / "out",
         model_path=model,
+        prompt_style="as_written",  # the tower reads references of user turns only
         max_steps=12,
         logging_steps=1,
         gradient_checkpointing=gradient_checkpointing,
@@ -423,7 +424,7 @@ def loss_and_gradient(subject: Any, index: int, **changes: Tensor) -> tuple[floa
 
 def test_loss_and_gradients_depend_on_the_reference(demo: Path, tower_model: Path, tmp_path: Path) -> None:
     """A different sound of the same length gives a different loss."""
-    subject = trainer(demo, tmp_path / "out", model_path=tower_model, lora_dropout=0.0)
+    subject = trainer(demo, tmp_path / "out", model_path=tower_model, prompt_style="as_written", lora_dropout=0.0)
     item = subject.components.data.train_dataset[0]
     loss, gradient = loss_and_gradient(subject, 0)
     again, same_gradient = loss_and_gradient(subject, 0)
@@ -436,7 +437,7 @@ def test_loss_and_gradients_depend_on_the_reference(demo: Path, tower_model: Pat
 @pytest.fixture
 def started(demo: Path, tower_model: Path, tmp_path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Run two steps with the processor that the program builds. Return the run and its settings."""
-    settings = {"model_path": tower_model, "max_steps": 2, "eval_data_path": None}
+    settings = {"model_path": tower_model, "prompt_style": "as_written", "max_steps": 2, "eval_data_path": None}
     subject = trainer(demo, tmp_path / "out", **settings)
     subject.train()
     subject.components.opened.directory.close()
