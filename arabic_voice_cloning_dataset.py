@@ -1,4 +1,4 @@
-"""A ChatML JSON file -> samples of token ids and codes. Everything is checked before any weight is loaded."""
+"""Read a ChatML JSON file into samples of token ids and codes. All checks run before any weight is loaded."""
 
 import hashlib
 import json
@@ -35,36 +35,36 @@ AS_WRITTEN_ADVICE = "--prompt_style as_written trains on the turns of the file a
 
 @dataclass(kw_only=True)
 class ArabicVoiceCloningDatasetConfig:
-    """How a ChatML file is read and its audio cached.
+    """Settings for reading a ChatML file and caching its audio.
 
     Attributes:
         prompt_style: ``as_written`` or ``voice_clone`` (see ``PROMPT_STYLES``).
-        text_normalisation: what is done to texts before they are tokenized (see ``TEXT_NORMALISATIONS``).
-        code_cache_dir: folder of encoded clips; may be shared by runs.
+        text_normalisation: how texts are normalised before they are tokenized (see ``TEXT_NORMALISATIONS``).
+        code_cache_dir: folder of encoded clips. Several runs may share it.
         codes: files of codes to train from, instead of clips and the codec (see docs/codes.md).
-        drop_invalid: leave out samples that are wrong, and count them, instead of stopping.
-        max_positions_per_sample: longest sample, in sequence positions after audio is expanded.
+        drop_invalid: drop and count invalid samples instead of stopping.
+        max_positions_per_sample: length limit of a sample, in sequence positions with the audio slots expanded.
     """
 
     prompt_style: str = flag(
         "voice_clone",
-        "voice_clone rewrites each sample into the prompt that the released model was shown to clone with (reference "
-        "text, reference audio as an untrained assistant turn, target text, target audio), which other software can "
-        "send too; as_written keeps the turns of the file.",
+        "voice_clone rewrites each sample into the voice-cloning prompt of the released model (reference text, "
+        "reference audio as an untrained assistant turn, target text, target audio). Other software can send this "
+        "prompt too. as_written keeps the turns of the file.",
         list(PROMPT_STYLES),
         before="as_written",
     )
     text_normalisation: str = flag(
         "none",
-        "none trains on the texts as written, since only their author knows how digits were read; speech normalises "
-        "user and assistant texts and spells digits and signs out in Arabic; speech_keep_digits leaves the digits. "
-        "Synthesis with the adapter normalises in the same way.",
+        "none trains on the texts as written, because only their author knows how the speaker read the digits. speech "
+        "normalises user and assistant texts and spells out digits and signs in Arabic. speech_keep_digits does the "
+        "same, but keeps the digits. Synthesis with the adapter normalises in the same way.",
         list(TEXT_NORMALISATIONS),
         before="none",
     )
     code_cache_dir: str = flag(
         "~/.cache/higgs_audio_v2_codes",
-        "Folder of encoded clips, keyed by content, cut and codec. Runs may share it.",
+        "Folder of encoded clips, keyed by content, cut and codec. Several runs may share it.",
         in_identity=False,
         card="private",
     )
@@ -76,10 +76,12 @@ class ArabicVoiceCloningDatasetConfig:
         card="private",
     )
     drop_invalid: bool = flag(
-        False, "Drop and count invalid samples instead of stopping with the list of them.", in_identity=False
+        False, "Drop and count invalid samples instead of stopping with a list of them.", in_identity=False
     )
     max_positions_per_sample: int = flag(
-        2048, "Longest sample: text tokens plus audio columns (25 per second, references included).", in_identity=False
+        2048,
+        "Length limit of a sample: text tokens plus audio columns (25 per second, references included).",
+        in_identity=False,
     )
 
     _argument_group_name = "data"
@@ -100,11 +102,11 @@ class RecordClip:
     """A clip of a record.
 
     Attributes:
-        clip: which cut of which file.
-        is_reference: whether it stands in an ``<|AUDIO|>`` slot.
-        where: the field of the record that names it.
-        name: what files of codes call it.
-        facts: what the check of the clip found.
+        clip: the audio file, and the part of it that is used.
+        is_reference: whether its slot is ``<|AUDIO|>``.
+        where: the field of the record that names the clip.
+        name: the name of the clip in files of codes.
+        facts: the results of the clip's check.
     """
 
     clip: Clip
@@ -116,11 +118,11 @@ class RecordClip:
 
 @dataclass
 class Record:
-    """A sample of the file on its way to the dataset.
+    """A record of the file, tokenized, with the problems that were found in it.
 
     Attributes:
         sample_id: ``misc.sample_id``, else ``record N``.
-        problems: what is wrong with it; empty for a sound one.
+        problems: empty for a valid record.
         input_ids, label_ids: see ``prepare_chatml_sample``.
         clips: in the order of their slots.
     """
@@ -133,26 +135,26 @@ class Record:
 
     @property
     def keys(self) -> list[str]:
-        """Cache key of each clip."""
+        """The cache key of each clip."""
         return [clip.facts.key for clip in self.clips]
 
 
 class ArabicVoiceCloningDataset(Dataset):
-    """Validated samples; codes are read from the cache when a sample is.
+    """Validated samples. The codes of a sample are read from the cache when the sample is accessed.
 
-    Construction reads the JSON, tokenizes, and opens every clip that the cache does not hold yet (each rank its
-    share). :meth:`encode_missing` then fills the cache; only after it do ``lengths`` and items exist. Where the codes
-    are those of a file, nothing is missing.
+    The constructor reads the JSON, tokenizes the texts, and opens every clip that the cache does not hold yet. Each
+    rank opens its share. :meth:`encode_missing` then fills the cache and computes ``lengths``. The samples cannot be
+    accessed before that. Codes that come from files (``--codes``) are complete, so nothing is encoded then.
 
     Args:
-        data_path: ``.json`` (a list of records) or ``.jsonl`` (one a line).
-        use_delay_pattern: as the model's configuration has it; decides how many columns a clip takes.
-        frames_per_second: of the codec; for the limits of length before codes exist.
-        max_positions: longest sample.
-        reference: as the model's configuration has it.
+        data_path: ``.json`` (a list of records) or ``.jsonl`` (one record per line).
+        use_delay_pattern: the value in the model's configuration. It determines the number of columns of a clip.
+        frames_per_second: frame rate of the codec, to check the limits of length before codes exist.
+        max_positions: length limit of a sample, in sequence positions.
+        reference: how the model takes references, from its configuration.
 
     Raises:
-        InputError: listing every offender, unless ``drop_invalid``; or if no sample is left.
+        InputError: if a sample is invalid and ``drop_invalid`` is off, or if no sample is valid. It lists all problems.
     """
 
     def __init__(
@@ -201,18 +203,18 @@ class ArabicVoiceCloningDataset(Dataset):
         )
 
     def sample_ids(self, indices: Sequence[int]) -> str:
-        """Return the ids of some samples, for messages."""
+        """Return the ids of the given samples, for messages."""
         return ", ".join(self.records[i].sample_id for i in indices)
 
     def fingerprint(self) -> str:
-        """Hex digest of the samples' ids, tokens, labels and clips in order: equal data give equal digests."""
+        """Return a hex digest of the ids, tokens, labels and clips of all samples, in order."""
         digest = hashlib.sha256()
         for r in self.records:
             digest.update(json.dumps([r.sample_id, r.input_ids, r.label_ids, r.keys]).encode())
         return digest.hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
-        """For people: the file's name, how many samples and distinct clips, and the hours of all these clips."""
+        """Return the file's name, the numbers of samples, dropped samples and distinct clips, and the clips' hours."""
         clips = {c.facts.key: c.facts for r in self.records for c in r.clips}.values()
         seconds = sum(f.frames / self.frames_per_second if f.frames else f.samples / f.sampling_rate for f in clips)
         return {
@@ -224,10 +226,12 @@ class ArabicVoiceCloningDataset(Dataset):
         }
 
     def encode_missing(self, load_codec: Callable[[], HiggsAudioTokenizer]) -> int:
-        """Encode what the cache lacks (see :func:`encode_clips`), then take the lengths.
+        """Encode the clips that the cache lacks (see :func:`encode_clips`), then compute ``lengths``.
+
+        The codec is loaded only if clips are missing.
 
         Returns:
-            How many clips all ranks encoded. The codec is loaded only if there are any.
+            The number of clips that were missing on all ranks together.
         """
         clips = {c.facts.key: c for r in self.records for c in r.clips if self._is_coded(c.is_reference)}
         missing = {key: (c.clip, c.facts) for key, c in sorted(clips.items()) if c.facts.frames is None}
@@ -244,7 +248,8 @@ class ArabicVoiceCloningDataset(Dataset):
         codes = self.cache.read(key)
         if codes is None:
             raise InputError(
-                f"{record.sample_id}: its codes are gone from {self.cache.place(key)}; start again to encode them again"
+                f"{record.sample_id}: its codes are no longer in {self.cache.place(key)}; "
+                "start again to encode the clip again"
             )
         return codes
 
@@ -255,7 +260,7 @@ class ArabicVoiceCloningDataset(Dataset):
         return codes.shape[1]
 
     def _positions(self, record: Record, frames: list[int]) -> int:
-        """Sequence positions of a sample whose clips have so many frames."""
+        """Return the number of sequence positions of a record. ``frames`` holds the number of frames of each clip."""
         positions = len(record.input_ids) - len(frames)
         for count, used in zip(frames, record.clips, strict=True):
             if self._is_coded(used.is_reference):
@@ -266,7 +271,7 @@ class ArabicVoiceCloningDataset(Dataset):
         return positions
 
     def _check_clips(self, records: list[Record]) -> None:
-        """Look up or open every clip, each rank its share; a problem goes to every record that uses the clip."""
+        """Look up or open every clip, divided among the ranks. Add a problem to every record that uses the clip."""
         slots: dict[tuple[Clip, str], set[bool]] = defaultdict(set)
         for record in records:
             for used in record.clips:
@@ -303,7 +308,10 @@ class ArabicVoiceCloningDataset(Dataset):
             record.problems += [Problem(ProblemKind.OVER_LIMIT, problem) for problem in too_long]
 
     def _long_references(self, record: Record) -> list[str]:
-        """References that are given in both forms and are longer than a chunk: codes have no chunks."""
+        """Return a problem for each reference that is longer than a chunk, if references are given as codes too.
+
+        Codes cannot be split into chunks.
+        """
         if not self.reference.codes:
             return []
         return [
@@ -318,7 +326,7 @@ class ArabicVoiceCloningDataset(Dataset):
 def read_records(
     path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: str, text_normalisation: str = "none"
 ) -> list[Record]:
-    """Parse and tokenize every record of a file; what is wrong with one is noted in it.
+    """Parse and tokenize every record of a file. Each record lists its own problems.
 
     Raises:
         InputError: if the file is missing, empty or not JSON.
@@ -341,7 +349,7 @@ def read_records(
 
 
 def sample_id_of(raw: Any, number: int) -> str:
-    """What messages call a record: its ``misc.sample_id``, else ``record N``."""
+    """Return the name of a record in messages: its ``misc.sample_id``, else ``record N``."""
     misc = raw.get("misc") if isinstance(raw, dict) else None
     return str((misc.get("sample_id") if isinstance(misc, dict) else None) or f"record {number}")
 
@@ -349,7 +357,7 @@ def sample_id_of(raw: Any, number: int) -> str:
 def parse_record(
     raw: Any, prompt_style: str, text_normalisation: str = "none"
 ) -> tuple[ChatMLSample | None, list[Problem]]:
-    """The conversation of one JSON record in the given form, and every problem that makes it useless."""
+    """Return the conversation of a JSON record in the given form, and every problem that makes it unusable."""
     sample, problems = parse_sample(raw)
     if sample is not None:
         problems = _content_problems(sample)
@@ -367,14 +375,14 @@ def parse_record(
 
 
 def read_json_records(path: Path) -> list[Any]:
-    """The records of a ``.json`` list or of a ``.jsonl`` file, not yet checked.
+    """Return the unchecked records of a ``.json`` list or of a ``.jsonl`` file.
 
     Raises:
         InputError: if the file is missing, not JSON (naming the lines), not a list, or empty.
     """
     text = read_text(path, "give a ChatML .json or .jsonl")
     by_line = path.suffix == ".jsonl"
-    # Not str.splitlines: it also cuts at U+2028 and its like, which may stand in a JSON string.
+    # str.splitlines would also split at U+2028 and similar characters, which a JSON string may contain.
     parts = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()] if by_line else [(1, text)]
     values, problems = [], []
     for first_line, part in parts:
@@ -386,15 +394,17 @@ def read_json_records(path: Path) -> list[Any]:
     records = values if by_line else values[0]
     if not isinstance(records, list) or not records:
         found = "no sample" if records == [] else f"a JSON {type(records).__name__}"
-        raise InputError(f"{path}: holds {found}; a .json file is a list of samples, a .jsonl file has one a line")
+        raise InputError(
+            f"{path}: holds {found}; a .json file is a list of samples, a .jsonl file has one sample per line"
+        )
     return records
 
 
 def read_text(path: Path, advice: str = "") -> str:
-    """The content of a UTF-8 file; a byte order mark is left out.
+    """Return the content of a UTF-8 file, without its byte order mark.
 
     Args:
-        advice: what to do if the file is missing, for the message.
+        advice: what the message tells the user to do if the file is missing.
 
     Raises:
         InputError: if the file is missing, cannot be read or is not UTF-8.
@@ -408,7 +418,7 @@ def read_text(path: Path, advice: str = "") -> str:
 
 
 def _text_parts(sample: ChatMLSample) -> list[tuple[str, str]]:
-    """Field and text of each text part."""
+    """Return the field and the text of each text part."""
     return [
         (f"messages[{i}].content[{j}].text", part.text)
         for i, message in enumerate(sample.messages)
@@ -418,7 +428,7 @@ def _text_parts(sample: ChatMLSample) -> list[tuple[str, str]]:
 
 
 def _content_problems(sample: ChatMLSample) -> list[Problem]:
-    """What makes a well-formed conversation useless as a training sample."""
+    """Return why a well-formed conversation is not a usable training sample; an empty list if it is one."""
     texts = _text_parts(sample)
     missing = [f"{where}: {text!r}; text is missing" for where, text in texts if not text.strip()]
     if not any(isinstance(p, TextContent) for m in sample.messages if m.role != "system" for p in m.content):

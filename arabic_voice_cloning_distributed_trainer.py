@@ -3,7 +3,7 @@
     python3 arabic_voice_cloning_distributed_trainer.py --data_path train.json --output_dir EXPMT/a
     torchrun --nproc_per_node 8 arabic_voice_cloning_distributed_trainer.py --data_path train.json --output_dir EXPMT/a
 
-The same command given again resumes a run that was stopped or killed.
+Run the same command again to resume a run that was stopped or killed.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT_FOLDER = Path(__file__).resolve().parent
-# Our own packages come first, whatever PYTHONPATH, PYTHONSAFEPATH or an embedding program put there.
+# Our own packages must be found first, regardless of PYTHONPATH, PYTHONSAFEPATH or an embedding program.
 sys.path.insert(0, str(PROJECT_FOLDER))
 
 import boson_multimodal
@@ -93,21 +93,21 @@ REQUIRED_FORWARD_PARAMETERS = ("label_ids", "label_audio_ids", "audio_out_ids", 
 
 
 class ModelCompatibilityError(RuntimeError):
-    """The ``HiggsAudioModel`` that was imported is not the one of this repository, or not of its form."""
+    """The imported ``HiggsAudioModel`` is not the class of this repository, or its forward has wrong parameters."""
 
 
 class ArabicVoiceCloningDistributedTrainer:
-    """Set-up and loop of one training run. Construction does everything that can fail for a wrong input.
+    """Set-up and loop of one training run. The constructor makes every check that a wrong input can fail.
 
     Attributes:
-        config, dataset_config, lora_config, loss_config: the flags.
-        ranks: this process among all.
+        config, dataset_config, lora_config, loss_config: the values of the flags.
+        ranks: the rank of this process, and the number of processes.
         placement: the device of this process, and the type of the frozen weights.
-        components: everything that the loop works with, or a run that is finished.
+        components: everything that the training loop uses, or a finished run.
 
     Raises:
         ModelCompatibilityError: before any process group, device or weight is touched.
-        InputError: for everything that the user can correct, all offenders at once, before any weight is loaded.
+        InputError: if an input is wrong, before any weight is loaded. It lists every problem that was found.
     """
 
     config: DistributedTrainingConfig
@@ -137,12 +137,12 @@ class ArabicVoiceCloningDistributedTrainer:
     # -- set-up ----------------------------------------------------------------------------------------------------
 
     def _validate_model_compatibility(self, model_class: type | None = None) -> None:
-        """Check the signature of ``HiggsAudioModel.forward`` as it is now.
+        """Check the current signature of ``HiggsAudioModel.forward``.
 
-        A fork whose forward takes ``labels`` shifts and masks them by itself, and learns the wrong thing.
+        A fork whose forward takes ``labels`` shifts and masks the labels itself. It would learn the wrong thing.
 
         Raises:
-            ModelCompatibilityError: if it takes ``labels``, or lacks what a batch holds; the signature is logged.
+            ModelCompatibilityError: if forward takes ``labels`` or lacks a field of a batch. The signature is logged.
         """
         model_class = model_class or HiggsAudioModel
         signature = inspect.signature(model_class.forward)
@@ -169,7 +169,7 @@ class ArabicVoiceCloningDistributedTrainer:
         return Placement(device, resolve_dtype(self.config.torch_dtype, device))
 
     def _initialize_components(self) -> TrainingComponents | FinishedRun:
-        """Check the data first, then the output folder, and load weights last, so that a mistake costs seconds."""
+        """Check the data, then the output folder, and load weights last, so that mistakes are found within seconds."""
         config, flags = self.config, self._flags()
         check_data_files(config)
         require_equal_flags(self.ranks, flags)
@@ -210,9 +210,9 @@ class ArabicVoiceCloningDistributedTrainer:
         return components
 
     def _load_model(self, folder: Path) -> PeftModel:
-        """Load the base model and put a new or a trained adapter on it."""
+        """Load the base model and add a new or a trained adapter to it."""
         config, device_map = self.config, {"": self.placement.device}
-        # Here, not earlier: loading the codec draws random numbers, and only a run with clips to encode loads it.
+        # Not earlier: loading the codec draws random numbers, and only a run that encodes clips loads it.
         torch.manual_seed(config.seed)
         if config.init_adapter is None:
             model, _, _ = create_higgs_audio_lora_model(
@@ -245,7 +245,7 @@ class ArabicVoiceCloningDistributedTrainer:
     # -- one optimizer step ----------------------------------------------------------------------------------------
 
     def _training_step(self, batch: HiggsAudioBatchInput) -> HiggsAudioModelOutput:
-        """Run one forward pass over a micro-batch. It is not an optimizer step, and evaluation takes it too."""
+        """Run one forward pass over a micro-batch, in training and in evaluation. It makes no optimizer step."""
         dtype = self.placement.dtype
         with torch.autocast(self.placement.device.type, dtype, enabled=dtype != torch.float32):
             return self.components.model(**vars(batch))
@@ -254,12 +254,12 @@ class ArabicVoiceCloningDistributedTrainer:
         """Accumulate the gradients of this process's micro-batches, and make one update with all processes.
 
         Args:
-            batches: of this process.
+            batches: the batches of this process.
             label_counts: (1 + K,) labels of the step over all processes: text, then each codebook. The loss sums of
-                each micro-batch are divided by them, so that the gradients add up to those of the step's mean.
+                each micro-batch are divided by these counts, so that the gradients add up to that of the mean loss.
 
         Returns:
-            (micro-batches, 1 + K) loss sums of this process, and the gradient norm in a last column; on the device.
+            (micro-batches, 1 + K + 1), on the device: loss sums of this process, and the gradient norm in the last column.
         """
         run, state = self.components, self.components.state
         counts = label_counts.to(self.placement.device, torch.float32, non_blocking=True)
@@ -280,10 +280,10 @@ class ArabicVoiceCloningDistributedTrainer:
     # -- the loop --------------------------------------------------------------------------------------------------
 
     def train(self) -> TrainingSummary:
-        """Train to the end, or until SIGTERM or Ctrl-C. Unless the process dies, the last step has a checkpoint.
+        """Train to the end, or until SIGTERM or Ctrl-C. The last step has a checkpoint unless the process dies.
 
         Raises:
-            NonFiniteLossError: naming the step and the samples; nothing after the last good checkpoint is saved.
+            NonFiniteLossError: if a loss or gradient is not finite. It names step and samples; no checkpoint is written.
         """
         run = self.components
         if isinstance(run, FinishedRun):
@@ -310,7 +310,7 @@ class ArabicVoiceCloningDistributedTrainer:
         return summary_of(run, None if state.is_finished else stop.received)
 
     def _after_step(self, log: ProgressLog, stop: StopSignals) -> None:
-        """Log, evaluate and save where it is time to, in this order: a checkpoint holds the evaluation of its step."""
+        """Log, evaluate and save if due, in this order, because a checkpoint holds the evaluation of its step."""
         config, run, state = self.config, self.components, self.components.state
         if state.step % config.logging_steps == 0 or state.is_last_step:
             log.write_losses(learning_rate(config, state.step - 1, run.warmup_steps, state.total_steps))
@@ -321,9 +321,9 @@ class ArabicVoiceCloningDistributedTrainer:
             self._save(log)
 
     def _evaluate(self, log: ProgressLog, stop: StopSignals) -> bool:
-        """Evaluate. Returns whether the result is the best so far.
+        """Evaluate, and return whether the result is the best so far.
 
-        A stop signal ends the evaluation early and without a result. It stays due when the run is resumed.
+        A stop signal ends the evaluation early, without a result. A resumed run then repeats the evaluation.
         """
         run = self.components
         log.announce_evaluation()
@@ -338,7 +338,7 @@ class ArabicVoiceCloningDistributedTrainer:
         return is_best
 
     def _save(self, log: ProgressLog) -> None:
-        """Write a checkpoint of this step, unless there is one."""
+        """Write a checkpoint of this step, unless the step already has one."""
         run, state = self.components, self.components.state
         with log.paused():
             if state.saved_step == state.step:
@@ -356,7 +356,7 @@ class ArabicVoiceCloningDistributedTrainer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program. Returns its exit status: 0 for a finished run, 128 + N for one that signal N stopped."""
+    """Run the program. Return its exit status: 0 for a finished run, 1 for an error, 128 + N if signal N stopped it."""
     rank = int(os.environ.get("RANK", 0))
     _set_up_messages()
     try:
@@ -369,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _report(rank, f"out of GPU memory ({error}).\n{memory_advice(configs[0])}")
         return 1
     except KeyboardInterrupt:
-        _report(rank, "interrupted before the first step; clips that were encoded stay in the cache")
+        _report(rank, "interrupted before the first step; the clips encoded so far stay in the cache")
         return 130
     finally:
         if dist.is_initialized() and sys.exc_info()[0] is None:
@@ -380,19 +380,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _set_up_messages() -> None:
-    """Show the messages of this project, and not those that would repeat them or that no user can act on."""
+    """Show this project's messages. Hide library messages that repeat them or that a user cannot act on."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     for own in (logger, logging.getLogger("voice_cloning")):
         own.setLevel(logging.INFO)
-    logging.getLogger("huggingface_hub").propagate = False  # it prints by itself; ours would print it again
-    # PEFT still asks transformers by the older name.
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its messages itself
+    # PEFT still uses the old name of this property of transformers.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def _report(rank: int, message: str) -> None:
-    """Print an error. All processes fail alike for a wrong input: then only the first one's message appears."""
+    """Print an error. If a wrong input makes all processes fail, only the message of rank 0 appears."""
     if rank > 0:
-        time.sleep(SECONDS_BEFORE_OTHER_RANKS_REPORT)  # torchrun ends this process meanwhile if rank 0 failed too
+        time.sleep(SECONDS_BEFORE_OTHER_RANKS_REPORT)  # torchrun ends this process now if rank 0 failed too
     print(f"error on rank {rank}: {message}" if "RANK" in os.environ else f"error: {message}", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""Samples -> one batch: delay pattern, labels, padding. The only place where labels are made."""
+"""Collate samples into one batch: delay pattern, labels, padding. Audio labels are made only here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +20,16 @@ from boson_multimodal.model.higgs_audio.packing import segment_lengths
 
 @dataclass(frozen=True)
 class HiggsAudioBatchInput:
-    """One batch, named as ``HiggsAudioModel.forward`` takes it.
+    """One batch. Its fields are arguments of ``HiggsAudioModel.forward``.
 
     Attributes:
         input_ids, attention_mask, label_ids: (B, S), padded on the right to a multiple of 8.
         audio_features: (chunks, mel bins, frames) features of the references, chunk by chunk; None if there are none.
-        audio_feature_attention_mask: (chunks, frames), 0 at the silence that fills a chunk up.
-        audio_in_ids, audio_in_ids_start: (K, columns) delayed codes of the references and where each begins; None
-            where references are not given as codes.
+        audio_feature_attention_mask: (chunks, frames), 0 where silence pads a chunk.
+        audio_in_ids, audio_in_ids_start: (K, columns) delayed codes of the references, and (references,) the first
+            column of each; None if references are not given as codes.
         audio_out_ids, audio_out_ids_start: the same for the clips in assistant turns.
-        audio_out_ids_start_group_loc: the sample of each of those.
+        audio_out_ids_start_group_loc: (clips in assistant turns,) index of each clip's sample in the batch.
         label_audio_ids: (K, columns) labels aligned with ``audio_out_ids``.
     """
 
@@ -47,7 +47,7 @@ class HiggsAudioBatchInput:
 
 
 class ArabicVoiceCloningTrainingCollator:
-    """Builds a :class:`HiggsAudioBatchInput`; samples are left as they were.
+    """Collates samples into a :class:`HiggsAudioBatchInput`. It does not change the samples.
 
     Args:
         audio_in_token_id, audio_out_token_id: ids of ``<|AUDIO|>`` and ``<|AUDIO_OUT|>``.
@@ -56,9 +56,9 @@ class ArabicVoiceCloningTrainingCollator:
         audio_num_codebooks: K.
         use_delay_pattern: must be what the checkpoint was trained with.
         return_audio_in_tokens: give references as codes.
-        encode_whisper_embed: give references as features; one longer than a chunk takes a slot for each of its chunks.
-        whisper_feature_extractor: makes them.
-        chunk_size_seconds: what the audio tower reads at once.
+        encode_whisper_embed: give references as features. A reference takes one slot for each of its chunks.
+        whisper_feature_extractor: computes the features.
+        chunk_size_seconds: length of a chunk, which the audio tower reads at once.
         round_to: padded lengths are multiples of this.
     """
 
@@ -95,7 +95,7 @@ class ArabicVoiceCloningTrainingCollator:
     def from_config(
         cls, config: HiggsAudioConfig, feature_extractor: WhisperFeatureExtractor | None = None
     ) -> "ArabicVoiceCloningTrainingCollator":
-        """The collator that a checkpoint's configuration asks for; ``feature_extractor`` replaces the tower's own."""
+        """Return the collator for a checkpoint's configuration. ``feature_extractor`` replaces the default one."""
         features: dict[str, Any] = {}
         if config.reads_audio_features:
             extractor = feature_extractor or build_feature_extractor(config)
@@ -117,8 +117,8 @@ class ArabicVoiceCloningTrainingCollator:
         """Collate at least one sample.
 
         Raises:
-            ValueError: if a sample's audio slots and clips differ in number, or its codes have another K.
-            InputError: if a reference given as codes and as features is longer than a chunk.
+            ValueError: if the numbers of audio slots and clips of a sample differ, or its codes do not have K codebooks.
+            InputError: if a reference is given as codes and as features, and it is longer than a chunk.
         """
         audio_in: list[Tensor] = []
         audio_out: list[Tensor] = []
@@ -165,12 +165,12 @@ class ArabicVoiceCloningTrainingCollator:
         )
 
     def _reference_chunks(self, sample: ChatMLDatasetSample) -> list[tuple[Tensor, ...]]:
-        """The waveform of each reference of a sample, cut into what the tower reads at once; none without a tower."""
+        """Return the chunks of each reference's waveform, or an empty list if the model takes no features."""
         is_in = sample.input_ids == self.audio_in_token_id
         if not self.encode_whisper_embed or not is_in.any():
             return []
         if sample.audio_waveforms_concat is None:
-            raise ValueError("a sample has references but no waveforms, of which their features are made")
+            raise ValueError("a sample has references but no waveforms to compute features from")
         is_reference = is_in[is_in | (sample.input_ids == self.audio_out_token_id)].tolist()
         lengths = segment_lengths(sample.audio_waveforms_concat.numel(), sample.audio_waveforms_start)
         if lengths.numel() != len(is_reference):
@@ -183,15 +183,15 @@ class ArabicVoiceCloningTrainingCollator:
             longest = max(reference.numel() for reference in references) / MEL_SAMPLE_RATE
             raise InputError(
                 f"a reference of {longest:g} s is given as codes and as features: the audio tower reads "
-                f"{self.chunk_size_seconds} s at once, and codes have no such chunks; cut the clip"
+                f"{self.chunk_size_seconds} s at once, and codes cannot be split into chunks; cut the clip"
             )
         return chunks
 
     def _repeat_slots(self, input_ids: Tensor, counts: Sequence[int]) -> list[int]:
-        """Which of a sample's ids to take so that each reference has as many slots as it has chunks.
+        """Return the indices of a sample's ids that give each reference as many slots as it has chunks.
 
         A slot is ``<|audio_bos|><|AUDIO|><|audio_eos|>``; all three are repeated, as in the original. Without features
-        there are no counts, and every slot stays single.
+        ``counts`` is empty, and no slot is repeated.
         """
         order: list[int] = []
         done = 0
@@ -202,7 +202,7 @@ class ArabicVoiceCloningTrainingCollator:
         return [*order, *range(done, input_ids.numel())]
 
     def _clips(self, sample: ChatMLDatasetSample) -> list[tuple[Tensor, bool, bool]]:
-        """(codes, is a reference, is trained) of each clip of a sample, in order of its slots."""
+        """Return (codes, is a reference, is trained) of each clip of a sample, in the order of the slots."""
         is_in = sample.input_ids == self.audio_in_token_id
         is_slot = is_in | (sample.input_ids == self.audio_out_token_id)
         lengths = segment_lengths(sample.audio_ids_concat.shape[1], sample.audio_ids_start)
@@ -218,7 +218,7 @@ class ArabicVoiceCloningTrainingCollator:
         return list(zip(codes, is_in[is_slot].tolist(), trained.tolist(), strict=True))
 
     def _concatenate(self, segments: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Segments side by side, (K, columns), and the first column of each."""
+        """Return the segments side by side, (K, columns), and the first column of each, (segments,)."""
         if not segments:
             return torch.zeros((self.audio_num_codebooks, 0), dtype=torch.long), torch.zeros(0, dtype=torch.long)
         lengths = torch.tensor([segment.shape[1] for segment in segments])

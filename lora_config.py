@@ -42,7 +42,7 @@ class HiggsAudioLoRATrainingConfig:
     lora_dropout: float = flag(0.0, "Dropout on the adapter's input.")
     lora_targets: list[str] = flag(
         ["attention", "audio_mlp", "text_mlp"],
-        f"Groups of modules that get an adapter, of: {', '.join(TARGET_GROUPS)}.",
+        f"Groups of modules that get an adapter. The groups are: {', '.join(TARGET_GROUPS)}.",
     )
     use_rslora: bool = flag(False, "Scale by lora_alpha / sqrt(lora_rank) instead.")
     use_dora: bool = flag(False, "Weight-decomposed LoRA: slower, sometimes better.")
@@ -117,7 +117,7 @@ def check_adapter(adapter: Path, config: HiggsAudioLoRATrainingConfig) -> None:
     """Check that a trained adapter (``--init_adapter``) has the settings that the flags ask for. No weight is loaded.
 
     Raises:
-        InputError: if the folder is not an adapter, or naming each setting that differs.
+        InputError: if the folder is not an adapter, or if settings differ. It names each one.
     """
     require_adapter_files(adapter, "--init_adapter")
     found, wanted = LoraConfig.from_pretrained(str(adapter)), config.to_peft()

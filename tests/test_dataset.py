@@ -408,7 +408,7 @@ def test_codes_that_vanish_in_a_run_are_named(load_here: Load) -> None:
     place = dataset.cache.place(dataset.records[0].keys[0])
     with pytest.raises(InputError) as caught:
         dataset[0]
-    assert str(caught.value) == f"sample_9: its codes are gone from {place}; start again to encode them again"
+    assert str(caught.value) == f"sample_9: its codes are no longer in {place}; start again to encode the clip again"
 
 
 def test_a_disk_that_keeps_nothing_is_named(load_here: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -388,7 +388,11 @@ BROKEN_FILES: dict[str, tuple[str, bytes | None, str]] = {
     "cut short": ("a.json", b'[\n {"messages": [\n', "line 3, column 1"),
     "an object": ("a.json", b'{"messages": []}', "holds a JSON dict; a .json file is a list of samples"),
     "an empty list": ("a.json", b"[]", "holds no sample; a .json file is a list of samples"),
-    "no line": ("a.jsonl", b"\n\n", "holds no sample; a .json file is a list of samples, a .jsonl file has one a line"),
+    "no line": (
+        "a.jsonl",
+        b"\n\n",
+        "holds no sample; a .json file is a list of samples, a .jsonl file has one sample per line",
+    ),
     "a list in .jsonl form": ("a.jsonl", b"[\n1\n]\n", "line 1, column 2"),
 }
 
