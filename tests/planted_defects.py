@@ -6,109 +6,31 @@ prints a table: for each defect, how often it was found and which false findings
 """
 
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 import torch
 import torchaudio
 
-from tests.goldens import SAMPLES_DIR
-from voice_cloning.data_check.check import check_files
+from tests.sample_copies import (
+    ALWAYS_FOUND,
+    RATE,
+    Copy,
+    Expected,
+    Record,
+    found_kinds,
+    name,
+    reference,
+    set_reference_text,
+    set_target_text,
+    target,
+)
 
-ALWAYS_FOUND = "low_native_rate"
-"""The kind that all samples of this data have, because their rate is 16 kHz."""
-RATE = 16_000
 CHANGED_RECORDS = (0, 23, 46, 69, 92)
 """Indices of the training records in which defects are planted, from five speakers."""
-
-Expected = dict[str, set[str]]
-Record = dict[str, Any]
-
-
-class Copy:
-    """A copy of the samples that a defect is planted in.
-
-    Attributes:
-        train, val: the records.
-        folder: the folder of the copy; the clips are in ``clips``.
-    """
-
-    def __init__(self, folder: Path, speakers: int | None = None, first: int = 0) -> None:
-        self.folder = folder
-        self.train, self.val = (
-            json.loads((SAMPLES_DIR / f"{side}_chatml_samples.json").read_text(encoding="utf-8"))
-            for side in ("train", "val")
-        )
-        if speakers is not None:
-            chosen = sorted({record["speaker"] for record in self.train})[:speakers]
-            self.train = [record for record in self.train if record["speaker"] in chosen]
-        self.train.sort(key=lambda record: record["misc"]["sample_id"])
-        self.train = self.train[first:] + self.train[:first]
-        for record in (*self.train, *self.val):
-            for part in (reference(record), target(record)):
-                path = folder / part["audio_url"]
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if not path.exists():
-                    shutil.copyfile(SAMPLES_DIR / part["audio_url"], path)
-
-    def read(self, part: Record) -> np.ndarray:
-        """Return the samples of a clip as (samples,)."""
-        return soundfile.read(self.folder / part["audio_url"], dtype="float32")[0]
-
-    def put(self, part: Record, samples: np.ndarray, rate: int = RATE, name: str = "planted.wav", **how: Any) -> Path:
-        """Write a new file and make it the clip of a part."""
-        path = self.folder / name
-        soundfile.write(path, samples, rate, **how)
-        part |= {"audio_url": name, "duration": None, "offset": None}
-        return path
-
-    def check(self) -> dict[str, Any]:
-        """Return the report on the copy in its current state."""
-        for side, records in (("train", self.train), ("val", self.val)):
-            text = json.dumps(records, ensure_ascii=False)
-            (self.folder / f"{side}.json").write_text(text, encoding="utf-8", errors="surrogatepass")
-        files = [self.folder / "train.json", self.folder / "val.json"]
-        return check_files(files, self.folder / "report", num_workers=1)
-
-
-def reference(record: Record) -> Record:
-    """Return the audio part of the record's reference."""
-    return record["messages"][1]["content"][1]
-
-
-def target(record: Record) -> Record:
-    """Return the audio part of the record's target."""
-    return record["messages"][2]["content"][1]
-
-
-def name(record: Record) -> str:
-    return record["misc"]["sample_id"]
-
-
-def set_target_text(record: Record, words: str) -> None:
-    """Replace the target text of a record in all its fields."""
-    before = record["misc"]["target_transcript"]
-    record["messages"][1]["content"][2]["text"] = record["messages"][1]["content"][2]["text"].replace(before, words)
-    record["messages"][2]["content"][0]["text"] = words
-    record["misc"]["target_transcript"] = words
-
-
-def _set_reference_text(record: Record, words: str) -> None:
-    record["messages"][1]["content"][0]["text"] = record["misc"]["ref_transcript"] = words
-
-
-def found_kinds(report: dict[str, Any]) -> Expected:
-    """Return the kinds that a report holds, with the samples of each."""
-    return {entry["kind"]: set(entry["sample_ids"]) for entry in (*report["errors"], *report["warnings"])}
-
-
-# -- the defects -----------------------------------------------------------------------------------------------------
-
 Plant = Callable[[Copy], Expected]
 PLANTS: dict[str, Plant] = {}
 
@@ -163,7 +85,7 @@ def _as_reference(change: Callable[[np.ndarray], np.ndarray], rate: int = RATE, 
 
     def planted(copy: Copy) -> Expected:
         record = _changed_record(copy)
-        _set_reference_text(record, record["misc"]["target_transcript"])
+        set_reference_text(record, record["misc"]["target_transcript"])
         copy.put(reference(record), change(copy.read(target(record))), rate, **how)
         return {"reference_equals_target": {name(record)}} | ({other: {name(record)}} if other else {})
 
@@ -272,7 +194,7 @@ def _unknown_role(copy: Copy) -> Expected:
 def _same_file(copy: Copy) -> Expected:
     record = _changed_record(copy)
     reference(record).update(target(record))
-    _set_reference_text(record, record["misc"]["target_transcript"])
+    set_reference_text(record, record["misc"]["target_transcript"])
     return {"reference_equals_target": {name(record)}}
 
 
@@ -352,7 +274,7 @@ def _new_reference(copy: Copy, seconds: float) -> Expected:
     count = round(seconds * RATE / per_word)
     copy.put(reference(record), np.tile(wave, 5)[: round(seconds * RATE)])
     text = " ".join((words * 5)[:count])
-    _set_reference_text(record, text)
+    set_reference_text(record, text)
     return {"reference_length": {name(record)}}
 
 

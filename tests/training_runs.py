@@ -16,6 +16,7 @@ from voice_cloning.training.config import parse_arguments
 
 PROJECT = Path(program.__file__).resolve().parent
 PROGRAM = Path(program.__file__).resolve()
+EVERY_GROUP = ["attention", "text_mlp", "audio_mlp", "heads", "audio_embeddings"]
 TIMED = ("tokens_per_second", "frames_per_second", "peak_memory_gb")
 """Metrics that no two runs share."""
 

@@ -23,7 +23,8 @@ from boson_multimodal.errors import InputError
 from tests.chatml_files import audio, load, make_cache, record, text, write_records
 from tests.chromium import Browser, needs_chromium
 from tests.goldens import SAMPLES_DIR, needs_samples
-from tests.planted_defects import PLANTS, compared, found_kinds
+from tests.planted_defects import PLANTS, compared
+from tests.sample_copies import found_kinds
 from tests.terminals import open_terminal, read_terminal
 from tests.training_runs import PROJECT
 from tests.voice_cloning.data_check.test_report_page import PLAY

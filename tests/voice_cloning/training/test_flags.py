@@ -1,0 +1,49 @@
+"""Flags: YAML pairs, help texts, defaults, and mistyped names."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import arabic_voice_cloning_distributed_trainer as program
+from tests.training_runs import flags
+
+
+def test_a_mistyped_flag_gets_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        program.parse_arguments(["--data_path", "a", "--output_dir", "b", "--lora_target", "heads"], "")
+    assert end.value.code == 2
+    assert "unknown: --lora_target heads; did you mean --lora_targets?" in capsys.readouterr().err
+
+
+def test_yaml_pairs_are_flags_and_flags_win(demo: Path, tmp_path: Path) -> None:
+    yaml = tmp_path / "run.yaml"
+    yaml.write_text("learning_rate: 1e-5\nlora_targets: [heads, attention]\ngradient_checkpointing: true\nseed: 7\n")
+    training, _, lora, _ = program.parse_arguments([*flags(demo, tmp_path), "--config", str(yaml), "--seed", "9"], "")
+    assert (training.learning_rate, training.seed, training.gradient_checkpointing) == (3e-3, 9, True)
+    assert lora.lora_targets == ["heads", "attention"]
+
+
+def test_every_flag_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        program.parse_arguments(["--help"], "")
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    for config in (
+        program.DistributedTrainingConfig,
+        program.ArabicVoiceCloningDatasetConfig,
+        program.HiggsAudioLoRATrainingConfig,
+        program.LossConfig,
+    ):
+        for field in dataclasses.fields(config):
+            assert f"--{field.name}" in text
+            assert field.metadata["help"]
+
+
+def test_only_the_two_paths_have_no_default() -> None:
+    required = [f.name for f in dataclasses.fields(program.DistributedTrainingConfig) if _is_required(f)]
+    assert required == ["data_path", "output_dir"]
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
