@@ -47,8 +47,6 @@ def example(clips: dict[str, Path], many: int = 120) -> dict[str, Any]:
         "bidi": {**facts, "audio": wav, "text": "قال \u202eabc\u202c نعم\ud800"},
     }
     samples |= {f"w{i:04d}": {**facts, "audio": wav, "reference": flac} for i in range(many)}
-    low = list(range(0, 21))
-    counts = [0, 2, 9, 25, 40, 32, 21, 14, 8, 5, 3, 2, 1, 1, 0, 0, 0, 0, 0, 1]
     return {
         "errors": [
             finding("reference_equals_target", ["s1", "s2", "s3"], 0.021, "Give another clip of the speaker.")
@@ -61,44 +59,51 @@ def example(clips: dict[str, Path], many: int = 120) -> dict[str, Any]:
             finding("text_markup", [HOSTILE], 0.007, "Remove " + HOSTILE),
         ],
         "samples": samples,
-        "summary": {
-            "files": [
-                {"path": "data/train.json", "side": "train", "samples": 144, "hours": 11.2},
-                {"path": "data/val.json", "side": "eval", "samples": 20, "hours": 1.145},
-            ],
-            "hours": 12.345,
-            "clips": 164,
-            "speakers": [
-                {"name": name, "hours": hours, "clips": round(40 * hours)}
-                for name, hours in (("أمل", 6.2), ("badr", 3.1), (HOSTILE[:9], 2.0), ("دينا", 1.045))
-            ],
-            "histograms": {
-                "target_seconds": {"edges": low, "counts": counts},
-                "reference_seconds": {"edges": [v / 2 for v in low], "counts": counts},
-                "pitch_hz": {"edges": [60 + 17 * v for v in low], "counts": counts[::-1]},
-                "characters_per_second": {"edges": low, "counts": counts},
-                "peak_dbfs": {"edges": [v * 3 - 60 for v in low], "counts": counts[::-1]},
-                "level_dbfs": {"edges": [v * 3 - 60 for v in low], "counts": [0] * 20},
-                "silence_share": {"edges": [v / 20 for v in low], "counts": counts},
-            },
-            "characters": [
-                {"character": "ا", "name": "ARABIC LETTER ALEF", "count": 4012},
-                {"character": "ل", "name": "ARABIC LETTER LAM", "count": 3120},
-                {"character": "\u064b", "name": "ARABIC FATHATAN", "count": 31},
-                {"character": " ", "name": "SPACE", "count": 2011},
-                {"character": "a", "name": "LATIN SMALL LETTER A", "count": 3},
-                {"character": "\u202e", "name": "RIGHT-TO-LEFT OVERRIDE", "count": 1},
-                {"character": "<", "name": "LESS-THAN SIGN", "count": 2},
-                {"character": "٣", "name": "ARABIC-INDIC DIGIT THREE", "count": 7},
-            ],
-            "native_rates": {"16000": 152, "48000": 12},
-            "tokens": 40_123,
-            "frames": 1_111_050,
-            "positions": {"max": 612, "mean": 301.25},
-            "expected_steps": 1234,
-            "memory_class": "24 GB",
-            "settings": {"max_tokens_per_batch": 8192, "lora_rank": 16},
+        "summary": _summary(),
+    }
+
+
+def _summary() -> dict[str, Any]:
+    """Return figures of every kind for the page: files, speakers, histograms, characters and settings."""
+    low = list(range(0, 21))
+    counts = [0, 2, 9, 25, 40, 32, 21, 14, 8, 5, 3, 2, 1, 1, 0, 0, 0, 0, 0, 1]
+    return {
+        "files": [
+            {"path": "data/train.json", "side": "train", "samples": 144, "hours": 11.2},
+            {"path": "data/val.json", "side": "eval", "samples": 20, "hours": 1.145},
+        ],
+        "hours": 12.345,
+        "clips": 164,
+        "speakers": [
+            {"name": name, "hours": hours, "clips": round(40 * hours)}
+            for name, hours in (("أمل", 6.2), ("badr", 3.1), (HOSTILE[:9], 2.0), ("دينا", 1.045))
+        ],
+        "histograms": {
+            "target_seconds": {"edges": low, "counts": counts},
+            "reference_seconds": {"edges": [v / 2 for v in low], "counts": counts},
+            "pitch_hz": {"edges": [60 + 17 * v for v in low], "counts": counts[::-1]},
+            "characters_per_second": {"edges": low, "counts": counts},
+            "peak_dbfs": {"edges": [v * 3 - 60 for v in low], "counts": counts[::-1]},
+            "level_dbfs": {"edges": [v * 3 - 60 for v in low], "counts": [0] * 20},
+            "silence_share": {"edges": [v / 20 for v in low], "counts": counts},
         },
+        "characters": [
+            {"character": "ا", "name": "ARABIC LETTER ALEF", "count": 4012},
+            {"character": "ل", "name": "ARABIC LETTER LAM", "count": 3120},
+            {"character": "\u064b", "name": "ARABIC FATHATAN", "count": 31},
+            {"character": " ", "name": "SPACE", "count": 2011},
+            {"character": "a", "name": "LATIN SMALL LETTER A", "count": 3},
+            {"character": "\u202e", "name": "RIGHT-TO-LEFT OVERRIDE", "count": 1},
+            {"character": "<", "name": "LESS-THAN SIGN", "count": 2},
+            {"character": "٣", "name": "ARABIC-INDIC DIGIT THREE", "count": 7},
+        ],
+        "native_rates": {"16000": 152, "48000": 12},
+        "tokens": 40_123,
+        "frames": 1_111_050,
+        "positions": {"max": 612, "mean": 301.25},
+        "expected_steps": 1234,
+        "memory_class": "24 GB",
+        "settings": {"max_tokens_per_batch": 8192, "lora_rank": 16},
     }
 
 
