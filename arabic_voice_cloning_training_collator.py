@@ -117,7 +117,7 @@ class ArabicVoiceCloningTrainingCollator:
         """Collate at least one sample.
 
         Raises:
-            ValueError: if the numbers of audio slots and clips of a sample differ, or its codes do not have K codebooks.
+            ValueError: if the numbers of a sample's audio slots and clips differ, or its codes do not have K codebooks.
             InputError: if a reference is given as codes and as features, and it is longer than a chunk.
         """
         audio_in: list[Tensor] = []

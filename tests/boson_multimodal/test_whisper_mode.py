@@ -311,12 +311,12 @@ REFUSED = {
     "features without a tower": (
         {"skip_audio_tower": True},
         {},
-        "encode_whisper_embed true, but skip_audio_tower true: there is no tower .* would not hear the reference",
+        "encode_whisper_embed true, but skip_audio_tower true: there is no tower .* would ignore the reference",
     ),
     "neither": (
         {"encode_whisper_embed": False},
         {},
-        "encode_audio_in_tokens and encode_whisper_embed false: the model would not hear the reference",
+        "encode_audio_in_tokens and encode_whisper_embed false: the model would ignore the reference",
     ),
     "a tower that reads less than a second": (
         {"audio_encoder_config": {**TOWER, "max_source_positions": 49}},
@@ -356,7 +356,7 @@ def test_unusable_references_are_refused_before_weights_and_data(name: str, demo
 
 def test_a_missing_processor_is_refused(demo: Path, tmp_path: Path) -> None:
     model = model_without_weights(demo, tmp_path / "model")
-    with pytest.raises(InputError, match="--whisper_processor_path /no/such: no processor there"):
+    with pytest.raises(InputError, match="--whisper_processor_path /no/such: neither a processor's folder nor "):
         trainer(demo, tmp_path / "out", model_path=model, whisper_processor_path="/no/such")
 
 

@@ -14,7 +14,7 @@ from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.data import (
     Codec,
     find_codec,
-    find_codec_beside_codes,
+    find_local_codec,
     load_datasets,
     load_feature_extractor,
 )
@@ -57,7 +57,7 @@ def load_run_data(
     """
     named_codec = config.audio_tokenizer_path, config.audio_tokenizer_revision
     if dataset_config.codes:
-        codec = find_codec_beside_codes(*named_codec)
+        codec = find_local_codec(*named_codec)
     else:
         codec = find_codec(*named_codec, Path(dataset_config.code_cache_dir))
     model_config = HiggsAudioConfig.from_pretrained(model_folder)

@@ -223,7 +223,7 @@ def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"max_steps": 9}, "flags.max_steps: was 2, is 9"),
         ({"gradient_accumulation_steps": 2}, "flags.gradient_accumulation_steps: was 1, is 2"),
         ({"prompt_style": "as_written"}, "train_data.fingerprint: was"),
-        ({"resume": "none"}, "holds a run; --resume auto goes on with it, --overwrite removes it"),
+        ({"resume": "none"}, "holds a run; --resume auto continues it, --overwrite removes it"),
     ],
 )
 def test_another_run_is_never_continued_or_overwritten(
