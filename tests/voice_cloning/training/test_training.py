@@ -1,4 +1,4 @@
-"""The loop in this process: exact sums, memorising, resume, refusals, and ways to end."""
+"""Test the training loop in this process: exact sums, memorisation, resume, refusals, and the end of a run."""
 
 import dataclasses
 import json
@@ -24,14 +24,14 @@ EVERY_GROUP = ["attention", "text_mlp", "audio_mlp", "heads", "audio_embeddings"
 
 
 class Crash(Exception):
-    """Stands for a process that dies."""
+    """Simulates a process that dies."""
 
 
 # -- sums over micro-batches -------------------------------------------------------------------------------------------
 
 
 def loss_and_gradients(subject: ArabicVoiceCloningDistributedTrainer, split: list[list[int]]) -> tuple[float, Tensor]:
-    """The step's loss and the gradient of every adapter weight, for one way to split samples into micro-batches."""
+    """Return a step's loss and the gradient of every adapter weight, for a split of samples into micro-batches."""
     captured: list[Tensor] = []
     run = subject.components
     run.optimizer._adamw.step = lambda: captured.append(run.optimizer.gradients.clone())
@@ -99,7 +99,7 @@ def test_memorises_four_clips_to_the_last_eos(memorised: ArabicVoiceCloningDistr
 
 
 def target_frames(subject: ArabicVoiceCloningDistributedTrainer) -> list[int]:
-    """Code frames of the last clip of each sample."""
+    """Return the number of frames of each sample's last clip."""
     samples = [subject.components.data.train_dataset[i] for i in range(len(subject.components.data.train_dataset))]
     return [s.audio_ids_concat.shape[1] - int(s.audio_ids_start[-1]) for s in samples]
 
@@ -108,7 +108,7 @@ def target_frames(subject: ArabicVoiceCloningDistributedTrainer) -> list[int]:
 
 
 def crash_after(subject: ArabicVoiceCloningDistributedTrainer, step: int) -> None:
-    """Train and die once ``step`` updates are done, before anything is written of the last."""
+    """Train and die after ``step`` updates, before anything of the last update is written."""
     after_step = subject._after_step
 
     def dying(*args: object) -> None:
@@ -127,7 +127,7 @@ def crash_after(subject: ArabicVoiceCloningDistributedTrainer, step: int) -> Non
 def test_a_crashed_run_ends_with_the_bits_of_an_uninterrupted_one(
     demo: Path, tmp_path: Path, overrides: dict[str, object]
 ) -> None:
-    """Three crashes, dropout on, in the middle of an epoch and of a logging interval."""
+    """The run crashes three times, with dropout, in the middle of an epoch and of a logging interval."""
     uninterrupted, crashed = tmp_path / "uninterrupted", tmp_path / "crashed"
     settings = {"max_steps": 8, "logging_steps": 5, "save_steps": 3, **overrides}
     summary = trainer(demo, uninterrupted, **settings).train()
@@ -140,7 +140,7 @@ def test_a_crashed_run_ends_with_the_bits_of_an_uninterrupted_one(
     assert metrics(crashed) == metrics(uninterrupted)
 
 
-def test_a_stop_signal_saves_and_the_same_command_goes_on(
+def test_a_stop_signal_saves_and_the_same_command_resumes(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uninterrupted = trainer(demo, tmp_path / "uninterrupted").train()
@@ -163,7 +163,9 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize("step", [4, 6], ids=["on the way", "the last"])
-def test_an_evaluation_that_a_stop_signal_cut_short_is_made_up_for(demo: Path, tmp_path: Path, step: int) -> None:
+def test_an_evaluation_that_a_stop_signal_interrupted_is_repeated_on_resume(
+    demo: Path, tmp_path: Path, step: int
+) -> None:
     uninterrupted = trainer(demo, tmp_path / "uninterrupted").train()
     subject = trainer(demo, tmp_path / "stopped", max_tokens_per_batch=512)
     forward = subject._training_step
@@ -182,7 +184,7 @@ def test_an_evaluation_that_a_stop_signal_cut_short_is_made_up_for(demo: Path, t
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "uninterrupted")
 
 
-def test_a_run_can_go_on_from_a_named_checkpoint(demo: Path, tmp_path: Path) -> None:
+def test_a_run_can_resume_from_a_named_checkpoint(demo: Path, tmp_path: Path) -> None:
     first = trainer(demo, tmp_path / "first", save_steps=2)
     summary = first.train()
     other = trainer(demo, tmp_path / "other", save_steps=2, resume=tmp_path / "first" / "checkpoint-000004")
@@ -236,7 +238,7 @@ def test_another_run_is_never_continued_or_overwritten(
 
 
 def test_a_run_without_the_evaluation_data_is_another_run(demo: Path, finished: Path) -> None:
-    """The flags are complete here; on the command line a missing flag has the value of the run."""
+    """All flags are given here. On the command line a missing flag takes the value of the run."""
     training, *others = program.parse_arguments(flags(demo, finished, max_steps=2), "")
     with pytest.raises(InputError, match="eval_data: was .* is None"):
         ArabicVoiceCloningDistributedTrainer(dataclasses.replace(training, eval_data_path=None), *others)
@@ -257,7 +259,7 @@ def test_another_world_size_is_refused(demo: Path, finished: Path, monkeypatch: 
         trainer(demo, finished, max_steps=2)
 
 
-def test_overwrite_starts_anew_and_leaves_other_files_alone(demo: Path, tmp_path: Path) -> None:
+def test_overwrite_starts_at_step_0_and_keeps_other_files(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     subject = trainer(demo, out, max_steps=3)
     subject.train()
@@ -321,7 +323,7 @@ def test_out_of_memory_ends_with_the_flags_to_set(
     assert "--gradient_checkpointing" in message
 
 
-def test_missing_weights_give_one_line_and_no_trace(
+def test_missing_weights_give_one_line_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], demo: Path
 ) -> None:
     assert program.main(flags(demo, tmp_path / "out", model_path=tmp_path / "nowhere")) == 1
@@ -330,7 +332,7 @@ def test_missing_weights_give_one_line_and_no_trace(
     assert capsys.readouterr().err == expected
 
 
-def test_a_mistyped_data_path_is_known_before_anything_is_fetched(
+def test_a_mistyped_data_path_is_reported_before_any_download(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(program, "resolve_checkpoint", None)
@@ -340,7 +342,7 @@ def test_a_mistyped_data_path_is_known_before_anything_is_fetched(
         trainer(demo, tmp_path / "out", data_path=demo / "trian.json", eval_data_path=demo / "vla.json")
 
 
-def test_a_mistyped_flag_gets_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistyped_flag_gets_the_closest_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         program.parse_arguments(["--data_path", "a", "--output_dir", "b", "--lora_target", "heads"], "")
     assert end.value.code == 2
@@ -390,7 +392,7 @@ def test_metrics_hold_every_number_and_the_loss_is_the_weighted_sum(demo: Path, 
 
 
 def test_evaluation_is_the_mean_over_all_labels(demo: Path, tmp_path: Path) -> None:
-    """However the evaluation data are cut into micro-batches."""
+    """The mean does not depend on how the evaluation data are split into micro-batches."""
     results = []
     for name, budget in (("small", 200), ("large", 4096)):
         subject = trainer(demo, tmp_path / name, max_steps=1, max_tokens_per_batch=512)
