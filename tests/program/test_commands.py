@@ -87,7 +87,7 @@ def test_an_error_on_another_rank_names_it_and_ends_all(demo: Path, tmp_path: Pa
         f"sys.path.insert(0, {str(PROBE.parents[1])!r})\n"
         "import arabic_voice_cloning_distributed_trainer as program\n"
         "def fail(self, batch):\n"
-        "    raise program.InputError('a clip is gone')\n"
+        "    raise program.InputError('a clip is missing')\n"
         "if os.environ['RANK'] == '1':\n"
         "    program.ArabicVoiceCloningDistributedTrainer._training_step = fail\n"
         "sys.exit(program.main())\n"
@@ -95,7 +95,7 @@ def test_an_error_on_another_rank_names_it_and_ends_all(demo: Path, tmp_path: Pa
     started = time.monotonic()
     result = run(command(flags(demo, tmp_path / "out"), 2, script), timeout=120)
     assert result.returncode != 0
-    assert "error on rank 1: a clip is gone" in result.stderr
+    assert "error on rank 1: a clip is missing" in result.stderr
     assert time.monotonic() - started < 100
 
 

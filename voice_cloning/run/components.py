@@ -1,4 +1,4 @@
-"""What the set-up of a run returns: a run that can train, or one that is finished."""
+"""The components of a training run, and the functions that create them."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -146,4 +146,4 @@ def test_each_flag_added_later_has_a_value_for_older_runs() -> None:
     """A new flag needs an explicit ``before``, even if it is the default, so that its author makes a decision."""
     added = {name: found for name, found in flag_fields().items() if name not in FLAGS_OF_0_1}
     silent = [name for name, found in added.items() if facts_of(found).before is THE_DEFAULT]
-    assert not silent, f"{silent}: give before=, the value that stands for the releases without the flag"
+    assert not silent, f"{silent}: give before=, the value that describes releases without the flag"
