@@ -331,7 +331,7 @@ REFUSED = {
     "a processor of other chunks and rate": (
         {},
         {"feature_size": MEL_BINS, "chunk_length": 30, "sampling_rate": 8000},
-        r"8000 samples per second, the model's tower reads 16000\n.* 30 seconds at once, the model's tower reads 1",
+        r"8000 samples per second, the model's tower reads 16000\n.* 30 seconds per chunk, the model's tower reads 1",
     ),
     "a processor for codes": (
         {"encode_audio_in_tokens": True, "encode_whisper_embed": False},

@@ -55,7 +55,7 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
     if data.feature_extractor is not None:
         codes = ", and as codes" if data.model_config.encode_audio_in_tokens else ""
         bins, seconds = data.feature_extractor.feature_size, data.feature_extractor.chunk_length
-        lines.append(f"references reach the model as features: {bins} mel bins, {seconds} s at once{codes}")
+        lines.append(f"references reach the model as features: {bins} mel bins, {seconds} s per chunk{codes}")
     for dataset in data.datasets:
         if dataset.num_absent:
             lines.append(f"{dataset.data_path}: {dataset.num_absent} clips are missing; their codes are in the cache")

@@ -111,7 +111,7 @@ def load_feature_extractor(
         raise InputError(
             f"{training_config.model_path}: config.json has audio_encoder_config.max_source_positions "
             f"{model_config.audio_encoder_config.max_source_positions}, less than a second of audio; it is "
-            f"{STATES_PER_SECOND} times the seconds that the tower reads at once (1500 in Whisper)"
+            f"{STATES_PER_SECOND} times the seconds of a chunk of the tower (1500 in Whisper)"
         )
     wanted = build_feature_extractor(model_config)
     if path is None:
@@ -126,7 +126,7 @@ def load_feature_extractor(
             f"({str(error).splitlines()[0]}); leave it out to build one from the model's mel bins"
         ) from error
     names = {"feature_size": "mel bins", "sampling_rate": "samples per second", "hop_length": "samples per frame"}
-    names["chunk_length"] = "seconds at once"
+    names["chunk_length"] = "seconds per chunk"
     differ = [
         f"makes features of {getattr(found, name)} {what}, the model's tower reads {getattr(wanted, name)}"
         for name, what in names.items()
