@@ -134,6 +134,6 @@ class StepLedger:
         first = min(step for found in everywhere for step, _ in found)
         samples = "; ".join(dict.fromkeys(ids for found in everywhere for step, ids in found if step == first and ids))
         raise NonFiniteLossError(
-            f"the loss or its gradient is not finite at step {first}. Samples: {samples}. This step was not saved; "
-            "check these samples, or lower --learning_rate in a new --output_dir"
+            f"the loss or its gradient is not finite at step {first}. Samples: {samples}. Nothing was saved from this "
+            "step on; check these samples, or lower --learning_rate in a new --output_dir"
         )

@@ -34,7 +34,8 @@ class TrainingState:
         step: optimizer steps done.
         best: the best evaluation so far.
         evaluation_due: whether the evaluation of this step has not been completed.
-        saved_step: step of the checkpoint that holds this state, or None; not part of the file.
+        saved_step: step of the checkpoint that holds this state, or None. A new run has 0, because step 0 needs no
+            checkpoint. The file does not hold this value.
     """
 
     total_steps: int
