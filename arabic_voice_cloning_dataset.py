@@ -404,7 +404,7 @@ def read_text(path: Path, advice: str = "") -> str:
     """Return the content of a UTF-8 file, without its byte order mark.
 
     Args:
-        advice: what the message tells the user to do if the file is missing.
+        advice: how to correct a missing file, for the message.
 
     Raises:
         InputError: if the file is missing, cannot be read or is not UTF-8.

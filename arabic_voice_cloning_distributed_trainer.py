@@ -259,7 +259,7 @@ class ArabicVoiceCloningDistributedTrainer:
                 each micro-batch are divided by these counts, so that the gradients add up to that of the mean loss.
 
         Returns:
-            (micro-batches, 1 + K + 1), on the device: loss sums of this process, and the gradient norm in the last column.
+            (micro-batches, 1 + K + 1), on the device: loss sums of this process; the last column is the gradient norm.
         """
         run, state = self.components, self.components.state
         counts = label_counts.to(self.placement.device, torch.float32, non_blocking=True)
@@ -283,7 +283,7 @@ class ArabicVoiceCloningDistributedTrainer:
         """Train to the end, or until SIGTERM or Ctrl-C. The last step has a checkpoint unless the process dies.
 
         Raises:
-            NonFiniteLossError: if a loss or gradient is not finite. It names step and samples; no checkpoint is written.
+            NonFiniteLossError: if a loss or gradient is not finite. It names step and samples. Nothing more is saved.
         """
         run = self.components
         if isinstance(run, FinishedRun):

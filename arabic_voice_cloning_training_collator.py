@@ -54,11 +54,11 @@ class ArabicVoiceCloningTrainingCollator:
         pad_token_id: fills ``input_ids``.
         audio_stream_bos_id, audio_stream_eos_id: the stream tokens of each codebook.
         audio_num_codebooks: K.
-        use_delay_pattern: must be what the checkpoint was trained with.
+        use_delay_pattern: must be the setting that the checkpoint was trained with.
         return_audio_in_tokens: give references as codes.
         encode_whisper_embed: give references as features. A reference takes one slot for each of its chunks.
         whisper_feature_extractor: computes the features.
-        chunk_size_seconds: length of a chunk, which the audio tower reads at once.
+        chunk_size_seconds: length of a chunk, the audio that the audio tower reads in one pass.
         round_to: padded lengths are multiples of this.
     """
 
@@ -117,7 +117,7 @@ class ArabicVoiceCloningTrainingCollator:
         """Collate at least one sample.
 
         Raises:
-            ValueError: if the numbers of audio slots and clips of a sample differ, or its codes do not have K codebooks.
+            ValueError: if the numbers of a sample's audio slots and clips differ, or its codes do not have K codebooks.
             InputError: if a reference is given as codes and as features, and it is longer than a chunk.
         """
         audio_in: list[Tensor] = []

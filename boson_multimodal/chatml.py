@@ -1,7 +1,7 @@
-"""ChatML messages -> token ids, text labels and audio slots.
+"""Convert ChatML messages to token ids, text labels and audio slots.
 
-Source of the format: Boson's ``prepare_chatml_sample``. Two of its oddities are not copied: a recipient of an untrained
-turn has no labels here, and a malformed sample never gets this far.
+The format is that of Boson's ``prepare_chatml_sample``, with two differences: the recipient of an untrained turn has no
+labels here, and malformed samples are rejected earlier.
 """
 
 from itertools import takewhile
@@ -18,11 +18,11 @@ AUDIO_OUT_SLOT = f"{c.AUDIO_OUT_BOS}{c.AUDIO_OUT}{c.AUDIO_EOS}"
 def prepare_chatml_sample(
     sample: ChatMLSample, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[list[int], list[int], list[AudioContent]]:
-    """Token ids of a conversation, with one id per audio clip.
+    """Return the token ids and labels of a conversation, with one id per audio clip.
 
     Only trained assistant turns (``ChatMLSample.trains``) have labels: recipient, text, ``<|audio_out_bos|>``,
-    ``<|AUDIO_OUT|>``, ``<|audio_eos|>`` and the closing ``<|eot_id|>`` or ``<|eom_id|>``. That ``<|AUDIO_OUT|>`` keeps
-    its own id as label marks the segment as trained; the collator turns it into audio labels.
+    ``<|AUDIO_OUT|>``, ``<|audio_eos|>`` and the closing ``<|eot_id|>`` or ``<|eom_id|>``. The label of a trained
+    ``<|AUDIO_OUT|>`` is its own id, which marks the segment as trained. The collator turns it into audio labels.
 
     Returns:
         (input ids, label ids of the same length, audio clips in order of their slots).
@@ -58,13 +58,13 @@ def _turn_end(sample: ChatMLSample, turn: int) -> str:
 
 
 def speech_prompt(sample: ChatMLSample, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[AudioContent]]:
-    """The head of a sample's ids from which the model speaks on: up to ``<|audio_out_bos|>`` of its first trained clip.
+    """Return the prompt for generation: the ids of a sample up to ``<|audio_out_bos|>`` of its first trained clip.
 
     Returns:
-        (input ids, the clips in them in order of their slots).
+        (input ids, the clips of the prompt in the order of their slots).
 
     Raises:
-        ValueError: if the sample trains no clip.
+        ValueError: if the sample has no trained clip.
     """
     input_ids, label_ids, _ = prepare_chatml_sample(sample, tokenizer)
     trained_clip = tokenizer.convert_tokens_to_ids(c.AUDIO_OUT)
@@ -72,12 +72,12 @@ def speech_prompt(sample: ChatMLSample, tokenizer: PreTrainedTokenizerBase) -> t
 
 
 def clips_before_target(sample: ChatMLSample) -> list[AudioContent]:
-    """The clips that precede the first trained one."""
+    """Return the clips before the first trained clip."""
     return [clip for _, clip in takewhile(lambda found: not sample.trains(found[0]), sample.clips())]
 
 
 def text_problem(text: str) -> str | None:
-    """Why ``text`` cannot stand in a conversation, and what would be right; None if it can."""
+    """Return why ``text`` cannot be part of a conversation and how to correct it, or None if it can."""
     forged = [token for token in c.RESERVED_IN_TEXT if token in text]
     if forged:
         return f"{text!r} holds {forged}, which only the program writes; remove them"

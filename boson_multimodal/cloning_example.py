@@ -1,13 +1,14 @@
-"""Who says what in which clip: a reference and a target, how they are written as a conversation and read from one.
+"""A voice-cloning example: the texts and clips of a reference and a target, written as a conversation or read from one.
 
 A record can give the text of a clip in several places: in its messages, in our instruction before the target text, and
-in ``misc``. Each reader below is named for where it looks:
+in ``misc``. Several functions read these texts:
 
-- :meth:`VoiceCloningExample.read`: exactly one reference and one target. ``misc.ref_transcript`` comes first, then the
-  text before the reference clip. Prompt style voice_clone uses it.
-- :func:`target_text_of_messages`, :func:`reference_text_of_messages`: the messages alone. The data check uses them.
-- :func:`text_mismatches`: where ``misc`` or the instruction differs from the messages.
-- :func:`text_to_speak`: the messages, then ``misc.target_transcript``. Synthesis uses it.
+- :meth:`VoiceCloningExample.read` requires exactly one reference and one target. It takes the reference text from
+  ``misc.ref_transcript``, else from the text before the reference clip. Prompt style voice_clone uses it.
+- :func:`target_text_of_messages` and :func:`reference_text_of_messages` read only the messages. The data check uses
+  them.
+- :func:`text_mismatches` returns where ``misc`` or the instruction differs from the messages.
+- :func:`text_to_speak` reads the messages, then ``misc.target_transcript``. Synthesis uses it.
 """
 
 import unicodedata
@@ -25,18 +26,18 @@ AS_WRITTEN_SYSTEM_PROMPT = (
 )
 PROMPT_STYLES = {
     "as_written": "keeps the turns of the file",
-    "voice_clone": "rewrites each sample into the prompt the released model was shown to clone with: reference text, "
+    "voice_clone": "rewrites each sample into the voice-cloning prompt of the released model: reference text, "
     "reference audio as an untrained assistant turn, target text, then target audio alone",
 }
 
 
 @dataclass(frozen=True)
 class VoiceCloningExample:
-    """Two clips of one voice and what is said in them.
+    """Two clips of one voice and their texts.
 
     Attributes:
-        reference_text, reference_audio: what the model is given to know the voice.
-        target_text, target_audio: what it learns to say, or is asked to say; the clip need not exist then.
+        reference_text, reference_audio: text and clip that show the model the voice.
+        target_text, target_audio: text and clip that the model learns. For synthesis the clip need not exist.
     """
 
     reference_text: str
@@ -47,12 +48,12 @@ class VoiceCloningExample:
     def conversation(
         self, prompt_style: str, speaker: str | None = None, misc: dict[str, Any] | None = None
     ) -> ChatMLSample:
-        """The turns of a prompt style (``PROMPT_STYLES``); of ``as_written``, those that users' files have."""
+        """Return the example in a prompt style (``PROMPT_STYLES``); ``as_written`` gives the turns of users' files."""
         messages, start_index = _TURNS[prompt_style](self)
         return ChatMLSample(messages, start_index, speaker, misc or {})
 
     def record(self, sample_id: str, speaker: str, seconds: float) -> dict[str, Any]:
-        """The ``as_written`` conversation as a JSON record, in the form that users have.
+        """Return the ``as_written`` conversation as a JSON record, in the form of users' files.
 
         Args:
             seconds: length of the target clip.
@@ -72,14 +73,14 @@ class VoiceCloningExample:
 
     @classmethod
     def read(cls, sample: ChatMLSample) -> tuple["VoiceCloningExample | None", list[Problem]]:
-        """The reference and the target of a sample that has exactly one of each.
+        """Read the reference and the target of a sample that has exactly one of each.
 
         The reference is the clip outside the trained turns. Its text is ``misc.ref_transcript``, else the text before
-        it in its turn. The target text is that of the trained assistant turns. In a sample that has the turns of
-        voice_clone already, both texts are those of its user turns.
+        the clip in its turn. The target text is the text of the trained assistant turns. If the sample already has the
+        turns of voice_clone, both texts come from its user turns.
 
         Returns:
-            The example and no problems; or None and every problem.
+            The example and no problems, or None and every problem.
         """
         if has_voice_clone_turns(sample):
             reference_text, reference, target_text, target = (m.content[0] for m in _without_system_turn(sample))
@@ -110,7 +111,7 @@ class VoiceCloningExample:
 
 
 def _voice_clone_turns(example: VoiceCloningExample) -> tuple[tuple[Message, ...], int]:
-    """The prompt that the released model was shown to clone with: the reference is an earlier, untrained turn.
+    """Return the voice-cloning prompt of the released model: the reference is an earlier, untrained assistant turn.
 
     Returns:
         The messages, and the ``start_index`` that trains the last turn alone.
@@ -126,10 +127,10 @@ def _voice_clone_turns(example: VoiceCloningExample) -> tuple[tuple[Message, ...
 
 
 def _as_written_turns(example: VoiceCloningExample) -> tuple[tuple[Message, ...], int]:
-    """The turns of the files that users train on as they are written: one user turn holds all that is given.
+    """Return the turns of users' files: one user turn holds the reference and the target text.
 
     Returns:
-        The messages, and the ``start_index`` of these files, which trains their one assistant turn, text and clip.
+        The messages, and the ``start_index`` of these files, which trains text and clip of the only assistant turn.
     """
     target = TextContent(example.target_text)
     instruction = TextContent(AS_WRITTEN_INSTRUCTION + example.target_text)
@@ -145,7 +146,7 @@ _TURNS = {"as_written": _as_written_turns, "voice_clone": _voice_clone_turns}
 
 
 def _message_record(message: Message) -> dict[str, Any]:
-    """A turn as JSON; a system turn is its text alone."""
+    """Return a turn as JSON. The content of a system turn is only its text."""
     if message.role == "system":
         return {"role": message.role, "content": message.content[0].text}
     return {"role": message.role, "content": [_part_record(part) for part in message.content]}
@@ -159,7 +160,7 @@ def _part_record(part: TextContent | AudioContent) -> dict[str, Any]:
 
 
 def has_as_written_turns(sample: ChatMLSample) -> bool:
-    """Whether a sample's turns are those that ``conversation("as_written")`` makes."""
+    """Return whether a sample has the turns that ``conversation("as_written")`` makes."""
     example, _ = VoiceCloningExample.read(sample)
     return example is not None and example.conversation("as_written").messages == sample.messages
 
@@ -179,7 +180,7 @@ def _without_system_turn(sample: ChatMLSample) -> tuple[Message, ...]:
 
 
 def target_text_of_messages(sample: ChatMLSample) -> str:
-    """What the trained turns say; else the last text of the user turn before the first of them; else nothing."""
+    """Return the text of the trained turns, else the last text of the user turn before them, else an empty string."""
     turns = [turn for turn in range(len(sample.messages)) if sample.trains(turn)]
     own = " ".join(text for turn in turns for text in _spoken_texts(sample.messages[turn])).strip()
     if own or not turns:
@@ -190,7 +191,11 @@ def target_text_of_messages(sample: ChatMLSample) -> str:
 
 
 def reference_text_of_messages(sample: ChatMLSample) -> str:
-    """The text before the first untrained clip in its turn; if an assistant turn has none, the turn before it."""
+    """Return the text of the reference, or an empty string.
+
+    It is the text before the first untrained clip in the clip's turn. If that is an assistant turn without such a text,
+    it is the text of the turn before.
+    """
     for turn, clip in sample.clips():
         if not sample.trains(turn):
             message = sample.messages[turn]
@@ -201,7 +206,7 @@ def reference_text_of_messages(sample: ChatMLSample) -> str:
 
 
 def text_mismatches(sample: ChatMLSample) -> list[str]:
-    """Each field of ``misc`` and each of our instructions that gives other words than the messages do."""
+    """Return each field of ``misc`` and each instruction of ours whose text differs from the messages."""
     target = target_text_of_messages(sample)
     stated = {
         "misc.target_transcript": (sample.misc.get("target_transcript"), target),
@@ -220,10 +225,13 @@ def text_mismatches(sample: ChatMLSample) -> list[str]:
 
 
 def text_to_speak(sample: ChatMLSample) -> str:
-    """The text of the first trained turn with a clip; else ``misc.target_transcript``; else the last text before it.
+    """Return the text to synthesise.
+
+    It is the text of the first trained turn with a clip, else ``misc.target_transcript``, else the last text before
+    this turn.
 
     Args:
-        sample: one with a trained clip and a text.
+        sample: a sample with a trained clip and a text.
     """
     turn = next(turn for turn, _ in sample.clips() if sample.trains(turn))
     texts = [[p.text for p in m.content if isinstance(p, TextContent)] for m in sample.messages[: turn + 1]]
@@ -236,7 +244,7 @@ def text_to_speak(sample: ChatMLSample) -> str:
 def _stated_reference_text(
     sample: ChatMLSample, references: Sequence[tuple[int, AudioContent]]
 ) -> tuple[str, list[str]]:
-    """What ``misc.ref_transcript`` says, else the text before the one reference; and what is wrong with it."""
+    """Return ``misc.ref_transcript``, else the text before the only reference; and the problems with this text."""
     stated = sample.misc.get("ref_transcript") or ""
     if not isinstance(stated, str):
         return "", [f"misc.ref_transcript: {stated!r}; it must be a string"]
@@ -247,7 +255,7 @@ def _stated_reference_text(
         return "", []
     turn, clip = references[0]
     text = " ".join(_texts_before(clip, sample.messages[turn])).strip()
-    missing = "misc.ref_transcript: missing, and no text stands before the reference clip; give one"
+    missing = "misc.ref_transcript: missing, and there is no text before the reference clip; give one"
     return text, [] if text else [missing]
 
 
@@ -260,7 +268,7 @@ def _texts(parts: Sequence[TextContent | AudioContent]) -> list[str]:
 
 
 def _spoken_texts(message: Message) -> list[str]:
-    """Texts of a turn without our instruction before the target text."""
+    """Return the texts of a turn, without our instruction before the target text."""
     parts = [part.text for part in message.content if isinstance(part, TextContent)]
     return [text.removeprefix(AS_WRITTEN_INSTRUCTION).strip() for text in parts]
 

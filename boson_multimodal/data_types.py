@@ -1,4 +1,4 @@
-"""ChatML samples: turns of text and audio, and how a JSON record becomes one."""
+"""ChatML samples: turns of text and audio, and a parser for JSON records."""
 
 import base64
 import sys
@@ -14,7 +14,7 @@ MESSAGE_KEYS = ("role", "content", "recipient")
 TEXT_KEYS = ("type", "text")
 AUDIO_KEYS = ("type", "audio_url", "raw_audio", "offset", "duration", "row_id")
 PLACEHOLDER_URLS = ("", "placeholder")
-"""Values of ``audio_url`` that stand for none."""
+"""Values of ``audio_url`` that mean that there is no path."""
 AS_WRITTEN_INSTRUCTION = "Please generate speech for given text in reference audio's voice: "
 """The instruction before the target text in the user turn of the users' files."""
 
@@ -32,10 +32,10 @@ class AudioContent:
 
     Attributes:
         audio_url: path of the file, absolute or relative to the JSON file that names it.
-        raw_audio: the file's bytes (in JSON: base64), used where there is no ``audio_url``.
+        raw_audio: the file's bytes (in JSON: base64), used if there is no ``audio_url``.
         offset: seconds to skip at the start.
-        duration: seconds to keep, at most; None keeps all that follows.
-        where: the field of the record that named it, for messages.
+        duration: maximum number of seconds to keep after the offset; None keeps the rest of the file.
+        where: the field of the record that names the file, for messages.
     """
 
     audio_url: str | None = None
@@ -61,7 +61,7 @@ class ChatMLSample:
     Attributes:
         start_index: the first message (from 0) whose assistant turns are trained; None trains all of them.
         speaker: who speaks the target.
-        misc: what else the record says (``sample_id``, transcripts); free in form.
+        misc: other facts of the record (``sample_id``, transcripts), in any form.
     """
 
     messages: tuple[Message, ...]
@@ -70,11 +70,11 @@ class ChatMLSample:
     misc: dict[str, Any]
 
     def trains(self, turn: int) -> bool:
-        """Whether the loss covers message ``turn``."""
+        """Return whether the loss covers message ``turn``."""
         return self.messages[turn].role == "assistant" and turn >= (self.start_index or 0)
 
     def clips(self) -> list[tuple[int, AudioContent]]:
-        """Each clip in the order of their slots, with the number of its message."""
+        """Return each clip with the number of its message, in the order of the slots."""
         return [
             (turn, part)
             for turn, message in enumerate(self.messages)
@@ -87,7 +87,7 @@ def parse_sample(record: Any) -> tuple[ChatMLSample | None, list[Problem]]:
     """Read one JSON record.
 
     Returns:
-        The sample and no problems; or None and every problem.
+        The sample and no problems, or None and every problem.
     """
     sample, problems = _parse_record(record)
     return sample, [Problem(ProblemKind.MALFORMED_RECORD, problem) for problem in problems]

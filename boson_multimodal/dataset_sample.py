@@ -1,4 +1,4 @@
-"""One sample of token ids and codes, as a dataset gives it and a collator takes it."""
+"""One sample of token ids and codes, which the dataset makes and the collator takes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from boson_multimodal.audio_processing.mel_features import MEL_SAMPLE_RATE
 
 @dataclass(frozen=True)
 class ChatMLDatasetSample:
-    """One sample before padding. Field names are the original's.
+    """One sample before padding. The field names are those of the original.
 
     Attributes:
         input_ids: (S,) token ids, one id per audio clip.
-        label_ids: (S,) text labels; ``<|AUDIO_OUT|>`` as its own label marks a trained clip.
-        audio_ids_concat: (K, sum of T) codes of all clips, in order of their slots; none for a reference that is not
-            given as codes.
-        audio_ids_start: (clips,) first frame of each.
-        audio_waveforms_concat: (samples,) waveforms of all clips in the same order, None where no clip is given as
-            features; only those of references are read, and the others may be empty.
-        audio_waveforms_start: (clips,) first sample of each.
-        audio_sample_rate: (clips,) samples per second of each.
+        label_ids: (S,) text labels. A label ``<|AUDIO_OUT|>`` marks a trained clip.
+        audio_ids_concat: (K, sum of T) codes of all clips, in the order of their slots. A reference that is not given
+            as codes has 0 frames.
+        audio_ids_start: (clips,) first frame of each clip.
+        audio_waveforms_concat: (samples,) waveforms of all clips in the same order, or None if no clip is given as
+            features. Only the waveforms of references are read, and the others may be empty.
+        audio_waveforms_start: (clips,) first waveform sample of each clip.
+        audio_sample_rate: (clips,) samples per second of each clip.
     """
 
     input_ids: Tensor
@@ -42,11 +42,11 @@ class ChatMLDatasetSample:
         waveforms: Sequence[Tensor] | None,
         num_codebooks: int,
     ) -> "ChatMLDatasetSample":
-        """Put the clips of a sample side by side, in order of their slots.
+        """Concatenate the clips of a sample, in the order of their slots.
 
         Args:
-            codes: (K, T) codes of each clip; None for one that is not given as codes.
-            waveforms: what ``ReferenceForm.waveforms`` makes of them.
+            codes: (K, T) codes of each clip, or None for a clip that is not given as codes.
+            waveforms: result of ``ReferenceForm.waveforms`` for the clips.
         """
         no_codes = torch.zeros((num_codebooks, 0), dtype=torch.long)
         given = [no_codes if c is None else c for c in codes]

@@ -1,4 +1,4 @@
-"""Fields of configurations that are command-line flags, with what the program must know about each flag."""
+"""Dataclass fields that are command-line flags, with facts about each flag."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,21 +6,21 @@ from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, Literal
 
 THE_DEFAULT = object()
-"""Value of ``FlagFacts.before``: releases without the flag behaved as its default."""
+"""Value of ``FlagFacts.before``: releases without the flag behaved like its default."""
 GIVEN = "given"
 """Attribute of the parsed namespace: the names of the flags that the user gave."""
 
 
 @dataclass(frozen=True)
 class FlagFacts:
-    """What the program must know about a flag.
+    """Facts about a flag.
 
     Attributes:
-        in_identity: whether the value decides the numbers of a run. Such a value must be the same on a resume.
-        card: ``setting`` if the model card lists the value under "Training", ``kept`` if it stays in the facts of a
-            card, ``private`` if it says nothing about the result and is left out.
+        in_identity: whether the value affects the result of a run. A resumed run must then have the same value.
+        card: ``setting`` if the model card lists the value under "Training", ``kept`` if it is only in the facts of a
+            card, ``private`` if the card leaves it out because it does not describe the result.
         per_call: whether the value belongs to one call of the program and is never taken from a run's record.
-        before: the value that stands for the releases that did not have the flag; ``THE_DEFAULT`` if it is the default.
+        before: the value that describes releases without the flag; ``THE_DEFAULT`` if it is the default.
         revision_flag: for a flag that may hold a hub id, the name of the flag that holds its revision.
     """
 
@@ -46,7 +46,7 @@ class FlagAction(argparse.Action):
 
 
 def flag(default: Any, text: str, choices: Sequence[str] | None = None, **facts: Any) -> Any:
-    """Return a dataclass field that ``HfArgumentParser`` makes a flag of.
+    """Return a dataclass field that ``HfArgumentParser`` turns into a flag.
 
     Args:
         default: the default value; ``MISSING`` makes the flag required.
@@ -64,12 +64,12 @@ def flag(default: Any, text: str, choices: Sequence[str] | None = None, **facts:
 
 
 def facts_of(flag_field: Field) -> FlagFacts:
-    """Return what a field made by :func:`flag` says about its flag."""
+    """Return the facts in a field made by :func:`flag`."""
     return flag_field.metadata["facts"]
 
 
 def value_before(flag_field: Field) -> Any:
-    """Return the value that stands for the releases without the flag; None for a flag that was always required."""
+    """Return the value that describes releases without the flag; None for a required flag without ``before``."""
     before = facts_of(flag_field).before
     if before is not THE_DEFAULT:
         return before

@@ -3,8 +3,8 @@
     for clip in progress(clips, "encoding clips", unit="clip"): ...
     with progress(title="encoding clips", total=len(clips), unit="clip") as bar: bar.update(8)
 
-Where the standard error is a file or a pipe, no line ends in a carriage return and a line comes at most every
-``SECONDS_BETWEEN_LINES``; work that takes less time writes none:
+If the standard error is a file or a pipe, lines have no carriage return, and there is at most one line every
+``SECONDS_BETWEEN_LINES``. Work that takes less time writes no line:
 
     encoding clips: 120 of 400 clips, 30 %, 12 s, 28 s left
 """
@@ -30,16 +30,16 @@ def progress(
     leave: bool = True,
     disable: bool = False,
 ) -> tqdm:
-    """Show how far a loop is, on the standard error.
+    """Show the progress of a loop on the standard error.
 
     Args:
-        items: what the loop runs over; None if the caller counts with ``update``.
-        title: what is done.
-        total: how many there are; by default ``len(items)``, or unknown if they have no length.
-        unit: what is counted, in the singular.
-        initial: how many were done before.
+        items: the items of the loop; None if the caller counts with ``update``.
+        title: name of the work.
+        total: number of items; by default ``len(items)``, or unknown if ``items`` has no length.
+        unit: name of one item, in the singular.
+        initial: number of items done before.
         leave: whether a terminal keeps the bar at the end.
-        disable: show nothing: on other ranks than the first, or where there is nothing to do.
+        disable: show nothing, for ranks other than the first, or if there is nothing to do.
 
     Returns:
         An iterable over ``items``, and a context manager with ``update(n)``.
@@ -49,17 +49,17 @@ def progress(
 
 
 def shows_bars() -> bool:
-    """Whether the standard error is a terminal."""
+    """Return whether progress is shown as bars: the standard error is a terminal."""
     return sys.stderr.isatty()
 
 
 def messages_above_bars() -> AbstractContextManager[None]:
-    """While this is open, what is logged to the terminal appears above the bars, not in the middle of one."""
+    """Return a context manager that prints log messages above the bars instead of inside them."""
     return logging_redirect_tqdm()
 
 
 def limit_library_bars(disable: bool = False) -> None:
-    """Turn off the bars of transformers and the hub where they would spoil a log file, or everywhere if ``disable``."""
+    """Turn off the bars of transformers and the hub if the output is a log file or ``disable`` is set."""
     if disable or not shows_bars():
         from transformers.utils.logging import disable_progress_bar  # slow to import, and not always needed
 
@@ -67,9 +67,9 @@ def limit_library_bars(disable: bool = False) -> None:
 
 
 class _Lines(tqdm):
-    """A bar that writes lines: see the top of this module."""
+    """A bar that writes lines, as described at the top of this module."""
 
-    monitor_interval = 0  # no thread that redraws: a line is only written where the work moves on
+    monitor_interval = 0  # no thread that redraws: a line is written only when the work progresses
 
     def __init__(self, *args: Any, leave: bool = True, **settings: Any) -> None:
         self._shown = settings["initial"]
@@ -79,16 +79,16 @@ class _Lines(tqdm):
         self._last_line_at = getattr(self, "start_t", 0.0)  # a disabled bar has no start
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        """Write a line if it is time for one. tqdm asks for one often: after each message, for each new postfix."""
+        """Write a line if it is due. tqdm calls this often: after each message, and for each new postfix."""
         if msg is None and self._time() - self._last_line_at >= SECONDS_BETWEEN_LINES:
             self._write_line()
         return False
 
     def clear(self, nolock: bool = False) -> None:
-        """Nothing is to be cleared."""
+        """Do nothing, because a line stays."""
 
     def close(self) -> None:
-        """Write the last line, if the work took long enough and the line is not there yet."""
+        """Write the last line, if the work took long enough and the line is not written yet."""
         took_long = not getattr(self, "disable", True) and self.format_dict["elapsed"] >= SECONDS_BETWEEN_LINES
         if took_long and (self._shown != self.n or self._last_line_at == self.start_t):
             self._write_line()

@@ -1,4 +1,4 @@
-"""The collator against the original's answers (goldens g6), a slow reference, and properties of labels."""
+"""Compare the collator with the original (goldens g6) and a slow reference, and test properties of the labels."""
 
 import copy
 from dataclasses import fields
@@ -26,10 +26,10 @@ CASES = (
     "g6h_whisper_short",
 )
 NOT_COMPARED = ("audio_out_ids_start_group_loc", "reward")
-"""One entry per sample in the original, a slip; and not a field of ours."""
+"""The first has one entry per sample in the original by mistake. The second is no field of ours."""
 
 REFERENCE, UNTRAINED, TRAINED = "reference", "untrained", "trained"
-"""What a clip of a sample is."""
+"""The roles of a clip in a sample."""
 
 
 def collator(codebooks: int = 8, **changes: Any) -> ArabicVoiceCloningTrainingCollator:
@@ -47,7 +47,7 @@ def collator(codebooks: int = 8, **changes: Any) -> ArabicVoiceCloningTrainingCo
 
 
 def sample(clips: list[tuple[str, int]], codebooks: int = 8) -> ChatMLDatasetSample:
-    """A sample of random text and codes with the clips given, each as (what it is, frames)."""
+    """Return a sample of random text and codes. ``clips`` gives the role and the number of frames of each clip."""
     input_ids, label_ids = [], []
     for what, _ in clips:
         words = torch.randint(0, 400, (int(torch.randint(1, 6, ())),)).tolist()
@@ -81,7 +81,7 @@ def golden_samples(golden: dict[str, Tensor], count: int) -> list[ChatMLDatasetS
 
 
 def golden_collator(about: dict[str, Any]) -> ArabicVoiceCloningTrainingCollator:
-    """Ours, with those of the original's settings that it has."""
+    """Return our collator with the settings that it shares with the original."""
     settings = {k: v for k, v in about["collator_kwargs"].items() if k != "mask_audio_out_token_label"}
     if settings["encode_whisper_embed"]:
         settings["whisper_feature_extractor"] = WhisperFeatureExtractor.from_dict(about["whisper_feature_extractor"])
@@ -111,8 +111,8 @@ def test_batches_equal_the_original(name: str) -> None:
 
 @needs_golden
 @pytest.mark.parametrize("name", CASES)
-def test_the_sample_of_every_segment_is_named(name: str) -> None:
-    """The field that is left out of the comparison above: one entry for each target, not for each sample."""
+def test_each_target_has_the_index_of_its_sample(name: str) -> None:
+    """Test the field that the comparison above leaves out: it has one entry per target, not one per sample."""
     golden, about = tensors(name), meta(name)
     samples = golden_samples(golden, about["n_samples"])
     batch = golden_collator(about)(samples)
@@ -124,7 +124,7 @@ def test_the_sample_of_every_segment_is_named(name: str) -> None:
 
 
 def slow_columns(codes: list[list[int]]) -> list[list[int]]:
-    """Column by column: codebook k starts k columns late, bos before its codes, eos after them."""
+    """Return the columns one by one: codebook k starts k columns late, after bos; eos follows its codes."""
     codebooks, frames = len(codes), len(codes[0])
     rows = []
     for k in range(codebooks):
@@ -142,7 +142,7 @@ def slow_columns(codes: list[list[int]]) -> list[list[int]]:
 
 
 def slow_labels(codes: list[list[int]]) -> list[list[int]]:
-    """Columns 0..k ignored, then the codes, then one eos, then ignored."""
+    """Return the labels of codebook k: columns 0..k are ignored, then codes, then one eos, then ignored columns."""
     codebooks, frames = len(codes), len(codes[0])
     rows = []
     for k in range(codebooks):
@@ -202,7 +202,7 @@ def a_batch_of_samples() -> list[ChatMLDatasetSample]:
 
 
 TRAINED_FRAMES = [9, 1, None, 4, 12, None, 3]
-"""Of the targets of :func:`a_batch_of_samples` in order; None where a target is not trained."""
+"""The frames of each target of :func:`a_batch_of_samples`, in order; None for a target that is not trained."""
 
 
 def test_each_trained_segment_has_one_label_more_than_frames_in_each_codebook_and_others_have_none() -> None:
@@ -220,7 +220,7 @@ def test_each_codebook_of_a_trained_segment_has_one_eos_label_after_its_codes() 
 
 
 def test_the_first_column_of_each_segment_is_all_bos_and_has_no_label() -> None:
-    """So the shifted loss never crosses from one segment into the next."""
+    """Then the shifted loss never crosses from one segment into the next."""
     batch = collator()(a_batch_of_samples())
     first = batch.audio_out_ids_start
     assert first.numel() == len(TRAINED_FRAMES)

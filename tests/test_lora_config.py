@@ -1,4 +1,4 @@
-"""Which modules get an adapter, and loading a checkpoint that does not fit."""
+"""Test which modules get an adapter, and that a checkpoint that does not fit is refused."""
 
 import json
 import re

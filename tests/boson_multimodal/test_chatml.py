@@ -1,4 +1,4 @@
-"""ChatML messages -> ids and labels, against the original's answers (golden g7) and literally."""
+"""Compare ids and labels of ChatML messages with the original (golden g7) and with literal expectations."""
 
 import json
 from typing import Any
@@ -39,7 +39,7 @@ def parsed(record: dict[str, Any]) -> ChatMLSample:
 
 
 def expected_labels(name: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The golden's, except that the recipient of its untrained turn carries no labels."""
+    """Return the labels of the golden, without the labels of a recipient in an untrained turn."""
     labels = list(golden(name)["label_tokens"])
     if name == "audio_in_system__eom__recipient":
         prefix = tokenizer.encode(RECIPIENT, add_special_tokens=False)
@@ -79,11 +79,11 @@ def test_a_malformed_sample_gives_its_problems_instead_of_none() -> None:
 
 
 REFERENCE_TEXT, TARGET_TEXT = "السلام عليكم ورحمة الله", "قال الرجل إن المدينة جميلة في الليل."
-"""Of the golden ``voice_clone__start_index_4``."""
+"""The texts of the golden ``voice_clone__start_index_4``."""
 
 
 def as_written(before_reference: str, misc: dict[str, Any] | None) -> dict[str, Any]:
-    """That golden's clips and texts in the form that users have."""
+    """Return the clips and texts of that golden in the form of users' files."""
     return {
         "messages": [
             {"role": "system", "content": "You are a helpful assistant."},
@@ -140,7 +140,7 @@ def test_voice_clone_takes_the_reference_of_an_untrained_assistant_turn(
     assert prepare_chatml_sample(sample, golden_tokenizer)[:2] == (wanted["input_tokens"], wanted["label_tokens"])
 
 
-# -- literally, also where the goldens are absent --------------------------------------------------------------------
+# -- literal expectations, which need no goldens ---------------------------------------------------------------------
 
 
 def conversation(start_index: int | None) -> ChatMLSample:
@@ -158,7 +158,7 @@ def conversation(start_index: int | None) -> ChatMLSample:
 
 
 def spans(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase) -> tuple[str, list[str]]:
-    """The decoded conversation, and its runs of trained tokens."""
+    """Return the decoded conversation, and its decoded spans of trained tokens."""
     runs: list[list[int]] = [[]]
     for token, label in zip(ids, labels, strict=True):
         if label == IGNORE_INDEX:

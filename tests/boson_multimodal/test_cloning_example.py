@@ -1,4 +1,4 @@
-"""Who says what in which clip: what is written is read back, and each reader looks where its name says."""
+"""Test that examples are read back as they were written, and where each function looks for a text."""
 
 from dataclasses import replace
 from typing import Any
@@ -143,7 +143,9 @@ EARLIER_ANSWER = [user(REFERENCE), assistant(audio("ref.wav")), user("قال", T
     ],
     ids=["own text", "asked text", "transcript", "no text", "earlier answer"],
 )
-def test_where_the_messages_and_synthesis_look(sample: ChatMLSample, target: str, reference: str, spoken: str) -> None:
+def test_the_texts_of_the_messages_and_of_synthesis(
+    sample: ChatMLSample, target: str, reference: str, spoken: str
+) -> None:
     assert target_text_of_messages(sample) == target
     assert reference_text_of_messages(sample) == reference
     assert text_to_speak(sample) == spoken

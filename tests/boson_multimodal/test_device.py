@@ -1,4 +1,4 @@
-"""Devices and the types of weights on them."""
+"""Test the choice of device and of the type of weights."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_auto_depends_on_the_device_and_nothing_else_does(name: str, on_cpu: tor
     assert name in TORCH_DTYPES
 
 
-def test_an_unknown_type_is_named_with_those_that_there_are() -> None:
+def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InputError, match=r"^torch_dtype is 'int8'; it must be one of \['auto', 'bfloat16', "):
         resolve_dtype("int8", torch.device("cpu"))
 

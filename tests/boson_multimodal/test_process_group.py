@@ -1,4 +1,4 @@
-"""Ranks: by itself a process returns at once; two agree."""
+"""Test ``Ranks``: a single process does not communicate, and two processes get the same results."""
 
 import dataclasses
 import multiprocessing
@@ -14,7 +14,7 @@ from torch import distributed as dist
 from boson_multimodal.process_group import Ranks, leave_process_group
 
 
-def test_a_process_by_itself_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_does_not_communicate(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("all_reduce", "broadcast", "broadcast_object_list"):
         monkeypatch.setattr(dist, name, None)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
@@ -29,13 +29,13 @@ def test_a_process_by_itself_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> Non
     assert ranks.broadcast_object(value) is value
 
 
-def test_a_process_alone_under_torchrun_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_process_under_torchrun_does_not_communicate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "all_reduce", None)
     ranks = Ranks(local_rank=0)
     assert ranks.is_main and not ranks.is_distributed and ranks.any(True)
 
 
-def test_ranks_do_not_change() -> None:
+def test_ranks_are_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Ranks().rank = 1
     assert not Ranks(1, 1, 2).is_main and Ranks(1, 1, 2).is_distributed

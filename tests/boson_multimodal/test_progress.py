@@ -124,7 +124,7 @@ def test_counting_by_hand_with_and_without_a_total(clock: Clock, capsys: pytest.
     ]
 
 
-def test_work_that_breaks_off_leaves_its_last_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_work_that_fails_writes_its_last_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="broken"), progress(title="reading", total=100, unit="line") as bar:
         for _ in range(15):
             clock.now += 1
@@ -141,7 +141,7 @@ def test_work_that_breaks_off_leaves_its_last_line(clock: Clock, capsys: pytest.
     ]
 
 
-def test_a_postfix_is_told_but_asks_for_no_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_postfix_appears_in_lines_but_causes_none(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with progress(title="training", total=100, unit="step") as bar:
         for _ in range(11):
             clock.now += 1
@@ -154,7 +154,7 @@ def test_a_postfix_is_told_but_asks_for_no_line(clock: Clock, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
-def test_a_disabled_one_counts_and_shows_nothing(
+def test_a_disabled_bar_counts_and_shows_nothing(
     is_terminal: bool, clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress_module, "shows_bars", lambda: is_terminal)

@@ -40,7 +40,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path, mon
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_stream_that_breaks_off_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_a_stream_that_fails_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "codes.safetensors"
     write_whole(path, b"old")
     with pytest.raises(ValueError, match="no more"), open_whole(path) as file:
@@ -91,7 +91,7 @@ def test_a_durable_file_is_on_disk_before_it_is_renamed_and_its_name_after(
     assert events == (["file of 5", "rename", "folder"] if durable else ["rename"])
 
 
-def test_a_killed_writer_leaves_the_old_file_and_one_that_the_prefix_finds(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_old_file_and_a_file_with_the_prefix(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     write_whole(path, b"old")
     code = (
@@ -123,7 +123,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
         output.rmdir()
 
 
-def test_what_a_killed_process_left_of_a_folder_is_replaced(tmp_path: Path) -> None:
+def test_the_temporary_folder_of_a_killed_process_is_replaced(tmp_path: Path) -> None:
     (tmp_path / f"{TEMPORARY_PREFIX}out").mkdir()
     (tmp_path / f"{TEMPORARY_PREFIX}out" / "half").touch()
     (tmp_path / "out").mkdir()
@@ -133,7 +133,7 @@ def test_what_a_killed_process_left_of_a_folder_is_replaced(tmp_path: Path) -> N
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["whole"]
 
 
-def test_a_folder_that_holds_something_stays(tmp_path: Path) -> None:
+def test_a_folder_with_content_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     with pytest.raises(OSError), whole_folder(tmp_path / "out"):

@@ -259,7 +259,7 @@ BROKEN_FOR_VOICE_CLONE: dict[str, tuple[Change, str, str]] = {
     # name: (change, field and what is wrong, what would be right)
     "no reference text": (
         _turn(1, content=[audio("ref.wav"), text("Please say: كيف حالك")]),
-        "misc.ref_transcript: missing, and no text stands before the reference clip",
+        "misc.ref_transcript: missing, and there is no text before the reference clip",
         "give one",
     ),
     "reference text is a number": (

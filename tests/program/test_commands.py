@@ -1,4 +1,4 @@
-"""The program as a user runs it: by python and by torchrun, with wrong inputs, stopped and killed."""
+"""Run the program as a user does: with python and torchrun, with wrong inputs, stopped and killed."""
 
 import json
 import random
@@ -20,7 +20,7 @@ PROBE = Path(__file__).parents[1] / "gradient_probe.py"
 
 
 def test_two_ranks_and_one_give_the_same_loss_and_gradients(demo: Path, tmp_path: Path) -> None:
-    """The same optimizer batch of four micro-batches with very different numbers of labels."""
+    """Both take the same optimizer batch: four micro-batches with very different numbers of labels."""
     micro_batches = tmp_path / "micro_batches.json"
     micro_batches.write_text(json.dumps([[0, 1, 2, 3, 4, 5, 6], [7], [8, 9, 10], [11]]))
     arguments = flags(demo, tmp_path / "out", lora_dropout=0.0, max_grad_norm=0.0, eval_data_path=None)
@@ -40,7 +40,7 @@ def test_two_ranks_and_one_give_the_same_loss_and_gradients(demo: Path, tmp_path
 @needs_samples
 @pytest.mark.parametrize("processes", [None, 2], ids=["python", "torchrun 2"])
 def test_trains_on_real_speech(demo: Path, tmp_path: Path, processes: int | None) -> None:
-    """The users' files as they are: exact files left behind, and the loss falls."""
+    """Train on files as users have them. The run leaves exactly the expected files, and the loss falls."""
     out = tmp_path / "out"
     arguments = flags(
         demo,
@@ -72,7 +72,7 @@ def test_trains_on_real_speech(demo: Path, tmp_path: Path, processes: int | None
     assert again.returncode == 0 and "this run is finished" in again.stderr
 
 
-def test_a_wrong_input_under_torchrun_is_said_once(demo: Path, tmp_path: Path) -> None:
+def test_a_wrong_input_under_torchrun_is_reported_once(demo: Path, tmp_path: Path) -> None:
     result = run(command(flags(demo, tmp_path / "out", data_path=demo / "nowhere.json"), 2))
     assert result.returncode != 0
     assert result.stderr.count(f"--data_path {demo / 'nowhere.json'}: no such file") == 1
@@ -87,7 +87,7 @@ def test_an_error_on_another_rank_names_it_and_ends_all(demo: Path, tmp_path: Pa
         f"sys.path.insert(0, {str(PROBE.parents[1])!r})\n"
         "import arabic_voice_cloning_distributed_trainer as program\n"
         "def fail(self, batch):\n"
-        "    raise program.InputError('a clip is gone')\n"
+        "    raise program.InputError('a clip is missing')\n"
         "if os.environ['RANK'] == '1':\n"
         "    program.ArabicVoiceCloningDistributedTrainer._training_step = fail\n"
         "sys.exit(program.main())\n"
@@ -95,7 +95,7 @@ def test_an_error_on_another_rank_names_it_and_ends_all(demo: Path, tmp_path: Pa
     started = time.monotonic()
     result = run(command(flags(demo, tmp_path / "out"), 2, script), timeout=120)
     assert result.returncode != 0
-    assert "error on rank 1: a clip is gone" in result.stderr
+    assert "error on rank 1: a clip is missing" in result.stderr
     assert time.monotonic() - started < 100
 
 
@@ -106,7 +106,7 @@ def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes], timeout: float = 120) -> bool:
-    """Whether the condition came true before the process ended."""
+    """Return whether the condition became true before the process ended."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         if condition():
@@ -126,13 +126,13 @@ def test_sigterm_and_ctrl_c_save_then_end(demo: Path, tmp_path: Path, number: si
     process.send_signal(number)
     assert process.wait(60) == 128 + number
     printed = log.read_text()
-    step = int(re.search(r"stopped at step (\d+) of 500; give the same command again to resume from there", printed)[1])
+    step = int(re.search(r"stopped at step (\d+) of 500; run the same command again to resume from there", printed)[1])
     assert (out / f"checkpoint-{step:06d}" / "trainer_state.json").is_file()
     assert "Traceback" not in printed
 
 
 class KillRun:
-    """One command, killed at moments of the test's choosing, and its uninterrupted twin."""
+    """A command that the test kills at chosen moments, and the same command without interruption."""
 
     def __init__(self, demo: Path, folder: Path) -> None:
         self.folder = folder
@@ -155,7 +155,7 @@ class KillRun:
         return command(flags(self.demo, self.folder / name, code_cache_dir=cache, **self.settings))
 
     def moments(self) -> dict[str, Callable[[], bool]]:
-        """By name: conditions that hold in each phase of the run."""
+        """Return, by name, a condition that becomes true in each phase of the run."""
         before = self.encoded()
         return {
             "encoding": lambda: self.encoded() > before,
@@ -165,11 +165,11 @@ class KillRun:
         }
 
     def encoded(self) -> int:
-        """Clips in the killed run's cache."""
+        """Return the number of clips in the cache of the killed run."""
         return sum(PackedStore(path.parent, bool).sizes()[1] for path in self.cache.glob("*/config.json"))
 
     def kill(self, moment: str, delay: float) -> bool:
-        """Start the command and SIGKILL it ``delay`` seconds into a phase. False if it had ended before."""
+        """Start the command and kill it ``delay`` seconds after a phase begins. Return False if it ended before."""
         self.log.unlink(missing_ok=True)
         reached = self.moments()[moment]
         process = start(self.words("killed"), self.log)
@@ -180,7 +180,7 @@ class KillRun:
         return process.wait(60) == -signal.SIGKILL
 
     def finish_and_compare(self) -> None:
-        """The same command ends with the weights and the loss curve of the uninterrupted run, bit for bit."""
+        """Check that the same command then ends with exactly the weights and losses of the uninterrupted run."""
         for name in ("killed", "whole"):
             result = run(self.words(name))
             assert result.returncode == 0, result.stderr

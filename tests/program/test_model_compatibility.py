@@ -1,4 +1,4 @@
-"""The program trains this repository's model or none."""
+"""Test that the program trains only the model of this repository."""
 
 import subprocess
 import sys
@@ -39,11 +39,11 @@ def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def forward_with_labels(self, input_ids=None, labels=None, label_ids=None, label_audio_ids=None):  # noqa: ANN001, ANN201
-    """The fork's signature."""
+    """Have the signature of the fork."""
 
 
 def forward_without_features(self, label_ids=None, label_audio_ids=None, audio_out_ids=None):  # noqa: ANN001, ANN201
-    """A signature that lacks a required parameter."""
+    """Lack a required parameter."""
 
 
 def test_a_forward_with_labels_is_refused(
@@ -75,7 +75,7 @@ def test_another_class_inside_the_wrapper_is_refused(demo: Path, tmp_path: Path)
 
 @pytest.fixture
 def fork(tmp_path: Path) -> Path:
-    """A folder with another boson_multimodal, whose forward has ``labels``."""
+    """Return a folder with another boson_multimodal, whose forward has ``labels``."""
     package = tmp_path / "fork" / "boson_multimodal" / "model" / "higgs_audio"
     package.mkdir(parents=True)
     for folder in (package, package.parent, package.parent.parent):

@@ -42,12 +42,12 @@ REFUSED = {
     "features without a tower": (
         {"skip_audio_tower": True},
         {},
-        "encode_whisper_embed true, but skip_audio_tower true: there is no tower .* would not hear the reference",
+        "encode_whisper_embed true, but skip_audio_tower true: there is no tower .* would ignore the reference",
     ),
     "neither": (
         {"encode_whisper_embed": False},
         {},
-        "encode_audio_in_tokens and encode_whisper_embed false: the model would not hear the reference",
+        "encode_audio_in_tokens and encode_whisper_embed false: the model would ignore the reference",
     ),
     "a tower that reads less than a second": (
         {"audio_encoder_config": {**TOWER, "max_source_positions": 49}},
@@ -62,7 +62,7 @@ REFUSED = {
     "a processor of other chunks and rate": (
         {},
         {"feature_size": MEL_BINS, "chunk_length": 30, "sampling_rate": 8000},
-        r"8000 samples per second, the model's tower reads 16000\n.* 30 seconds at once, the model's tower reads 1",
+        r"8000 samples per second, the model's tower reads 16000\n.* 30 seconds per chunk, the model's tower reads 1",
     ),
     "a processor for codes": (
         {"encode_audio_in_tokens": True, "encode_whisper_embed": False},
@@ -87,7 +87,7 @@ def test_unusable_references_are_refused_before_weights_and_data(name: str, demo
 
 def test_a_missing_processor_is_refused(demo: Path, tmp_path: Path) -> None:
     model = model_without_weights(demo, tmp_path / "model")
-    with pytest.raises(InputError, match="--whisper_processor_path /no/such: no processor there"):
+    with pytest.raises(InputError, match="--whisper_processor_path /no/such: neither a processor's folder nor "):
         trainer(demo, tmp_path / "out", model_path=model, whisper_processor_path="/no/such")
 
 

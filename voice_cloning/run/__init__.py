@@ -1,1 +1,1 @@
-"""The set-up of one training run; imported by the program alone, imports every other package of voice_cloning."""
+"""The set-up of one training run. Only the trainer imports it. It may import every other package of voice_cloning."""

@@ -1,4 +1,4 @@
-"""What the set-up of a run returns: a run that can train, or one that is finished."""
+"""The components of a training run, and the functions that create them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ from voice_cloning.training.state import BestEvaluation, TrainingState, read_sta
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a process computes.
+    """The device and the weight type of a process.
 
     Attributes:
         device: one GPU, or the CPU.
@@ -44,7 +44,7 @@ class OpenedDirectory:
     """The output folder of a run as one process sees it; a context manager that closes the folder.
 
     Attributes:
-        directory: on the main process, None on the others.
+        directory: the folder on the main process, None on the others.
         checkpoint: the checkpoint that the run resumes from, or None.
     """
 
@@ -73,7 +73,7 @@ class FinishedRun:
 
     @property
     def step(self) -> int:
-        """Optimizer steps of the run."""
+        """The number of optimizer steps of the run."""
         return checkpoint_step(self.opened.checkpoint)
 
     @property
@@ -85,7 +85,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class TrainingComponents:
-    """Everything that the loop works with.
+    """Everything that the training loop uses.
 
     Attributes:
         data: samples, collator, configuration of the model.
@@ -96,7 +96,7 @@ class TrainingComponents:
         optimizer: updates the adapter.
         loader: makes the batches of the training data.
         evaluator: evaluates on the evaluation data; None without such data.
-        state: where the run stands. The loop changes it.
+        state: the state of the run. The loop changes it.
     """
 
     data: RunData
@@ -118,7 +118,7 @@ class TrainingComponents:
 def open_run_directory(
     ranks: Ranks, config: DistributedTrainingConfig, identity: dict[str, Any], details: dict[str, Any]
 ) -> OpenedDirectory:
-    """Let the main process decide where the run begins; the other processes get its decision.
+    """Open the output folder on the main process, and send the checkpoint to resume from to the other processes.
 
     Raises:
         InputError: on every process, if the folder holds another run or cannot be written.
@@ -139,7 +139,7 @@ def open_run_directory(
 def restore(
     checkpoint: Path | None, model: PeftModel, optimizer: AdapterOptimizer, total_steps: int, num_codebooks: int
 ) -> TrainingState:
-    """Load a checkpoint into model and optimizer. Returns where the run stands; without a checkpoint, at step 0."""
+    """Load a checkpoint into model and optimizer. Return its state, or that of step 0 if there is no checkpoint."""
     if checkpoint is None:
         return TrainingState(total_steps, LossTotals.zeros(num_codebooks))
     set_peft_model_state_dict(model, load_file(checkpoint / ADAPTER_FILE))
@@ -150,7 +150,7 @@ def restore(
 def make_evaluator(
     data: RunData, config: DistributedTrainingConfig, loss_config: LossConfig, ranks: Ranks
 ) -> Evaluator | None:
-    """Return what evaluates on the evaluation data, or None without such data."""
+    """Return the evaluator, or None if there is no evaluation data."""
     if data.eval_dataset is None:
         return None
     loader = BatchLoader(data.eval_dataset, data.collator, ranks.rank)
@@ -158,14 +158,14 @@ def make_evaluator(
 
 
 def name_base(model: PeftModel, config: DistributedTrainingConfig) -> None:
-    """Write into the adapter's settings which base model it is trained on; only a hub id has a revision."""
+    """Write the base model into the adapter's settings. Only a hub id has a revision."""
     for peft_config in model.peft_config.values():
         peft_config.base_model_name_or_path = config.model_path
         peft_config.revision = None if Path(config.model_path).exists() else config.model_revision
 
 
 def leave_casts_to_autocast(model: PeftModel) -> None:
-    """Stop PEFT from casting inputs to fp32: it would keep an fp32 copy of each. Autocast casts the adapter instead."""
+    """Stop PEFT from casting inputs to fp32, which keeps an fp32 copy of each. Autocast casts the adapter instead."""
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
@@ -179,7 +179,7 @@ def open_log(
     ranks: Ranks,
     device: torch.device,
 ) -> ProgressLog:
-    """Return the log of a run that begins to train; on the main process it writes metrics from the run's step on."""
+    """Return the log of a run. On the main process it writes metrics, from the run's current step on."""
     state, directory, writer = run.state, run.opened.directory, None
     if directory is not None:
         metrics, tensorboard = directory.cut_metrics(state.step), directory.folder / TENSORBOARD_FOLDER

@@ -1,4 +1,4 @@
-"""From flags to everything that a run needs except weights."""
+"""Load everything that a run needs except the weights of the model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.data import (
     Codec,
     find_codec,
-    find_codec_beside_codes,
+    find_local_codec,
     load_datasets,
     load_feature_extractor,
 )
@@ -27,7 +27,7 @@ class RunData:
     Attributes:
         model_folder: the local folder of the base model.
         model_config: its configuration.
-        codec: the codec whose codes are trained on.
+        codec: the codec that makes or made the codes.
         feature_extractor: makes features of references; None for a model that takes references as codes alone.
         collator: makes batches.
         train_dataset, eval_dataset: the samples; their clips may not be encoded yet.
@@ -53,11 +53,11 @@ def load_run_data(
     """Read and check everything that the flags name, before any weight is loaded.
 
     Raises:
-        InputError: listing what is wrong.
+        InputError: if something is wrong. It lists the problems.
     """
     named_codec = config.audio_tokenizer_path, config.audio_tokenizer_revision
     if dataset_config.codes:
-        codec = find_codec_beside_codes(*named_codec)
+        codec = find_local_codec(*named_codec)
     else:
         codec = find_codec(*named_codec, Path(dataset_config.code_cache_dir))
     model_config = HiggsAudioConfig.from_pretrained(model_folder)
@@ -75,7 +75,7 @@ def load_run_data(
 
 
 def encode_clips_of(data: RunData, device: torch.device) -> int:
-    """Encode the clips whose codes are missing. Returns how many there were."""
+    """Encode the clips whose codes are missing. Return the number of these clips."""
     return sum(
         dataset.encode_missing(lambda: load_higgs_audio_tokenizer(data.codec.folder, device))
         for dataset in data.datasets

@@ -1,4 +1,4 @@
-"""What decides the numbers of a run, and what else its record holds."""
+"""Build the record of a run (``run.json``): the identity, which determines the result, and further details."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,7 +22,7 @@ def flag_values(configs: Sequence[Any]) -> dict[str, Any]:
 
 
 def flags_before() -> dict[str, Any]:
-    """Return, for every flag, the value that stands for the releases without it."""
+    """Return, for every flag, the value that describes releases without it."""
     return {name: value_before(flag_field) for name, flag_field in flag_fields().items()}
 
 
@@ -30,17 +30,17 @@ def require_equal_flags(ranks: Ranks, flags: dict[str, Any]) -> None:
     """Check that each process has the flags of the main process.
 
     Raises:
-        InputError: naming this process and each flag that differs.
+        InputError: if flags differ. It names this process and each flag.
     """
     of_main = ranks.broadcast_object(flags)
     raise_if_any(f"rank {ranks.rank} has other flags than rank 0", differences(of_main, flags))
 
 
 def run_identity(flags: dict[str, Any], data: RunData, world_size: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Return what decides the numbers of a run: two runs of equal identity compute the same.
+    """Return the identity of a run. Two runs with equal identity compute the same numbers.
 
     Args:
-        flags: all flags. Those that name data or checkpoints enter by fingerprints.
+        flags: all flags. Fingerprints of data and checkpoints replace the flags that name them.
         data: the data and the model's folder.
         world_size: number of processes.
         dtype: type of the frozen weights.
@@ -61,7 +61,7 @@ def run_identity(flags: dict[str, Any], data: RunData, world_size: int, dtype: t
 
 
 def run_details(flags: dict[str, Any], data: RunData, project: Path) -> dict[str, Any]:
-    """Return what ``run.json`` records beside the identity: flags, data, versions and the commit of ``project``."""
+    """Return the rest of ``run.json`` after the identity: flags, data, versions and the commit of ``project``."""
     datasets = {"training": data.train_dataset, "evaluation": data.eval_dataset}
     summaries = {part: dataset and dataset.summary() for part, dataset in datasets.items()}
     return {"flags": flags, "data": summaries, **environment(project)}

@@ -1,4 +1,4 @@
-"""What a run says at its start and at its end."""
+"""The messages at the start and at the end of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ class TrainingSummary:
     """How a call of ``train`` ended.
 
     Attributes:
-        step, total_steps: optimizer steps done, and those of the whole run.
+        step, total_steps: optimizer steps done, and optimizer steps of the whole run.
         finished: whether all steps and evaluations are done.
         stopped_by: number of the signal that ended the call early, or None.
-        checkpoint: the newest checkpoint; None on other processes than the main one.
+        checkpoint: the newest checkpoint. It is None except on the main process.
         best_checkpoint: the checkpoint with the lowest evaluation loss, if any.
     """
 
@@ -43,22 +43,22 @@ def summary_of(run: TrainingComponents, stopped_by: int | None) -> TrainingSumma
 
 
 def finished_summary(run: FinishedRun) -> TrainingSummary:
-    """Return the summary of a run that was finished before."""
+    """Return the summary of a run that an earlier call finished."""
     directory, checkpoint, best = run.opened.directory, run.opened.checkpoint, run.best
     best_checkpoint = directory.checkpoint_path(best.step) if directory is not None and best is not None else None
     return TrainingSummary(run.step, run.step, True, None, checkpoint, best_checkpoint)
 
 
 def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -> list[str]:
-    """Return one line for each choice about the data that is not the usual one."""
+    """Return one line for each unusual property of the data."""
     lines = []
     if data.feature_extractor is not None:
         codes = ", and as codes" if data.model_config.encode_audio_in_tokens else ""
         bins, seconds = data.feature_extractor.feature_size, data.feature_extractor.chunk_length
-        lines.append(f"references reach the model as features: {bins} mel bins, {seconds} s at once{codes}")
+        lines.append(f"references reach the model as features: {bins} mel bins, {seconds} s per chunk{codes}")
     for dataset in data.datasets:
         if dataset.num_absent:
-            lines.append(f"{dataset.data_path}: {dataset.num_absent} clips are gone; their codes are in the cache")
+            lines.append(f"{dataset.data_path}: {dataset.num_absent} clips are missing; their codes are in the cache")
     if dataset_config.codes:
         files, made_by = " ".join(dataset_config.codes), data.train_dataset.cache.codec
         compared = "the same codec as" if data.codec.is_whole else "not compared with"
@@ -67,7 +67,7 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
 
 
 def start_line(components: TrainingComponents, ranks: Ranks, placement: Placement) -> str:
-    """Return the size of a run in one line."""
+    """Return one line about the size of a run."""
     data, plan = components.data, components.plan
     parts = [_dataset_size(data.train_dataset, "")]
     if data.eval_dataset is not None:
@@ -90,12 +90,12 @@ def _dataset_size(dataset: ArabicVoiceCloningDataset, purpose: str) -> str:
 
 
 def closing_lines(summary: TrainingSummary) -> list[str]:
-    """Return what a user wants to know at the end."""
+    """Return the last lines of output: how far the run got, and its checkpoints."""
     if summary.finished:
         lines = [f"finished: {summary.step} steps"]
     else:
         lines = [
-            f"stopped at step {summary.step} of {summary.total_steps}; give the same command again to resume from there"
+            f"stopped at step {summary.step} of {summary.total_steps}; run the same command again to resume from there"
         ]
     if summary.checkpoint is not None:
         lines.append(f"adapter: {summary.checkpoint}")
@@ -105,7 +105,7 @@ def closing_lines(summary: TrainingSummary) -> list[str]:
 
 
 def memory_advice(config: DistributedTrainingConfig) -> str:
-    """Return which flags to set so that the next try needs less GPU memory."""
+    """Return the flags that reduce GPU memory."""
     if config.batch_size is not None:
         smaller = f"--batch_size {max(1, config.batch_size // 2)}"
     else:

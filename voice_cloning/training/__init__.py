@@ -1,1 +1,1 @@
-"""The parts of one training run; imports none of its neighbours."""
+"""The parts of one training run. This package imports no other package of ``voice_cloning``."""

@@ -1,4 +1,7 @@
-"""Which samples each rank trains on in each optimizer step: a pure function, so that ranks and resumes agree."""
+"""Plan which samples each rank trains on in each optimizer step.
+
+A plan is a pure function of its arguments, so all ranks and resumed runs have the same plan.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +10,10 @@ import torch
 from voice_cloning.training.config import DistributedTrainingConfig
 
 WINDOW_SAMPLES = 2048
-"""Samples that are sorted by length together: long enough to fill micro-batches evenly, short enough to stay random."""
+"""Number of samples that are sorted by length together.
+
+It is large enough to fill micro-batches evenly, and small enough to keep the order random.
+"""
 
 MicroBatch = tuple[int, ...]
 """Sample indices; may be empty in the last step of an epoch."""
@@ -17,7 +23,7 @@ StepPlan = tuple[tuple[MicroBatch, ...], ...]
 
 
 class TrainingPlan:
-    """Which samples each optimizer step of a run takes.
+    """The samples of each optimizer step of a run.
 
     Args:
         lengths: positions of each sample.
@@ -72,18 +78,21 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> list[StepPlan]:
-    """Every sample once: shuffled, sorted by length inside windows, cut into micro-batches, these shuffled again.
+    """Return the optimizer steps of one epoch. They take every sample once.
+
+    The samples are shuffled, sorted by length inside windows, and cut into micro-batches. Then the micro-batches are
+    shuffled.
 
     Args:
         lengths: positions of each sample.
-        max_tokens_per_batch: positions of a micro-batch at most, where ``batch_size`` is None.
+        max_tokens_per_batch: maximum number of positions of a micro-batch, if ``batch_size`` is None.
         batch_size: samples of a micro-batch.
 
     Returns:
         The steps of the epoch. All ranks have the same number of micro-batches; the last ones may be empty.
 
     Raises:
-        ValueError: if a sample is longer than the budget.
+        ValueError: if a sample is longer than ``max_tokens_per_batch``.
     """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order = torch.randperm(len(lengths), generator=generator).tolist()
@@ -98,7 +107,7 @@ def plan_epoch(
 def plan_evaluation(
     lengths: Sequence[int], *, max_tokens_per_batch: int, batch_size: int | None, world_size: int
 ) -> list[StepPlan]:
-    """Every sample once, longest first, in steps of one micro-batch per rank."""
+    """Return steps of one micro-batch per rank. They take every sample once, longest first."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return _deal(fill_micro_batches(order, lengths, max_tokens_per_batch, batch_size), world_size, 1)
 
@@ -106,10 +115,10 @@ def plan_evaluation(
 def fill_micro_batches(
     order: Sequence[int], lengths: Sequence[int], max_tokens_per_batch: int, batch_size: int | None
 ) -> list[MicroBatch]:
-    """Cut ``order`` into runs of ``batch_size`` samples or of at most ``max_tokens_per_batch`` positions.
+    """Cut ``order`` into micro-batches of ``batch_size`` samples or of at most ``max_tokens_per_batch`` positions.
 
     Raises:
-        ValueError: if a sample alone is over the budget.
+        ValueError: if a sample is longer than ``max_tokens_per_batch``.
     """
     if batch_size is not None:
         return [tuple(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
@@ -132,7 +141,7 @@ def fill_micro_batches(
 
 
 def _deal(micro_batches: Sequence[MicroBatch], world_size: int, gradient_accumulation_steps: int) -> list[StepPlan]:
-    """Micro-batch n of a step goes to rank n % world_size; what the last step lacks is empty."""
+    """Give micro-batch n of a step to rank n % world_size. Fill up the last step with empty micro-batches."""
     per_step = world_size * gradient_accumulation_steps
     steps = []
     for start in range(0, len(micro_batches), per_step):

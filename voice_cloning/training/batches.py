@@ -1,4 +1,4 @@
-"""The batches of each optimizer step: read and collated one step ahead of the loop."""
+"""Read and collate the batches of each optimizer step, one step ahead of the training loop."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +13,12 @@ from boson_multimodal.constants import IGNORE_INDEX
 from voice_cloning.training.batch_planning import MicroBatch, StepPlan, TrainingPlan
 
 MicroBatches = tuple[HiggsAudioBatchInput | None, ...]
-"""Batches of one process in one step; None stands for an empty micro-batch."""
+"""Batches of one process in one step. An empty micro-batch is None."""
 
 
 @dataclass(frozen=True)
 class StepBatches:
-    """What one process trains on in one optimizer step.
+    """The batches of one process in one optimizer step.
 
     Attributes:
         epoch: number of the epoch, from 0.
@@ -38,8 +38,8 @@ class BatchLoader:
 
     Args:
         dataset: encoded samples.
-        collator: makes a batch of them.
-        rank: number of this process.
+        collator: makes batches of samples.
+        rank: rank of this process.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class BatchLoader:
         return StepBatches(epoch, mine, tuple(self._collate(indices) for indices in mine), positions)
 
     def load_from(self, plan: TrainingPlan, start: int) -> Iterator[StepBatches]:
-        """Yield the batches of each step from step ``start`` on; a thread loads the next step meanwhile."""
+        """Yield the batches of each step from step ``start`` on. A thread loads the next step at the same time."""
         with ThreadPoolExecutor(1) as pool:
             ahead = None
             for epoch, step_plan in plan.steps_from(start):
@@ -73,7 +73,7 @@ class BatchLoader:
 
 
 def count_labels(micro_batches: Sequence[HiggsAudioBatchInput | None], num_codebooks: int) -> Tensor:
-    """Return (1 + K,) labels of the text head and of each codebook in some micro-batches; on the host."""
+    """Return (1 + K,) label counts of micro-batches, on the host: the text head, then each codebook."""
     counts = torch.zeros(1 + num_codebooks, dtype=torch.long)
     for batch in filter(None, micro_batches):
         counts[0] += (batch.label_ids != IGNORE_INDEX).sum()

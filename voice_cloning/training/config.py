@@ -1,4 +1,4 @@
-"""The flags of the program: the loop's configuration, and how four configurations become one command line."""
+"""The flags of the trainer: the settings of the training loop, and one command line for all four configurations."""
 
 import argparse
 import difflib
@@ -30,26 +30,26 @@ REPORTERS = ("tensorboard", "wandb", "none")
 SCHEDULES = ("cosine", "constant")
 
 _source = partial(flag, in_identity=False)
-"""A flag that names data or a checkpoint: its content enters the identity of a run by a fingerprint."""
+"""A flag that names data or a checkpoint. The identity of a run holds a fingerprint of the content instead."""
 _setting = partial(flag, card="setting")
-"""A flag that decides the numbers and stands on the model card."""
+"""A flag that affects the result of training and is listed on the model card."""
 _housekeeping = partial(flag, in_identity=False, card="private")
-"""A flag that changes no number and says nothing about the result."""
+"""A flag that does not affect the result of training."""
 
 
 @dataclass(kw_only=True)
 class DistributedTrainingConfig:
-    """Paths and the loop. Each attribute is a flag of the same name; its meaning is in the help text.
+    """Paths and settings of the training loop. Each attribute is a flag of the same name, explained in its help text.
 
     Raises:
-        InputError: listing every value that is out of range.
+        InputError: if values are out of range. It lists every one.
     """
 
     data_path: str = _source(MISSING, "ChatML samples to train on: .json (a list) or .jsonl.")
     output_dir: str = _housekeeping(
         MISSING, "Folder for checkpoints, metrics and the run's description.", per_call=True
     )
-    eval_data_path: str | None = _source(None, "ChatML samples to evaluate on; other speakers than data_path's.")
+    eval_data_path: str | None = _source(None, "ChatML samples to evaluate on, of other speakers than data_path.")
     model_path: str = _source(
         MODEL_ID,
         "Folder or hub id of the model, in the original or the transformers layout.",
@@ -64,8 +64,8 @@ class DistributedTrainingConfig:
     audio_tokenizer_revision: str = _source(AUDIO_TOKENIZER_REVISION, "Commit of audio_tokenizer_path, if a hub id.")
     whisper_processor_path: str | None = _source(
         None,
-        "Folder or hub id of the Whisper processor that makes features of references, for a model with an audio tower; "
-        "by default it is built from the model's own mel bins.",
+        "Folder or hub id of the Whisper processor that computes features of references, for a model with an audio "
+        "tower. By default it is built from the model's number of mel bins.",
     )
     whisper_processor_revision: str | None = _source(None, "Commit of whisper_processor_path, if it is a hub id.")
 
@@ -73,10 +73,10 @@ class DistributedTrainingConfig:
     max_steps: int | None = flag(None, "Optimizer steps to run, instead of num_train_epochs.")
     max_tokens_per_batch: int = _setting(
         2048,
-        "Sequence positions of a micro-batch at most (text tokens and audio columns; there is no padding). "
+        "Maximum number of sequence positions of a micro-batch (text tokens and audio columns; there is no padding). "
         "Memory grows with it.",
     )
-    batch_size: int | None = _setting(None, "Samples of a micro-batch, instead of max_tokens_per_batch.")
+    batch_size: int | None = _setting(None, "Number of samples of a micro-batch, instead of max_tokens_per_batch.")
     gradient_accumulation_steps: int = _setting(1, "Micro-batches of each process per optimizer step.")
     learning_rate: float = _setting(2e-4, "Peak learning rate of AdamW.")
     lr_scheduler_type: str = _setting("cosine", "After the warm-up: cosine falls to 0, constant stays.", SCHEDULES)
@@ -98,15 +98,18 @@ class DistributedTrainingConfig:
     logging_steps: int = _housekeeping(10, "Optimizer steps between lines of metrics.jsonl.")
     eval_steps: int = _housekeeping(200, "Optimizer steps between evaluations; there is always one at the end.")
     save_steps: int = _housekeeping(200, "Optimizer steps between checkpoints; there is always one at the end.")
-    save_total_limit: int = _housekeeping(3, "Checkpoints kept, beside the best by evaluation loss; 0 keeps all.")
+    save_total_limit: int = _housekeeping(
+        3, "Checkpoints to keep, besides the one with the lowest evaluation loss; 0 keeps all."
+    )
     resume: str = _housekeeping(
         "auto",
-        "auto goes on from the newest checkpoint in output_dir, none refuses to; or a checkpoint's folder.",
+        "auto resumes from the newest checkpoint in output_dir; none stops if output_dir holds a run. Or give the "
+        "folder of a checkpoint to resume from.",
         per_call=True,
     )
-    overwrite: bool = _housekeeping(False, "Remove the run that output_dir holds.", per_call=True)
+    overwrite: bool = _housekeeping(False, "Remove the run in output_dir and start a new one.", per_call=True)
     init_adapter: str | None = _source(None, "Folder of a trained adapter to start a new run from.")
-    report_to: list[str] = _housekeeping(["tensorboard"], "Where metrics go beside metrics.jsonl.", REPORTERS)
+    report_to: list[str] = _housekeeping(["tensorboard"], "Where metrics go besides metrics.jsonl.", REPORTERS)
 
     _argument_group_name = "run and loop"
 
@@ -157,8 +160,8 @@ def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
     """Return the four configurations.
 
     A value comes from the first of these that has one: the command line; ``--config FILE.yaml``; the run that
-    ``--output_dir`` holds or whose checkpoint ``--resume`` names; the flag's default. For a run that is older than a
-    flag, ``FlagFacts.before`` is taken. Values that come from a run and are not the defaults are logged.
+    ``--output_dir`` holds or whose checkpoint ``--resume`` names; the flag's default. If the run is older than a flag,
+    it gives ``FlagFacts.before``. Values that come from a run and are not the defaults are logged.
 
     Raises:
         InputError: for a value out of range, a YAML file that is missing or does not hold pairs of flags, or a run
@@ -212,7 +215,7 @@ def _with_recorded(config: Any, recorded: dict[str, Any], given: frozenset[str])
             changes[flag_field.name] = value
     if changes and int(os.environ.get("RANK", 0)) == 0:
         shown = ", ".join(f"--{name} {value}" for name, value in changes.items())
-        logger.info("flags that were not given, from the run that is resumed: %s", shown)
+        logger.info("flags taken from the run that is resumed: %s", shown)
     return replace(config, **changes)
 
 

@@ -1,4 +1,4 @@
-"""From flags to the validated training and evaluation data, before any weight is loaded."""
+"""Load and check the training and evaluation data that the flags name, before any weight is loaded."""
 
 import os
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ from voice_cloning.training.config import DistributedTrainingConfig
 
 @dataclass(frozen=True)
 class Codec:
-    """The codec that a run's codes are of.
+    """The codec that made the codes of a run.
 
     Attributes:
-        folder: where it lies; None if it is not here, and ``--codes`` does without.
-        identity: see :func:`codec_identity`; None if it is not here.
-        is_whole: whether its weights are here. Without them its codes must be in the cache.
+        folder: the local folder; None if the codec is not on this machine, which only ``--codes`` allows.
+        identity: see :func:`codec_identity`; None if it is not known.
+        is_whole: whether the folder holds weights. Without them all codes must be in the cache or in files.
     """
 
     folder: Path | None
@@ -43,10 +43,11 @@ class Codec:
 def find_codec(
     path_or_id: str, revision: str | None, code_cache_dir: Path, flag: str = "--audio_tokenizer_path"
 ) -> Codec:
-    """The codec that a flag names. If its folder has lost its weights, the cache may tell which codec it was.
+    """Return the codec that a flag names. If its folder holds no weights, its identity comes from the code cache.
 
     Raises:
-        InputError: if it is not to be had, or has no weights and the cache cannot tell.
+        InputError: if the codec or its weights are missing and the cache does not hold codes of exactly one codec with
+            its configuration.
     """
     folder = local_checkpoint(path_or_id, revision)
     if folder is not None and not has_weights(folder):
@@ -56,7 +57,7 @@ def find_codec(
         if identities:
             raise InputError(
                 f"{flag} {path_or_id}: has no weights, and {code_cache_dir} holds codes of "
-                f"{len(identities)} codecs of its configuration ({', '.join(identities)}); give the whole codec"
+                f"{len(identities)} codecs with its configuration ({', '.join(identities)}); give the whole codec"
             )
     folder = resolve_checkpoint(path_or_id, revision, flag, (CODEC_WEIGHTS,))
     identity = codec_identity(folder)
@@ -64,23 +65,23 @@ def find_codec(
     return Codec(folder, identity, True)
 
 
-def find_codec_beside_codes(path_or_id: str, revision: str | None) -> Codec:
-    """The codec that a flag names, as far as it is on this machine: files of codes do without."""
+def find_local_codec(path_or_id: str, revision: str | None) -> Codec:
+    """Return the codec that a flag names, without a download. Files of codes do not need the codec."""
     folder = local_checkpoint(path_or_id, revision)
     is_whole = folder is not None and has_weights(folder)
     return Codec(folder, codec_identity(folder) if is_whole else None, is_whole)
 
 
 def has_weights(codec_folder: Path) -> bool:
-    """Whether a codec's folder holds more than its configuration."""
+    """Return whether a codec's folder holds weights."""
     return any(any(codec_folder.glob(pattern)) for pattern in CODEC_WEIGHTS)
 
 
 def check_data_files(training_config: DistributedTrainingConfig) -> None:
-    """Whether the files are there: known at once, where a download may come first otherwise.
+    """Check that the data files exist. This is done first, because the other checks may start a download.
 
     Raises:
-        InputError: naming each file that is not.
+        InputError: if files are missing. It names each one.
     """
     paths = {"--data_path": training_config.data_path, "--eval_data_path": training_config.eval_data_path}
     problems = [f"{flag} {path}: no such file" for flag, path in paths.items() if path and not Path(path).is_file()]
@@ -90,14 +91,14 @@ def check_data_files(training_config: DistributedTrainingConfig) -> None:
 def load_feature_extractor(
     training_config: DistributedTrainingConfig, model_config: HiggsAudioConfig
 ) -> WhisperFeatureExtractor | None:
-    """What makes features of references, from ``whisper_processor_path`` or as the tower needs it.
+    """Return the feature extractor for references: that of ``whisper_processor_path``, or one made for the model.
 
     Returns:
-        None for a model that takes references as codes alone. One whose configuration asks for features too, but which
-        has no tower, is such a model: it holds no weight that features could ever have reached.
+        None for a model that takes references as codes alone. This includes a model whose configuration asks for
+        features but that has no audio tower, because it has no weights that read features.
 
     Raises:
-        InputError: if the model hears no reference at all, or the processor is not to be had or does not fit.
+        InputError: if the model cannot take references, or if the processor is not found or does not fit the model.
     """
     path = training_config.whisper_processor_path
     if not model_config.reads_audio_features:
@@ -110,7 +111,7 @@ def load_feature_extractor(
         raise InputError(
             f"{training_config.model_path}: config.json has audio_encoder_config.max_source_positions "
             f"{model_config.audio_encoder_config.max_source_positions}, less than a second of audio; it is "
-            f"{STATES_PER_SECOND} times the seconds that the tower reads at once (1500 in Whisper)"
+            f"{STATES_PER_SECOND} times the seconds of a chunk of the tower (1500 in Whisper)"
         )
     wanted = build_feature_extractor(model_config)
     if path is None:
@@ -121,11 +122,11 @@ def load_feature_extractor(
         )
     except OSError as error:
         raise InputError(
-            f"--whisper_processor_path {path}: no processor there, and none to be had from the hub "
+            f"--whisper_processor_path {path}: neither a processor's folder nor available from the hub "
             f"({str(error).splitlines()[0]}); leave it out to build one from the model's mel bins"
         ) from error
     names = {"feature_size": "mel bins", "sampling_rate": "samples per second", "hop_length": "samples per frame"}
-    names["chunk_length"] = "seconds at once"
+    names["chunk_length"] = "seconds per chunk"
     differ = [
         f"makes features of {getattr(found, name)} {what}, the model's tower reads {getattr(wanted, name)}"
         for name, what in names.items()
@@ -142,10 +143,10 @@ def reference_problems(config: HiggsAudioConfig) -> list[str]:
     if config.encode_whisper_embed:
         return [
             "config.json has encode_whisper_embed true, but skip_audio_tower true: there is no tower to read the "
-            "features, and encode_audio_in_tokens is false: the model would not hear the reference"
+            "features, and encode_audio_in_tokens is false: the model would ignore the reference"
         ]
     return [
-        "config.json has encode_audio_in_tokens and encode_whisper_embed false: the model would not hear the reference"
+        "config.json has encode_audio_in_tokens and encode_whisper_embed false: the model would ignore the reference"
     ]
 
 
@@ -156,13 +157,13 @@ def load_datasets(
     model_folder: Path,
     codec: Codec,
 ) -> tuple[ArabicVoiceCloningDataset, ArabicVoiceCloningDataset | None]:
-    """Validate both files and their audio.
+    """Read and check the training and evaluation files and their audio.
 
     Returns:
-        The training data, and the evaluation data if there are any; codes are not encoded yet.
+        The training data, and the evaluation data or None. Their clips may not be encoded yet.
 
     Raises:
-        InputError: if tokenizer, codec and model do not fit, or listing what is wrong with either file.
+        InputError: if the tokenizer or the codec does not fit the model, or if a file is wrong. It lists all problems.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     config = None if codec.folder is None else codec_config(codec.folder)
@@ -196,7 +197,7 @@ def load_datasets(
 def _open_codes(
     dataset_config: ArabicVoiceCloningDatasetConfig, model_config: HiggsAudioConfig, codec: Codec
 ) -> tuple[CodeSource, list[str]]:
-    """Where the codes come from, and what is wrong with it."""
+    """Return the source of the codes, and the problems with it."""
     form = (model_config.audio_num_codebooks, model_config.audio_codebook_size)
     if not dataset_config.codes:
         return CodeCache(Path(dataset_config.code_cache_dir), codec.identity, *form), []
@@ -213,7 +214,7 @@ def _open_codes(
 def checkpoint_misfits(
     model: HiggsAudioConfig, tokenizer: PreTrainedTokenizerBase, codec: PreTrainedConfig | None
 ) -> list[str]:
-    """Where tokenizer, codec (if it is there) and model disagree about ids and codes."""
+    """Return where the tokenizer or the codec disagrees with the model about ids and codes; ``codec`` may be None."""
     ids = {
         constants.AUDIO_IN: model.audio_in_token_idx,
         constants.AUDIO_OUT: model.audio_out_token_idx,

@@ -1,4 +1,4 @@
-"""The losses of the evaluation data: means over all its labels, whatever the micro-batches and the processes."""
+"""Compute evaluation losses: means over all labels, which do not depend on micro-batches and processes."""
 
 from collections.abc import Callable
 
@@ -22,10 +22,10 @@ class Evaluator:
 
     Args:
         dataset: the evaluation data, encoded.
-        loader: reads its batches.
+        loader: reads the batches of the dataset.
         config: gives the size of micro-batches.
         loss_config: weights of the losses.
-        ranks: the processes, each of which takes a share.
+        ranks: the processes, which divide the batches among them.
         num_codebooks: K.
     """
 
@@ -53,7 +53,7 @@ class Evaluator:
 
         Args:
             forward: one forward pass of the model, in inference mode.
-            stop_requested: whether this process was asked to stop; asked before each micro-batch.
+            stop_requested: returns whether this process must stop; called before each micro-batch.
         """
         plan = plan_evaluation(
             self._dataset.lengths,

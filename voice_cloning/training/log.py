@@ -1,4 +1,4 @@
-"""What a run prints and writes while it trains: metrics, and a progress bar or lines."""
+"""Write the metrics of a run while it trains, and show its progress as a bar or as lines."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class Throughput:
-    """Positions and trained frames per second since it was last read, evaluation and saving left out."""
+    """Measures positions and trained frames per second, without the time of evaluation and saving."""
 
     def __init__(self) -> None:
         self._positions = self._frames = 0
@@ -44,7 +44,7 @@ class Throughput:
         self._started = time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        """Rates since the last call."""
+        """Return the rates since the last call."""
         self.pause()
         seconds = max(self._seconds, 1e-9)
         rates = {"tokens_per_second": self._positions / seconds, "frames_per_second": self._frames / seconds}
@@ -57,25 +57,25 @@ class MetricsWriter:
     """Appends records to ``metrics.jsonl`` and to the chosen reporters.
 
     Args:
-        metrics_path: already cut back to ``step``.
-        reporters: of ``REPORTERS``.
-        step: where the run begins; plots of later steps are dropped.
+        metrics_path: the file, already cut back to ``step``.
+        reporters: names from ``REPORTERS``.
+        step: the step at which the run begins. Plots of later steps are removed.
     """
 
     def __init__(self, metrics_path: Path, tensorboard: Path, reporters: list[str], step: int, config: dict) -> None:
         self._file = metrics_path.open("a", encoding="utf-8")
         self._tensorboard = self._wandb = None
         if "tensorboard" in reporters:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and not always wanted
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and not always needed
 
             self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1)
         if "wandb" in reporters:
-            import wandb  # optional; the configuration has checked that it is there
+            import wandb  # optional; the configuration has checked that it is installed
 
             self._wandb = wandb.init(config=config, dir=str(metrics_path.parent), resume="allow")
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write one record; it holds ``step``."""
+        """Write one record, which must hold ``step``."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         step, numbers = record["step"], {k: v for k, v in record.items() if k != "step"}
@@ -107,11 +107,11 @@ class ProgressLog:
 
     Args:
         writer: writes metrics on the main process, None on the others.
-        state: where the run stands; its totals receive the losses.
+        state: the state of the run. Its totals receive the losses.
         sample_ids: returns the sample ids of sample indices, for messages.
         loss_config: weights of the losses.
         ranks: the processes.
-        device: where the model lies, for its peak memory.
+        device: the device of the model, whose peak memory is logged.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class ProgressLog:
         """Note one optimizer step without waiting for the device.
 
         Args:
-            batches: of this process.
+            batches: the batches of this process.
             label_counts: (1 + K,) labels of the step over all processes.
             sums: (micro-batches, 1 + K + 1) loss sums of this process, and the gradient norm in the last column.
         """
@@ -162,10 +162,10 @@ class ProgressLog:
         self._bar.update()
 
     def write_losses(self, learning_rate: float) -> None:
-        """Write the mean losses of all labels since the last call.
+        """Write the mean losses over all labels since the last call.
 
         Raises:
-            NonFiniteLossError: if one of them is not finite.
+            NonFiniteLossError: if a loss or gradient is not finite.
         """
         losses = self._ledger.take().losses(self._loss_config)
         rates = self._throughput.read()
@@ -185,7 +185,7 @@ class ProgressLog:
         self._write({**losses, **optimizer, "peak_memory_gb": peak_memory_gb(self._device), **rates})
 
     def announce_evaluation(self) -> None:
-        """Say that an evaluation begins, where no bar shows it."""
+        """Log that an evaluation begins, if no bar shows it."""
         if self._bar.disable:
             self.log_main("step %d: evaluating", self._state.step)
 
@@ -197,7 +197,7 @@ class ProgressLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Settle the losses of all steps, then leave the time of the block out of the throughput.
+        """Settle the losses of all steps, then exclude the time of the block from the throughput.
 
         Raises:
             NonFiniteLossError: if a loss or gradient is not finite.

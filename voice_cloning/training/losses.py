@@ -36,7 +36,7 @@ class LossTotals:
         self.counts.zero_()
 
     def losses(self, config: LossConfig, prefix: str = "") -> dict[str, float]:
-        """Total, text, audio and each codebook's mean loss, over the labels of all that was added."""
+        """Return the total, text and audio loss and the loss of each codebook, as means over all labels added."""
         means = self.sums / self.counts.clamp(min=1)
         total = weighted_loss(self.sums[0], self.counts[0], self.sums[1:], self.counts[1:], config)
         named = {"loss": total, "text_loss": means[0], "audio_loss": means[1:].mean()}
@@ -52,15 +52,15 @@ class LossTotals:
 
 
 class NonFiniteLossError(RuntimeError):
-    """A loss or gradient is NaN or infinite; going on would destroy the adapter."""
+    """A loss or gradient is NaN or infinite. Further training would destroy the adapter."""
 
 
 @dataclass(frozen=True)
 class PendingStep:
-    """An optimizer step whose numbers may still be in the making on the device.
+    """An optimizer step whose numbers the device may still be computing.
 
     Attributes:
-        step: optimizer steps done with it.
+        step: number of optimizer steps done, including this one.
         micro_batches: sample indices of this process's micro-batches.
         counts: (1 + K,) labels of the step over all processes, on the CPU.
         sums: (micro-batches, 1 + K + 1) loss sums of this process, and the gradient norm in the last column.
@@ -73,7 +73,7 @@ class PendingStep:
 
 
 class StepLedger:
-    """Adds up the losses of steps. It waits for the device only when the sums are wanted.
+    """Adds up the losses of steps. It waits for the device only when the sums are needed.
 
     Args:
         totals: receives the losses of settled steps.
@@ -81,7 +81,7 @@ class StepLedger:
         ranks: the processes, whose sums are added.
 
     Attributes:
-        totals: losses since the last :meth:`take`, of settled steps.
+        totals: losses of the steps settled since the last :meth:`take`.
         grad_norm: gradient norm of the last settled step, before clipping.
     """
 
@@ -122,18 +122,18 @@ class StepLedger:
         return taken
 
     def _raise_non_finite(self, local: Tensor) -> None:
-        """Name the first step that went wrong and the samples of its micro-batches that did, over all processes."""
+        """Raise an error that names the first step that is not finite, and its samples on all processes."""
         guilty: list[tuple[int, str]] = []
         for pending, sums in zip(self._pending, local, strict=True):
             losses_finite = sums[:, :-1].isfinite().all(dim=1)
             named = zip(pending.micro_batches, losses_finite.tolist(), strict=True)
             guilty += [(pending.step, self._names(indices)) for indices, finite in named if not finite]
-            if not guilty and not sums[0, -1].isfinite():  # only the gradient: any of them may be the cause
+            if not guilty and not sums[0, -1].isfinite():  # only the gradient: any sample may be the cause
                 guilty.append((pending.step, "; ".join(map(self._names, pending.micro_batches))))
         everywhere = self._ranks.gather(guilty)
         first = min(step for found in everywhere for step, _ in found)
         samples = "; ".join(dict.fromkeys(ids for found in everywhere for step, ids in found if step == first and ids))
         raise NonFiniteLossError(
-            f"the loss or its gradient is not finite at step {first}. Samples: {samples}. Nothing was saved after it; "
-            "look at these samples, or lower --learning_rate in a new --output_dir"
+            f"the loss or its gradient is not finite at step {first}. Samples: {samples}. Nothing was saved from this "
+            "step on; check these samples, or lower --learning_rate in a new --output_dir"
         )

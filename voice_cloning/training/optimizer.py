@@ -15,17 +15,17 @@ OPTIMIZER_FILE = "optimizer.pt"
 class AdapterOptimizer:
     """Sums gradients over processes, clips them, and updates the adapter.
 
-    Construction gives all processes the parameters of rank 0.
+    The constructor copies the parameters of rank 0 to all processes.
 
     Args:
-        parameters: those that are trained; the others are ignored.
+        parameters: the parameters of the model. Frozen parameters are ignored.
         config: settings of AdamW and ``max_grad_norm``.
         ranks: the processes that train together.
 
     Attributes:
         parameters: the trained parameters.
-        gradients: (number of trained weights,) fp32. The gradient of each parameter is a view into it, so that ranks
-            sum all gradients in one call.
+        gradients: (number of trained weights,) fp32. The gradient of each parameter is a view into this buffer,
+            so that ranks sum all gradients in one call.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: DistributedTrainingConfig, ranks: Ranks) -> None:
@@ -67,7 +67,7 @@ class AdapterOptimizer:
         torch.save(self._adamw.state_dict(), folder / OPTIMIZER_FILE)
 
     def load(self, checkpoint: Path) -> None:
-        """Take AdamW's state from a checkpoint."""
+        """Load AdamW's state from a checkpoint."""
         self._adamw.load_state_dict(
             torch.load(checkpoint / OPTIMIZER_FILE, map_location=self.gradients.device, weights_only=True)
         )

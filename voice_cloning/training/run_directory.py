@@ -1,12 +1,12 @@
-"""What a run leaves in its output folder, and whether another run may go on from there.
+"""The output folder of a run: its files, and the check that a run resumes only its own checkpoints.
 
-    run.json                     what the run is: resolved flags, data fingerprints, versions, commit
+    run.json                     resolved flags, data fingerprints, versions, commit
     metrics.jsonl                one line per logged step and per evaluation
-    tensorboard/                 the same, plotted
+    tensorboard/                 the same numbers as plots
     checkpoint-000120/           adapter_model.safetensors, adapter_config.json, README.md (its card), run.json,
                                  trainer_state.json, optimizer.pt
 
-A checkpoint is written under a temporary name and renamed, so each one that has its name is whole.
+A checkpoint is written under a temporary name and then renamed, so a folder with the name above is complete.
 """
 
 import fcntl
@@ -38,13 +38,14 @@ class RunDirectory:
     """The output folder of one run, as its main process sees it.
 
     Args:
-        folder: made if absent.
-        identity: nested names and values that decide what the run computes; two runs of equal identity are one.
-        details: what else ``run.json`` records.
-        flags_before: values of flags that stand for the releases without them, for runs that do not record them.
+        folder: created if it does not exist.
+        identity: nested names and values that determine the result. Two runs with equal identity are the same run.
+        details: the rest of ``run.json``.
+        flags_before: for each flag, the value that describes releases without the flag. A run that does not record
+            a flag has this value.
 
     Raises:
-        InputError: if the folder cannot be made, or a running process is writing to it.
+        InputError: if the folder cannot be created, or another process is using it.
     """
 
     def __init__(
@@ -61,21 +62,21 @@ class RunDirectory:
             raise InputError(f"--output_dir {folder}: cannot be written ({error.strerror})") from error
 
     def close(self) -> None:
-        """Let another process train into the folder."""
+        """Unlock the folder, so that another process can use it."""
         self._lock.close()
 
     def open(self, resume: str, overwrite: bool) -> Path | None:
-        """Decide where the run begins, and write ``run.json``; the folder is closed again if that fails.
+        """Find the checkpoint to resume from, and write ``run.json``. If this fails, the folder is closed.
 
         Args:
-            resume: ``auto`` (go on from the newest checkpoint of the same run), ``none``, or a checkpoint's folder.
-            overwrite: remove the files of whatever run is there.
+            resume: ``auto`` (resume from the newest checkpoint of the same run), ``none``, or a checkpoint's folder.
+            overwrite: first remove the files of any run in the folder.
 
         Returns:
-            The checkpoint to go on from, or None to begin at step 0.
+            The checkpoint to resume from, or None to begin at step 0.
 
         Raises:
-            InputError: if the folder holds another run (naming each difference), or the checkpoint is not one.
+            InputError: if the folder holds another run (it names each difference), or if ``resume`` is no checkpoint.
         """
         try:
             return self._open(resume, overwrite)
@@ -93,7 +94,7 @@ class RunDirectory:
         if self._run_files():
             if resume == "none":
                 raise InputError(
-                    f"--output_dir {self.folder}: holds a run; --resume auto goes on with it, --overwrite removes it"
+                    f"--output_dir {self.folder}: holds a run; --resume auto continues it, --overwrite removes it"
                 )
             self._check_identity(self.folder, f"--output_dir {self.folder}: holds another run")
             if checkpoint is None:
@@ -102,12 +103,12 @@ class RunDirectory:
         return checkpoint
 
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
+        """Return the complete checkpoints, oldest first."""
         found = [p for p in self.folder.glob(f"{CHECKPOINT_PREFIX}*") if (p / STATE_FILE).is_file()]
         return sorted(found, key=checkpoint_step)
 
     def newest_checkpoint(self) -> Path | None:
-        """The one with the most steps."""
+        """Return the checkpoint with the most steps, or None."""
         found = self.checkpoints()
         return found[-1] if found else None
 
@@ -115,8 +116,8 @@ class RunDirectory:
         """Write a checkpoint under a temporary name and rename it; return its folder.
 
         Args:
-            state: where the run stands.
-            write_weights: fills a folder that already holds ``run.json`` and the state.
+            state: the state of the run.
+            write_weights: writes the weights into a folder that already holds ``run.json`` and the state.
         """
         target = self.checkpoint_path(state.step)
         temporary = self.folder / f"{TEMPORARY_PREFIX}{target.name}"
@@ -133,17 +134,17 @@ class RunDirectory:
         return target
 
     def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies, or would."""
+        """Return the folder for the checkpoint of a step. It need not exist."""
         return self.folder / f"{CHECKPOINT_PREFIX}{step:06d}"
 
     def prune_checkpoints(self, limit: int, best_step: int | None) -> None:
-        """Remove the oldest checkpoints, so that ``limit`` are left (0 keeps all). The best one always stays."""
+        """Keep the newest ``limit`` checkpoints (0 keeps all) and the best one. Remove the others."""
         for path in self.checkpoints()[:-limit] if limit else []:
             if checkpoint_step(path) != best_step:
                 shutil.rmtree(path)
 
     def cut_metrics(self, step: int) -> Path:
-        """Drop what ``metrics.jsonl`` says of later steps (and a line that a kill cut short); return its path."""
+        """Remove later steps and an incomplete last line from ``metrics.jsonl``. Return its path."""
         path = self.folder / METRICS_FILE
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
@@ -151,7 +152,7 @@ class RunDirectory:
         return path
 
     def _description(self) -> bytes:
-        """What ``run.json`` holds, in the folder and in each checkpoint."""
+        """Return the content of ``run.json``, for the folder and for each checkpoint."""
         return _json_bytes({"identity": self.identity, **self.details})
 
     def _run_files(self) -> list[Path]:
@@ -166,10 +167,10 @@ class RunDirectory:
 
     def _check_identity(self, folder: Path, heading: str) -> None:
         if not (folder / RUN_FILE).is_file():
-            raise InputError(f"{heading}: no {RUN_FILE} says which; give another folder, or --overwrite")
+            raise InputError(f"{heading}, without {RUN_FILE} to compare with; give another folder, or --overwrite")
         found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["identity"]
         raise_if_any(
-            f"{heading}. Give the same flags and data to go on with it, another --output_dir for a new run (with "
+            f"{heading}. Give the same flags and data to continue it, another --output_dir for a new run (with "
             "--init_adapter to start from this one's adapter), or --overwrite. Differences",
             differences(self._as_recorded_today(found), json.loads(json.dumps(self.identity))),
         )
@@ -177,8 +178,8 @@ class RunDirectory:
     def _as_recorded_today(self, identity: dict[str, Any]) -> dict[str, Any]:
         """Return a recorded identity with the flags that runs record today.
 
-        A flag that is younger than the run has the value that stands for the releases without it. A flag that no
-        longer decides the numbers is left out.
+        A flag that is newer than the run has the value that describes releases without the flag. A flag that is no
+        longer part of the identity is left out.
         """
         today = self.identity["flags"].keys()
         recorded = {
@@ -207,12 +208,12 @@ def read_run_flags(folder: Path) -> dict[str, Any] | None:
 
 
 def checkpoint_step(checkpoint: Path) -> int:
-    """Optimizer steps that a checkpoint has behind it."""
+    """Return the number of optimizer steps done at a checkpoint."""
     return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
 
 
 def differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Each name whose value differs, as ``name: was X, is Y``; nested names are joined by dots."""
+    """Return each name whose value differs, as ``name: was X, is Y``. Nested names are joined by dots."""
     found = []
     for name in dict.fromkeys([*was, *now]):
         old, new = was.get(name), now.get(name)
@@ -224,7 +225,7 @@ def differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> l
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """16 hex digits: a checkpoint's configuration, and the names and sizes of its weights."""
+    """Return 16 hex digits of a checkpoint's configuration and of the names and sizes of its weight files."""
     digest = hashlib.sha256()
     for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
         content = path.read_text(encoding="utf-8") if path.suffix == ".json" else ""
@@ -233,12 +234,12 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def file_fingerprint(path: Path) -> str:
-    """16 hex digits of a small file's content."""
+    """Return 16 hex digits of a small file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def environment(project: Path) -> dict[str, Any]:
-    """Versions of what computes, and the commit of ``project`` where it is a checkout."""
+    """Return the versions of this program, its packages and Python, and the commit of ``project`` if it has one."""
     try:
         command = ["git", "-C", str(project), "rev-parse", "HEAD"]
         commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -254,7 +255,7 @@ def environment(project: Path) -> dict[str, Any]:
 
 
 def _lock(path: Path) -> IO[str]:
-    """Hold a lock for the life of the process; the system drops it when the process dies, however it dies."""
+    """Lock a file until the process ends. The system releases the lock even if the process is killed."""
     file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

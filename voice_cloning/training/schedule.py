@@ -5,11 +5,11 @@ import math
 from voice_cloning.training.config import DistributedTrainingConfig
 
 DEFAULT_WARMUP_SHARE = 0.03
-"""Share of all optimizer steps that warm up, where ``warmup_steps`` is not given."""
+"""Share of all optimizer steps used for the warm-up, if ``warmup_steps`` is not given."""
 
 
 def warmup_steps_of(config: DistributedTrainingConfig, total_steps: int) -> int:
-    """Return how many optimizer steps of a run warm up."""
+    """Return the number of warm-up steps of a run."""
     if config.warmup_steps is not None:
         return config.warmup_steps
     return math.ceil(DEFAULT_WARMUP_SHARE * total_steps)

@@ -1,4 +1,4 @@
-"""Where a run stands, and how it is saved and read again."""
+"""The state of a run: its step, losses and best evaluation. It is saved in each checkpoint."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ class BestEvaluation:
 
 @dataclass
 class TrainingState:
-    """Where a run stands.
+    """The state of a run.
 
     Attributes:
         total_steps: optimizer steps of the whole run.
@@ -34,7 +34,8 @@ class TrainingState:
         step: optimizer steps done.
         best: the best evaluation so far.
         evaluation_due: whether the evaluation of this step has not been completed.
-        saved_step: step of the checkpoint that holds this state, or None; not part of the file.
+        saved_step: step of the checkpoint that holds this state, or None. A new run has 0, because step 0 needs no
+            checkpoint. The file does not hold this value.
     """
 
     total_steps: int
@@ -46,7 +47,7 @@ class TrainingState:
 
     @classmethod
     def load(cls, checkpoint: Path, total_steps: int) -> "TrainingState":
-        """Return the state that a checkpoint holds. With an evaluation due, the checkpoint is to be written again."""
+        """Return the state in a checkpoint. If an evaluation is due, the checkpoint must be written again after it."""
         found = read_state(checkpoint)
         return cls(
             total_steps=total_steps,

@@ -1,11 +1,11 @@
-"""SIGTERM and Ctrl-C as a request that the loop honours between two steps."""
+"""Turn SIGTERM and Ctrl-C into a request to stop, which the training loop checks between two steps."""
 
 import signal
 from types import FrameType, TracebackType
 
 
 class StopSignals:
-    """While entered, the first SIGTERM or SIGINT is noted in ``received``; a second one acts as it would without us."""
+    """Context manager that stores the first SIGTERM or SIGINT in ``received``. A second signal acts as usual."""
 
     def __init__(self) -> None:
         self.received: int | None = None

@@ -74,7 +74,7 @@ def test_codecs_of_one_configuration_are_not_confused(demo: Path, tmp_path: Path
         encode_files([data], str(folder), str(cache))
         if number == 0:
             assert encode_files([data], str(bare), str(cache)).encoded == 0
-    with pytest.raises(InputError, match="has no weights, and .* holds codes of 2 codecs of its configuration"):
+    with pytest.raises(InputError, match="has no weights, and .* holds codes of 2 codecs with its configuration"):
         encode_files([data], str(bare), str(cache))
 
 

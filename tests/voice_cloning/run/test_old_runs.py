@@ -1,4 +1,4 @@
-"""Runs that older code began go on with the same command, bit for bit, also after defaults and flags have changed."""
+"""Test that the same command resumes runs of older code bit for bit, even if defaults and flags have changed."""
 
 import shutil
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ FLAGS_OF_0_1 = set(
 
 @pytest.fixture
 def old_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the old run, which becomes the current folder; the run's folder is returned."""
+    """Copy the old run, make the copy the current folder, and return the run's folder."""
     shutil.copytree(OLD_RUN, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "run"
@@ -43,17 +43,17 @@ def train(words: str) -> program.TrainingSummary:
 
 
 def uninterrupted(folder: str) -> Path:
-    """Train the same run from its start with today's code; return its folder."""
+    """Train the same run from its start with the current code, and return its folder."""
     words = COMMAND.replace("--output_dir run", f"--output_dir {folder}")
     assert train(f"{words} --prompt_style as_written").finished
     return Path(folder)
 
 
 def assert_resumed(run: Path, whole: Path) -> None:
-    """The resumed run ends with the bits of the uninterrupted one.
+    """Check that the resumed run ends with exactly the weights of the uninterrupted run.
 
-    Where this machine computes other bits than the one that made the old run, already the checkpoints of step 3 differ
-    by rounding, and then the last ones may.
+    This machine may round differently from the one that made the old run. Then the checkpoints of step 3 differ by
+    rounding, and the last checkpoints may too.
     """
     third, last = "checkpoint-000003", "checkpoint-000006"
     begun, today = adapter(OLD_RUN / "run" / third), adapter(whole / third)
@@ -65,9 +65,7 @@ def assert_resumed(run: Path, whole: Path) -> None:
         torch.testing.assert_close(adapter(run / last)[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_a_run_of_the_code_before_0_1_goes_on_with_the_same_command(
-    old_run: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_same_command_resumes_a_run_of_the_code_before_0_1(old_run: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole = uninterrupted("whole")
     caplog.clear()
     with caplog.at_level("INFO"):
@@ -79,13 +77,13 @@ def test_a_run_of_the_code_before_0_1_goes_on_with_the_same_command(
 
 @dataclass(kw_only=True)
 class LaterTrainingConfig(DistributedTrainingConfig):
-    """A later release: another default of one flag, and a flag whose default is not the old behaviour."""
+    """A later release. One flag has another default, and the default of a new flag is not the old behaviour."""
 
     adam_beta2: float = flag(0.99, "changed default")
     shrink: float = flag(0.5, "added flag", before=1.0)
 
 
-def test_it_goes_on_after_a_default_changed_and_a_flag_was_added(
+def test_a_run_resumes_after_a_default_changed_and_a_flag_was_added(
     old_run: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     whole = uninterrupted("whole")
@@ -118,7 +116,7 @@ def test_a_flag_that_is_given_must_agree_with_the_run(
         train(f"{COMMAND} {more}")
 
 
-def test_values_of_one_call_are_never_taken_from_the_run(old_run: Path) -> None:
+def test_flags_of_a_single_call_are_never_taken_from_the_run(old_run: Path) -> None:
     run = (old_run / "run.json").read_text(encoding="utf-8")
     run = run.replace('"overwrite": false', '"overwrite": true').replace('"resume": "auto"', '"resume": "none"')
     (old_run / "run.json").write_text(run, encoding="utf-8")
@@ -144,8 +142,8 @@ def test_a_damaged_record_is_named(old_run: Path) -> None:
         program.parse_arguments(COMMAND.split(), "")
 
 
-def test_each_flag_that_was_added_later_says_what_older_runs_did() -> None:
-    """A new flag needs ``before``, even where it is the default, so that somebody has thought about it."""
+def test_each_flag_added_later_has_a_value_for_older_runs() -> None:
+    """A new flag needs an explicit ``before``, even if it is the default, so that its author makes a decision."""
     added = {name: found for name, found in flag_fields().items() if name not in FLAGS_OF_0_1}
     silent = [name for name, found in added.items() if facts_of(found).before is THE_DEFAULT]
-    assert not silent, f"{silent}: give before=, the value that stands for the releases without the flag"
+    assert not silent, f"{silent}: give before=, the value that describes releases without the flag"

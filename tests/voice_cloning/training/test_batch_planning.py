@@ -1,4 +1,4 @@
-"""The plan of an epoch: a pure function of its arguments, in which every sample stands once."""
+"""Test the plan of an epoch: it is a pure function of its arguments, and it takes every sample once."""
 
 from collections import Counter
 from typing import Any
@@ -16,7 +16,7 @@ from voice_cloning.training.batch_planning import (
 )
 
 SPLITS = [(1, 1), (1, 3), (2, 1), (2, 2), (3, 1), (4, 5)]
-"""(world size, accumulation) of the runs that are planned."""
+"""(world size, accumulation) of the planned runs."""
 
 
 def some_lengths(count: int = 301, longest: int = 400) -> list[int]:
@@ -37,7 +37,7 @@ def plan(lengths: list[int], **changes: Any) -> list[StepPlan]:
 
 
 def in_order(steps: list[StepPlan]) -> list[MicroBatch]:
-    """All micro-batches: step by step, accumulation by accumulation, rank by rank."""
+    """Return all micro-batches in the order of steps, then accumulation, then ranks."""
     return [micro_batch for step in steps for ranks in step for micro_batch in ranks]
 
 
@@ -47,19 +47,19 @@ def samples(steps: list[StepPlan]) -> list[int]:
 
 @pytest.mark.parametrize("batch_size", [None, 1, 7])
 @pytest.mark.parametrize(("world", "accumulation"), SPLITS)
-def test_every_sample_stands_once_in_an_epoch(world: int, accumulation: int, batch_size: int | None) -> None:
+def test_an_epoch_takes_every_sample_once(world: int, accumulation: int, batch_size: int | None) -> None:
     lengths = some_lengths()
     settings = {"world_size": world, "gradient_accumulation_steps": accumulation, "batch_size": batch_size}
     for epoch in range(3):
         assert Counter(samples(plan(lengths, epoch=epoch, **settings))) == Counter(range(len(lengths)))
 
 
-def test_every_sample_stands_once_where_there_are_several_windows() -> None:
+def test_an_epoch_of_several_windows_takes_every_sample_once() -> None:
     lengths = some_lengths(count=2 * WINDOW_SAMPLES + 77)
     assert sorted(samples(plan(lengths))) == list(range(len(lengths)))
 
 
-def test_the_same_arguments_give_the_same_plan_whatever_was_drawn_between() -> None:
+def test_the_same_arguments_give_the_same_plan_after_other_random_numbers() -> None:
     lengths = some_lengths()
     first = plan(lengths, world_size=2)
     torch.rand(5)
@@ -72,7 +72,7 @@ def test_another_seed_or_epoch_gives_another_order() -> None:
     assert len({tuple(order) for order in orders}) == 4
 
 
-def test_planning_leaves_the_global_generator_alone() -> None:
+def test_planning_does_not_change_the_global_generator() -> None:
     torch.manual_seed(1)
     wanted = torch.rand(3)
     torch.manual_seed(1)
@@ -87,7 +87,7 @@ def test_no_micro_batch_is_over_the_budget_and_they_are_well_filled() -> None:
     assert sum(positions) / len(positions) > 800, "sorting by length inside a window fills micro-batches"
 
 
-def test_samples_as_long_as_the_budget_stand_alone() -> None:
+def test_each_sample_as_long_as_the_budget_has_its_own_micro_batch() -> None:
     assert sorted(in_order(plan([1000] * 5))) == [(0,), (1,), (2,), (3,), (4,)]
 
 
@@ -117,7 +117,7 @@ def test_every_step_gives_each_rank_the_same_number_of_micro_batches(world: int,
 
 @pytest.mark.parametrize(("world", "accumulation"), SPLITS)
 @pytest.mark.parametrize("count", [1, 2, 59, 60, 61])
-def test_empty_micro_batches_stand_only_at_the_end_of_the_last_step(world: int, accumulation: int, count: int) -> None:
+def test_empty_micro_batches_are_only_at_the_end_of_the_last_step(world: int, accumulation: int, count: int) -> None:
     steps = plan([10] * count, world_size=world, gradient_accumulation_steps=accumulation, batch_size=1)
     filled = [bool(micro_batch) for micro_batch in in_order(steps)]
     assert filled[:count] == [True] * count and not any(filled[count:])

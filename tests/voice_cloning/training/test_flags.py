@@ -9,7 +9,7 @@ import arabic_voice_cloning_distributed_trainer as program
 from tests.training_runs import flags
 
 
-def test_a_mistyped_flag_gets_the_near_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistyped_flag_gets_the_closest_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         program.parse_arguments(["--data_path", "a", "--output_dir", "b", "--lora_target", "heads"], "")
     assert end.value.code == 2

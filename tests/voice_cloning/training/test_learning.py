@@ -18,7 +18,7 @@ from voice_cloning.training.schedule import learning_rate, warmup_steps_of
 
 
 def loss_and_gradients(subject: ArabicVoiceCloningDistributedTrainer, split: list[list[int]]) -> tuple[float, Tensor]:
-    """The step's loss and the gradient of every adapter weight, for one way to split samples into micro-batches."""
+    """Return a step's loss and the gradient of every adapter weight, for a split of samples into micro-batches."""
     captured: list[Tensor] = []
     run = subject.components
     run.optimizer._adamw.step = lambda: captured.append(run.optimizer.gradients.clone())
@@ -86,13 +86,13 @@ def test_memorises_four_clips_to_the_last_eos(memorised: ArabicVoiceCloningDistr
 
 
 def target_frames(subject: ArabicVoiceCloningDistributedTrainer) -> list[int]:
-    """Code frames of the last clip of each sample."""
+    """Return the number of frames of each sample's last clip."""
     samples = [subject.components.data.train_dataset[i] for i in range(len(subject.components.data.train_dataset))]
     return [s.audio_ids_concat.shape[1] - int(s.audio_ids_start[-1]) for s in samples]
 
 
 def test_evaluation_is_the_mean_over_all_labels(demo: Path, tmp_path: Path) -> None:
-    """However the evaluation data are cut into micro-batches."""
+    """The mean does not depend on how the evaluation data are split into micro-batches."""
     results = []
     for name, budget in (("small", 200), ("large", 4096)):
         subject = trainer(demo, tmp_path / name, max_steps=1, max_tokens_per_batch=512)

@@ -27,7 +27,7 @@ def finished(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"max_steps": 9}, "flags.max_steps: was 2, is 9"),
         ({"gradient_accumulation_steps": 2}, "flags.gradient_accumulation_steps: was 1, is 2"),
         ({"prompt_style": "as_written"}, "train_data.fingerprint: was"),
-        ({"resume": "none"}, "holds a run; --resume auto goes on with it, --overwrite removes it"),
+        ({"resume": "none"}, "holds a run; --resume auto continues it, --overwrite removes it"),
     ],
 )
 def test_another_run_is_never_continued_or_overwritten(
@@ -40,7 +40,7 @@ def test_another_run_is_never_continued_or_overwritten(
 
 
 def test_a_run_without_the_evaluation_data_is_another_run(demo: Path, finished: Path) -> None:
-    """The flags are complete here; on the command line a missing flag has the value of the run."""
+    """All flags are given here. On the command line a missing flag takes the value of the run."""
     training, *others = program.parse_arguments(flags(demo, finished, max_steps=2), "")
     with pytest.raises(InputError, match="eval_data: was .* is None"):
         ArabicVoiceCloningDistributedTrainer(dataclasses.replace(training, eval_data_path=None), *others)
@@ -61,7 +61,7 @@ def test_another_world_size_is_refused(demo: Path, finished: Path, monkeypatch: 
         trainer(demo, finished, max_steps=2)
 
 
-def test_overwrite_starts_anew_and_leaves_other_files_alone(demo: Path, tmp_path: Path) -> None:
+def test_overwrite_starts_at_step_0_and_keeps_other_files(demo: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     subject = trainer(demo, out, max_steps=3)
     subject.train()

@@ -13,11 +13,11 @@ from tests.training_runs import EVERY_GROUP, assert_same_adapter, flags, metrics
 
 
 class Crash(Exception):
-    """Stands for a process that dies."""
+    """Simulates a process that dies."""
 
 
 def crash_after(subject: ArabicVoiceCloningDistributedTrainer, step: int) -> None:
-    """Train and die once ``step`` updates are done, before anything is written of the last."""
+    """Train and die after ``step`` updates, before anything of the last update is written."""
     after_step = subject._after_step
 
     def dying(*args: object) -> None:
@@ -36,7 +36,7 @@ def crash_after(subject: ArabicVoiceCloningDistributedTrainer, step: int) -> Non
 def test_a_crashed_run_ends_with_the_bits_of_an_uninterrupted_one(
     demo: Path, tmp_path: Path, overrides: dict[str, object]
 ) -> None:
-    """Three crashes, dropout on, in the middle of an epoch and of a logging interval."""
+    """The run crashes three times, with dropout, in the middle of an epoch and of a logging interval."""
     uninterrupted, crashed = tmp_path / "uninterrupted", tmp_path / "crashed"
     settings = {"max_steps": 8, "logging_steps": 5, "save_steps": 3, **overrides}
     summary = trainer(demo, uninterrupted, **settings).train()
@@ -49,7 +49,7 @@ def test_a_crashed_run_ends_with_the_bits_of_an_uninterrupted_one(
     assert metrics(crashed) == metrics(uninterrupted)
 
 
-def test_a_stop_signal_saves_and_the_same_command_goes_on(
+def test_a_stop_signal_saves_and_the_same_command_resumes(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uninterrupted = trainer(demo, tmp_path / "uninterrupted").train()
@@ -72,7 +72,9 @@ def test_a_stop_signal_saves_and_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize("step", [4, 6], ids=["on the way", "the last"])
-def test_an_evaluation_that_a_stop_signal_cut_short_is_made_up_for(demo: Path, tmp_path: Path, step: int) -> None:
+def test_an_evaluation_that_a_stop_signal_interrupted_is_repeated_on_resume(
+    demo: Path, tmp_path: Path, step: int
+) -> None:
     uninterrupted = trainer(demo, tmp_path / "uninterrupted").train()
     subject = trainer(demo, tmp_path / "stopped", max_tokens_per_batch=512)
     forward = subject._training_step
@@ -91,7 +93,7 @@ def test_an_evaluation_that_a_stop_signal_cut_short_is_made_up_for(demo: Path, t
     assert metrics(tmp_path / "stopped") == metrics(tmp_path / "uninterrupted")
 
 
-def test_a_run_can_go_on_from_a_named_checkpoint(demo: Path, tmp_path: Path) -> None:
+def test_a_run_can_resume_from_a_named_checkpoint(demo: Path, tmp_path: Path) -> None:
     first = trainer(demo, tmp_path / "first", save_steps=2)
     summary = first.train()
     other = trainer(demo, tmp_path / "other", save_steps=2, resume=tmp_path / "first" / "checkpoint-000004")

@@ -48,7 +48,7 @@ def test_out_of_memory_ends_with_the_flags_to_set(
     assert "--gradient_checkpointing" in message
 
 
-def test_missing_weights_give_one_line_and_no_trace(
+def test_missing_weights_give_one_line_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], demo: Path
 ) -> None:
     assert program.main(flags(demo, tmp_path / "out", model_path=tmp_path / "nowhere")) == 1
@@ -57,7 +57,7 @@ def test_missing_weights_give_one_line_and_no_trace(
     assert capsys.readouterr().err == expected
 
 
-def test_a_mistyped_data_path_is_known_before_anything_is_fetched(
+def test_a_mistyped_data_path_is_reported_before_any_download(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(program, "resolve_checkpoint", None)
