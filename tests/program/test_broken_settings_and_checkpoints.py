@@ -16,6 +16,7 @@ from tests.chatml_files import audio, record, write_records
 from tests.training_runs import trainer
 from voice_cloning.run import data as run_data
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
+from voice_cloning.training.schedule import SCHEDULES
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------
 
@@ -108,7 +109,7 @@ def test_wrong_settings_are_listed_together_each_with_what_would_be_right() -> N
             max_steps=0,
             learning_rate=float("nan"),
             adam_beta2=1.0,
-            lr_scheduler_type="linear",
+            lr_scheduler_type="sawtooth",
             torch_dtype="float16",
             weight_decay=-0.1,
             report_to=["carrier pigeon"],
@@ -121,7 +122,7 @@ def test_wrong_settings_are_listed_together_each_with_what_would_be_right() -> N
         ("max_steps", "is 0", "at least 1"),
         ("learning_rate", "is nan", "a number above 0"),
         ("adam_beta2", "is 1.0", "in [0, 1)"),
-        ("lr_scheduler_type", "is 'linear'", "one of ['cosine', 'constant']"),
+        ("lr_scheduler_type", "is 'sawtooth'", f"one of {list(SCHEDULES)}"),
         ("torch_dtype", "is float16", "use bfloat16"),
         ("weight_decay", "is -0.1", "at least 0"),
         ("report_to", "is ['carrier pigeon']", "some of"),

@@ -23,11 +23,11 @@ from boson_multimodal.model.higgs_audio.loss import LossConfig
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning import __version__
 from voice_cloning.training.run_directory import read_run_flags
+from voice_cloning.training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
 
 REPORTERS = ("tensorboard", "wandb", "none")
-SCHEDULES = ("cosine", "constant")
 
 _source = partial(flag, in_identity=False)
 """A flag that names data or a checkpoint. The identity of a run holds a fingerprint of the content instead."""
@@ -79,7 +79,7 @@ class DistributedTrainingConfig:
     batch_size: int | None = _setting(None, "Number of samples of a micro-batch, instead of max_tokens_per_batch.")
     gradient_accumulation_steps: int = _setting(1, "Micro-batches of each process per optimizer step.")
     learning_rate: float = _setting(2e-4, "Peak learning rate of AdamW.")
-    lr_scheduler_type: str = _setting("cosine", "After the warm-up: cosine falls to 0, constant stays.", SCHEDULES)
+    lr_scheduler_type: str = _setting("cosine", "The learning rate after the warm-up.", SCHEDULES)
     warmup_steps: int | None = _setting(None, "Optimizer steps of linear warm-up; by default 3 % of all.")
     weight_decay: float = _setting(0.0, "Decoupled weight decay of AdamW.")
     adam_beta1: float = _setting(0.9, "AdamW's decay of the mean.")

@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import arabic_voice_cloning_distributed_trainer as program
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.constants import IGNORE_INDEX
-from tests.training_runs import EVERY_GROUP, assert_same_adapter, flags, metrics, trainer
+from tests.training_runs import EVERY_GROUP, assert_same_adapter, metrics, trainer
 from voice_cloning.training.batches import StepBatches, count_labels
-from voice_cloning.training.schedule import learning_rate, warmup_steps_of
 
 # -- sums over micro-batches -------------------------------------------------------------------------------------------
 
@@ -119,14 +117,3 @@ def test_bfloat16_trains_with_float32_adapters(demo: Path, tmp_path: Path) -> No
     assert subject.train().finished
     losses = [line["loss"] for line in metrics(tmp_path / "out")]
     assert losses[-1] < losses[0]
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "constant"])
-def test_the_learning_rate_warms_up_and_then_falls_or_stays(demo: Path, tmp_path: Path, schedule: str) -> None:
-    words = flags(demo, tmp_path / "out", max_steps=10, warmup_steps=4, lr_scheduler_type=schedule)
-    config = program.parse_arguments(words, "")[0]
-    assert warmup_steps_of(config, 10) == 4
-    rates = [learning_rate(config, step, warmup_steps=4, total_steps=10) / 3e-3 for step in range(10)]
-    assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
-    assert rates[4] == pytest.approx(1.0)
-    assert rates[9] == pytest.approx(1.0 if schedule == "constant" else 0.0670, abs=1e-4)
