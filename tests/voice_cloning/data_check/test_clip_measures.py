@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from boson_multimodal.audio_processing.sound_files import BLOCK_SAMPLES, Clip, read_samples
+from boson_multimodal.errors import InputError
 from voice_cloning.data_check import clip_measures
 from voice_cloning.data_check.clip_measures import (
     clipped_share,
@@ -30,14 +31,14 @@ def sine(hertz: float, seconds: float, level: float = 0.5) -> np.ndarray:
     return (level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * RATE)) / RATE)).astype(np.float32)
 
 
-def pulses(hertz: float, seconds: float) -> np.ndarray:
-    """Return a voice-like sound as (samples,): harmonics that fall by 6 dB an octave."""
-    return sum(sine(k * hertz, seconds, 0.2 / k) for k in range(1, int(4000 / hertz)))
+def pulses(hertz: float, seconds: float, lowest: float = 0) -> np.ndarray:
+    """Return a voice-like sound as (samples,): harmonics above ``lowest`` Hz that fall by 6 dB an octave."""
+    return sum(sine(k * hertz, seconds, 0.2 / k) for k in range(1, int(4000 / hertz)) if k * hertz > lowest)
 
 
-def encoded(wave: np.ndarray, form: str, subtype: str | None) -> bytes:
+def encoded(wave: np.ndarray, form: str, subtype: str | None, rate: int = RATE) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, wave, RATE, format=form, subtype=subtype)
+    soundfile.write(file, wave, rate, format=form, subtype=subtype)
     return file.getvalue()
 
 
@@ -53,11 +54,34 @@ def test_level_peak_and_dc_are_those_of_a_sine() -> None:
     assert (found.seconds, found.sampling_rate, found.problems) == (2.0, RATE, {})
 
 
-@pytest.mark.parametrize("hertz", [75, 110, 180, 260, 380])
-def test_pitch_is_that_of_the_voice(hertz: float) -> None:
-    wave = pulses(hertz, 1.0)
-    assert pitch(wave, RATE, np.ones(50, bool)) == pytest.approx(hertz, rel=0.03)
+@pytest.mark.parametrize("lowest", [0, 300], ids=["whole", "above 300 Hz"])
+@pytest.mark.parametrize("hertz", [65, 75, 110, 180, 260, 380])
+def test_pitch_is_that_of_the_voice(hertz: float, lowest: float) -> None:
+    """Also on a telephone, which does not carry the fundamental."""
+    wave = pulses(hertz, 1.0, lowest)
+    assert pitch(wave, RATE, np.ones(50, bool)) == pytest.approx(hertz, rel=0.02)
+    assert pitch(wave * np.float32(1e9), RATE, np.ones(50, bool)) == pytest.approx(hertz, rel=0.02)
     assert pitch(np.random.default_rng(0).normal(0, 0.1, RATE), RATE, np.ones(50, bool)) is None
+
+
+def test_pitch_is_that_of_the_active_frames() -> None:
+    wave = np.concatenate([pulses(110, 1.0), pulses(220, 1.0)])
+    for active, hertz in ((slice(0, 50), 110), (slice(50, 100), 220)):
+        is_active = np.zeros(100, bool)
+        is_active[active] = True
+        assert pitch(wave, RATE, is_active) == pytest.approx(hertz, rel=0.02)
+    is_active[54:] = False
+    assert pitch(wave, RATE, is_active) is None, "four frames are too few"
+
+
+@pytest.mark.parametrize("rate", [1, 30, 100, 799, 800, 4000, 7920, 11_025, 15_960, 16_020, 44_100, 192_000])
+@pytest.mark.filterwarnings("error")
+def test_any_rate_can_be_measured(rate: int) -> None:
+    wave = np.random.default_rng(0).normal(0, 0.1, 2 * max(rate, 50)).astype(np.float32)
+    found = measure_clip(Clip(encoded(wave, "WAV", "FLOAT", rate), 0.0, None), "content")
+    assert (found.problems, found.sampling_rate, found.bandwidth_hz) == ({}, rate, None)
+    assert found.pitch_hz is None or rate == 800, "its frames are so short that noise repeats itself"
+    assert found.active_dbfs == pytest.approx(-20, abs=3) or rate < 800, "a frame is one sample or two"
 
 
 def test_silence_is_counted_at_the_ends_and_in_long_pauses() -> None:
@@ -67,6 +91,34 @@ def test_silence_is_counted_at_the_ends_and_in_long_pauses() -> None:
     start, end, share = silence(frame_levels(wave, RATE))
     assert (start, end) == pytest.approx((0.5, 0.25), abs=0.03)
     assert share == pytest.approx((0.5 + 1.0 + 0.25) / 4.85, abs=0.02), "a tenth of a second belongs to speech"
+
+
+def test_levels_are_those_of_the_formula() -> None:
+    wave = np.concatenate([pulses(120, 0.5), np.zeros(RATE // 4, np.float32)]) + np.float32(0.1)
+    size = RATE // 50
+    power = wave[: len(wave) // size * size].reshape(-1, size).astype(np.float64).var(axis=1)
+    levels = frame_levels(wave, RATE)
+    assert levels == pytest.approx(10 * np.log10(np.maximum(power, 1e-12)), abs=1e-3)
+    assert levels.min() == pytest.approx(-120, abs=1e-3)
+    assert frame_levels(wave[:100], RATE).shape == (1,), "a clip shorter than a frame is one frame"
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.05], ids=["", "with DC"])
+def test_silence_is_found_above_a_noise_floor_and_under_dc(offset: float) -> None:
+    noise = np.random.default_rng(0).normal(0, 10 ** (-45 / 20), 3 * RATE)
+    wave = noise.astype(np.float32) + np.float32(offset)
+    wave[RATE : 2 * RATE] += pulses(120, 1.0)
+    assert silence(frame_levels(wave, RATE))[:2] == pytest.approx((1.0, 1.0), abs=0.03)
+
+
+def test_a_machine_that_cannot_keep_what_librosa_compiles_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unloadable:
+        def __getattr__(self, name: str) -> None:
+            raise RuntimeError(f"cannot cache function {name!r}: no locator available for file 'pitch.py'")
+
+    monkeypatch.setattr(clip_measures, "librosa", Unloadable())
+    with pytest.raises(InputError, match="^NUMBA_CACHE_DIR: librosa can.*; set it to a folder that can be written$"):
+        measure_file([Clip(encoded(pulses(120, 0.5), "WAV", "FLOAT"), 0.0, None)])
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-6])
