@@ -1,8 +1,8 @@
-"""What librosa and our own code find of a clip's level, silence, bandwidth and pitch, and what each costs a clip.
+"""Compares librosa and our own code: results and time for a clip's level, silence, bandwidth and pitch.
 
     OMP_NUM_THREADS=1 python -m benchmarks.clip_measures [--folder ../shared/samples/arabic_speech_commands]
 
-"as used" is what ``voice_cloning.data_check.clip_measures`` does. Times are CPU time on one core. The folder holds
+"as used" marks the code of ``voice_cloning.data_check.clip_measures``. Times are CPU time on one core. The folder holds
 ChatML files of real speech at 16 kHz; a second of silence, noise, DC and other rates are planted in its clips.
 """
 
@@ -29,15 +29,15 @@ from voice_cloning.data_check.sample_rules import MOST_SILENCE, SILENCE_AT_AN_EN
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples" / "arabic_speech_commands"
 RATE = 16_000
-UP_SAMPLED_TO = (24_000, 44_100, 48_000)
+UPSAMPLED_TO = (24_000, 44_100, 48_000)
 FEW = 64
-"""Clips that are up-sampled."""
+"""Number of clips that are upsampled."""
 
 Silence = tuple[float, float, float]
 
 
 def clips_of(folder: Path) -> dict[Path, str]:
-    """Path and speaker of every clip that is named in the folder's ChatML files."""
+    """Return path -> speaker of every clip that the folder's ChatML files name."""
     records = [r for path in sorted(folder.glob("*_chatml_samples.json")) for r in json.loads(path.read_text("utf-8"))]
     return {
         folder / part["audio_url"]: record["speaker"]
@@ -49,7 +49,7 @@ def clips_of(folder: Path) -> dict[Path, str]:
 
 
 def timed(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> tuple[float, list[Any]]:
-    """Milliseconds of CPU time a call, and the results; the first call is made once before."""
+    """Return the milliseconds of CPU time per call and the results; the first call also runs before the timing."""
     function(*calls[0])
     began = time.process_time()
     found = [function(*call) for call in calls]
@@ -65,7 +65,7 @@ def active_frames(wave: np.ndarray, rate: int) -> np.ndarray:
 
 
 def numpy_levels(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Frames by a reshape, as before librosa."""
+    """Return the levels of frames that a reshape makes, as before librosa was used."""
     size = round(used.FRAME_SECONDS * rate)
     return 10 * np.log10(wave[: len(wave) // size * size].reshape(-1, size).var(axis=1) + used.LEAST_POWER)
 
@@ -112,7 +112,7 @@ def split_by_our_threshold(wave: np.ndarray, rate: int) -> Silence:
 
 
 def compare_silence(waves: Sequence[np.ndarray]) -> None:
-    print(f"\nsilence: found of {len(waves)} clips with 1 s of it at the end / accused of the {len(waves)} without it")
+    print(f"\nsilence: found in {len(waves)} clips with 1 s of it at the end / in the same {len(waves)} without it")
     rng = np.random.default_rng(0)
 
     def noisy(wave: np.ndarray, decibels: float) -> np.ndarray:
@@ -143,12 +143,12 @@ def compare_silence(waves: Sequence[np.ndarray]) -> None:
         cost, _ = timed(function, [(wave, RATE) for wave in waves])
         cells = []
         for planted in plants.values():
-            found = [[_is_accused(function(planted(wave), RATE)) for wave in pair] for pair in pairs]
+            found = [[_is_reported(function(planted(wave), RATE)) for wave in pair] for pair in pairs]
             cells.append("{1}/{0}".format(*np.sum(found, axis=0)))
         print(f"{name:50} {cost:7.3f} ms  {'; '.join(cells)}")
 
 
-def _is_accused(found: Silence) -> bool:
+def _is_reported(found: Silence) -> bool:
     return max(found[:2]) > SILENCE_AT_AN_END_SECONDS or found[2] > MOST_SILENCE
 
 
@@ -156,7 +156,7 @@ def _is_accused(found: Silence) -> bool:
 
 
 def stft_band_limit(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | None:
-    """``band_limit`` on librosa's spectra: the same frames, chosen after the transform."""
+    """Return ``band_limit`` from librosa's spectra: the same frames, chosen after the transform."""
     size = 1 << round(np.log2(used.SPECTRUM_SECONDS * rate))
     power = np.abs(librosa.stft(wave, n_fft=size, hop_length=size, center=False)) ** 2
     at = ((np.arange(power.shape[1]) + 0.5) * size / rate / used.FRAME_SECONDS).astype(int)
@@ -172,10 +172,10 @@ def roll_off(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float:
 
 def compare_bandwidth(waves: Sequence[np.ndarray]) -> None:
     rng = np.random.default_rng(0)
-    print(f"\nbandwidth: found of {FEW} clips up-sampled to {UP_SAMPLED_TO} Hz; of as many with hiss in the upper band")
+    print(f"\nbandwidth: found in {FEW} clips upsampled to {UPSAMPLED_TO} Hz; in as many with hiss in the upper band")
     up = {
         rate: [torchaudio.functional.resample(torch.from_numpy(wave), RATE, rate).numpy() for wave in waves[:FEW]]
-        for rate in UP_SAMPLED_TO
+        for rate in UPSAMPLED_TO
     }
     calls = {rate: [(wave, rate, active_frames(wave, rate)) for wave in up[rate]] for rate in up}
     hissing = [wave + rng.normal(0, 0.1, len(wave)).astype(np.float32) * np.abs(wave).max() for wave in up[24_000]]
@@ -183,11 +183,11 @@ def compare_bandwidth(waves: Sequence[np.ndarray]) -> None:
     for name, function in {"our own, as used": used.band_limit, "librosa.stft": stft_band_limit}.items():
         costs, found = zip(*(timed(function, calls[rate]) for rate in up), strict=True)
         counts = [sum(limit is not None for limit in limits) for limits in found]
-        accused = sum(function(*right) is not None for right in rights)
+        false_findings = sum(function(*right) is not None for right in rights)
         long = np.tile(up[48_000][0], 20)
         long_cost, _ = timed(function, [(long, 48_000, active_frames(long, 48_000))] * 5)
         shown = ", ".join(f"{cost:.2f}" for cost in costs)
-        print(f"{name:30} {shown} ms ({long_cost:.1f} ms for {len(long) / 48_000:.0f} s)  {counts}; {accused}")
+        print(f"{name:30} {shown} ms ({long_cost:.1f} ms for {len(long) / 48_000:.0f} s)  {counts}; {false_findings}")
     cost, found = timed(roll_off, calls[24_000])
     print(f"librosa's 99 % roll-off: {cost:.2f} ms; {min(found):.0f} to {max(found):.0f} Hz where it ends at 8000 Hz")
 
@@ -196,7 +196,7 @@ def compare_bandwidth(waves: Sequence[np.ndarray]) -> None:
 
 
 def autocorrelation_pitch(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | None:
-    """Our own, as before librosa: the first peak of the autocorrelation that is nearly as high as the highest."""
+    """Return the pitch as before librosa: the first autocorrelation peak that is nearly as high as the highest."""
     step = max(1, rate // 8000)
     size, hop = round(used.PITCH_FRAME_SECONDS * rate), round(used.FRAME_SECONDS * rate)
     starts = np.flatnonzero(is_active) * hop
@@ -217,7 +217,7 @@ def autocorrelation_pitch(wave: np.ndarray, rate: int, is_active: np.ndarray) ->
 
 
 def pyin_pitch(wave: np.ndarray, rate: int, is_active: np.ndarray, **how: Any) -> float | None:
-    del is_active  # it decides itself where there is a voice
+    del is_active  # pyin decides which frames are voiced
     hertz, is_voiced, _ = librosa.pyin(wave, fmin=used.PITCH_HZ[0], fmax=used.PITCH_HZ[1], sr=rate, **how)
     return float(np.median(hertz[is_voiced])) if is_voiced.sum() >= used.FEWEST_VOICED_FRAMES else None
 
@@ -227,14 +227,14 @@ def coarse_pyin_pitch(wave: np.ndarray, rate: int, is_active: np.ndarray) -> flo
 
 
 def voice(hertz: float, lowest: float) -> np.ndarray:
-    """(samples,) of a second of harmonics that fall by 6 dB an octave, those below ``lowest`` Hz left out."""
+    """Return (samples,) a second of harmonics that fall by 6 dB an octave, without those below ``lowest`` Hz."""
     at = 2 * np.pi * np.arange(RATE) / RATE
     harmonics = [k for k in range(1, int(4000 / hertz)) if k * hertz > lowest]
     return sum(0.2 / k * np.sin(k * hertz * at) for k in harmonics).astype(np.float32)
 
 
 def _relative_to_speaker(found: Sequence[float | None], speakers: Sequence[str]) -> np.ndarray:
-    """(clips,) ratio of each pitch to the median of its speaker's; clips without a pitch are left out."""
+    """Return (clips,) the ratio of each pitch to the median of its speaker; clips without a pitch are left out."""
     of_speaker = defaultdict(list)
     for hertz, speaker in zip(found, speakers, strict=True):
         if hertz is not None:

@@ -1,8 +1,8 @@
-"""What a clip sounds like, in numbers: level, silence, clipping, bandwidth, pitch. Without torch, for workers.
+"""Measures the sound of a clip: level, silence, clipping, bandwidth, pitch. Without torch, for worker processes.
 
-Frames, decibels and pitch come from librosa. Silence, bandwidth and clipping are our own code; their functions say why,
-and ``python -m benchmarks.clip_measures`` prints the figures. librosa loads its parts at their first use, so a process
-that only imports this module does not pay for them (1.5 s of CPU time and 200 MB).
+Frames, decibels and pitch come from librosa. Silence, bandwidth and clipping are our own code; their docstrings give
+the reasons, and ``python -m benchmarks.clip_measures`` prints the figures. librosa loads its parts at their first use,
+so a process that only imports this module does not load them (1.5 s of CPU time and 200 MB).
 """
 
 from collections.abc import Sequence
@@ -18,27 +18,28 @@ from voice_cloning.data_check.same_speech import landmarks
 from voice_cloning.data_check.truncation import truncation
 
 LEAST_POWER = 1e-12
-"""Less counts as so much: -120 dBFS, below the smallest step of 16 bits."""
+"""Smaller powers are raised to this: -120 dBFS, below the smallest step of 16 bits."""
 FRAME_SECONDS = 0.020
-"""Of level and silence."""
+"""Length of the frames for level and silence."""
 SILENCE_BELOW_SPEECH_DB = (20.0, 45.0)
-"""Frames so far below the loud ones are silence: at least 20 dB, at most 45, in between 8 above the noise floor."""
+"""The silence threshold is ``ABOVE_FLOOR_DB`` above the noise floor, but 20 to 45 dB below the loud frames."""
 ABOVE_FLOOR_DB = 8.0
 DIGITAL_SILENCE_DBFS = -115.0
-"""Zeros; the smallest steps of 16 bits are at -95."""
+"""Only zeros are below this; the smallest steps of 16 bits are at -95."""
 PAUSE_SECONDS = 0.2
-"""Shorter silences belong to speech: the closures of its plosives."""
+"""Shorter silences belong to speech: they are the closures of plosives."""
 CUT_TOLERANCE_SECONDS = 0.1
-"""Lengths in data files are often rounded to so much."""
+"""Lengths in data files are often rounded by this much."""
 
 OLD_NYQUISTS = (4000.0, 5512.5, 8000.0, 11025.0)
-"""Half the usual rates below 24 kHz."""
+"""Half of the usual rates below 24 kHz."""
 BAND_LIMIT_DB = 22.0
-"""Speech loses less than this from below such a frequency to above it: at most 19 dB in the 48 kHz recordings that this
-was set on; at least 23 after resampling from 8, 11.025 and 16 kHz, at least 46 from 22.05 by a steep filter."""
+"""A larger drop from below such a frequency to above it is not natural speech. The drop was at most 19 dB in the 48 kHz
+recordings that the limit was set on. It was at least 23 dB after resampling from 8, 11.025 and 16 kHz, and at least 46
+dB from 22.05 kHz with a steep filter."""
 SPECTRUM_SECONDS = 0.030
 SPECTRUM_FRAMES = 400
-"""Spectra that one clip is judged by."""
+"""Largest number of spectra that are computed for a clip."""
 BAND_HZ = 500.0
 
 PITCH_HZ = (60.0, 400.0)
@@ -46,7 +47,7 @@ PITCH_FRAME_SECONDS = 0.040
 PITCH_FRAMES = 100
 PITCH_RATE = 8000
 PITCH_TROUGH = 0.2
-"""Threshold of yin: with librosa's 0.1 a voice without its fundamental (a telephone's) is taken for an octave lower."""
+"""Threshold of yin. With librosa's 0.1, a voice without its fundamental (a telephone's) is found an octave lower."""
 VOICED = 0.5
 """A frame is voiced if its correlation with itself one period later is above this."""
 FEWEST_VOICED_FRAMES = 5
@@ -54,22 +55,22 @@ FEWEST_VOICED_FRAMES = 5
 
 @dataclass(frozen=True)
 class ClipMeasures:
-    """What was measured of one clip.
+    """The measures of one clip.
 
     Attributes:
         content: SHA-256 of the file.
-        problems: reasons why it cannot be used, by kind: ``unreadable``, ``empty``, ``nan``, ``truncated``.
-        seconds: of the cut, as far as the file goes.
-        sampling_rate: of the file, Hz.
-        bandwidth_hz: where its energy stops, if that is below the codec's half rate and no speech does it; else None.
-        active_dbfs: level of its loud frames (95th percentile of 20 ms), 0 for a square wave of full scale.
-        peak_dbfs: largest sample.
-        dc: mean sample, of full scale.
+        problems: reasons why the clip cannot be used, by kind: ``unreadable``, ``empty``, ``nan``, ``truncated``.
+        seconds: length of the part of the cut that the file has.
+        sampling_rate: rate of the file in Hz.
+        bandwidth_hz: frequency at which the energy stops, if an old Nyquist frequency causes it; else None.
+        active_dbfs: level of the loud frames (95th percentile of 20 ms frames); 0 for a square wave of full scale.
+        peak_dbfs: level of the largest sample.
+        dc: mean of the samples, relative to full scale.
         clipped_share: share of samples in flat tops.
-        silence_start, silence_end: seconds.
-        silence_share: silence of ``PAUSE_SECONDS`` and more, ends included.
-        pitch_hz: median of the voiced frames; None if there are few.
-        landmarks: see ``same_speech.py``.
+        silence_start, silence_end: seconds of silence at the ends.
+        silence_share: share of silences of at least ``PAUSE_SECONDS``, including those at the ends.
+        pitch_hz: median pitch of the voiced frames; None if there are few.
+        landmarks: the fingerprint; see ``same_speech.py``.
     """
 
     content: str = ""
@@ -89,15 +90,15 @@ class ClipMeasures:
 
     @property
     def speech_seconds(self) -> float:
-        """Without the silence at its ends."""
+        """The length without the silence at the ends."""
         return self.seconds - self.silence_start - self.silence_end
 
 
 def measure_file(clips: list[Clip]) -> list[ClipMeasures]:
-    """Measure all cuts of one file, which is hashed and looked through once.
+    """Measure all cuts of one file; the file is hashed and checked for truncation once.
 
     Raises:
-        InputError: if librosa cannot be loaded, because what it compiles can be kept nowhere.
+        InputError: if librosa cannot be loaded, because there is no writable folder for its compiled functions.
     """
     load_librosa()
     source = clips[0].source
@@ -116,7 +117,7 @@ def load_librosa() -> None:
     """Load the parts of librosa that are used here.
 
     Raises:
-        InputError: if what it compiles at its first use can be kept nowhere.
+        InputError: if there is no writable folder for the functions that librosa compiles at its first use.
     """
     try:
         for name in ("util", "power_to_db", "yin"):
@@ -125,8 +126,8 @@ def load_librosa() -> None:
         if "cannot cache function" not in str(error):
             raise
         raise InputError(
-            "NUMBA_CACHE_DIR: librosa can keep its compiled functions neither there nor beside itself nor in the "
-            "user's cache; set it to a folder that can be written"
+            "NUMBA_CACHE_DIR: librosa cannot write its compiled functions to this folder, to its own folder or to the "
+            "user's cache; set the variable to a writable folder"
         ) from error
 
 
@@ -144,7 +145,7 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
         problems = {"empty": f"{clip.name}: {seconds:g} s of audio; a clip has at least {least:g} s"}
     elif clip.duration is not None and clip.duration > seconds + CUT_TOLERANCE_SECONDS:
         wanted = f"{clip.duration:g} s from {clip.offset:g} s on"
-        problems = {"truncated": f"{clip.name}: {wanted} are asked for, {seconds:.2f} s are there"}
+        problems = {"truncated": f"{clip.name}: the cut is {wanted}, but the file has only {seconds:.2f} s of it"}
     levels = frame_levels(wave, rate)
     start, end, share = silence(levels)
     is_active = levels >= silence_threshold(levels)
@@ -167,26 +168,26 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
 
 
 def frame_levels(wave: np.ndarray, rate: int) -> np.ndarray:
-    """(frames,) level of each 20 ms in dBFS, its DC taken out; a clip shorter than that is one frame.
+    """Return (frames,) the level of each 20 ms in dBFS, without its DC; a shorter clip is one frame.
 
-    Not librosa.feature.rms, which leaves the DC and what is slower than a frame in the level.
+    librosa.feature.rms is not used, because its level includes the DC and everything slower than a frame.
     """
     size = min(len(wave), max(1, round(FRAME_SECONDS * rate)))
     return _decibels(librosa.util.frame(wave, frame_length=size, hop_length=size, axis=0).var(axis=1))
 
 
 def silence_threshold(levels: np.ndarray) -> float:
-    """Level in dBFS below which a frame is silent: between its loud frames and its noise floor."""
+    """Return the level in dBFS below which a frame is silent, from the clip's loud frames and its noise floor."""
     loud, floor = np.percentile(levels, [95, 10])
     least, most = SILENCE_BELOW_SPEECH_DB
     return max(DIGITAL_SILENCE_DBFS, float(np.clip(floor + ABOVE_FLOOR_DB, loud - most, loud - least)))
 
 
 def silence(levels: np.ndarray) -> tuple[float, float, float]:
-    """Seconds of silence at the start and at the end, and the share of silence, single pauses counted from 0.2 s on.
+    """Return the seconds of silence at the start and at the end, and the share of silence; pauses count from 0.2 s.
 
-    Not librosa.effects.split: its threshold lies a fixed distance below the loudest frame and does not follow the noise
-    floor of a clip. With the threshold of this module it finds the same, but measures the levels a second time.
+    librosa.effects.split is not used: its threshold has a fixed distance from the loudest frame and does not follow the
+    noise floor of a clip. With the threshold of this module it finds the same, but measures the levels a second time.
     """
     active = np.flatnonzero(levels >= silence_threshold(levels))
     edges = np.concatenate([[-1], active, [len(levels)]])
@@ -197,15 +198,14 @@ def silence(levels: np.ndarray) -> tuple[float, float, float]:
 
 
 def clipped_share(samples: np.ndarray) -> float:
-    """Share of (samples, channels) that stand at their channel's extreme for three samples and more.
+    """Return the share of (samples, channels) in runs of at least three samples at their channel's extreme.
 
-    Flat tops are found whatever the gain after them; a codec or a resampling after them hides them. librosa has no
-    such measure.
+    Such flat tops are found at any gain, but not after a codec or resampling. librosa has no such measure.
     """
     count = 0
     for channel in samples.T:
         for extreme in (channel.max(), channel.min()):
-            if abs(extreme) > 0.05:  # below it, 16 bits are coarse enough for flat tops
+            if abs(extreme) > 0.05:  # softer clips have flat tops from the steps of 16 bits
                 at = np.concatenate([[0], (channel == extreme).astype(np.int8), [0]])
                 lengths = np.flatnonzero(np.diff(at) == -1) - np.flatnonzero(np.diff(at) == 1)
                 count += int(lengths[lengths >= 3].sum())
@@ -213,12 +213,12 @@ def clipped_share(samples: np.ndarray) -> float:
 
 
 def band_limit(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | None:
-    """Frequency in Hz at which the energy of speech stops, where that is a rate's half below the codec's.
+    """Return the frequency in Hz at which the energy of speech stops, if it is half of a rate below the codec's.
 
-    Below and above each old Nyquist frequency the strongest spectra (95th percentile of each bin) are compared, so that
-    a few fricatives are enough to show that the upper band is there. librosa.stft finds the same and transforms every
-    frame, where at most ``SPECTRUM_FRAMES`` are needed; librosa's spectral roll-off does not tell speech that was
-    up-sampled from speech that was not.
+    The strongest spectra (95th percentile of each bin) are compared below and above each old Nyquist frequency, so that
+    a few fricatives are enough to show energy in the upper band. librosa.stft finds the same, but transforms every
+    frame, and at most ``SPECTRUM_FRAMES`` are needed. librosa's spectral roll-off cannot distinguish upsampled speech
+    from other speech.
     """
     if rate < CODEC_SAMPLE_RATE:
         return None
@@ -236,7 +236,7 @@ def band_limit(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | No
 
 
 def band_edge(strong: np.ndarray, hertz: np.ndarray) -> float | None:
-    """Where a spectrum of (lines,) powers at (lines,) ``hertz`` stops, in Hz; None if at none of ``OLD_NYQUISTS``."""
+    """Return the Hz at which (lines,) powers at (lines,) ``hertz`` stop; None if it is at none of ``OLD_NYQUISTS``."""
     top = CODEC_SAMPLE_RATE / 2
     for edge in OLD_NYQUISTS:
         starts = np.arange(1.04 * edge, top - BAND_HZ / 2, BAND_HZ)
@@ -250,12 +250,12 @@ def band_edge(strong: np.ndarray, hertz: np.ndarray) -> float | None:
 
 
 def pitch(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | None:
-    """Median fundamental frequency in Hz of the voiced ones among the active frames (20 ms apart).
+    """Return the median fundamental frequency in Hz of the active frames (20 ms apart) that are voiced.
 
-    By librosa.yin. Not librosa.pyin, which decides on voicing too: it takes 111 ms for 5 s of speech, this takes 1 ms.
+    It comes from librosa.yin and takes 1 ms for 5 s of speech. librosa.pyin, which also decides on voicing, takes 111.
 
     Returns:
-        None if fewer than ``FEWEST_VOICED_FRAMES`` are voiced, or if ``rate`` is too low to hold a voice.
+        None if fewer than ``FEWEST_VOICED_FRAMES`` are voiced, or if ``rate`` is too low for a voice.
     """
     size, hop = round(PITCH_FRAME_SECONDS * rate), round(FRAME_SECONDS * rate)
     lowest, highest = PITCH_HZ
@@ -266,10 +266,10 @@ def pitch(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | None:
     if len(active) < FEWEST_VOICED_FRAMES:
         return None
     chosen = active[np.linspace(0, len(active) - 1, min(len(active), PITCH_FRAMES)).astype(int)]
-    step = max(1, rate // PITCH_RATE)  # the aliases of a plain decimation do not move the period
+    step = max(1, rate // PITCH_RATE)  # aliases from decimation without a filter do not change the period
     frames = frames[chosen, ::step]
     frames = frames - frames.mean(axis=1, keepdims=True)
-    # Each frame is a channel of its own, so that only the chosen ones are looked at.
+    # Each frame is passed as a channel, so that only the chosen frames are analysed.
     hertz = librosa.yin(
         frames,
         fmin=lowest,
@@ -284,7 +284,7 @@ def pitch(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | None:
 
 
 def _self_correlation(frames: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    """(frames,) normalised correlation of each of (frames, samples) with itself, (frames,) ``lags`` samples later."""
+    """Return (frames,) the normalised correlation of each of (frames, samples) with itself ``lags`` (frames,) later."""
     size = frames.shape[1]
     at = np.arange(size) + lags[:, None]
     later = np.take_along_axis(frames, np.minimum(at, size - 1), axis=1)
@@ -294,7 +294,7 @@ def _self_correlation(frames: np.ndarray, lags: np.ndarray) -> np.ndarray:
 
 
 def _band_levels(power: np.ndarray, hertz: np.ndarray, lows: Sequence[float], highs: Sequence[float]) -> np.ndarray:
-    """(bands,) mean power in dB of the lines from each of ``lows`` to each of ``highs``, in Hz."""
+    """Return (bands,) the mean power in dB of the lines from each of ``lows`` to each of ``highs``, in Hz."""
     bands = [power[(hertz >= low) & (hertz < high)] for low, high in zip(lows, highs, strict=True)]
     return _decibels(np.array([band.mean() if len(band) else 0.0 for band in bands]))
 
