@@ -31,7 +31,6 @@ if FOUND_PACKAGE != PROJECT_FOLDER / "boson_multimodal":
     )
 
 import torch
-import transformers
 from peft import PeftModel
 from torch import Tensor
 from torch import distributed as dist
@@ -45,6 +44,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.process_group import SECONDS_BEFORE_OTHER_RANKS_REPORT, Ranks
+from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.seeds import seed_of
 from lora_config import (
     HiggsAudioLoRATrainingConfig,
@@ -159,8 +159,7 @@ class ArabicVoiceCloningDistributedTrainer:
     def _setup_distributed(self) -> Ranks:
         """Join the process group if torchrun started this process; otherwise ``local_rank`` is -1."""
         ranks = Ranks.join()
-        if not ranks.is_main:
-            transformers.utils.logging.disable_progress_bar()
+        limit_library_bars(disable=not ranks.is_main)
         return ranks
 
     def _setup_device(self) -> Placement:

@@ -117,7 +117,7 @@ def test_a_machine_that_cannot_keep_what_librosa_compiles_is_told_how(monkeypatc
             raise RuntimeError(f"cannot cache function {name!r}: no locator available for file 'pitch.py'")
 
     monkeypatch.setattr(clip_measures, "librosa", Unloadable())
-    with pytest.raises(InputError, match="^NUMBA_CACHE_DIR: librosa can.*; set it to a folder that can be written$"):
+    with pytest.raises(InputError, match="^NUMBA_CACHE_DIR: librosa cannot.*; set it to a writable folder$"):
         measure_file([Clip(encoded(pulses(120, 0.5), "WAV", "FLOAT"), 0.0, None)])
 
 
