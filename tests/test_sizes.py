@@ -12,7 +12,7 @@ OWN_LIMITS = {
     "boson_multimodal/model/higgs_audio/modeling_higgs_audio.py": 700,
     "arabic_voice_cloning_distributed_trainer.py": 400,
 }
-"""Modules with a limit of their own: the model has the original's long signature, the program must read in one sitting."""
+"""Modules with a limit of their own: the model has a long signature, the program must read in one sitting."""
 
 
 @pytest.fixture(scope="module")
