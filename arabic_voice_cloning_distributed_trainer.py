@@ -81,7 +81,7 @@ from voice_cloning.training.batches import BatchLoader, StepBatches, count_label
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
 from voice_cloning.training.data import check_data_files
 from voice_cloning.training.log import ProgressLog
-from voice_cloning.training.losses import NonFiniteLossError
+from voice_cloning.training.losses import NonFiniteLossError, loss_sums
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.schedule import learning_rate, warmup_steps_of
 from voice_cloning.training.state import read_state
@@ -271,7 +271,7 @@ class ArabicVoiceCloningDistributedTrainer:
             output = self._training_step(batch)
             loss = weighted_loss(output.text_loss_sum, counts[0], output.audio_loss_sum, counts[1:], self.loss_config)
             loss.backward()
-            sums.append(torch.cat([output.text_loss_sum.detach().view(1), output.audio_loss_sum.detach()]))
+            sums.append(loss_sums(output).detach())
         rate = learning_rate(self.config, state.step, run.warmup_steps, state.total_steps)
         norm = run.optimizer.step(rate)
         return torch.cat([torch.stack(sums), norm.expand(len(sums), 1)], dim=1)
