@@ -31,7 +31,6 @@ if FOUND_PACKAGE != PROJECT_FOLDER / "boson_multimodal":
     )
 
 import torch
-import transformers
 from peft import PeftModel
 from torch import Tensor
 from torch import distributed as dist
@@ -45,6 +44,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.process_group import SECONDS_BEFORE_OTHER_RANKS_REPORT, Ranks
+from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.seeds import seed_of
 from lora_config import (
     HiggsAudioLoRATrainingConfig,
@@ -81,7 +81,7 @@ from voice_cloning.training.batches import BatchLoader, StepBatches, count_label
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
 from voice_cloning.training.data import check_data_files
 from voice_cloning.training.log import ProgressLog
-from voice_cloning.training.losses import NonFiniteLossError
+from voice_cloning.training.losses import NonFiniteLossError, loss_sums
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.schedule import learning_rate, warmup_steps_of
 from voice_cloning.training.state import read_state
@@ -159,8 +159,7 @@ class ArabicVoiceCloningDistributedTrainer:
     def _setup_distributed(self) -> Ranks:
         """Join the process group if torchrun started this process; otherwise ``local_rank`` is -1."""
         ranks = Ranks.join()
-        if not ranks.is_main:
-            transformers.utils.logging.disable_progress_bar()
+        limit_library_bars(disable=not ranks.is_main)
         return ranks
 
     def _setup_device(self) -> Placement:
@@ -272,7 +271,7 @@ class ArabicVoiceCloningDistributedTrainer:
             output = self._training_step(batch)
             loss = weighted_loss(output.text_loss_sum, counts[0], output.audio_loss_sum, counts[1:], self.loss_config)
             loss.backward()
-            sums.append(torch.cat([output.text_loss_sum.detach().view(1), output.audio_loss_sum.detach()]))
+            sums.append(loss_sums(output).detach())
         rate = learning_rate(self.config, state.step, run.warmup_steps, state.total_steps)
         norm = run.optimizer.step(rate)
         return torch.cat([torch.stack(sums), norm.expand(len(sums), 1)], dim=1)

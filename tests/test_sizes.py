@@ -8,8 +8,11 @@ import pytest
 from tests.training_runs import PROJECT
 
 MODULE_LINES, FUNCTION_LINES = 450, 60
-LONGER_MODULES = {"boson_multimodal/model/higgs_audio/modeling_higgs_audio.py": 700}
-"""Modules with a limit of their own. This one keeps the form of the file that it comes from."""
+OWN_LIMITS = {
+    "boson_multimodal/model/higgs_audio/modeling_higgs_audio.py": 700,
+    "arabic_voice_cloning_distributed_trainer.py": 400,
+}
+"""Modules with a limit of their own: the model has a long signature, the program must read in one sitting."""
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def sources() -> dict[str, str]:
 def test_modules_are_short(sources: dict[str, str]) -> None:
     lines = {path: len(text.splitlines()) for path, text in sources.items()}
     assert len(lines) > 100
-    long = {path: count for path, count in lines.items() if count > LONGER_MODULES.get(path, MODULE_LINES)}
+    long = {path: count for path, count in lines.items() if count > OWN_LIMITS.get(path, MODULE_LINES)}
     assert not long, f"too many lines: {long}"
 
 

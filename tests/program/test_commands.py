@@ -61,6 +61,9 @@ def test_trains_on_real_speech(demo: Path, tmp_path: Path, processes: int | None
     assert result.returncode == 0, result.stderr
     assert "112 samples, 0 dropped" in result.stderr and "16 samples, 0 dropped" in result.stderr
     assert "finished: 24 steps" in result.stdout
+    assert "\r" not in result.stderr, "a log file holds whole lines"
+    assert len(re.findall(r"step \d+ of 24: loss", result.stderr)) == 24
+    assert len(result.stderr.splitlines()) < 24 + 20
     assert result.stdout.count("trainable parameters: ") == 1
     assert result.stderr.count("resuming from") == 0
     names = {path.name for path in out.iterdir()}

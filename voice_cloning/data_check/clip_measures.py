@@ -1,8 +1,8 @@
-"""Measures the sound of a clip: level, silence, clipping, bandwidth, pitch. Without torch, for worker processes.
+"""Measure the sound of a clip: level, silence, clipping, bandwidth, pitch. Workers import this without torch.
 
-Frames, decibels and pitch come from librosa. Silence, bandwidth and clipping are our own code; their docstrings give
-the reasons, and ``python -m benchmarks.clip_measures`` prints the figures. librosa loads its parts at their first use,
-so a process that only imports this module does not load them (1.5 s of CPU time and 200 MB).
+Frames, decibels and pitch come from librosa. Silence, bandwidth and clipping are our own code; their functions say why,
+and ``python -m benchmarks.clip_measures`` prints the figures. librosa loads its parts at their first use, so a process
+that only imports this module does not need the 1.5 s of CPU time and the 200 MB that they take.
 """
 
 from collections.abc import Sequence
@@ -18,28 +18,27 @@ from voice_cloning.data_check.same_speech import landmarks
 from voice_cloning.data_check.truncation import truncation
 
 LEAST_POWER = 1e-12
-"""Smaller powers are raised to this: -120 dBFS, below the smallest step of 16 bits."""
+"""The lowest power in a level: -120 dBFS, below the smallest step of 16 bits."""
 FRAME_SECONDS = 0.020
 """Length of the frames for level and silence."""
 SILENCE_BELOW_SPEECH_DB = (20.0, 45.0)
-"""The silence threshold is ``ABOVE_FLOOR_DB`` above the noise floor, but 20 to 45 dB below the loud frames."""
+"""A frame is silent below the noise floor plus 8 dB. This threshold stays 20 to 45 dB below the loud frames."""
 ABOVE_FLOOR_DB = 8.0
 DIGITAL_SILENCE_DBFS = -115.0
-"""Only zeros are below this; the smallest steps of 16 bits are at -95."""
+"""Level of zeros. The smallest steps of 16 bits are at -95 dBFS."""
 PAUSE_SECONDS = 0.2
-"""Shorter silences belong to speech: they are the closures of plosives."""
+"""Shorter silences are part of speech, such as the closures of plosives."""
 CUT_TOLERANCE_SECONDS = 0.1
 """Lengths in data files are often rounded by this much."""
 
 OLD_NYQUISTS = (4000.0, 5512.5, 8000.0, 11025.0)
-"""Half of the usual rates below 24 kHz."""
+"""Nyquist frequencies of the usual rates below 24 kHz."""
 BAND_LIMIT_DB = 22.0
-"""A larger drop from below such a frequency to above it is not natural speech. The drop was at most 19 dB in the 48 kHz
-recordings that the limit was set on. It was at least 23 dB after resampling from 8, 11.025 and 16 kHz, and at least 46
-dB from 22.05 kHz with a steep filter."""
+"""A larger fall of the level at a Nyquist frequency shows upsampling. Recordings at 48 kHz fall by at most 19 dB.
+Speech resampled from 8, 11.025 and 16 kHz falls by at least 23 dB, from 22.05 kHz with a steep filter by 46 dB."""
 SPECTRUM_SECONDS = 0.030
 SPECTRUM_FRAMES = 400
-"""Largest number of spectra that are computed for a clip."""
+"""The most spectra that are computed for one clip."""
 BAND_HZ = 500.0
 
 PITCH_HZ = (60.0, 400.0)
@@ -47,7 +46,7 @@ PITCH_FRAME_SECONDS = 0.040
 PITCH_FRAMES = 100
 PITCH_RATE = 8000
 PITCH_TROUGH = 0.2
-"""Threshold of yin. With librosa's 0.1, a voice without its fundamental (a telephone's) is found an octave lower."""
+"""Threshold of yin: with librosa's 0.1 a voice without its fundamental, as on a telephone, seems an octave lower."""
 VOICED = 0.5
 """A frame is voiced if its correlation with itself one period later is above this."""
 FEWEST_VOICED_FRAMES = 5
@@ -60,17 +59,18 @@ class ClipMeasures:
     Attributes:
         content: SHA-256 of the file.
         problems: reasons why the clip cannot be used, by kind: ``unreadable``, ``empty``, ``nan``, ``truncated``.
-        seconds: length of the part of the cut that the file has.
-        sampling_rate: rate of the file in Hz.
-        bandwidth_hz: frequency at which the energy stops, if an old Nyquist frequency causes it; else None.
-        active_dbfs: level of the loud frames (95th percentile of 20 ms frames); 0 for a square wave of full scale.
+        seconds: length of the cut, up to the end of the file.
+        sampling_rate: sampling rate of the file in Hz.
+        bandwidth_hz: frequency where the energy stops, if speech would go on there and the codec would keep it; else
+            None.
+        active_dbfs: level of the loud frames (95th percentile of 20 ms); 0 for a square wave of full scale.
         peak_dbfs: level of the largest sample.
-        dc: mean of the samples, relative to full scale.
+        dc: mean of the samples as a share of full scale.
         clipped_share: share of samples in flat tops.
         silence_start, silence_end: seconds of silence at the ends.
-        silence_share: share of silences of at least ``PAUSE_SECONDS``, including those at the ends.
+        silence_share: share of silences of ``PAUSE_SECONDS`` or more, ends included.
         pitch_hz: median pitch of the voiced frames; None if there are few.
-        landmarks: the fingerprint; see ``same_speech.py``.
+        landmarks: see ``same_speech.py``.
     """
 
     content: str = ""
@@ -90,15 +90,15 @@ class ClipMeasures:
 
     @property
     def speech_seconds(self) -> float:
-        """The length without the silence at the ends."""
+        """Length without the silence at the ends."""
         return self.seconds - self.silence_start - self.silence_end
 
 
 def measure_file(clips: list[Clip]) -> list[ClipMeasures]:
-    """Measure all cuts of one file; the file is hashed and checked for truncation once.
+    """Measure all cuts of one file. The file is hashed and checked once.
 
     Raises:
-        InputError: if librosa cannot be loaded, because there is no writable folder for its compiled functions.
+        InputError: if librosa has no writable folder for its compiled functions.
     """
     load_librosa()
     source = clips[0].source
@@ -114,10 +114,10 @@ def measure_file(clips: list[Clip]) -> list[ClipMeasures]:
 
 
 def load_librosa() -> None:
-    """Load the parts of librosa that are used here.
+    """Load the parts of librosa that this module uses.
 
     Raises:
-        InputError: if there is no writable folder for the functions that librosa compiles at its first use.
+        InputError: if librosa has no writable folder for its compiled functions.
     """
     try:
         for name in ("util", "power_to_db", "yin"):
@@ -126,13 +126,13 @@ def load_librosa() -> None:
         if "cannot cache function" not in str(error):
             raise
         raise InputError(
-            "NUMBA_CACHE_DIR: librosa cannot write its compiled functions to this folder, to its own folder or to the "
-            "user's cache; set the variable to a writable folder"
+            "NUMBA_CACHE_DIR: librosa cannot write its compiled functions there, beside itself or in the user's cache; "
+            "set it to a writable folder"
         ) from error
 
 
 def measure_clip(clip: Clip, content: str) -> ClipMeasures:
-    """Measure one cut of a file with the given SHA-256."""
+    """Measure one cut of a file that has the given SHA-256."""
     try:
         samples, rate = read_samples(clip)
     except AudioError as error:
@@ -145,7 +145,7 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
         problems = {"empty": f"{clip.name}: {seconds:g} s of audio; a clip has at least {least:g} s"}
     elif clip.duration is not None and clip.duration > seconds + CUT_TOLERANCE_SECONDS:
         wanted = f"{clip.duration:g} s from {clip.offset:g} s on"
-        problems = {"truncated": f"{clip.name}: the cut is {wanted}, but the file has only {seconds:.2f} s of it"}
+        problems = {"truncated": f"{clip.name}: {wanted} are asked for, {seconds:.2f} s are there"}
     levels = frame_levels(wave, rate)
     start, end, share = silence(levels)
     is_active = levels >= silence_threshold(levels)
@@ -168,26 +168,26 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
 
 
 def frame_levels(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Return (frames,) the level of each 20 ms in dBFS, without its DC; a shorter clip is one frame.
+    """Return the (frames,) level of each 20 ms in dBFS, without DC. A shorter clip is one frame.
 
-    librosa.feature.rms is not used, because its level includes the DC and everything slower than a frame.
+    librosa.feature.rms is not used: it includes DC and changes slower than a frame.
     """
     size = min(len(wave), max(1, round(FRAME_SECONDS * rate)))
     return _decibels(librosa.util.frame(wave, frame_length=size, hop_length=size, axis=0).var(axis=1))
 
 
 def silence_threshold(levels: np.ndarray) -> float:
-    """Return the level in dBFS below which a frame is silent, from the clip's loud frames and its noise floor."""
+    """Return the level in dBFS below which a frame is silent."""
     loud, floor = np.percentile(levels, [95, 10])
     least, most = SILENCE_BELOW_SPEECH_DB
     return max(DIGITAL_SILENCE_DBFS, float(np.clip(floor + ABOVE_FLOOR_DB, loud - most, loud - least)))
 
 
 def silence(levels: np.ndarray) -> tuple[float, float, float]:
-    """Return the seconds of silence at the start and at the end, and the share of silence; pauses count from 0.2 s.
+    """Return the seconds of silence at the start and at the end, and the share of silences of 0.2 s or more.
 
-    librosa.effects.split is not used: its threshold has a fixed distance from the loudest frame and does not follow the
-    noise floor of a clip. With the threshold of this module it finds the same, but measures the levels a second time.
+    librosa.effects.split is not used: its threshold is a fixed distance below the loudest frame and ignores the noise
+    floor. With our threshold it finds the same, but it computes the levels a second time.
     """
     active = np.flatnonzero(levels >= silence_threshold(levels))
     edges = np.concatenate([[-1], active, [len(levels)]])
@@ -198,14 +198,14 @@ def silence(levels: np.ndarray) -> tuple[float, float, float]:
 
 
 def clipped_share(samples: np.ndarray) -> float:
-    """Return the share of (samples, channels) in runs of at least three samples at their channel's extreme.
+    """Return the share of (samples, channels) that stay at the extreme of their channel for three samples or more.
 
-    Such flat tops are found at any gain, but not after a codec or resampling. librosa has no such measure.
+    A later gain does not hide flat tops; a later codec or resampling does. librosa has no such measure.
     """
     count = 0
     for channel in samples.T:
         for extreme in (channel.max(), channel.min()):
-            if abs(extreme) > 0.05:  # softer clips have flat tops from the steps of 16 bits
+            if abs(extreme) > 0.05:  # below it, 16 bits are coarse enough for flat tops
                 at = np.concatenate([[0], (channel == extreme).astype(np.int8), [0]])
                 lengths = np.flatnonzero(np.diff(at) == -1) - np.flatnonzero(np.diff(at) == 1)
                 count += int(lengths[lengths >= 3].sum())
@@ -213,12 +213,11 @@ def clipped_share(samples: np.ndarray) -> float:
 
 
 def band_limit(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | None:
-    """Return the frequency in Hz at which the energy of speech stops, if it is half of a rate below the codec's.
+    """Return the frequency in Hz where the energy of speech stops, if it is near one of ``OLD_NYQUISTS``, else None.
 
-    The strongest spectra (95th percentile of each bin) are compared below and above each old Nyquist frequency, so that
-    a few fricatives are enough to show energy in the upper band. librosa.stft finds the same, but transforms every
-    frame, and at most ``SPECTRUM_FRAMES`` are needed. librosa's spectral roll-off cannot distinguish upsampled speech
-    from other speech.
+    The strongest spectra (95th percentile of each bin) are compared below and above each frequency, so a few fricatives
+    suffice to show the upper band. librosa.stft gives the same result but transforms every frame, not only
+    ``SPECTRUM_FRAMES``. librosa's spectral roll-off does not separate upsampled speech from other speech.
     """
     if rate < CODEC_SAMPLE_RATE:
         return None
@@ -236,7 +235,7 @@ def band_limit(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | No
 
 
 def band_edge(strong: np.ndarray, hertz: np.ndarray) -> float | None:
-    """Return the Hz at which (lines,) powers at (lines,) ``hertz`` stop; None if it is at none of ``OLD_NYQUISTS``."""
+    """Return the frequency where a spectrum of (lines,) powers at (lines,) ``hertz`` stops, as :func:`band_limit`."""
     top = CODEC_SAMPLE_RATE / 2
     for edge in OLD_NYQUISTS:
         starts = np.arange(1.04 * edge, top - BAND_HZ / 2, BAND_HZ)
@@ -250,12 +249,12 @@ def band_edge(strong: np.ndarray, hertz: np.ndarray) -> float | None:
 
 
 def pitch(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | None:
-    """Return the median fundamental frequency in Hz of the active frames (20 ms apart) that are voiced.
+    """Return the median fundamental frequency in Hz of the voiced frames among the active ones (20 ms apart).
 
-    It comes from librosa.yin and takes 1 ms for 5 s of speech. librosa.pyin, which also decides on voicing, takes 111.
+    It is computed by librosa.yin. librosa.pyin takes 111 ms for 5 s of speech, yin takes 1 ms.
 
     Returns:
-        None if fewer than ``FEWEST_VOICED_FRAMES`` are voiced, or if ``rate`` is too low for a voice.
+        None if fewer than ``FEWEST_VOICED_FRAMES`` are voiced, or if ``rate`` is too low to hold a voice.
     """
     size, hop = round(PITCH_FRAME_SECONDS * rate), round(FRAME_SECONDS * rate)
     lowest, highest = PITCH_HZ
@@ -266,10 +265,10 @@ def pitch(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | None:
     if len(active) < FEWEST_VOICED_FRAMES:
         return None
     chosen = active[np.linspace(0, len(active) - 1, min(len(active), PITCH_FRAMES)).astype(int)]
-    step = max(1, rate // PITCH_RATE)  # aliases from decimation without a filter do not change the period
+    step = max(1, rate // PITCH_RATE)  # aliases of this decimation do not change the period
     frames = frames[chosen, ::step]
     frames = frames - frames.mean(axis=1, keepdims=True)
-    # Each frame is passed as a channel, so that only the chosen frames are analysed.
+    # Each frame is a channel, so that yin computes the chosen frames only.
     hertz = librosa.yin(
         frames,
         fmin=lowest,
@@ -284,7 +283,7 @@ def pitch(wave: np.ndarray, rate: int, is_active: np.ndarray) -> float | None:
 
 
 def _self_correlation(frames: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    """Return (frames,) the normalised correlation of each of (frames, samples) with itself ``lags`` (frames,) later."""
+    """Return the (frames,) normalised correlation of each of (frames, samples) with itself after (frames,) ``lags``."""
     size = frames.shape[1]
     at = np.arange(size) + lags[:, None]
     later = np.take_along_axis(frames, np.minimum(at, size - 1), axis=1)
@@ -294,7 +293,7 @@ def _self_correlation(frames: np.ndarray, lags: np.ndarray) -> np.ndarray:
 
 
 def _band_levels(power: np.ndarray, hertz: np.ndarray, lows: Sequence[float], highs: Sequence[float]) -> np.ndarray:
-    """Return (bands,) the mean power in dB of the lines from each of ``lows`` to each of ``highs``, in Hz."""
+    """Return the (bands,) mean power in dB between each of ``lows`` and each of ``highs``, in Hz."""
     bands = [power[(hertz >= low) & (hertz < high)] for low, high in zip(lows, highs, strict=True)]
     return _decibels(np.array([band.mean() if len(band) else 0.0 for band in bands]))
 

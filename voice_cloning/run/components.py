@@ -22,7 +22,7 @@ from voice_cloning.training.evaluation import Evaluator
 from voice_cloning.training.log import MetricsWriter, ProgressLog
 from voice_cloning.training.losses import LossTotals
 from voice_cloning.training.optimizer import AdapterOptimizer
-from voice_cloning.training.run_directory import TENSORBOARD_FOLDER, RunDirectory, checkpoint_step
+from voice_cloning.training.run_directory import TENSORBOARD_FOLDER, RunDirectory
 from voice_cloning.training.state import BestEvaluation, TrainingState, read_state
 
 
@@ -74,7 +74,7 @@ class FinishedRun:
     @property
     def step(self) -> int:
         """The number of optimizer steps of the run."""
-        return checkpoint_step(self.opened.checkpoint)
+        return read_state(self.opened.checkpoint)["step"]
 
     @property
     def best(self) -> BestEvaluation | None:

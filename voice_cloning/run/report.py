@@ -9,6 +9,8 @@ from voice_cloning.run.components import FinishedRun, Placement, TrainingCompone
 from voice_cloning.run.data import RunData
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.log import peak_memory_gb
+from voice_cloning.training.run_directory import RunDirectory
+from voice_cloning.training.state import BestEvaluation
 
 
 @dataclass(frozen=True)
@@ -34,19 +36,26 @@ class TrainingSummary:
 def summary_of(run: TrainingComponents, stopped_by: int | None) -> TrainingSummary:
     """Return how a call of ``train`` ended; ``stopped_by`` is the number of a signal."""
     state, directory = run.state, run.opened.directory
-    checkpoint = best = None
+    checkpoint = None
     if directory is not None:
         saved = directory.checkpoint_path(state.step)
         checkpoint = saved if saved.exists() else run.opened.checkpoint
-        best = state.best and directory.checkpoint_path(state.best.step)
+    best = _best_checkpoint(directory, state.best)
     return TrainingSummary(state.step, state.total_steps, state.is_finished, stopped_by, checkpoint, best)
 
 
 def finished_summary(run: FinishedRun) -> TrainingSummary:
     """Return the summary of a run that an earlier call finished."""
-    directory, checkpoint, best = run.opened.directory, run.opened.checkpoint, run.best
-    best_checkpoint = directory.checkpoint_path(best.step) if directory is not None and best is not None else None
-    return TrainingSummary(run.step, run.step, True, None, checkpoint, best_checkpoint)
+    best = _best_checkpoint(run.opened.directory, run.best)
+    return TrainingSummary(run.step, run.step, True, None, run.opened.checkpoint, best)
+
+
+def _best_checkpoint(directory: RunDirectory | None, best: BestEvaluation | None) -> Path | None:
+    """Return the best checkpoint of the folder. A run that was resumed from another folder may have left it there."""
+    if directory is None or best is None:
+        return None
+    path = directory.checkpoint_path(best.step)
+    return path if path.is_dir() else None
 
 
 def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -> list[str]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
@@ -14,7 +13,7 @@ from boson_multimodal.progress import progress
 from voice_cloning.training.batch_planning import plan_evaluation
 from voice_cloning.training.batches import BatchLoader, count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
-from voice_cloning.training.losses import LossTotals
+from voice_cloning.training.losses import LossTotals, loss_sums
 
 
 class Evaluator:
@@ -69,11 +68,6 @@ class Evaluator:
             counts = self._ranks.sum(count_labels(micro_batches, self._num_codebooks))
             sums = torch.zeros_like(totals.sums)
             for batch in filter(None, micro_batches):
-                sums += _loss_sums(forward(batch)).double().cpu()
+                sums += loss_sums(forward(batch)).double().cpu()
             totals.add(self._ranks.sum(sums), counts)
         return totals.losses(self._loss_config, prefix="eval_")
-
-
-def _loss_sums(output: HiggsAudioModelOutput) -> Tensor:
-    """Return (1 + K,) loss sums: the text head, then each codebook."""
-    return torch.cat([output.text_loss_sum.view(1), output.audio_loss_sum])

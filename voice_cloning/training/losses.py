@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.process_group import Ranks
+
+
+def loss_sums(output: HiggsAudioModelOutput) -> Tensor:
+    """Return the (1 + K,) loss sums of a forward pass: the text head, then each codebook."""
+    return torch.cat([output.text_loss_sum.view(1), output.audio_loss_sum])
 
 
 @dataclass

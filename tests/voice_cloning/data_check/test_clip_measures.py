@@ -111,13 +111,13 @@ def test_silence_is_found_above_a_noise_floor_and_under_dc(offset: float) -> Non
     assert silence(frame_levels(wave, RATE))[:2] == pytest.approx((1.0, 1.0), abs=0.03)
 
 
-def test_a_machine_without_a_writable_cache_for_librosa_gets_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_that_cannot_keep_what_librosa_compiles_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
     class Unloadable:
         def __getattr__(self, name: str) -> None:
             raise RuntimeError(f"cannot cache function {name!r}: no locator available for file 'pitch.py'")
 
     monkeypatch.setattr(clip_measures, "librosa", Unloadable())
-    with pytest.raises(InputError, match="^NUMBA_CACHE_DIR: librosa cannot.*; set the variable to a writable folder$"):
+    with pytest.raises(InputError, match="^NUMBA_CACHE_DIR: librosa cannot.*; set it to a writable folder$"):
         measure_file([Clip(encoded(pulses(120, 0.5), "WAV", "FLOAT"), 0.0, None)])
 
 
@@ -171,8 +171,7 @@ def test_a_cut_beyond_the_end_is_named(tmp_path: Path) -> None:
     path.write_bytes(encoded(pulses(120, 2.0), "WAV", "PCM_16"))
     exact, rounded, beyond = measure_file([Clip(path, 0.5, 1.5), Clip(path, 0.5, 1.58), Clip(path, 0.5, 2.0)])
     assert exact.problems == rounded.problems == {}
-    message = f"{path}: the cut is 2 s from 0.5 s on, but the file has only 1.50 s of it"
-    assert beyond.problems == {"truncated": message}
+    assert beyond.problems == {"truncated": f"{path}: 2 s from 0.5 s on are asked for, 1.50 s are there"}
 
 
 # soundfile's callback may fail inside libsndfile, which then rejects the file; that is right.

@@ -7,6 +7,7 @@ import pytest
 
 import arabic_voice_cloning_distributed_trainer as program
 from tests.training_runs import flags
+from voice_cloning import __version__
 
 
 def test_a_mistyped_flag_gets_the_closest_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,3 +48,10 @@ def test_only_the_two_paths_have_no_default() -> None:
 
 def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        program.parse_arguments(["--version"], "")
+    assert end.value.code == 0
+    assert capsys.readouterr().out.split()[-1] == __version__

@@ -9,6 +9,7 @@ from peft import PeftModel
 
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tests.training_runs import EVERY_GROUP, adapter, metrics, trainer
+from voice_cloning import __version__
 
 
 def test_the_exact_files_of_a_run(demo: Path, tmp_path: Path) -> None:
@@ -30,6 +31,8 @@ def test_the_exact_files_of_a_run(demo: Path, tmp_path: Path) -> None:
     run = json.loads((summary.checkpoint / "run.json").read_text(encoding="utf-8"))
     assert run["flags"]["prompt_style"] == "voice_clone"
     assert set(run["versions"]) >= {"torch", "transformers", "peft"}
+    assert run["version"] == __version__
+    assert f"- the trainer's version: {__version__}" in (summary.checkpoint / "README.md").read_text(encoding="utf-8")
     assert all(tensor.dtype == torch.float32 for tensor in adapter(summary.checkpoint).values())
 
 
