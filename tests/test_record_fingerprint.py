@@ -1,4 +1,4 @@
-"""The digest that tells a resumed run whether its data are still the same. If it changed, no older run could resume.
+"""The digest by which a resumed run checks that its data are the same. If it changed, no older run could resume.
 
 The digests below come from the code of an older release. The test depends on no demo, no trained tokenizer and no
 library that writes audio files.
