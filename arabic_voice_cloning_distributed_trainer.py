@@ -343,12 +343,13 @@ class ArabicVoiceCloningDistributedTrainer:
             if state.saved_step == state.step:
                 return
             if run.opened.directory is not None:
-                run.opened.directory.save_checkpoint(state, self._write_weights)
+                run.opened.directory.save_checkpoint(state.step, self._write_checkpoint)
                 run.opened.directory.prune_checkpoints(self.config.save_total_limit, state.best and state.best.step)
             state.saved_step = state.step
 
-    def _write_weights(self, folder: Path) -> None:
+    def _write_checkpoint(self, folder: Path) -> None:
         run = self.components
+        run.state.save(folder)
         run.model.save_pretrained(folder, save_embedding_layers=False)
         write_checkpoint_card(folder, run.opened.directory.folder)
         run.optimizer.save(folder)

@@ -73,17 +73,18 @@ def test_another_class_inside_the_wrapper_is_refused(demo: Path, tmp_path: Path)
         subject._check_wrapped_model(subject.components.model)
 
 
-@pytest.fixture
-def fork(tmp_path: Path) -> Path:
-    """Return a folder with another boson_multimodal, whose forward has ``labels``."""
-    package = tmp_path / "fork" / "boson_multimodal" / "model" / "higgs_audio"
+@pytest.fixture(scope="module")
+def fork(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with another boson_multimodal, whose forward has ``labels``."""
+    folder = tmp_path_factory.mktemp("fork")
+    package = folder / "boson_multimodal" / "model" / "higgs_audio"
     package.mkdir(parents=True)
-    for folder in (package, package.parent, package.parent.parent):
-        (folder / "__init__.py").write_text("")
+    for parent in (package.parent, package.parent.parent):
+        (parent / "__init__.py").write_text("")
     (package / "__init__.py").write_text(
         "class HiggsAudioModel:\n    def forward(self, input_ids=None, labels=None):\n        pass\n"
     )
-    return tmp_path / "fork"
+    return folder
 
 
 def python(code: str, folder: Path, pythonpath: Path) -> subprocess.CompletedProcess[str]:
@@ -91,19 +92,33 @@ def python(code: str, folder: Path, pythonpath: Path) -> subprocess.CompletedPro
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=folder)
 
 
-def test_our_package_wins_over_a_fork_that_is_first_on_pythonpath(fork: Path, demo: Path) -> None:
-    arguments = flags(demo, fork / "out", max_steps=1, eval_data_path=None)
+@pytest.fixture(scope="module")
+def run_beside_fork(fork: Path, demo: Path) -> str:
+    """What a run prints for which the fork is first on PYTHONPATH; it encodes, trains, evaluates and saves."""
+    arguments = flags(demo, fork / "out", code_cache_dir=fork / "codes", max_steps=1)
     code = (
         "import runpy, sys\n"
         f"sys.argv = ['trainer', *{arguments!r}]\n"
         f"try:\n    runpy.run_path({str(PROGRAM)!r}, run_name='__main__')\n"
         "except SystemExit as end:\n    assert end.code == 0, end.code\n"
         "import boson_multimodal; print('USED', boson_multimodal.__file__)\n"
+        "print('LOADED', *sorted({name.split('.')[0] for name in sys.modules}))\n"
     )
     result = python(code, fork, fork)
     assert result.returncode == 0, result.stderr
-    assert f"USED {PROJECT / 'boson_multimodal' / '__init__.py'}" in result.stdout
+    return result.stdout
+
+
+def test_our_package_wins_over_a_fork_that_is_first_on_pythonpath(run_beside_fork: str, fork: Path) -> None:
+    assert f"USED {PROJECT / 'boson_multimodal' / '__init__.py'}" in run_beside_fork
     assert (fork / "out" / "checkpoint-000001").is_dir()
+
+
+def test_training_loads_neither_librosa_nor_numba(run_beside_fork: str, fork: Path) -> None:
+    assert (fork / "out" / "metrics.jsonl").is_file() and any((fork / "codes").iterdir())
+    loaded = set(run_beside_fork.splitlines()[-1].split())
+    assert {"LOADED", "torch", "torchaudio", "transformers"} <= loaded
+    assert not {"librosa", "numba", "sklearn"} & loaded
 
 
 def test_a_fork_that_was_imported_before_stops_the_program_with_both_files(fork: Path) -> None:

@@ -24,9 +24,9 @@ from typing import IO, Any
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync, write_whole
 from voice_cloning import __version__
-from voice_cloning.training.state import STATE_FILE, TrainingState
 
 RUN_FILE = "run.json"
+STATE_FILE = "trainer_state.json"
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 LOCK_FILE = ".lock"
@@ -112,19 +112,18 @@ class RunDirectory:
         found = self.checkpoints()
         return found[-1] if found else None
 
-    def save_checkpoint(self, state: TrainingState, write_weights: Callable[[Path], None]) -> Path:
-        """Write a checkpoint under a temporary name and rename it; return its folder.
+    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Write the checkpoint of a step under a temporary name and rename it; return its folder.
 
         Args:
-            state: the state of the run.
-            write_weights: writes the weights into a folder that already holds ``run.json`` and the state.
+            step: number of optimizer steps done.
+            write: writes state and weights into a folder that already holds ``run.json``.
         """
-        target = self.checkpoint_path(state.step)
+        target = self.checkpoint_path(step)
         temporary = self.folder / f"{TEMPORARY_PREFIX}{target.name}"
         temporary.mkdir()
         write_whole(temporary / RUN_FILE, self._description())
-        state.save(temporary)
-        write_weights(temporary)
+        write(temporary)
         for path in temporary.iterdir():
             sync(path)
         if target.exists():  # a run that was resumed from an earlier checkpoint reaches this step again

@@ -7,8 +7,7 @@ from typing import Any
 
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.training.losses import LossTotals
-
-STATE_FILE = "trainer_state.json"
+from voice_cloning.training.run_directory import STATE_FILE
 
 
 @dataclass(frozen=True)
