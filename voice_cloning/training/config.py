@@ -181,9 +181,11 @@ def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         parser.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
     recorded = _recorded_flags(configs[0])
-    if recorded is not None:
-        configs = [_with_recorded(config, recorded, getattr(namespace, GIVEN)) for config in configs]
-    return tuple(configs)
+    if recorded is None:
+        return tuple(configs)
+    changes = [_recorded_values(config, recorded, getattr(namespace, GIVEN)) for config in configs]
+    _log_changes({name: value for found in changes for name, value in found.items()})
+    return tuple(replace(config, **found) for config, found in zip(configs, changes, strict=True))
 
 
 def _make_parser(description: str) -> HfArgumentParser:
@@ -204,8 +206,8 @@ def _recorded_flags(config: DistributedTrainingConfig) -> dict[str, Any] | None:
     return read_run_flags(Path(config.output_dir))
 
 
-def _with_recorded(config: Any, recorded: dict[str, Any], given: frozenset[str]) -> Any:
-    """Return a configuration in which flags that were not given have the values of a recorded run."""
+def _recorded_values(config: Any, recorded: dict[str, Any], given: frozenset[str]) -> dict[str, Any]:
+    """Return the values of a recorded run for flags that were not given, where they differ from the configuration."""
     changes = {}
     for flag_field in fields(config):
         if flag_field.name in given or facts_of(flag_field).per_call:
@@ -213,10 +215,16 @@ def _with_recorded(config: Any, recorded: dict[str, Any], given: frozenset[str])
         value = recorded.get(flag_field.name, value_before(flag_field))
         if value != getattr(config, flag_field.name):
             changes[flag_field.name] = value
-    if changes and int(os.environ.get("RANK", 0)) == 0:
-        shown = ", ".join(f"--{name} {value}" for name, value in changes.items())
-        logger.info("flags taken from the run that is resumed: %s", shown)
-    return replace(config, **changes)
+    return changes
+
+
+def _log_changes(changes: dict[str, Any]) -> None:
+    """Log the values that come from the run, on the main process."""
+    if not changes or int(os.environ.get("RANK", 0)) > 0:
+        return
+    words = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in changes.items()}
+    shown = ", ".join(f"--{name} {value}" for name, value in words.items())
+    logger.info("flags taken from the run that is resumed: %s", shown)
 
 
 def _flag_names(parser: argparse.ArgumentParser) -> list[str]:
