@@ -11,9 +11,9 @@ DEMO_BUILT := $(DEMO)/.built
 DEMO_RUN := $(DEMO)/run
 # The model has three layers of random weights, and it must memorise 16 clips to the last code. So the rank is half its
 # width, everything that can have an adapter has one, and the learning rate is high.
-DEMO_SETTINGS := --max_steps 140 --warmup_steps 10 --learning_rate 5e-3 \
+DEMO_SETTINGS := --max_steps 200 --warmup_steps 10 --learning_rate 5e-3 \
 	--lora_rank 64 --lora_alpha 128 --lora_targets attention audio_mlp text_mlp heads audio_embeddings \
-	--logging_steps 5 --eval_steps 10 --save_steps 70
+	--logging_steps 10 --eval_steps 20 --save_steps 100
 
 .PHONY: help demo test test-slow test-gpu lint clean
 
