@@ -8,7 +8,7 @@ import torch
 
 import arabic_voice_cloning_distributed_trainer as program
 from tests.training_runs import PROJECT
-from tests.voice_cloning.speech.cloners import GREEDY, checkpoint_of, make_cloner, targets
+from tests.voice_cloning.speech.cloners import GREEDY, make_cloner, targets
 from voice_cloning.speech.requests import read_manifest
 
 
@@ -32,8 +32,9 @@ def test_every_clip_is_memorised_with_several_seeds(demo: Path, tmp_path: Path, 
     }
     words = [word for name, value in paths.items() for word in (f"--{name}", str(value))]
     subject = program.ArabicVoiceCloningDistributedTrainer(*program.parse_arguments([*words, *demo_settings()], ""))
-    assert subject.train().finished
-    cloner = make_cloner(demo, adapter=checkpoint_of(subject), settings=GREEDY)
+    summary = subject.train()
+    assert summary.finished
+    cloner = make_cloner(demo, adapter=summary.checkpoint, settings=GREEDY)
     requests = read_manifest(demo / "train_chatml_samples.json", cloner.prompt_style)[0]
     spoken = {request.name: speech.pieces[0].codes for request, speech in cloner.speak_all(requests)}
     wrong = [
