@@ -14,23 +14,12 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel, modeling_higgs_audio
 from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import LAYOUTS, ORIGINAL, TRANSFORMERS
-from tests.boson_multimodal.test_native_oracle import model_with_moved_norms
-from tests.checkpoint_folders import assert_same_tensors, edit_json, refusal, save_in_both_layouts
+from tests.checkpoint_folders import assert_same_tensors, edit_json, refusal
 from tests.native_oracle import tiny_config
 from tests.training_runs import ENVIRONMENT, PROJECT
 
 PEAK_OVER_WEIGHTS = 1.2
 """The most memory that loading may take, as a multiple of the weights' size."""
-
-
-@pytest.fixture
-def model() -> HiggsAudioModel:
-    return model_with_moved_norms()
-
-
-@pytest.fixture
-def saved(model: HiggsAudioModel, tmp_path: Path) -> dict[str, Path]:
-    return save_in_both_layouts(model, tmp_path)
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
     to_transformers_config,
     to_transformers_name,
 )
-from tests.boson_multimodal.test_native_oracle import mixed_batch, model_with_moved_norms
-from tests.checkpoint_folders import assert_same_tensors, save_in_both_layouts
+from tests.boson_multimodal.test_native_oracle import mixed_batch
+from tests.checkpoint_folders import assert_same_tensors
 from tests.goldens import GOLDEN_DIR, needs_golden
 from tests.native_oracle import native_logits, native_name, tiny_config
 from tests.training_runs import metrics, trainer
@@ -32,16 +32,6 @@ from tools.demo.model import build_model
 
 RELEASED_BYTES = 11_542_566_912
 """The size of the released weights in bf16, from the index of the release."""
-
-
-@pytest.fixture
-def model() -> HiggsAudioModel:
-    return model_with_moved_norms()
-
-
-@pytest.fixture
-def saved(model: HiggsAudioModel, tmp_path: Path) -> dict[str, Path]:
-    return save_in_both_layouts(model, tmp_path)
 
 
 def stored(folder: Path) -> dict[str, Tensor]:
