@@ -45,6 +45,11 @@ class HiggsAudioBatchInput:
     label_ids: Tensor
     label_audio_ids: Tensor
 
+    def prompts(self) -> dict[str, Tensor | None]:
+        """Return the fields that ``HiggsAudioModel.generate`` takes, by name."""
+        left_out = ("label_ids", "label_audio_ids", "audio_out_ids_start_group_loc")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
+
 
 class ArabicVoiceCloningTrainingCollator:
     """Collates samples into a :class:`HiggsAudioBatchInput`. It does not change the samples.

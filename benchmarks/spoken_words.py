@@ -174,14 +174,9 @@ def speak(model: HiggsAudioModel, requests: Sequence[Request]) -> list[Spoken]:
     spoken: list[Spoken] = []
     for start in range(0, len(requests), BATCH_SIZE):
         batch = requests[start : start + BATCH_SIZE]
-        prompts = collator([request.prompt for request in batch])
+        batch_input = collator([request.prompt for request in batch])
         output = model.generate(
-            input_ids=prompts.input_ids,
-            attention_mask=prompts.attention_mask,
-            audio_in_ids=prompts.audio_in_ids,
-            audio_in_ids_start=prompts.audio_in_ids_start,
-            audio_out_ids=prompts.audio_out_ids,
-            audio_out_ids_start=prompts.audio_out_ids_start,
+            **batch_input.prompts(),
             max_new_tokens=MOST_COLUMNS,
             seed=[request.seed for request in batch],
             **SAMPLING,

@@ -365,16 +365,9 @@ class VoiceCloner:
     def _attempt(self, batch: Sequence[tuple[SpeechRequest, int]], attempt: int) -> list[SpokenPiece]:
         pieces = [request.pieces[index] for request, index in batch]
         limits = [self.most_columns(piece) for piece in pieces]
-        prompts = self.collator([self.prompt(request.pieces[index], request.base_dir) for request, index in batch])
+        batch_input = self.collator([self.prompt(request.pieces[index], request.base_dir) for request, index in batch])
         output = self.model.generate(
-            input_ids=prompts.input_ids,
-            attention_mask=prompts.attention_mask,
-            audio_in_ids=prompts.audio_in_ids,
-            audio_in_ids_start=prompts.audio_in_ids_start,
-            audio_out_ids=prompts.audio_out_ids,
-            audio_out_ids_start=prompts.audio_out_ids_start,
-            audio_features=prompts.audio_features,
-            audio_feature_attention_mask=prompts.audio_feature_attention_mask,
+            **batch_input.prompts(),
             max_new_tokens=max(limits),
             seed=[seed_of(self.settings.seed, index, attempt) for _, index in batch],
             **asdict(self.settings.sampling),
