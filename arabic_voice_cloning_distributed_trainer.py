@@ -33,7 +33,6 @@ if FOUND_PACKAGE != PROJECT_FOLDER / "boson_multimodal":
 import torch
 from peft import PeftModel
 from torch import Tensor
-from torch import distributed as dist
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
@@ -43,7 +42,7 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
-from boson_multimodal.process_group import SECONDS_BEFORE_OTHER_RANKS_REPORT, Ranks
+from boson_multimodal.process_group import SECONDS_BEFORE_OTHER_RANKS_REPORT, Ranks, leave_process_group
 from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.seeds import seed_of
 from lora_config import (
@@ -66,7 +65,7 @@ from voice_cloning.run.components import (
     restore,
 )
 from voice_cloning.run.data import encode_clips_of, load_run_data
-from voice_cloning.run.identity import flag_values, require_equal_flags, run_details, run_identity
+from voice_cloning.run.identity import flag_values, require_equal_flags
 from voice_cloning.run.report import (
     TrainingSummary,
     closing_lines,
@@ -180,8 +179,7 @@ class ArabicVoiceCloningDistributedTrainer:
         data = load_run_data(config, self.dataset_config, model_folder)
         for line in data_lines(data, self.dataset_config):
             self._log_main("%s", line)
-        identity = run_identity(flags, data, self.ranks.world_size, self.placement.dtype)
-        opened = open_run_directory(self.ranks, config, identity, run_details(flags, data, PROJECT_FOLDER))
+        opened = open_run_directory(self.ranks, flags, data, self.placement.dtype, PROJECT_FOLDER)
         if opened.checkpoint is not None and read_state(opened.checkpoint)["finished"]:
             return FinishedRun(opened)
         encoded = encode_clips_of(data, self.placement.device)
@@ -203,7 +201,8 @@ class ArabicVoiceCloningDistributedTrainer:
             evaluator=make_evaluator(data, config, self.loss_config, self.ranks),
             state=state,
         )
-        self._log_main("%s", start_line(components, self.ranks, self.placement))
+        if self.ranks.is_main:  # the line takes a plan of the first epoch, and the sum of all clips
+            logger.info("%s", start_line(components, self.ranks, self.placement))
         if opened.checkpoint is not None:
             self._log_main("resuming from %s at step %d of %d", opened.checkpoint, state.step, state.total_steps)
         return components
@@ -372,8 +371,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _report(rank, "interrupted before the first step; the clips encoded so far stay in the cache")
         return 130
     finally:
-        if dist.is_initialized() and sys.exc_info()[0] is None:
-            dist.destroy_process_group()
+        if sys.exc_info()[0] is None:
+            leave_process_group()
     if rank == 0:
         print("\n".join(closing_lines(summary)))
     return 0 if summary.stopped_by is None else 128 + summary.stopped_by

@@ -14,7 +14,7 @@ from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.process_group import Ranks
 from lora_config import ADAPTER_FILE
 from voice_cloning.run.data import RunData
-from voice_cloning.run.identity import flags_before
+from voice_cloning.run.identity import flags_before, run_details, run_identity
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.config import DistributedTrainingConfig
@@ -116,9 +116,18 @@ class TrainingComponents:
 
 
 def open_run_directory(
-    ranks: Ranks, config: DistributedTrainingConfig, identity: dict[str, Any], details: dict[str, Any]
+    ranks: Ranks, flags: dict[str, Any], data: RunData, dtype: torch.dtype, project: Path
 ) -> OpenedDirectory:
     """Open the output folder on the main process, and send the checkpoint to resume from to the other processes.
+
+    Only the main process computes the identity of the run, which hashes all samples.
+
+    Args:
+        ranks: the processes.
+        flags: all flags.
+        data: the data and the model's folder.
+        dtype: type of the frozen weights.
+        project: the folder of the program, whose commit is recorded.
 
     Raises:
         InputError: on every process, if the folder holds another run or cannot be written.
@@ -126,8 +135,10 @@ def open_run_directory(
     directory, checkpoint, problem = None, None, None
     if ranks.is_main:
         try:
-            directory = RunDirectory(Path(config.output_dir), identity, details, flags_before())
-            checkpoint = directory.open(config.resume, config.overwrite)
+            identity = run_identity(flags, data, ranks.world_size, dtype)
+            details = run_details(flags, data, project)
+            directory = RunDirectory(Path(flags["output_dir"]), identity, details, flags_before())
+            checkpoint = directory.open(flags["resume"], flags["overwrite"])
         except InputError as error:
             problem = str(error)
     checkpoint, problem = ranks.broadcast_object((checkpoint, problem))

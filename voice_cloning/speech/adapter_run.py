@@ -7,6 +7,8 @@ from typing import Any
 from arabic_voice_cloning_dataset import parse_record, read_json_records
 from boson_multimodal.cloning_example import has_as_written_turns
 from boson_multimodal.errors import InputError
+from boson_multimodal.flags import value_before
+from voice_cloning.training.config import flag_fields
 from voice_cloning.training.run_directory import RUN_FILE
 
 STYLE_WITHOUT_RUN = "voice_clone"
@@ -29,7 +31,8 @@ def normalisation_of_adapter(folder: Path) -> str:
     Raises:
         InputError: if ``run.json`` is not one of the trainer's.
     """
-    return (_flags_of_run(folder, None) or {}).get("text_normalisation", "none")
+    of_older_runs = value_before(flag_fields()["text_normalisation"])
+    return (_flags_of_run(folder, None) or {}).get("text_normalisation", of_older_runs)
 
 
 def _flags_of_run(folder: Path, needed: str | None) -> dict[str, Any] | None:

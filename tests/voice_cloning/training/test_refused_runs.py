@@ -10,6 +10,7 @@ import arabic_voice_cloning_distributed_trainer as program
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.errors import InputError
 from tests.training_runs import flags, trainer
+from voice_cloning.run import components
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +56,8 @@ def test_changed_data_is_refused_by_fingerprint_and_count(demo: Path, finished: 
 
 
 def test_another_world_size_is_refused(demo: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    identity = program.run_identity
-    monkeypatch.setattr(program, "run_identity", lambda *args: {**identity(*args), "world_size": 2})
+    identity = components.run_identity
+    monkeypatch.setattr(components, "run_identity", lambda *args: {**identity(*args), "world_size": 2})
     with pytest.raises(InputError, match="world_size: was 1, is 2"):
         trainer(demo, finished, max_steps=2)
 
