@@ -1,5 +1,6 @@
 """The error for wrong input of the user, and functions that list many problems in one error."""
 
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +13,13 @@ Found = TypeVar("Found")
 
 
 class InputError(ValueError):
-    """A file, field or flag of the user is wrong. The message names it and says what would be right."""
+    """A file, field or flag of the user is wrong. The message names it and says what would be right.
+
+    Invisible characters in the message are shown by :func:`visible`, because they are often what is wrong.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
 
 
 class ProblemKind(StrEnum):
@@ -38,6 +45,23 @@ class Problem:
 
     def __str__(self) -> str:
         return self.message
+
+
+def visible(text: str) -> str:
+    """Return a text in which what cannot be seen is written as ``<U+200F>``.
+
+    These are control and format characters such as direction marks, lone surrogates, private and unassigned
+    characters, spaces other than the usual one, and marks that would join the character before them to one character
+    (in names of macOS). Line feeds and tabs stay.
+    """
+    shown = []
+    for i, character in enumerate(text):
+        joins = i > 0 and len(unicodedata.normalize("NFC", text[i - 1] + character)) == 1
+        category = unicodedata.category(character)
+        hidden = category[0] == "C" or category in ("Zl", "Zp") or (category == "Zs" and character != " ")
+        is_shown_as_code = joins or (hidden and character not in "\n\t")
+        shown.append(f"<U+{ord(character):04X}>" if is_shown_as_code else character)
+    return "".join(shown)
 
 
 def raise_if_any(heading: str, offenders: Sequence[str | Problem]) -> None:

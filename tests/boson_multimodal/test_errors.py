@@ -1,0 +1,24 @@
+"""What cannot be seen in a message is written as a code."""
+
+import unicodedata
+
+import pytest
+
+from boson_multimodal.errors import InputError, visible
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("clip\u200f.wav", "clip<U+200F>.wav"),
+        ("\ufeffid", "<U+FEFF>id"),
+        ("a\u00a0b\u2028c", "a<U+00A0>b<U+2028>c"),
+        ("a\0b\ud800", "a<U+0000>b<U+D800>"),
+        (unicodedata.normalize("NFD", "صوت_آ"), "صوت_ا<U+0653>"),
+        ("صوت_آ", "صوت_آ"),
+        ("سَبَّ \t\n", "سَبَّ \t\n"),
+    ],
+)
+def test_what_cannot_be_seen_is_written_as_a_code(text: str, shown: str) -> None:
+    assert visible(text) == shown
+    assert str(InputError(text)) == shown
