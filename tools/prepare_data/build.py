@@ -3,11 +3,15 @@
     python -m tools.prepare_data build SOURCE --output_dir DIR [--eval_share 0.05] [--references_per_target 1]
 
 SOURCE has one of these forms; it is detected, unless --format names it:
-  clips        a folder of NAME.wav (.flac, .ogg, .opus, .mp3) with NAME.txt beside it; the speaker is the folder's name
-  ljspeech     metadata.csv of id|text|normalised text, and wavs/
-  table        a CSV, TSV or JSON-lines file with named columns, such as Common Voice's, or a folder with one such file
+  clips        a folder of NAME.wav (.flac, .ogg, .mp3, ...) with NAME.txt beside it; the speaker is the folder's name
+  ljspeech     metadata.csv of id|text|normalised text, and wavs/; a list without a header may also name the speakers
+  table        a CSV, TSV or JSON-lines file with named columns, such as Common Voice's or a NeMo manifest, or a folder
+               with one such file; columns offset and duration (or start and end) are cuts, channel is a channel
   huggingface  a folder that datasets' save_to_disk wrote, or one of Parquet files (needs pyarrow)
   kaldi        wav.scp, text and utt2spk, with or without segments
+
+The command first says what it took for what: form, columns, delimiter, encoding, utterances, voices, hours, and two
+samples. --dry_run stops there. What does not add up stops it; nothing is written then.
 
 Each utterance becomes a target, with another utterance of its speaker as the reference. DIR gets
 train_chatml_samples.json, val_chatml_samples.json and build_summary.json. It also gets clips/ if SOURCE is a data set
@@ -18,8 +22,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from boson_multimodal.errors import LISTED_OFFENDERS
-from voice_cloning.corpora.build import FORMS, SPLITS_BY, TRAIN_FILE, VAL_FILE, build_data
+from boson_multimodal.errors import LISTED_OFFENDERS, visible
+from voice_cloning.corpora.build import SPLITS_BY, SUMMARY_FILE, TRAIN_FILE, VAL_FILE, build_data
+from voice_cloning.corpora.sources import FORMS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--speaker_from",
         metavar="WHAT",
-        help="the column of the speakers; one for a single voice; for clips, folder (the default) or name, which is "
-        "the part of the file's name before the first _ or -",
+        help="the column of the speakers (its number, for a list without a header); one for a single voice; folder for "
+        "the clip's folder (the default for clips); name for the part of the clip's name before the first _ or -",
     )
     parser.add_argument(
         "--references_per_target", type=int, default=1, metavar="N", help="samples made of each target (default 1)"
@@ -47,6 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="for the choice of pairs and sides (default 0)"
     )
+    parser.add_argument(
+        "--drop_invalid",
+        action="store_true",
+        help="leave out entries that cannot be used, and list all of them in build_summary.json",
+    )
+    parser.add_argument(
+        "--encoding", metavar="NAME", help="encoding of texts and tables, such as cp1256 (default UTF-8)"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="say what was taken for what, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace files with other content in DIR")
 
 
@@ -54,6 +68,9 @@ def run(flags: argparse.Namespace) -> int:
     """Build the data and print what was written and what was left out. Returns the exit status."""
     settings = {name: value for name, value in vars(flags).items() if name not in ("verb", "format")}
     summary = build_data(form=flags.format, **settings)
+    if flags.dry_run:
+        print("--dry_run: nothing was written")
+        return 0
     for name, side in (("train", TRAIN_FILE), ("val", VAL_FILE)):
         found = summary[name]
         if found["samples"]:
@@ -65,5 +82,7 @@ def run(flags: argparse.Namespace) -> int:
         if names:
             shown = ", ".join(names[:LISTED_OFFENDERS])
             more = f" and {len(names) - LISTED_OFFENDERS} more" if len(names) > LISTED_OFFENDERS else ""
-            print(f"left out, {reason.replace('_', ' ')} ({len(names)}): {shown}{more}", file=sys.stderr)
+            print(f"left out, {reason.replace('_', ' ')} ({len(names)}): {visible(shown)}{more}", file=sys.stderr)
+    if any(summary["left_out"].values()):
+        print(f"all that was left out is in {flags.output_dir / SUMMARY_FILE}", file=sys.stderr)
     return 0

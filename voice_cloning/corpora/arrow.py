@@ -1,9 +1,11 @@
 """Reads data sets that Hugging Face's ``datasets`` wrote to disk: Arrow folders and Parquet files.
 
 pyarrow reads both batch by batch, so that the audio in the files is never in memory as a whole. ``datasets`` itself is
-not needed. An audio column holds a structure of ``bytes`` and ``path``, or a path.
+not needed. An audio column holds a structure of ``bytes`` and ``path``, one of ``array`` and ``sampling_rate``, a path,
+or bare samples with their rate in a column ``sampling_rate``.
 """
 
+import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,97 +13,159 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import soundfile
+
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
-from voice_cloning.corpora.forms import Columns
-from voice_cloning.corpora.utterances import ONE_SPEAKER, Cell, Collection, Utterance, seconds_of
+from voice_cloning.corpora.columns import Columns, Roles, WrongValue, cut_in, roles_of_header, speaker_in, text_in
+from voice_cloning.corpora.source_files import find_audio, list_files
+from voice_cloning.corpora.utterances import Cell, Collection, Utterance, seconds_of
 
 STATE_FILE = "state.json"
 """The file beside the Arrow files of one split that names them."""
+RATE_COLUMN = "sampling_rate"
 PARQUET_BATCH_ROWS = 64
+LFS_POINTER = b"version https://git-lfs"
+"""The first bytes of what Git leaves in place of a large file that was not downloaded."""
 SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}
 """First bytes of an audio file -> suffix; a file with other first bytes is taken for MP3."""
 
 
-def holds_data_set(folder: Path) -> bool:
-    """Return whether ``folder`` holds Arrow files of ``save_to_disk`` or Parquet files."""
-    return next(_data_files(folder), None) is not None
+def holds_data_set(files: Sequence[Path]) -> bool:
+    """Return whether there are Arrow files of ``save_to_disk`` or Parquet files among these."""
+    return bool(_data_files(files))
 
 
-def read_data_set(source: Path, columns: Columns) -> Collection:
+def read_data_set(source: Path, columns: Columns, encoding: str | None = None) -> Collection:
     """Read a folder of ``save_to_disk``, with all its splits, or a folder of Parquet files.
 
     Raises:
         InputError: if pyarrow is not installed, a file cannot be read, or a column is unknown.
     """
     collection = Collection("huggingface")
+    listing = list_files(source)
+    collection.faults += listing.faults
+    collection.aside += listing.aside
+    seen: dict[tuple[str, ...], list[str]] = {}
     with progress(title=f"reading {source.name}", unit="row") as bar:
-        for path in _data_files(source):
-            audio, text, speaker = columns.pick(_column_names(path), str(path))
+        for path in _data_files(listing.files):
+            header = _column_names(path)
+            roles = roles_of_header(header, columns, str(path))
+            collection.speaker_is_guessed |= roles.speaker is None and columns.speaker_from is None
+            seen.setdefault(tuple(roles.facts(header)), []).append(path.relative_to(source).as_posix())
+            rate_column = RATE_COLUMN if RATE_COLUMN in header else None
             split = path.relative_to(source).with_suffix("").as_posix().replace("/", "-")
-            wanted = list(dict.fromkeys([audio, text, *([speaker] if speaker else [])]))
-            for row, values in enumerate(_rows(path, wanted)):
-                cell = Cell(path, audio, row, f"{split}-{row:06d}")
-                who = values[speaker] if speaker else ONE_SPEAKER
-                _add(collection, source, cell, values[audio], _string(values[text]), _string(who))
+            wanted = [roles.audio, *roles.texts, roles.speaker, roles.offset, roles.end, roles.duration, rate_column]
+            for row, values in enumerate(_rows(path, list(dict.fromkeys(name for name in wanted if name)))):
+                cell = Cell(path, roles.audio, row, f"{split}-{row:06d}", rate_column)
+                _add(collection, source, cell, values, roles)
                 bar.update()
+    for facts, files in seen.items():
+        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
+        collection.facts += [f"files: {shown}", *facts]
     return collection
 
 
 def read_cells(cells: Sequence[Cell]) -> Iterator[tuple[Cell, bytes]]:
-    """Yield each cell with the bytes of its audio, file by file."""
-    by_file: dict[tuple[Path, str], dict[int, Cell]] = {}
+    """Yield each cell with the bytes of its audio file, file by file."""
+    by_file: dict[tuple[Path, str, str | None], dict[int, Cell]] = {}
     for cell in cells:
-        by_file.setdefault((cell.path, cell.column), {})[cell.row] = cell
-    for (path, column), wanted in by_file.items():
-        for row, values in enumerate(_rows(path, [column])):
+        by_file.setdefault((cell.path, cell.column, cell.rate_column), {})[cell.row] = cell
+    for (path, column, rate_column), wanted in by_file.items():
+        for row, values in enumerate(_rows(path, [column, *([rate_column] if rate_column else [])])):
             if row in wanted:
-                yield wanted[row], values[column]["bytes"]
+                yield wanted[row], _held(values[column], values.get(rate_column))[0]
 
 
-def _add(collection: Collection, source: Path, cell: Cell, value: Any, text: str, speaker: str) -> None:
+def wav_of(samples: np.ndarray, rate: int) -> bytes:
+    """Return a WAV file that holds (samples,) or (samples, channels) exactly: 16 bits if these hold it, else floats."""
+    scaled = samples * 32768
+    is_integer = bool(np.all(scaled == np.round(scaled)) and np.all(np.abs(samples) < 1))
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16" if is_integer else "FLOAT")
+    return file.getvalue()
+
+
+def _add(collection: Collection, source: Path, cell: Cell, values: dict[str, Any], roles: Roles) -> None:
     """Add one row as an utterance; audio that the row itself holds is measured here, while it is in memory."""
-    where = f"{cell.path}, row {cell.row}"
-    held = value.get("bytes") if isinstance(value, dict) else None
-    path = value.get("path") if isinstance(value, dict) else value
-    if held:
-        suffix = SUFFIXES.get(held[:4], ".mp3")
-        try:
+    where, value = f"{cell.path}, row {cell.row}", values[roles.audio]
+    path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
+    try:
+        held, suffix = _held(value, values.get(cell.rate_column))
+        text, speaker = text_in(values, roles), speaker_in(values, roles, path or "")
+        offset, duration, _ = cut_in(values, roles)
+        if held:
             seconds = seconds_of(held, f"column {cell.column}")
-        except InputError as error:
-            collection.problems.append(f"{where}: {error}")
-            return
-        named = replace(cell, name=cell.name + suffix)
-        collection.add(Utterance(cell.name, named, text, speaker, where, seconds=seconds))
-    elif isinstance(path, str) and path:
-        collection.add(Utterance(cell.name, source / path, text, speaker, where))
+        elif not path:
+            raise WrongValue(f"column {cell.column} holds neither bytes nor a path of an audio file")
+    except (WrongValue, InputError) as error:
+        collection.refuse(where, str(error))
+        return
+    if held:
+        audio: Path | Cell = replace(cell, name=cell.name + suffix)
+        if offset is not None:
+            collection.faults.append(f"{where}: a cut of audio inside the data set; write the audio to files first")
+        collection.add(Utterance(cell.name, audio, text, speaker, where, seconds=seconds))
     else:
-        collection.problems.append(f"{where}: column {cell.column} holds neither bytes nor a path of an audio file")
+        collection.add(Utterance(cell.name, find_audio(source, path), text, speaker, where, offset, duration))
 
 
-def _string(value: Any) -> str:
-    return "" if value is None else str(value)
+def _held(value: Any, rate: Any) -> tuple[bytes, str]:
+    """Return the audio file that a value of the audio column holds, and its suffix; empty if it only names a file.
+
+    Raises:
+        WrongValue: if it holds samples that are no audio, or no rate.
+    """
+    if isinstance(value, dict):
+        if content := value.get("bytes"):
+            return content, SUFFIXES.get(content[:4], ".mp3")
+        samples, rate = value.get("array"), value.get(RATE_COLUMN, rate)
+    else:
+        samples = value if isinstance(value, list) else None
+        if isinstance(value, bytes):
+            return value, SUFFIXES.get(value[:4], ".mp3")
+    if samples is None:
+        return b"", ""
+    if (
+        isinstance(rate, bool)
+        or not isinstance(rate, int | float)
+        or not 1000 <= rate <= 1_000_000
+        or rate != int(rate)
+    ):
+        raise WrongValue(f"its samples need their rate in {RATE_COLUMN}, a whole number in Hz, not {rate!r}")
+    try:
+        wave = np.asarray(samples, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise WrongValue(f"its samples are no numbers ({error})") from error
+    if wave.ndim == 2 and wave.shape[0] < wave.shape[1]:  # (channels, samples), as librosa holds them
+        wave = wave.T
+    if wave.ndim not in (1, 2) or wave.size == 0:
+        raise WrongValue(f"its samples have the shape {list(wave.shape)}; (samples) or (samples, channels) is needed")
+    return wav_of(wave.astype(np.float32), int(rate)), ".wav"
 
 
-def _data_files(folder: Path) -> Iterator[Path]:
-    for state in sorted(folder.rglob(STATE_FILE)):
+def _data_files(files: Sequence[Path]) -> list[Path]:
+    found = []
+    for state in [path for path in files if path.name == STATE_FILE]:
         try:
-            files = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
-        except (ValueError, KeyError, TypeError):
+            named = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
+            found += [state.parent / file["filename"] for file in named]
+        except (ValueError, KeyError, TypeError, OSError):
             continue  # another program's state file
-        yield from (state.parent / file["filename"] for file in files)
-    yield from sorted(folder.rglob("*.parquet"))
+    return found + [path for path in files if path.suffix.lower() == ".parquet"]
 
 
 def _column_names(path: Path) -> list[str]:
     with _opened(path) as file:
-        return file.schema_arrow.names if path.suffix == ".parquet" else file.schema.names
+        return file.schema_arrow.names if path.suffix.lower() == ".parquet" else file.schema.names
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the values of ``columns`` in each row."""
     with _opened(path) as file:
-        batches = file.iter_batches(PARQUET_BATCH_ROWS, columns=columns) if path.suffix == ".parquet" else file
+        is_parquet = path.suffix.lower() == ".parquet"
+        batches = file.iter_batches(PARQUET_BATCH_ROWS, columns=columns) if is_parquet else file
         for batch in batches:
             found = [batch.column(name) for name in columns]
             for i in range(batch.num_rows):
@@ -121,11 +185,14 @@ def _opened(path: Path) -> Iterator[Any]:
     except ModuleNotFoundError as error:
         raise InputError(f"{path}: reading it needs pyarrow, which is not installed; pip install pyarrow") from error
     try:
-        if path.suffix == ".parquet":
+        with path.open("rb") as file:
+            if file.read(len(LFS_POINTER)) == LFS_POINTER:
+                raise InputError(f"{path}: is a pointer of Git LFS, not the file; get the file with: git lfs pull")
+        if path.suffix.lower() == ".parquet":
             with parquet.ParquetFile(path, memory_map=True) as file:
                 yield file
         else:
             with pyarrow.memory_map(str(path)) as source, pyarrow.ipc.open_stream(source) as reader:
                 yield reader
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not readable as a data set of Hugging Face's datasets ({error})") from error

@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,10 +13,16 @@ import soundfile
 from boson_multimodal.chatml import text_problem
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
+from voice_cloning.corpora.source_files import control_problem
 
 READ_THREADS = 8
 ONE_SPEAKER = "one"
 """Value of ``--speaker_from`` for a collection with a single voice."""
+LATEST_END = 0.5
+"""Seconds that a cut may end after its file's end, because lists round times. Kaldi allows as much."""
+
+ROUNDING = 0.02
+"""Seconds by which times that were rounded to two digits may differ without a word."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +34,28 @@ class Cell:
         column: the name of the audio column.
         row: the row, counted from 0 over the whole file.
         name: the name of the clip file to write.
+        rate_column: the column with the rate, if the audio column holds bare samples.
     """
 
     path: Path
     column: str
     row: int
     name: str
+    rate_column: str | None = None
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel of an audio file. Training mixes channels, so the cut is written as a clip of its own.
+
+    Attributes:
+        number: counted from 0.
+        name: the name of the clip file to write.
+    """
+
+    path: Path
+    number: int
+    name: str = field(compare=False)
 
 
 @dataclass(frozen=True)
@@ -41,20 +64,26 @@ class Utterance:
 
     Attributes:
         utterance_id: unique in the collection.
-        audio: the file of its audio, or a cell of a data set.
+        audio: the file of its audio, one channel of a file, or a cell of a data set.
         offset, duration: the cut of that file, in seconds; None for the file's start and end.
         where: the file and line that name the utterance, for messages.
         seconds: the length; 0 before :func:`measured`.
     """
 
     utterance_id: str
-    audio: Path | Cell
+    audio: Path | Channel | Cell
     text: str
     speaker: str
     where: str
     offset: float | None = None
     duration: float | None = None
     seconds: float = 0.0
+
+    @property
+    def file(self) -> Path | None:
+        """The audio file; None for a cell of a data set."""
+        audio = self.audio.path if isinstance(self.audio, Channel) else self.audio
+        return audio if isinstance(audio, Path) else None
 
 
 @dataclass
@@ -63,35 +92,59 @@ class Collection:
 
     Attributes:
         form: one of the names of ``--format``.
-        problems: every reason why the collection cannot be used.
+        utterances: all entries that name audio, those with problems too.
+        problems: (place, what is wrong there) of each entry that cannot be used.
+        faults: what is wrong with the source as a whole; leaving out entries does not help.
+        facts: what was taken for what, one line each, for the user to read.
+        aside: files and folders that hold no data.
+        table: the table that was read, if it was one.
+        speaker_is_guessed: whether neither the user nor a column or list says who speaks.
     """
 
     form: str
     utterances: list[Utterance] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    aside: list[Path] = field(default_factory=list)
+    speaker_is_guessed: bool = False
+    table: Path | None = None
+
+    def refuse(self, where: str, problem: str) -> None:
+        """Note that the entry of a place cannot be used."""
+        self.problems.append((where, problem))
 
     def add(self, utterance: Utterance) -> None:
         """Add an utterance with its text on one line; a missing or wrong text or speaker becomes a problem."""
         text = " ".join(utterance.text.split())
+        where = utterance.where
         if not text:
-            self.problems.append(f"{utterance.where}: the text is empty; write what is said, or remove the entry")
-        elif reason := text_problem(text):
-            self.problems.append(f"{utterance.where}: {reason}")
+            self.refuse(where, "the text is empty; write what is said, or remove the entry")
+        elif reason := text_problem(text) or control_problem(text):
+            self.refuse(where, reason)
         if not utterance.speaker.strip():
-            self.problems.append(f"{utterance.where}: no speaker is named; name one, or give --speaker_from one")
+            self.refuse(where, "no speaker is named; name one, or give --speaker_from one")
+        for name in (utterance.utterance_id, utterance.speaker):
+            if reason := control_problem(name):
+                self.refuse(where, reason)
         self.utterances.append(replace(utterance, text=text, speaker=utterance.speaker.strip()))
 
     def check_ids(self) -> None:
-        """Add a problem for each id that several utterances have."""
+        """Add a problem for each utterance whose id another one has too."""
         counts = Counter(u.utterance_id for u in self.utterances)
         wheres: dict[str, list[str]] = {name: [] for name, count in counts.items() if count > 1}
         for utterance in self.utterances:
             if utterance.utterance_id in wheres:
                 wheres[utterance.utterance_id].append(utterance.where)
-        self.problems += [
-            f"{name}: {len(places)} utterances have this id ({', '.join(places[:3])}); keep one"
-            for name, places in wheres.items()
-        ]
+        for name, places in wheres.items():
+            shown = ", ".join(places[:3])
+            for where in places:
+                self.refuse(where, f"{name}: {len(places)} utterances have this id ({shown}); keep one")
+
+    def usable(self) -> list[Utterance]:
+        """Return the utterances without a problem."""
+        refused = {where for where, _ in self.problems}
+        return [utterance for utterance in self.utterances if utterance.where not in refused]
 
 
 def seconds_of(audio: Path | bytes, name: str) -> float:
@@ -100,6 +153,11 @@ def seconds_of(audio: Path | bytes, name: str) -> float:
     Raises:
         InputError: if the file is missing, unreadable or empty.
     """
+    return _sound_of(audio, name)[0]
+
+
+def _sound_of(audio: Path | bytes, name: str) -> tuple[float, int]:
+    """Return the seconds and the channels."""
     if isinstance(audio, Path) and not os.path.isfile(audio):
         raise InputError(f"{name}: no such file")
     try:
@@ -108,34 +166,88 @@ def seconds_of(audio: Path | bytes, name: str) -> float:
         raise InputError(f"{name}: not readable as audio ({error}); give WAV, FLAC, OGG or MP3") from error
     if info.frames == 0:
         raise InputError(f"{name}: empty audio")
-    return info.frames / info.samplerate
+    return info.frames / info.samplerate, info.channels
 
 
-def measured(collection: Collection) -> list[Utterance]:
-    """Return the utterances with their lengths; a file that is missing, unreadable or too short becomes a problem."""
-    files = list(dict.fromkeys(u.audio for u in collection.utterances if isinstance(u.audio, Path)))
+def measure(collection: Collection) -> None:
+    """Give the utterances their lengths. A file that is missing, unreadable or too short becomes a problem."""
+    files = list(dict.fromkeys(u.file for u in collection.utterances if u.file is not None))
     with ThreadPoolExecutor(READ_THREADS) as pool:
         found_lengths = progress(pool.map(_length, files), "reading lengths", len(files), unit="file")
-        lengths = dict(zip(files, found_lengths, strict=True))
-    found = []
-    for utterance in collection.utterances:
-        length = lengths.get(utterance.audio, utterance.seconds)
-        if isinstance(length, str):
-            collection.problems.append(f"{utterance.where}: {length}")
+        sounds = dict(zip(files, found_lengths, strict=True))
+    late = mixed = 0
+    for i, utterance in enumerate(collection.utterances):
+        sound = (utterance.seconds, 1) if utterance.file is None else sounds[utterance.file]
+        if isinstance(sound, str):
+            collection.refuse(utterance.where, sound)
             continue
-        rest = length - (utterance.offset or 0.0)
-        seconds = rest if utterance.duration is None else min(rest, utterance.duration)
-        if seconds <= 0:
-            collection.problems.append(
-                f"{utterance.where}: starts at {utterance.offset:g} s of {utterance.audio}, which lasts {length:g} s"
-            )
-        found.append(replace(utterance, seconds=seconds))
-    return found
+        length, channels = sound
+        seconds, problem = _cut(utterance, length)
+        problem = problem or _channel_problem(utterance, channels, collection.form)
+        if problem:
+            collection.refuse(utterance.where, problem)
+        else:
+            late += seconds + ROUNDING < (utterance.duration or 0.0)
+        mixed += channels > 1 and not isinstance(utterance.audio, Channel)
+        collection.utterances[i] = replace(utterance, seconds=seconds)
+    if late:
+        collection.facts.append(f"cuts that end up to {LATEST_END} s after their file and are shortened: {late}")
+    if mixed:
+        collection.facts.append(f"clips of several channels, which are mixed to one: {mixed}")
+    _refuse_voices_at_once(collection, {file: sound[1] for file, sound in sounds.items() if not isinstance(sound, str)})
 
 
-def _length(path: Path) -> float | str:
-    """Return the length in seconds, or the problem."""
+def _cut(utterance: Utterance, length: float) -> tuple[float, str | None]:
+    """Return the seconds of an utterance in a file of this length, and what is wrong with its cut."""
+    start = utterance.offset or 0.0
+    rest = length - start
+    seconds = rest if utterance.duration is None else min(rest, utterance.duration)
+    if seconds <= 0:
+        return seconds, f"starts at {start:g} s of {utterance.file}, which lasts {length:g} s"
+    if utterance.duration is not None and utterance.duration > rest + LATEST_END:
+        end = start + utterance.duration
+        return seconds, f"ends at {end:g} s of {utterance.file}, which lasts {length:g} s; times are in seconds"
+    return seconds, None
+
+
+def _channel_problem(utterance: Utterance, channels: int, form: str) -> str | None:
+    if isinstance(utterance.audio, Channel) and utterance.audio.number >= channels:
+        return f"channel {utterance.audio.number}: {utterance.file} has {channels}, counted from 0"
+    if isinstance(utterance.audio, Path) and channels > 1 and form == "kaldi":  # Kaldi's own programs refuse it too
+        return (
+            f"{utterance.file} has {channels} channels, and none is named, so voices would be mixed; name it as fifth "
+            "field in segments, or in reco2file_and_channel"
+        )
+    return None
+
+
+def _refuse_voices_at_once(collection: Collection, channels: dict[Path, int]) -> None:
+    """Refuse cuts of a file with several channels if two speakers have the same time, because they would be mixed."""
+    by_file: dict[Path, list[Utterance]] = defaultdict(list)
+    for utterance in collection.utterances:
+        if isinstance(utterance.audio, Path) and utterance.offset is not None and channels.get(utterance.audio, 1) > 1:
+            by_file[utterance.audio].append(utterance)
+    for file, cuts in by_file.items():
+        cuts.sort(key=lambda cut: cut.offset)
+        for one, other in zip(cuts, cuts[1:], strict=False):
+            shared = min(one.offset + one.seconds, other.offset + other.seconds) - other.offset
+            if one.speaker != other.speaker and shared > min(one.seconds, other.seconds) / 2:
+                for cut in (one, other):
+                    collection.refuse(
+                        cut.where,
+                        f"{file} has {channels[file]} channels, and two speakers have the same time in it; name the "
+                        "channel of each in a column called channel",
+                    )
+
+
+def _length(path: Path) -> tuple[float, int] | str:
+    """Return the length in seconds and the channels, or the problem."""
     try:
-        return seconds_of(path, str(path))
+        return _sound_of(path, str(path))
     except InputError as error:
         return str(error)
+
+
+def speakers_of(utterances: Iterable[Utterance]) -> set[str]:
+    """Return the names of the speakers."""
+    return {utterance.speaker for utterance in utterances}

@@ -28,7 +28,8 @@ from tests.voice_cloning.corpora.source_forms import (
     words,
     write_lines,
 )
-from voice_cloning.corpora.build import TRAIN_FILE, VAL_FILE, build_data, detect_form
+from voice_cloning.corpora.build import TRAIN_FILE, VAL_FILE, build_data
+from voice_cloning.corpora.sources import detect_form
 
 
 @pytest.mark.parametrize("form", FORMS)

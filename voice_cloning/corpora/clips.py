@@ -1,0 +1,74 @@
+"""Reads folders of ``NAME.wav`` with ``NAME.txt`` beside it."""
+
+from collections import Counter
+from pathlib import Path
+
+from boson_multimodal.errors import InputError
+from voice_cloning.corpora.columns import FOLDER, NAME, Columns
+from voice_cloning.corpora.source_files import (
+    AUDIO_SUFFIXES,
+    OTHER_AUDIO_SUFFIXES,
+    first_part,
+    list_files,
+    normal,
+    read_lines,
+)
+from voice_cloning.corpora.utterances import ONE_SPEAKER, Collection, Utterance
+
+
+def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> Collection:
+    """Read a folder and its subfolders of ``NAME.wav`` with ``NAME.txt`` beside it.
+
+    The speaker is the name of the clip's folder, or the part of the clip's name before the first ``_`` or ``-``.
+    """
+    speaker_from = columns.speaker_from or FOLDER
+    if speaker_from not in (FOLDER, NAME, ONE_SPEAKER):
+        raise InputError(f"--speaker_from {speaker_from}: for clips with text files it must be folder, name or one")
+    collection = Collection("clips", speaker_is_guessed=columns.speaker_from is None)
+    listing = list_files(source)
+    collection.faults += listing.faults
+    collection.aside += listing.aside
+    audio = [path for path in listing.files if path.suffix.lower() in AUDIO_SUFFIXES]
+    texts = {_key(path): path for path in listing.files if path.suffix.lower() == ".txt"}
+    encodings: Counter[str] = Counter()
+    for path in audio:
+        if (text_path := texts.get(_key(path))) is None:
+            collection.refuse(
+                str(path), f"no {path.with_suffix('.txt').name} beside it; write there what the clip says"
+            )
+            continue
+        try:
+            lines = read_lines(text_path, encoding)
+        except InputError as error:
+            collection.refuse(str(text_path), f"not readable as UTF-8 text ({error})")
+            continue
+        if lines.problems:
+            collection.refuse(str(text_path), f"not readable as UTF-8 text ({lines.problems[0][1]})")
+            continue
+        encodings[lines.encoding] += 1
+        folder = path.parent.relative_to(source)
+        speaker = {
+            FOLDER: folder.as_posix() if folder.parts else source.resolve().name,
+            NAME: first_part(path.name),
+            ONE_SPEAKER: ONE_SPEAKER,
+        }[speaker_from]
+        text = " ".join(line.text for line in lines)
+        collection.add(Utterance((folder / path.stem).as_posix(), path, text, normal(speaker), str(text_path)))
+    spoken = {_key(path) for path in audio}
+    for key, path in sorted(texts.items()):
+        if key not in spoken:
+            collection.refuse(str(path), "no audio file of that name beside it")
+    for path in listing.files:
+        if path.suffix.lower() in OTHER_AUDIO_SUFFIXES:
+            collection.refuse(str(path), "this format cannot be read; convert it to FLAC or WAV")
+    collection.facts += [
+        "clips with a text file of the same name beside each",
+        "encoding of the texts: " + ", ".join(f"{name} ({count})" for name, count in sorted(encodings.items())),
+        "speaker: " + {FOLDER: "the clip's folder", NAME: "the first part of the clip's name"}.get(speaker_from, "one"),
+    ]
+    return collection
+
+
+def _key(path: Path) -> str:
+    """Return the path without its suffix, in the normal form of names: what a clip and its text share."""
+    return normal(str(path.with_suffix("")))

@@ -1,0 +1,217 @@
+"""Lists the files of a source, finds the audio files that tables name, and reads the lines of text files.
+
+Names are compared in one Unicode normal form (NFC), because macOS writes another one than most programs.
+"""
+
+import codecs
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from boson_multimodal.errors import InputError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64", ".sph")
+OTHER_AUDIO_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp", ".ape")
+"""Sound that cannot be read here; it is named, because a clip must not vanish without a word."""
+AUDIO_FOLDERS = (".", "clips", "wavs", "wav", "audio")
+"""Folders, relative to a table, that may hold its audio: Common Voice and LJSpeech name files without their folder."""
+
+_NO_DATA_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "__pycache__"}
+_NO_DATA_FILES = {"thumbs.db", "desktop.ini"}
+_DOCUMENTS = re.compile(
+    r"(?:readme|licen[cs]e|copying|changelog|notice|citation|contributing)\b[^.]*(?:\.(?:txt|md|rst|html|pdf|cff))?",
+    re.IGNORECASE,
+)
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def is_no_data(name: str) -> bool:
+    """Return whether a file or folder of this name holds no data: hidden files, leftovers of systems, documents."""
+    return (
+        name.startswith(".")
+        or name in _NO_DATA_FOLDERS
+        or name.casefold() in _NO_DATA_FILES
+        or _DOCUMENTS.fullmatch(name) is not None
+    )
+
+
+@dataclass
+class Listing:
+    """The files below a folder.
+
+    Attributes:
+        files: sorted; links to files and folders are followed.
+        aside: files and folders that hold no data, such as ``.DS_Store``, and links to folders that are listed already.
+        faults: folders that cannot be entered.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    aside: list[Path] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def list_files(source: Path) -> Listing:
+    """List the files below a folder."""
+    listing = Listing()
+
+    def note(error: OSError) -> None:
+        listing.faults.append(
+            f"{error.filename}: this folder cannot be entered ({error.strerror}); allow it, or move it"
+        )
+
+    entered: set[str] = set()
+    for folder, folders, names in os.walk(source, onerror=note, followlinks=True):
+        entered.add(os.path.realpath(folder))
+        below = Path(folder)
+        kept = []
+        for name in sorted(folders):
+            if is_no_data(name) or os.path.realpath(below / name) in entered:
+                listing.aside.append(below / name)
+            else:
+                kept.append(name)
+                entered.add(os.path.realpath(below / name))
+        folders[:] = kept
+        for name in names:
+            (listing.aside if is_no_data(name) else listing.files).append(below / name)
+    listing.files.sort()
+    listing.aside.sort()
+    return listing
+
+
+def normal(name: str) -> str:
+    """Return a name in the normal form in which names are compared."""
+    return unicodedata.normalize("NFC", name)
+
+
+def find_audio(folder: Path, name: str) -> Path:
+    """Return the audio file that a table names; if none exists, the path where it most likely should be."""
+    return existing_audio(folder, name) or folder / name
+
+
+def existing_audio(folder: Path, name: str) -> Path | None:
+    """Return the audio file that a table names, or None if there is none.
+
+    The name may lack its suffix or its folder, be written in another normal form, or with the backslashes of Windows.
+    """
+    if not name:
+        return None
+    forms = dict.fromkeys([name, normal(name), unicodedata.normalize("NFD", name)])
+    if "\\" in name:
+        forms |= dict.fromkeys([form.replace("\\", "/") for form in forms])
+    for form in forms:
+        for place in AUDIO_FOLDERS:
+            for suffix in ("", *AUDIO_SUFFIXES, ".WAV"):
+                path = folder / place / f"{form}{suffix}"
+                if os.path.isfile(path):  # Path.is_file raises an error if a name is too long
+                    return path
+    return None
+
+
+def name_of(file_name: str) -> str:
+    """Return a file's name without the suffix of an audio format."""
+    stem, suffix = os.path.splitext(file_name)
+    return stem if suffix.lower() in AUDIO_SUFFIXES else file_name
+
+
+def first_part(file_name: str) -> str:
+    """Return the part of a clip's name before the first ``_`` or ``-``, which often names the speaker."""
+    stem = PurePosixPath(name_of(file_name.replace("\\", "/"))).name
+    return re.split("[-_]", stem, maxsplit=1)[0]
+
+
+def control_problem(value: str) -> str | None:
+    """Return why a name or text cannot be used, if it holds control characters or characters that were lost."""
+    if found := _CONTROL.search(value):
+        return f"{value!r} holds the control character U+{ord(found[0]):04X}; the file is damaged there"
+    if "\ufffd" in value:
+        return f"{value!r} holds U+FFFD, which stands for a character that an earlier program lost; write it again"
+    return None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a text file, without its end. ``number`` counts from 1; ``where`` is for messages."""
+
+    number: int
+    where: str
+    text: str
+
+
+@dataclass
+class Lines:
+    """The lines of a text file that are not blank, the encoding, and the problems of lines that are not in it."""
+
+    encoding: str
+    lines: list[Line]
+    problems: list[tuple[str, str]]
+    blank: int
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(self.lines)
+
+
+def read_lines(path: Path, encoding: str | None = None) -> Lines:
+    """Read a text file: UTF-8, UTF-16 or UTF-32 by its byte order mark, or the named encoding.
+
+    Only line feeds end a line (or carriage returns, if there is no line feed), because a text may hold U+2028 and the
+    like. A line that is not UTF-8 is a problem of this line alone.
+
+    Raises:
+        InputError: if the file cannot be read or is in no known encoding.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    found = encoding or next((name for mark, name in _MARKS if content.startswith(mark)), "utf-8")
+    if found != "utf-8":
+        decoded = _decode(path, content, found).removeprefix("\ufeff")
+        return _lines(path, found.upper(), _split(decoded, "\n", "\r"), [])
+    if content.count(0) > len(content) // 4:
+        raise InputError(f"{path}: every other byte is zero, as in UTF-16 without its mark; give --encoding utf-16-le")
+    texts: list[str] = []
+    problems = []
+    while content.startswith(codecs.BOM_UTF8):
+        content = content.removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(_split(content, b"\n", b"\r"), 1):
+        try:
+            texts.append(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            byte = line[error.start]
+            problems.append(
+                (f"{path}, line {number}", f"byte 0x{byte:02x} is not UTF-8; save as UTF-8, or name its --encoding")
+            )
+            texts.append("")
+    return _lines(path, "UTF-8", texts, problems)
+
+
+def _lines(path: Path, encoding: str, texts: list[str], problems: list[tuple[str, str]]) -> Lines:
+    lines = [Line(number, f"{path}, line {number}", text) for number, text in enumerate(texts, 1) if text.strip()]
+    return Lines(encoding, lines, problems, len(texts) - len(lines) - len(problems))
+
+
+def _split(content, feed, carriage):  # noqa: ANN001, ANN202
+    end = feed if feed in content or carriage not in content else carriage
+    return [line.removesuffix(carriage) for line in content.removesuffix(end).split(end)] if content else []
+
+
+def _decode(path: Path, content: bytes, encoding: str) -> str:
+    try:
+        return content.decode(encoding)
+    except LookupError as error:
+        raise InputError(
+            f"--encoding {encoding}: unknown; utf-8, utf-16, cp1256 and others of Python are known"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not readable as {encoding} ({error.reason} at byte {error.start})") from error

@@ -1,0 +1,127 @@
+"""Detects the form of a source, reads it, and checks that what was read adds up."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from boson_multimodal.errors import InputError
+from voice_cloning.corpora.arrow import holds_data_set, read_data_set
+from voice_cloning.corpora.clips import read_clips
+from voice_cloning.corpora.columns import Columns, roles_of_header
+from voice_cloning.corpora.contradictions import find_contradictions
+from voice_cloning.corpora.kaldi import KALDI_FILES, read_kaldi
+from voice_cloning.corpora.side_files import take_speakers_from_side_files
+from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, list_files, normal
+from voice_cloning.corpora.tables import open_table, read_table, tables_in
+from voice_cloning.corpora.utterances import Channel, Collection, Utterance, measure, speakers_of
+
+LJSPEECH_TABLE = "metadata.csv"
+FORMS: dict[str, Callable[[Path, Columns, str | None], Collection]] = {
+    "clips": read_clips,
+    "ljspeech": read_table,
+    "table": read_table,
+    "huggingface": read_data_set,
+    "kaldi": read_kaldi,
+}
+SHOWN_SAMPLES = 2
+LONGEST_SHOWN_TEXT = 80
+
+
+def read_source(source: Path, form: str, columns: Columns, encoding: str | None = None) -> Collection:
+    """Return the utterances of a source with their lengths, and all problems and faults that were found.
+
+    Raises:
+        InputError: if the source cannot be read at all.
+    """
+    form = detect_form(source) if form == "auto" else form
+    collection = FORMS[form](source, columns, encoding)
+    collection.form = form
+    if collection.speaker_is_guessed and form != "huggingface":
+        folder = source.parent if source.is_file() else source
+        take_speakers_from_side_files(collection, folder, collection.table)
+    collection.check_ids()
+    measure(collection)
+    find_contradictions(collection, columns)
+    for utterance in collection.utterances:
+        if any("\ud800" <= character <= "\udfff" for character in str(utterance.file or "")):
+            collection.refuse(utterance.where, f"{str(utterance.file)!r}: the name is not UTF-8; rename it")
+    return collection
+
+
+def overview(source: Path, collection: Collection) -> str:
+    """Return what was taken for what, for the user to read before anything is written."""
+    usable = collection.usable()
+    hours = sum(u.seconds for u in usable) / 3600
+    lines = [f"{source}: read as {collection.form}", *(f"  {fact}" for fact in collection.facts)]
+    lines.append(f"  {len(usable)} utterances, voices: {len(speakers_of(usable))}, {hours:.2f} h")
+    if collection.aside:
+        names = ", ".join(dict.fromkeys(path.name for path in collection.aside[:5]))
+        lines.append(f"  left aside, because they hold no data: {len(collection.aside)} ({names})")
+    if refused := {where for where, _ in collection.problems}:
+        lines.append(f"  entries that cannot be used: {len(refused)}")
+    lines += [f"  sample: {_sample(utterance)}" for utterance in usable[:SHOWN_SAMPLES]]
+    return "\n".join(lines)
+
+
+def _sample(utterance: Utterance) -> str:
+    text = utterance.text
+    shown = f"{text[:LONGEST_SHOWN_TEXT]}..." if len(text) > LONGEST_SHOWN_TEXT else text
+    start = utterance.offset or 0.0
+    cut = "" if utterance.offset is None else f" from {start:g} to {start + utterance.seconds:g} s"
+    if isinstance(utterance.audio, Channel):
+        cut += f" of channel {utterance.audio.number}"
+    file = utterance.where if utterance.file is None else utterance.file
+    return f"{file}{cut} ({utterance.seconds:.2f} s), speaker {utterance.speaker}: {shown}"
+
+
+def detect_form(source: Path) -> str:
+    """Return the form of a source, which its files show.
+
+    Raises:
+        InputError: if the source does not exist or has none of the forms.
+    """
+    if source.is_file():
+        return "huggingface" if source.suffix.lower() == ".parquet" else _form_of_table(source)
+    if not source.is_dir():
+        raise InputError(
+            f"{source}: no such file or folder; give the folder of the clips, or the table that names them"
+        )
+    if (source / KALDI_FILES[0]).is_file():
+        return "kaldi"
+    listing = list_files(source)
+    if holds_data_set(listing.files):
+        return "huggingface"
+    tables = tables_in(source)
+    has_texts = _clips_have_texts(listing.files)
+    if tables and not (has_texts and not any(_names_clips(table) for table in tables)):
+        return _form_of_table(tables[0]) if len(tables) == 1 else "table"  # which names them all
+    if has_texts or any(path.suffix.lower() == ".txt" for path in listing.files):
+        return "clips"
+    faults = "".join(f"\n  {fault}" for fault in listing.faults)
+    raise InputError(
+        f"{source}: looks like none of {list(FORMS)}: it has no text files beside clips, no table, no data set and no "
+        f"wav.scp{faults}"
+    )
+
+
+def _form_of_table(table: Path) -> str:
+    if table.name == LJSPEECH_TABLE and not open_table(table, Columns()).has_header:
+        return "ljspeech"
+    return "table"
+
+
+def _clips_have_texts(files: Sequence[Path]) -> bool:
+    """Return whether most clips have a text file of their name."""
+    clips = {normal(str(path.with_suffix(""))) for path in files if path.suffix.lower() in AUDIO_SUFFIXES}
+    texts = {normal(str(path.with_suffix(""))) for path in files if path.suffix.lower() == ".txt"}
+    return bool(clips) and 2 * len(clips & texts) >= len(clips)
+
+
+def _names_clips(table: Path) -> bool:
+    """Return whether a table names clips and their texts itself, so that it is no side file."""
+    try:
+        found = open_table(table, Columns())
+        if found.has_header:
+            roles_of_header(found.header, Columns(speaker_from="one"), str(table))
+    except InputError:
+        return False
+    return bool(found.rows)
