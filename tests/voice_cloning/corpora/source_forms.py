@@ -59,6 +59,41 @@ def jsonl_form(folder: Path) -> Path:
     return write_lines(folder / "metadata.jsonl", [json.dumps(row) for row in rows])
 
 
+def xtts_form(folder: Path) -> Path:
+    """Write a list with bars and a header."""
+    rows = [f"{name}|{text}|{who}" for name, text, who in sources(folder, "wavs")]
+    return write_lines(folder / "metadata.csv", ["audio_file|text|speaker_name", *rows])
+
+
+def list_form(folder: Path) -> Path:
+    """Write a list with bars and no header, with a column of speakers."""
+    rows = [f"{name}|{who}|{text}" for name, text, who in sources(folder, "wavs")]
+    return write_lines(folder / "filelist.txt", rows)
+
+
+def manifest_form(folder: Path) -> Path:
+    """Write a NeMo manifest: all cuts of a speaker in one file."""
+    rows = []
+    for s, speaker in enumerate(SPEAKERS):
+        write_clip(folder / f"{speaker}.wav", 2.0, seed=s)
+        for i in range(CLIPS_EACH):
+            row = {"audio_filepath": f"{speaker}.wav", "offset": 0.5 * i, "duration": 0.4, "text": words(speaker, i)}
+            rows.append(json.dumps(row | {"speaker": speaker}, ensure_ascii=False))
+    return write_lines(folder / "manifest.json", rows)
+
+
+def kaldi_cuts_form(folder: Path) -> Path:
+    """Write Kaldi's lists with cuts of one recording for each speaker."""
+    cuts = [(f"{who}-{i}", who, i) for who in SPEAKERS for i in range(CLIPS_EACH)]
+    for s, speaker in enumerate(SPEAKERS):
+        write_clip(folder / "wav" / f"{speaker}.wav", 2.0, seed=s)
+    write_lines(folder / "wav.scp", [f"{who} wav/{who}.wav" for who in SPEAKERS])
+    write_lines(folder / "segments", [f"{u} {who} {0.5 * i:.2f} {0.5 * i + 0.4:.2f}" for u, who, i in cuts])
+    write_lines(folder / "text", [f"{u} {words(who, i)}" for u, who, i in cuts])
+    write_lines(folder / "utt2spk", [f"{u} {who}" for u, who, _ in cuts])
+    return folder
+
+
 def kaldi_form(folder: Path) -> Path:
     rows = [(Path(name).stem, name, text, who) for name, text, who in sources(folder)]
     write_lines(folder / "wav.scp", [f"{u} {name}" for u, name, _, _ in rows])
@@ -102,6 +137,8 @@ FORMS = {
     "common_voice": common_voice_form,
     "csv": csv_form,
     "jsonl": jsonl_form,
+    "xtts": xtts_form,
+    "list": list_form,
     "kaldi": kaldi_form,
     "arrow": arrow_form,
     "parquet": parquet_form,
