@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from voice_cloning.corpora.columns import Columns, has_no_letter
-from voice_cloning.corpora.source_files import first_part
+from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, first_part
 from voice_cloning.corpora.utterances import Collection, speakers_of
 
 FEWEST_ROWS = 10
 """Fewer rows are too few to say that a value repeats, or that it does not."""
 LABEL_REPEATS = 4
 """Texts of one word that are repeated as often as this on the average are labels."""
+
+_FILE_NAME = re.compile(
+    rf"[^\s|,;]+(?:{'|'.join(map(re.escape, (*AUDIO_SUFFIXES, '.txt', '.lab')))})(?![^\W_])", re.IGNORECASE
+)
 
 
 def find_contradictions(collection: Collection, columns: Columns) -> None:
@@ -30,6 +34,8 @@ def find_contradictions(collection: Collection, columns: Columns) -> None:
 def _check_texts(collection: Collection) -> None:
     texts = [u.text for u in collection.utterances if u.text]
     for utterance in collection.utterances:
+        if name := _FILE_NAME.search(utterance.text):
+            collection.refuse(utterance.where, f"the text holds the name of a file, {name[0]}; write what is said")
         if utterance.text and has_no_letter(utterance.text):
             collection.refuse(
                 utterance.where,

@@ -45,7 +45,7 @@ def read_kaldi(source: Path, columns: Columns, encoding: str | None = None) -> C
     recordings = _recordings(lists)
     channels = _channels_of_recordings(lists) if (source / CHANNELS).is_file() else {}
     cuts = _segments(lists) if (source / SEGMENTS).is_file() else {name: _Cut(name) for name in recordings}
-    speakers = {name: value for name, (_, value) in lists.read("utt2spk").items()}
+    speakers = _speakers(lists)
     texts = lists.read("text")
     collection = lists.collection
     for name, (where, text) in texts.items():
@@ -100,6 +100,17 @@ class _Lists:
 def _key_and_value(line: str) -> tuple[str, str]:
     key, *rest = re.split("[ \t]+", line.strip(" \t"), maxsplit=1)
     return key, "".join(rest)
+
+
+def _speakers(lists: _Lists) -> dict[str, str]:
+    """Return utterance -> speaker, whose name is one word."""
+    found = {}
+    for name, (where, value) in lists.read("utt2spk").items():
+        if len(value.split()) == 1:
+            found[name] = value
+        else:
+            lists.collection.refuse(where, f"it must hold: utterance speaker, not {name} {value}")
+    return found
 
 
 def _recordings(lists: _Lists) -> dict[str, Path | None]:

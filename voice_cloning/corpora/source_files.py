@@ -37,7 +37,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 def is_no_data(name: str) -> bool:
     """Return whether a file or folder of this name holds no data: hidden files, leftovers of systems, documents."""
     return (
-        name.startswith(".")
+        name.startswith((".", "~$"))
         or name in _NO_DATA_FOLDERS
         or name.casefold() in _NO_DATA_FILES
         or _DOCUMENTS.fullmatch(name) is not None

@@ -187,6 +187,8 @@ def open_table(path: Path, columns: Columns, encoding: str | None = None) -> Tab
 
 
 def _delimited_table(path: Path, lines: Sequence[Line], columns: Columns) -> Table:
+    if len(lines) > 1 and re.fullmatch('"?sep=.?"?', lines[0].text.strip()):  # a note of Excel to itself
+        lines = lines[1:]
     delimiter = _delimiter(path, lines)
     first = _literal(lines[0].text, delimiter)
     # Some programs put every field into quotes, also where no rule asks for it.

@@ -1,4 +1,4 @@
-"""Damaged tables, manifests, Kaldi lists, folders and data sets: a message, or right data for all that is not damaged."""
+"""Damaged tables, manifests, Kaldi lists, folders and data sets give a message, or right data for the rest."""
 
 import json
 import os
