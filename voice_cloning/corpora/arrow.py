@@ -16,9 +16,19 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from boson_multimodal.audio_processing.sound_files import Clip, read_samples
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
-from voice_cloning.corpora.columns import Columns, Roles, WrongValue, cut_in, roles_of_header, speaker_in, text_in
+from voice_cloning.corpora.columns import (
+    AUDIO_COLUMNS,
+    Columns,
+    Roles,
+    WrongValue,
+    cut_in,
+    roles_of_header,
+    speaker_in,
+    text_in,
+)
 from voice_cloning.corpora.source_files import find_audio, list_files
 from voice_cloning.corpora.utterances import Cell, Collection, Utterance, seconds_of
 
@@ -26,6 +36,9 @@ STATE_FILE = "state.json"
 """The file beside the Arrow files of one split that names them."""
 RATE_COLUMN = "sampling_rate"
 PARQUET_BATCH_ROWS = 64
+SAMPLE_TYPES = ("float", "double", "halffloat", "int16", "int32")
+SAMPLES = ".samples.wav"
+"""Suffix of clips that are written from bare samples."""
 LFS_POINTER = b"version https://git-lfs"
 """The first bytes of what Git leaves in place of a large file that was not downloaded."""
 SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}
@@ -49,17 +62,19 @@ def read_data_set(source: Path, columns: Columns, encoding: str | None = None) -
     collection.aside += listing.aside
     seen: dict[tuple[str, ...], list[str]] = {}
     with progress(title=f"reading {source.name}", unit="row") as bar:
+        root = source.parent if source.is_file() else source
         for path in _data_files(listing.files):
-            header = _column_names(path)
-            roles = roles_of_header(header, columns, str(path))
+            header, with_audio = _header(path)
+            wanted = columns if columns.audio else replace(columns, audio=with_audio)
+            roles = roles_of_header(header, wanted, str(path))
             collection.speaker_is_guessed |= roles.speaker is None and columns.speaker_from is None
-            seen.setdefault(tuple(roles.facts(header)), []).append(path.relative_to(source).as_posix())
+            seen.setdefault(tuple(roles.facts(header)), []).append(path.relative_to(root).as_posix())
             rate_column = RATE_COLUMN if RATE_COLUMN in header else None
-            split = path.relative_to(source).with_suffix("").as_posix().replace("/", "-")
-            wanted = [roles.audio, *roles.texts, roles.speaker, roles.offset, roles.end, roles.duration, rate_column]
-            for row, values in enumerate(_rows(path, list(dict.fromkeys(name for name in wanted if name)))):
+            split = path.relative_to(root).with_suffix("").as_posix().replace("/", "-")
+            read = [roles.audio, *roles.texts, roles.speaker, roles.offset, roles.end, roles.duration, rate_column]
+            for row, values in enumerate(_rows(path, list(dict.fromkeys(name for name in read if name)))):
                 cell = Cell(path, roles.audio, row, f"{split}-{row:06d}", rate_column)
-                _add(collection, source, cell, values, roles)
+                _add(collection, root, cell, values, roles)
                 bar.update()
     for facts, files in seen.items():
         shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
@@ -97,6 +112,8 @@ def _add(collection: Collection, source: Path, cell: Cell, values: dict[str, Any
         offset, duration, _ = cut_in(values, roles)
         if held:
             seconds = seconds_of(held, f"column {cell.column}")
+            if suffix == SAMPLES:
+                read_samples(Clip(held, 0.0, None))  # NaN and levels far beyond full scale are seen here only
         elif not path:
             raise WrongValue(f"column {cell.column} holds neither bytes nor a path of an audio file")
     except (WrongValue, InputError) as error:
@@ -122,7 +139,7 @@ def _held(value: Any, rate: Any) -> tuple[bytes, str]:
             return content, SUFFIXES.get(content[:4], ".mp3")
         samples, rate = value.get("array"), value.get(RATE_COLUMN, rate)
     else:
-        samples = value if isinstance(value, list) else None
+        samples = value if isinstance(value, list | np.ndarray) else None
         if isinstance(value, bytes):
             return value, SUFFIXES.get(value[:4], ".mp3")
     if samples is None:
@@ -142,7 +159,7 @@ def _held(value: Any, rate: Any) -> tuple[bytes, str]:
         wave = wave.T
     if wave.ndim not in (1, 2) or wave.size == 0:
         raise WrongValue(f"its samples have the shape {list(wave.shape)}; (samples) or (samples, channels) is needed")
-    return wav_of(wave.astype(np.float32), int(rate)), ".wav"
+    return wav_of(wave.astype(np.float32), int(rate)), SAMPLES
 
 
 def _data_files(files: Sequence[Path]) -> list[Path]:
@@ -156,9 +173,16 @@ def _data_files(files: Sequence[Path]) -> list[Path]:
     return found + [path for path in files if path.suffix.lower() == ".parquet"]
 
 
-def _column_names(path: Path) -> list[str]:
+def _header(path: Path) -> tuple[list[str], str | None]:
+    """Return the names of the columns, and the first of a usual name that holds audio itself, if there is one.
+
+    Many data sets also have a column ``path``, whose files are not there.
+    """
     with _opened(path) as file:
-        return file.schema_arrow.names if path.suffix.lower() == ".parquet" else file.schema.names
+        schema = file.schema_arrow if path.suffix.lower() == ".parquet" else file.schema
+        # A path is a string; audio is a structure, a list of samples, or bytes.
+        holding = [field.name for field in schema if field.type.num_fields or "binary" in str(field.type)]
+        return schema.names, next((name for name in AUDIO_COLUMNS if name in holding), None)
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
@@ -169,7 +193,19 @@ def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
         for batch in batches:
             found = [batch.column(name) for name in columns]
             for i in range(batch.num_rows):
-                yield {name: column[i].as_py() for name, column in zip(columns, found, strict=True)}
+                yield {name: _plain(column[i]) for name, column in zip(columns, found, strict=True)}
+
+
+def _plain(value: Any) -> Any:
+    """Return a value of Arrow as Python's; samples as an array, because a list of them would take 30 times as long."""
+    kind = value.type
+    if not value.is_valid:
+        return None
+    if str(kind).startswith("struct"):
+        return {kind.field(i).name: _plain(value[kind.field(i).name]) for i in range(kind.num_fields)}
+    if str(kind).startswith(("list<", "large_list<")) and str(kind.value_type) in SAMPLE_TYPES:
+        return value.values.to_numpy(zero_copy_only=False)
+    return value.as_py()
 
 
 @contextmanager

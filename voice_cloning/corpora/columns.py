@@ -193,6 +193,7 @@ class _Held:
 
     rows: int
     distinct: int
+    is_language: bool
     numbers: float
     arabic: float
     spaced: float
@@ -205,6 +206,7 @@ class _Held:
         return cls(
             rows=len(filled),
             distinct=len(set(filled)),
+            is_language=all(re.fullmatch("(?:[A-Za-z]{2}(?:[-_][A-Za-z]{2})?)?", value) for value in filled),
             numbers=share * sum(has_no_letter(value) for value in filled),
             arabic=share * sum(re.search("[\u0620-\u064a\u0671-\u06d3]", value) is not None for value in filled),
             spaced=share * sum(" " in value for value in filled),
@@ -258,7 +260,11 @@ def _speaker(names: Sequence[str], held: Mapping[str, _Held], where: str) -> str
             f"{where}: has no header, and no column repeats like a speaker; give --speaker_from NUMBER, or one for a "
             f"single voice ({seen})"
         )
-    return labels[0] if labels else None
+    if labels:
+        return labels[0]
+    # A value that never changes is the one speaker, or the language, which some lists name beside it.
+    single = [name for name in names if not held[name].is_language]
+    return single[0] if len(single) == 1 else None
 
 
 def has_no_letter(value: str) -> bool:

@@ -60,7 +60,9 @@ class Listing:
 
 
 def list_files(source: Path) -> Listing:
-    """List the files below a folder."""
+    """List the files below a folder; a file is its own list."""
+    if source.is_file():
+        return Listing([source])
     listing = Listing()
 
     def note(error: OSError) -> None:

@@ -36,7 +36,7 @@ from voice_cloning.corpora.source_files import (
     name_of,
     read_lines,
 )
-from voice_cloning.corpora.utterances import Channel, Collection, Utterance
+from voice_cloning.corpora.utterances import Channel, Collection, Utterance, speakers_of
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".list", ".psv")
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -84,9 +84,10 @@ def read_table(source: Path, columns: Columns, encoding: str | None = None) -> C
         raise_if_any(f"{error}\n{path}: these lines are wrong too", wrong)
         raise
     collection.facts += roles.facts(table.header)
-    collection.speaker_is_guessed = roles.speaker is None and columns.speaker_from is None
     add_rows(collection, table.rows, roles, path.parent)
-    if collection.speaker_is_guessed:  # one voice, which needs a name
+    is_one = len(speakers_of(collection.utterances)) == 1
+    collection.speaker_is_guessed = columns.speaker_from is None and not table.has_header and is_one
+    if roles.speaker is None and columns.speaker_from is None:  # one voice, which needs a name
         name = path.parent.resolve().name
         collection.utterances = [replace(utterance, speaker=name) for utterance in collection.utterances]
     return collection

@@ -48,6 +48,16 @@ def test_columns_are_told_apart(name: str, row: str, header: str | None, tmp_pat
     assert "12 utterances, voices: 3" in said and ("no header" in said) == (header is None)
 
 
+@pytest.mark.parametrize("row", ["{name}|one|{text}", "{name}|AR|one|{text}", "{name}|{text}|ar-EG|one"])
+def test_a_value_that_never_changes_is_the_one_speaker(row: str, tmp_path: Path) -> None:
+    rows = []
+    for i, (name, text, _) in enumerate(sources(tmp_path)):
+        (tmp_path / name).rename(tmp_path / f"{i}.wav")
+        rows.append(row.format(name=f"{i}.wav", text=text))
+    found, said = built(write_lines(tmp_path / "list.csv", rows), tmp_path / "out")
+    assert found == dict.fromkeys(TEXTS, "one") and "voices: 1" in said
+
+
 def test_a_text_and_its_normalised_form_are_told_from_a_speaker(tmp_path: Path) -> None:
     rows = [f"{Path(name).stem}|{who}|{text} 5|{text} خمسة" for name, text, who in sources(tmp_path, "wavs")]
     write_lines(tmp_path / "metadata.csv", rows)
