@@ -1,8 +1,10 @@
 """Finds what does not add up in a collection: columns that hold something else than they were taken for."""
 
+import html
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from voice_cloning.corpora.columns import Columns, has_no_letter
@@ -26,7 +28,7 @@ def find_contradictions(collection: Collection, columns: Columns) -> None:
             _check_texts(collection)
         if columns.speaker_from is None:
             _check_speakers(collection)
-    _check_encoding(collection)
+    _check_spelling(collection)
     if collection.speaker_is_guessed and len(speakers_of(collection.utterances)) == 1:
         _check_one_voice(collection)
 
@@ -65,27 +67,31 @@ def _most_frequent(values: Sequence[str]) -> str:
     return ", ".join(repr(value[:40]) for value, _ in Counter(values).most_common(3))
 
 
-def _check_encoding(collection: Collection) -> None:
-    """Refuse Arabic whose UTF-8 was read in a Western encoding and saved again."""
+def _check_spelling(collection: Collection) -> None:
+    """Refuse texts that are how a program writes a text: in a wrong encoding, in escapes, as a list or a structure."""
     for utterance in collection.utterances:
-        if right := _repaired(utterance.text):
+        text = utterance.text
+        if text[:1] in ("[", "{") and text[-1:] in ("]", "}") and re.search("['\"]", text):
+            collection.refuse(utterance.where, f"the text is {text!r}, a list or structure; write the text alone")
+        elif right := _repaired(text):
             collection.refuse(
                 utterance.where,
-                f"the text is {utterance.text!r}, which was read in a wrong encoding; it should be {right!r}",
+                f"the text is {text!r}, which is in escapes or in a wrong encoding; it should be {right!r}",
             )
 
 
 def _repaired(text: str) -> str | None:
-    if not re.search("[\u00d8\u00d9][\u0080-\u00ff\u0152-\u2122]", text):
-        return None
-    for encoding in ("cp1252", "latin-1"):
-        try:
-            right = text.encode(encoding).decode("utf-8")
-        except UnicodeError:
-            continue
-        if re.search("[\u0600-\u06ff]", right):
-            return right
-    return None
+    """Return the Arabic of a text that was read in a Western encoding, or whose letters are escapes; else None."""
+    found = []
+    if re.search("[\u00d8\u00d9][\u0080-\u00ff\u0152-\u2122]", text):
+        for encoding in ("cp1252", "latin-1"):
+            with suppress(UnicodeError):
+                found.append(text.encode(encoding).decode("utf-8"))
+    if re.search(r"\\u0[67][0-9a-fA-F]{2}", text):
+        found.append(re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), text))
+    if re.search("&#x?[0-9a-fA-F]{3,4};", text):
+        found.append(html.unescape(text))
+    return next((right for right in found if re.search("[\u0600-\u06ff]", right)), None)
 
 
 def _check_one_voice(collection: Collection) -> None:

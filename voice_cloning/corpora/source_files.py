@@ -109,9 +109,9 @@ def existing_audio(folder: Path, name: str) -> Path | None:
     forms = dict.fromkeys([name, normal(name), unicodedata.normalize("NFD", name)])
     if "\\" in name:
         forms |= dict.fromkeys([form.replace("\\", "/") for form in forms])
-    for form in forms:
+    for suffix in ("", *AUDIO_SUFFIXES, ".WAV"):  # most names are complete: their place is found first
         for place in AUDIO_FOLDERS:
-            for suffix in ("", *AUDIO_SUFFIXES, ".WAV"):
+            for form in forms:
                 path = folder / place / f"{form}{suffix}"
                 if os.path.isfile(path):  # Path.is_file raises an error if a name is too long
                     return path

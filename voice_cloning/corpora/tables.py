@@ -28,12 +28,14 @@ from voice_cloning.corpora.columns import (
     text_in,
 )
 from voice_cloning.corpora.source_files import (
+    AUDIO_SUFFIXES,
     Line,
     control_problem,
     existing_audio,
     find_audio,
     is_no_data,
     name_of,
+    normal,
     read_lines,
 )
 from voice_cloning.corpora.utterances import Channel, Collection, Utterance, speakers_of
@@ -159,7 +161,9 @@ def tables_in(folder: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"{folder}: this folder cannot be entered ({error.strerror})") from error
     found = [path for path in files if path.suffix.lower() in TABLE_SUFFIXES]
-    return found or [path for path in files if path.suffix.lower() == ".txt" and names_audio(path)]
+    spoken = {normal(path.stem) for path in files if path.suffix.lower() in AUDIO_SUFFIXES}
+    texts = [path for path in files if path.suffix.lower() == ".txt" and normal(path.stem) not in spoken]
+    return found or [path for path in texts if names_audio(path)]
 
 
 def names_audio(path: Path) -> bool:
