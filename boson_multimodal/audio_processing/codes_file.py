@@ -19,7 +19,7 @@ from boson_multimodal.whole_files import open_whole
 
 CODEC_FIELD, RATE_FIELD = "codec", "frames_per_second"
 """Metadata fields of a file: the codec's identity, and the frames per second (25 if the field is absent)."""
-RATE = re.compile(r"[0-9]{1,4}(\.[0-9]{1,6})?")
+RATE = re.compile(r"[0-9]{1,4}(\.[0-9]{1,20})?")
 LARGEST_HEADER_BYTES = 100_000_000
 """The largest header that the safetensors library reads. It has room for about 900,000 clips."""
 

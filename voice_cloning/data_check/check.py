@@ -15,6 +15,7 @@ from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
+from voice_cloning.data_check.code_measures import CodedClip
 from voice_cloning.data_check.code_rules import check_codes
 from voice_cloning.data_check.coded_clips import measure_coded_clips, open_codes, summarise_codes
 from voice_cloning.data_check.corpus_rules import check_corpus, speech_rates
@@ -154,7 +155,10 @@ def _clip_facts(
     known: dict[str, Any] = {f"{prefix}text": text or None}
     if clips:
         clip = clips[0].clip
-        known[name] = str(clip.source) if isinstance(clip.source, Path) else None
+        is_file = isinstance(clip.source, Path)
+        if isinstance(clip, CodedClip) and is_file:
+            is_file = os.path.isfile(clip.source)  # codes need no file; without one there is nothing to play
+        known[name] = str(clip.source) if is_file else None
         known[f"{prefix}seconds"] = round(measures[clip].seconds, 3)
         known[f"{prefix}offset"] = clip.offset or None
     return known

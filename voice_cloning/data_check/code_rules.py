@@ -46,7 +46,9 @@ def repeats(codes: CodeMeasures, frames_per_second: float) -> list[str]:
         found.append(f"{100 * codes.still_share:.0f} % of its frames equal the frame before")
     seconds = codes.longest_loop / frames_per_second
     if codes.longest_loop > 1 and seconds >= LOOP_SECONDS:
-        found.append(f"a passage of {codes.longest_loop} frames ({seconds:.2f} s) repeats the {codes.loop_lag} before")
+        found.append(
+            f"a passage of {codes.longest_loop} frames ({seconds:.2f} s) repeats the frames {codes.loop_lag} before it"
+        )
     return found
 
 
