@@ -2,23 +2,31 @@
 
     python -m benchmarks.code_findings
 
-It needs ../shared/speaks: clips of one or two words, in codes of a codec of 8 codebooks of 64 codes. A cut of the
-codes is not quite a cut of the recording: the last frame of a clip also shows that the codec saw the end. Without the
-last frame of all clips, what is found is found by the sound alone.
+It needs ../shared/speaks and ../shared/samples. The first has clips of one or two words, in codes of a codec of 8
+codebooks of 64 codes. A cut of the codes is not quite a cut of the recording: the last frame of a clip also shows that
+the codec saw the end. Without the last frame of all clips, what is found is found by the sound alone. The second has
+clips of real speech, which the demo's codec encodes: whole, cut, and with digital silence.
 """
 
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import load_file
 
+from boson_multimodal.audio_processing.clips import read_waveform
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
+from boson_multimodal.audio_processing.sound_files import Clip
+from tools.demo.build import build_demo
 from voice_cloning.data_check.code_measures import END_CODEBOOKS, measure_codes, rarer_at_the_end
 from voice_cloning.data_check.code_rules import FEWEST_ENDS, RARER_AT_THE_END, repeats
 
 SPEAKS_DIR = Path(__file__).resolve().parents[2] / "shared" / "speaks"
 FRAMES_PER_SECOND = 25.0
+SAMPLES_DIR = SPEAKS_DIR.parent / "samples" / "arabic_speech_commands" / "clips"
 SHARES_CUT = (0.0, 0.05, 0.3)
 SIZES = (1000, 4000, 13000)
 LEAST_CUT_FRAMES, KEPT_FRAMES = 5, 10
@@ -57,6 +65,24 @@ def main() -> None:
         for size in SIZES:
             for share in SHARES_CUT:
                 print(f"  {size}, {share:g}: {ends(clips, size, share)}")
+    print_encoded_again()
+
+
+def print_encoded_again() -> None:
+    """Print how clips change that are cut or get digital silence before the demo's codec encodes them."""
+    kept, still = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        build_demo(Path(folder))
+        codec = load_higgs_audio_tokenizer(Path(folder) / "audio_tokenizer")
+        for path in sorted(SAMPLES_DIR.glob("*/*.flac")):
+            wave = read_waveform(Clip(path, 0.0, None)).resampled(codec.sampling_rate)
+            middle = 2 * codec.sampling_rate
+            whole, head = (codec.encode(samples[None])[0].numpy() for samples in (wave, wave[:middle]))
+            kept.append(float((whole[:, : head.shape[1]] == head).all(axis=0).mean()))
+            silent = torch.cat([wave[:middle], torch.zeros(codec.sampling_rate), wave[middle:]])
+            still.append(measure_codes(codec.encode(silent[None])[0].numpy()).longest_still)
+    print(f"{len(kept)} clips, first 2 s alone: share of frames equal to the whole clip: {max(kept):.2f} at most")
+    print(f"with 1 s of digital silence inside: {min(still)} to {max(still)} equal frames in a row")
 
 
 def distinct(name: str) -> list[np.ndarray]:

@@ -42,6 +42,7 @@ class SameClips:
             cut = (measured.content, 0.0 if measured.codes else clip.offset, measured.seconds)
             self._group[clip] = first.setdefault(cut, clip) if is_known else clip
         self._known: dict[Clip, dict[Clip, str]] = defaultdict(dict)
+        self._parts: set[Pair] = set()
 
     def groups(self) -> list[Clip]:
         """Return the first clip of each group."""
@@ -51,8 +52,15 @@ class SameClips:
         """Return the first clip of the group that a clip belongs to."""
         return self._group[clip]
 
-    def add(self, one: Clip, other: Clip, how: str) -> None:
-        """Store that the clips of two groups hold the same speech; ``how`` says how that was found."""
+    def add(self, one: Clip, other: Clip, how: str, is_part: bool = False) -> None:
+        """Store that the clips of two groups hold the same speech.
+
+        Args:
+            how: how that was found.
+            is_part: whether one is known to be a part of the other.
+        """
+        if is_part:
+            self._parts |= {(self._group[one], self._group[other]), (self._group[other], self._group[one])}
         self._known[self._group[one]].setdefault(self._group[other], how)
         self._known[self._group[other]].setdefault(self._group[one], how)
 
@@ -61,6 +69,10 @@ class SameClips:
         own = self._group[clip]
         equal = "the same codes" if isinstance(own, CodedClip) else "a file with the same content"
         return {own: f"the same clip, or {equal}", **self._known.get(own, {})}
+
+    def is_part(self, one: Clip, other: Clip) -> bool:
+        """Return whether one of two clips is known to be a part of the other."""
+        return (self._group[one], self._group[other]) in self._parts
 
     def how(self, one: Clip, other: Clip) -> str | None:
         """Return how two clips were found to hold the same speech; None if they do not."""

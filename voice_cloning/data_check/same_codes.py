@@ -36,4 +36,4 @@ def add_same_codes(same: SameClips, measures: Mapping[Clip, ClipMeasures]) -> No
             how = f"the same codes ({100 * share:.0f} % of the frames of one of them)"
             if share == 1 and later == 0 and frames[0] < frames[1]:
                 how = f"the same codes: {frames[0]} frames are the beginning of {frames[1]}"
-            same.add(clips[i], clips[j], how)
+            same.add(clips[i], clips[j], how, is_part=share == 1 and frames[0] < frames[1])

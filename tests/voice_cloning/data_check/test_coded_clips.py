@@ -112,6 +112,14 @@ PLANTS: dict[str, tuple[Plant, dict[str, set[str]]]] = {
         both(copies("train2t", "train1t", 0, 80), SAME_TEXT),
         {"duplicate_samples": {"train2"}},
     ),
+    "a part of another target with its words": (
+        both(copies("train2t", "train1t", 0, 80), lambda data: data.say("train2", " ".join(WORDS[1:7]))),
+        {"duplicate_samples": {"train2"}},
+    ),
+    "a part of another target with other words": (
+        both(copies("train2t", "train1t", 0, 80), lambda data: data.say("train2", " ".join(WORDS[2:0:-1] * 3))),
+        {"conflicting_transcripts": {"train1", "train2"}},
+    ),
     "a target on both sides": (copies("val1t", "train1t"), {"utterance_in_train_and_eval": {"val1"}}),
     "the tail of a reference on both sides": (
         copies("val1r", "train1t", 10),
