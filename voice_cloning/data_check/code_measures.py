@@ -24,9 +24,9 @@ class CodedClip(Clip):
         start: seconds from the start of the recording to the cut.
     """
 
-    codes_name: str
-    recording: str
-    start: float
+    codes_name: str = ""
+    recording: str = ""
+    start: float = 0.0
 
     @property
     def name(self) -> str:

@@ -176,7 +176,7 @@ def _coded(used: UsedClip, measured: ClipMeasures, codes: CheckedCodes, folder: 
     source, offset, duration = clip.source, clip.offset, clip.duration
     if codes.codec_folder is not None and not measured.problems:
         source, offset, duration = decoded_path(folder, codes.files.codec, measured.content), 0.0, None
-    return CodedClip(source, offset, duration, used.codes_name, recording, clip.offset)
+    return CodedClip(source, offset, duration, codes_name=used.codes_name, recording=recording, start=clip.offset)
 
 
 def _plain(clip: CodedClip) -> Clip:

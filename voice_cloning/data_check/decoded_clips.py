@@ -1,5 +1,6 @@
 """Decodes codes to sound files in the folder of the report, so that their sound can be measured and played."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_a
 from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
-from boson_multimodal.whole_files import open_whole
+from boson_multimodal.whole_files import write_whole
 
 DECODED_FOLDER = "decoded"
 """Name of the folder of decoded clips, beside the report."""
@@ -39,9 +40,10 @@ def decode_clips(names: Mapping[Path, str], files: CodesFiles, codec_folder: Pat
         wave = codec.decode(files.find(None, name).codes_KT)
         if not torch.isfinite(wave).all():
             raise InputError(f"{codec_folder}: decodes {name!r} to NaN or infinite samples; fetch the codec again")
+        content = io.BytesIO()  # soundfile does not raise the errors of a disk that it writes to
+        soundfile.write(content, wave.numpy(), codec.sampling_rate, "PCM_16", format="WAV")
         try:
             path.parent.mkdir(exist_ok=True)
-            with open_whole(path) as file:
-                soundfile.write(file, wave.numpy(), codec.sampling_rate, "PCM_16", format="WAV")
+            write_whole(path, content.getvalue())
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error

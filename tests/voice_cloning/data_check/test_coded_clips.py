@@ -1,5 +1,6 @@
 """Tests of check --codes: data that come as codes are checked from codes, and what cannot be checked is said."""
 
+import errno
 import json
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 from transformers import PreTrainedTokenizerBase
 
 from boson_multimodal.audio_processing.codes_file import CodesFiles
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import codec_identity
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from tests.chatml_files import load
@@ -20,8 +22,11 @@ from tests.sample_copies import found_kinds
 from tests.voice_cloning.data_check.coded_records import WORDS, CodedData, Plant, codes
 from tools.prepare_data import check as check_command
 from voice_cloning.corpora.encode import encode_files
+from voice_cloning.data_check import decoded_clips
 from voice_cloning.data_check.check import check_files
 from voice_cloning.data_check.coded_clips import open_codes
+from voice_cloning.data_check.decoded_clips import decode_clips
+from voice_cloning.data_check.summary import PlannedRun
 
 SPEAKS_DIR = SHARED_DIR / "speaks"
 needs_speaks = pytest.mark.skipif(not SPEAKS_DIR.is_dir(), reason="../shared/speaks is absent")
@@ -284,6 +289,42 @@ def test_seconds_come_from_the_frame_rate_of_the_file(tmp_path: Path) -> None:
     report = check_files(files, tmp_path / "report", codes=[path], num_workers=1)
     assert report["summary"]["hours"] == pytest.approx(8 * 8 / 3600) and report["summary"]["frames"] == 16 * 100
     assert report["summary"]["histograms"]["target_seconds"]["median"] == 8.0
+
+
+def test_positions_are_those_of_training(tmp_path: Path, demo: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    data = CodedData(tmp_path)
+    data.tensors["train1t"] = codes(99, 321)
+    report = data.check(model_path=str(demo / "model"), run=PlannedRun(prompt_style="as_written"))
+    files = CodesFiles([tmp_path / "codes.safetensors"], 8, 1024)
+    lengths = []
+    for side in ("train", "val"):
+        dataset = load(tmp_path / f"{side}.json", tokenizer, files)
+        dataset.encode_missing(lambda: pytest.fail("no codec is needed"))
+        lengths += dataset.lengths
+    mean = round(sum(lengths) / len(lengths), 1)
+    assert report["summary"]["positions"] == {"max": max(lengths), "mean": mean}
+
+
+def test_a_full_disk_is_named(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(decoded_clips, "write_whole", full)
+    path = tmp_path / "codes.safetensors"
+    save_file({"a": codes(0, 5)}, path, metadata={"codec": "abc"})
+    with pytest.raises(InputError, match=r"b.wav: cannot be written \(No space left on device\)"):
+        decode_clips({tmp_path / "b.wav": "a"}, CodesFiles([path], 8, 1024), demo / "audio_tokenizer")
+
+
+def test_one_frame_is_decoded_and_measured(demo: Path, tmp_path: Path) -> None:
+    codec = str(demo / "audio_tokenizer")
+    data = CodedData(tmp_path)
+    data.tensors["train1t"] = codes(99, 1)
+    data.say("train1", "لا")
+    files, path = data.write()
+    save_file(data.tensors, path, metadata={"codec": codec_identity(Path(codec))})
+    report = check_files(files, tmp_path / "out", codes=[path], audio_tokenizer_path=codec, num_workers=1)
+    assert found_kinds(report)["target_length"] == {"train1"} and not report["errors"]
 
 
 def test_decoded_codes_are_measured_as_sound(demo: Path, tmp_path: Path) -> None:
