@@ -79,6 +79,11 @@ def open_codes(
             f"--codes: made by the codec {files.codec}, and --audio_tokenizer_path is {codec_identity(folder)} "
             f"({folder}): codes of another codec mean nothing; give the codec that made them"
         )
+    if folder is not None and files.frames_per_second != config.frame_rate:
+        raise InputError(
+            f"--codes: frames_per_second is {files.frames_per_second:g} in {files.paths[0]}; the codec makes "
+            f"{config.frame_rate:g} frames a second: correct the file's metadata"
+        )
     return CheckedCodes(files, folder)
 
 

@@ -240,7 +240,7 @@ def test_the_check_and_the_trainer_refuse_the_same_samples(tmp_path: Path, token
     assert kept == {"train5"} and {s for s in refused if s.startswith("train")} == {f"train{i}" for i in range(5)}
 
 
-def test_the_form_of_the_codes_is_the_model_s(tmp_path: Path) -> None:
+def test_the_form_of_the_codes_is_the_model_s(tmp_path: Path, demo: Path) -> None:
     _, path = CodedData(tmp_path).write()
     released = open_codes([path], None, None).files
     assert (released.num_codebooks, released.codebook_size) == (8, 1024)
@@ -250,6 +250,8 @@ def test_the_form_of_the_codes_is_the_model_s(tmp_path: Path) -> None:
     assert (found.num_codebooks, found.codebook_size) == (8, 64)
     with pytest.raises(InputError, match="has codes from 0 to 10[0-9]+; they must be from 0 to 63"):
         found.find(None, "train0r")
+    with pytest.raises(InputError, match="has 8 codebooks of 64 codes; the codec has 8 codebooks of 1024 codes"):
+        open_codes([path], str(tmp_path / "model"), str(demo / "audio_tokenizer"))
     (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(InputError, match="give a Higgs Audio v2 model"):
         open_codes([path], str(tmp_path / "model"), None)
@@ -269,6 +271,13 @@ def test_files_that_cannot_be_used_are_refused(tmp_path: Path, demo: Path) -> No
         check_files(files, audio_tokenizer_path=str(demo / "audio_tokenizer"), **call)
     with pytest.raises(InputError, match="--codes: made by the codec abc, and --audio_tokenizer_path is [0-9a-f]{16}"):
         check_files(files, codes=[path], audio_tokenizer_path=str(demo / "audio_tokenizer"), **call)
+    other = tmp_path / "other.safetensors"
+    codec = str(demo / "audio_tokenizer")
+    save_file(data.tensors, other, metadata={"codec": codec_identity(Path(codec)), "frames_per_second": "50"})
+    with pytest.raises(
+        InputError, match="frames_per_second is 50 in .*other.safetensors; the codec makes 25 frames a s"
+    ):
+        check_files(files, codes=[other], audio_tokenizer_path=codec, **call)
     with pytest.raises(InputError, match="--audio_tokenizer_path .*nowhere: no such folder"):
         check_files(files, codes=[path], audio_tokenizer_path=str(tmp_path / "nowhere"), **call)
     assert not (tmp_path / "out").exists()
