@@ -19,7 +19,7 @@ from boson_multimodal.whole_files import open_whole
 
 CODEC_FIELD, RATE_FIELD = "codec", "frames_per_second"
 """Metadata fields of a file: the codec's identity, and the frames per second (25 if the field is absent)."""
-NUMBER = re.compile(r"\d+(\.\d+)?")
+RATE = re.compile(r"[0-9]{1,4}(\.[0-9]{1,20})?")
 LARGEST_HEADER_BYTES = 100_000_000
 """The largest header that the safetensors library reads. It has room for about 900,000 clips."""
 
@@ -72,9 +72,9 @@ class CodesFiles:
         if len(codecs) > 1:
             problems.append("of different codecs: " + ", ".join(f"{path} of {codec}" for codec, path in codecs.items()))
         problems += [
-            f"{path}: {RATE_FIELD} is {rate!r}; it must be a number above 0, and the same in all files"
+            f"{path}: {RATE_FIELD} is {rate!r}; it must be a number above 0 and below 10000, and the same in all files"
             for rate, path in rates.items()
-            if len(rates) > 1 or not NUMBER.fullmatch(rate) or float(rate) == 0
+            if len(rates) > 1 or not RATE.fullmatch(rate) or float(rate) == 0
         ]
         raise_if_any("--codes: cannot be used", problems)
         self.codec = next(iter(codecs))
@@ -94,15 +94,23 @@ class CodesFiles:
         """
         return clip_key(clip, content_hash(clip.source))
 
-    def find(self, clip: Clip, name: str) -> FoundCodes:
+    def holds(self, name: str) -> bool:
+        """Return whether the files have an entry for a clip, right or wrong."""
+        return name in self._file_of
+
+    def missing(self, name: str) -> str:
+        """Return the message about a clip that the files do not have."""
+        files = ", ".join(map(str, self.paths))
+        return f"{name!r}: not in {files}; give its codes, or leave --codes out to encode the clip"
+
+    def find(self, clip: Clip | None, name: str) -> FoundCodes:
         """Return the codes of a clip after checking them. The key contains their hash.
 
         Raises:
             InputError: if the files do not contain the clip, or its codes have a wrong type, shape or range.
         """
-        if name not in self._file_of:
-            files = ", ".join(map(str, self.paths))
-            raise InputError(f"{name!r}: not in {files}; give its codes, or leave --codes out to encode the clip")
+        if not self.holds(name):
+            raise InputError(self.missing(name))
         path, file = self._file_of[name]
         codes = file.get_tensor(name)
         problem = self._problem(codes)

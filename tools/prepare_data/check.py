@@ -5,7 +5,8 @@
 Files are evaluation data if their name holds val, eval, dev or test, or if --eval_data_path names them. DIR gets
 report.json and report.html; the page opens from disk and plays the clips that it lists. The check needs no GPU, no
 codec and no model. With --model_path the model's tokenizer counts the text tokens; otherwise they are estimated. Give
-the settings that you will train with: limits, steps and memory depend on them.
+the settings that you will train with: limits, steps and memory depend on them. With --codes, clips are checked from
+their codes and need not be there.
 
 Exit status: 1 if there is an error, 0 if there are only warnings or nothing.
 """
@@ -23,6 +24,7 @@ from voice_cloning.data_check.summary import PlannedRun
 
 PRINTED_SAMPLES = 3
 """Samples of one finding that are printed."""
+PRINTED_OF_CODES = ("clips_checked_from_codes", "not_measured", "advice", "decoded")
 AS_YOU_TRAIN = "The value that you will train with."
 
 
@@ -33,6 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output_dir", type=Path, required=True, metavar="DIR", help="Where report.json and report.html are written.")
     add("--eval_data_path", nargs="+", type=Path, default=[], metavar="FILE", help="Evaluation data with other names.")
     add("--model_path", metavar="DIR", help="Folder or hub id of the model, whose tokenizer counts the text tokens.")
+    add("--codes", nargs="+", type=Path, default=[], metavar="FILE", help="Files of codes, as in training.")
+    add("--audio_tokenizer_path", metavar="DIR", help="Codec that decodes --codes, so that the sound is checked too.")
     add("--num_workers", type=int, metavar="N", help="Processes that read clips (default: one for each core).")
     add("--prompt_style", default=run.prompt_style, choices=list(PROMPT_STYLES), help=AS_YOU_TRAIN)
     add(
@@ -62,6 +66,8 @@ def run(flags: argparse.Namespace) -> int:
         run=PlannedRun(**settings),
         model_path=flags.model_path,
         num_workers=flags.num_workers,
+        codes=flags.codes,
+        audio_tokenizer_path=flags.audio_tokenizer_path,
     )
     print("\n".join(_lines(report)))
     print(f"all findings: {flags.output_dir / REPORT_FILE} and report.html beside it")
@@ -90,4 +96,5 @@ def _lines(report: dict[str, Any]) -> list[str]:
         "medians: " + ", ".join(f"{name} {value:.3g}" for name, value in medians.items()),
         f"training: {summary['expected_steps']} optimizer steps; memory: {summary['memory_class']}",
     ]
-    return lines
+    codes = summary.get("codes", {})
+    return lines + [f"{name.replace('_', ' ')}: {codes[name]}" for name in PRINTED_OF_CODES if name in codes]

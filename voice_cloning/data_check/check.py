@@ -4,7 +4,7 @@ import base64
 import json
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,14 @@ from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
+from voice_cloning.data_check.code_measures import CodedClip
+from voice_cloning.data_check.code_rules import check_codes
+from voice_cloning.data_check.coded_clips import measure_coded_clips, open_codes, summarise_codes
 from voice_cloning.data_check.corpus_rules import check_corpus, speech_rates
 from voice_cloning.data_check.findings import ERRORS, WARNINGS, Findings
 from voice_cloning.data_check.report_page import SAMPLES_SHOWN, write_page
 from voice_cloning.data_check.same_clips import find_same_clips
+from voice_cloning.data_check.same_codes import add_same_codes
 from voice_cloning.data_check.sample_rules import check_sample
 from voice_cloning.data_check.samples import CheckedSample, UsedClip, read_samples_of
 from voice_cloning.data_check.summary import PlannedRun, summarise
@@ -36,6 +40,8 @@ def check_files(
     run: PlannedRun | None = None,
     model_path: str | None = None,
     num_workers: int | None = None,
+    codes: Sequence[Path | str] = (),
+    audio_tokenizer_path: str | None = None,
 ) -> dict[str, Any]:
     """Check ChatML files and write ``report.json`` and ``report.html``.
 
@@ -47,33 +53,40 @@ def check_files(
         model_path: folder or hub id of the model, for its tokenizer; None estimates the number of tokens.
         num_workers: processes that read clips; None takes one per core. With more than one, the calling script needs
             ``if __name__ == "__main__"``, because the processes are spawned.
+        codes: files of codes, as in training; clips are then checked from their codes.
+        audio_tokenizer_path: folder or hub id of the codec that decodes ``codes`` to measure the sound; None does not.
 
     Returns:
         The content of ``report.json``: ``errors``, ``warnings``, ``summary``, ``samples``.
 
     Raises:
-        InputError: if a file is missing, empty or not JSON, or ``output_dir`` cannot be written to.
+        InputError: if a file is missing, empty or not JSON, if the files of codes or the codec cannot be used, or
+            ``output_dir`` cannot be written to.
     """
     run = run or PlannedRun()
     folder, workers = Path(output_dir).expanduser(), available_cores() if num_workers is None else num_workers
     paths = list(dict.fromkeys(Path(path).expanduser() for path in (*files, *eval_files)))
     tokenizer = None if model_path is None else _load_tokenizer(model_path)
+    coded = open_codes(codes, model_path, audio_tokenizer_path)
     named = [Path(path).expanduser() for path in eval_files]
     samples = read_samples_of(paths, named, run.prompt_style, run.text_normalisation, tokenizer)
     _make_folder(folder)
-    measures = measure_clips(samples, workers)
+    measures = measure_coded_clips(samples, coded, folder, workers)
+    measures |= measure_clips(samples, workers, measures)
     uses = [[(used.clip, sample.side, used.is_target) for used in sample.clips] for sample in samples]
     same = find_same_clips(measures, uses, workers)
+    add_same_codes(same, measures)
     findings = Findings()
     for sample in samples:
         check_sample(sample, measures, run.longest_sample, findings)
     rates = speech_rates(samples, measures)
     check_corpus(samples, measures, rates, same, findings)
+    check_codes(samples, measures, findings)
     seconds = {s.sample_id: sum(measures[used.clip].seconds for used in s.targets) for s in samples}
     report = {
         "errors": findings.entries(ERRORS, seconds),
         "warnings": findings.entries(WARNINGS, seconds),
-        "summary": summarise(samples, measures, rates, run, tokenizer is not None),
+        "summary": summarise(samples, measures, rates, run, tokenizer is not None) | summarise_codes(coded, measures),
     }
     report["samples"] = _samples_of(report, samples, measures)
     write_whole(folder / REPORT_FILE, _json_bytes(report))
@@ -81,11 +94,14 @@ def check_files(
     return report
 
 
-def measure_clips(samples: Sequence[CheckedSample], workers: int) -> dict[Clip, ClipMeasures]:
-    """Measure every clip of the samples once; all cuts of a file are measured together."""
+def measure_clips(
+    samples: Sequence[CheckedSample], workers: int, known: Container[Clip] = ()
+) -> dict[Clip, ClipMeasures]:
+    """Measure every clip of the samples that is not ``known``; all cuts of a file are measured together."""
     cuts: dict[Path | bytes, list[Clip]] = defaultdict(list)
     for clip in dict.fromkeys(used.clip for sample in samples for used in sample.clips):
-        cuts[clip.source].append(clip)
+        if clip not in known:
+            cuts[clip.source].append(clip)
     groups = list(cuts.values())
     found = map_in_processes(measure_file, groups, workers, "measuring clips", "file")
     return {
@@ -139,7 +155,10 @@ def _clip_facts(
     known: dict[str, Any] = {f"{prefix}text": text or None}
     if clips:
         clip = clips[0].clip
-        known[name] = str(clip.source) if isinstance(clip.source, Path) else None
+        is_file = isinstance(clip.source, Path)
+        if isinstance(clip, CodedClip) and is_file:
+            is_file = os.path.isfile(clip.source)  # codes need no file; without one there is nothing to play
+        known[name] = str(clip.source) if is_file else None
         known[f"{prefix}seconds"] = round(measures[clip].seconds, 3)
         known[f"{prefix}offset"] = clip.offset or None
     return known

@@ -14,6 +14,7 @@ import numpy as np
 from boson_multimodal.audio_processing.sound_files import AudioError, Clip, content_hash, read_samples
 from boson_multimodal.constants import CODEC_SAMPLE_RATE, FRAMES_PER_SECOND
 from boson_multimodal.errors import InputError
+from voice_cloning.data_check.code_measures import CodeMeasures
 from voice_cloning.data_check.same_speech import landmarks
 from voice_cloning.data_check.truncation import truncation
 
@@ -50,6 +51,8 @@ PITCH_TROUGH = 0.2
 VOICED = 0.5
 """A frame is voiced if its correlation with itself one period later is above this."""
 FEWEST_VOICED_FRAMES = 5
+CODE_PROBLEMS = ("missing", "invalid")
+"""Kinds of problems that are problems of codes, not of sound."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,8 @@ class ClipMeasures:
 
     Attributes:
         content: SHA-256 of the file.
-        problems: reasons why the clip cannot be used, by kind: ``unreadable``, ``empty``, ``nan``, ``truncated``.
+        problems: reasons why the clip cannot be used, by kind: ``unreadable``, ``empty``, ``nan``, ``truncated``;
+            of codes: ``missing``, ``invalid``.
         seconds: length of the cut, up to the end of the file.
         sampling_rate: sampling rate of the file in Hz.
         bandwidth_hz: frequency where the energy stops, if speech would go on there and the codec would keep it; else
@@ -71,6 +75,8 @@ class ClipMeasures:
         silence_share: share of silences of ``PAUSE_SECONDS`` or more, ends included.
         pitch_hz: median pitch of the voiced frames; None if there are few.
         landmarks: see ``same_speech.py``.
+        codes: measures of the clip's codes, if it is checked from codes. The measures of sound are then those of the
+            decoded codes, or are missing.
     """
 
     content: str = ""
@@ -87,6 +93,12 @@ class ClipMeasures:
     silence_share: float = 0.0
     pitch_hz: float | None = None
     landmarks: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.uint32), compare=False, repr=False)
+    codes: CodeMeasures | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether a waveform was measured. Without one, only the lengths and ``codes`` are known."""
+        return self.sampling_rate > 0
 
     @property
     def speech_seconds(self) -> float:

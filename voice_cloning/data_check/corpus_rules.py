@@ -137,17 +137,28 @@ def _check_duplicates(samples: Sequence[CheckedSample], same: SameClips, finding
         for target in sample.targets:
             for group, how in same.alike(target.clip).items():
                 if group in seen:
-                    _compare(sample, target.clip, references, seen[group], how, findings)
+                    is_part = same.is_part(target.clip, group)
+                    _compare(sample, target.clip, references, seen[group], how, is_part, findings)
         for target in sample.targets:
             first = seen.setdefault(same.group(target.clip), _Seen(target.clip, sample, set()))
             first.references |= references
 
 
 def _compare(
-    sample: CheckedSample, target: Clip, references: set[Clip], first: _Seen, how: str, findings: Findings
+    sample: CheckedSample,
+    target: Clip,
+    references: set[Clip],
+    first: _Seen,
+    how: str,
+    is_part: bool,
+    findings: Findings,
 ) -> None:
-    """Compare a sample with the first one of its target; one target clip may have several references."""
-    if normalise_for_scoring(sample.target_text) != normalise_for_scoring(first.sample.target_text):
+    """Compare a sample with the first one of its target; one target clip may have several references.
+
+    If one clip is a part of the other, its text may be a part too.
+    """
+    texts = [f" {normalise_for_scoring(text)} " for text in (sample.target_text, first.sample.target_text)]
+    if texts[0] != texts[1] and not (is_part and (texts[0] in texts[1] or texts[1] in texts[0])):
         for one, two in ((sample, first.sample), (first.sample, sample)):
             detail = f"{one.target_text!r}; {two.sample_id} has {two.target_text!r} for {how}"
             findings.add("conflicting_transcripts", one.sample_id, detail)

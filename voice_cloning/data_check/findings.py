@@ -12,6 +12,8 @@ ERRORS = {
     "nan_audio": "Export the clip again: it holds NaN or infinite samples.",
     "truncated_audio": "Copy or export the file again, or correct offset and duration: the end of the audio is "
     "missing, but the end of the text is not.",
+    "missing_codes": "Add the codes of these clips to the files: training with these --codes refuses the samples.",
+    "invalid_codes": "Export the codes of these clips again: training refuses them.",
     "reference_equals_target": "Give another utterance of the speaker as reference: the model would learn to copy.",
     "speaker_in_train_and_eval": "Move the speaker to one side: the evaluation would not measure unseen voices.",
     "utterance_in_train_and_eval": "Remove the utterance from one side: the evaluation would measure memorised clips.",
@@ -27,6 +29,8 @@ WARNINGS = {
     "implausible_speech_rate": "Listen: the text probably belongs to another clip, or a part of it is missing.",
     "reference_length": "Give references of 3 to 10 s: shorter ones hold too little voice, longer ones need memory.",
     "target_length": "Split long clips at pauses, and leave out clips under half a second.",
+    "repeated_codes": "Listen: it is digital silence, or the encoder or the export repeated frames.",
+    "cut_end": "Listen to the end: these clips may be cut within speech.",
     "digits": "If the speaker read them as normalise spells them, run it or train with --text_normalisation speech.",
     "latin_letters": "Write these words in Arabic letters, as they are spoken.",
     "tatweel": "Run prepare_data normalise, or train with --text_normalisation speech.",

@@ -167,6 +167,9 @@ def _text(text: str | None) -> str:
 def _summary(summary: Report) -> list[str]:
     """Return the parts of the summary that exist, in their order on the page."""
     parts = [_facts(summary)]
+    if codes := summary.get("codes"):
+        told = {name.replace("_", " "): value for name, value in codes.items()}
+        parts.append(f"<div class='card'><h3>Checked from codes</h3>{_pairs(told)}</div>")
     if histograms := summary.get("histograms"):
         plots = [histogram(name, h["edges"], h["counts"]) for name, h in histograms.items()]
         parts.append(f"<div class='plots'>{''.join(plots)}</div>")

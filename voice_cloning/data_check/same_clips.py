@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from boson_multimodal.audio_processing.sound_files import Clip, read_samples
 from voice_cloning.data_check.clip_measures import ClipMeasures
+from voice_cloning.data_check.code_measures import CodedClip
 from voice_cloning.data_check.same_speech import (
     SAME_SPEECH_SHARE,
     candidate_pairs,
@@ -37,9 +38,11 @@ class SameClips:
         self._group: dict[Clip, Clip] = {}
         for clip, measured in measures.items():
             is_known = bool(measured.content) and not measured.problems
-            cut = (measured.content, clip.offset, measured.seconds)
+            # Codes are those of the cut already.
+            cut = (measured.content, 0.0 if measured.codes else clip.offset, measured.seconds)
             self._group[clip] = first.setdefault(cut, clip) if is_known else clip
         self._known: dict[Clip, dict[Clip, str]] = defaultdict(dict)
+        self._parts: set[Pair] = set()
 
     def groups(self) -> list[Clip]:
         """Return the first clip of each group."""
@@ -49,22 +52,34 @@ class SameClips:
         """Return the first clip of the group that a clip belongs to."""
         return self._group[clip]
 
-    def add(self, one: Clip, other: Clip, how: str) -> None:
-        """Store that the clips of two groups hold the same speech; ``how`` says how that was found."""
+    def add(self, one: Clip, other: Clip, how: str, is_part: bool = False) -> None:
+        """Store that the clips of two groups hold the same speech.
+
+        Args:
+            how: how that was found.
+            is_part: whether one is known to be a part of the other.
+        """
+        if is_part:
+            self._parts |= {(self._group[one], self._group[other]), (self._group[other], self._group[one])}
         self._known[self._group[one]].setdefault(self._group[other], how)
         self._known[self._group[other]].setdefault(self._group[one], how)
 
     def alike(self, clip: Clip) -> dict[Clip, str]:
         """Return the clip's own group and all groups with the same speech, each with how that was found."""
         own = self._group[clip]
-        return {own: "the same clip, or a file with the same content", **self._known.get(own, {})}
+        equal = "the same codes" if isinstance(own, CodedClip) else "a file with the same content"
+        return {own: f"the same clip, or {equal}", **self._known.get(own, {})}
+
+    def is_part(self, one: Clip, other: Clip) -> bool:
+        """Return whether one of two clips is known to be a part of the other."""
+        return (self._group[one], self._group[other]) in self._parts
 
     def how(self, one: Clip, other: Clip) -> str | None:
         """Return how two clips were found to hold the same speech; None if they do not."""
         if one == other:
             return "the same clip"
         if self._group[one] == self._group[other]:
-            return "a file with the same content"
+            return "the same codes" if isinstance(one, CodedClip) else "a file with the same content"
         return self._known.get(self._group[one], {}).get(self._group[other])
 
 
@@ -81,7 +96,7 @@ def find_same_clips(measures: Mapping[Clip, ClipMeasures], samples: Sequence[Use
     for clip in clips:
         by_content[measures[clip].content].append(clip)
     for cuts in by_content.values():
-        for one, other, seconds in _overlapping(cuts, measures):
+        for one, other, seconds in overlapping([(clip, clip.offset, measures[clip].seconds) for clip in cuts]):
             same.add(one, other, f"cuts of one file, which share {seconds:.1f} s")
     wanted = _WantedPairs(samples, same)
     found = candidate_pairs([measures[clip].landmarks for clip in clips], AMONG_ALL)
@@ -132,14 +147,18 @@ def compare(pair: Pair) -> float:
     return shared_share(one.mean(axis=1), one_rate, other.mean(axis=1), other_rate)
 
 
-def _overlapping(clips: Sequence[Clip], measures: Mapping[Clip, ClipMeasures]) -> Iterable[tuple[Clip, Clip, float]]:
-    """Yield pairs of cuts of one file that share most of the shorter cut, with the seconds that they share."""
-    cuts = sorted(clips, key=lambda clip: clip.offset)
-    for i, one in enumerate(cuts):
-        end = one.offset + measures[one].seconds
-        for other in cuts[i + 1 :]:
-            if other.offset >= end:
+def overlapping(cuts: Sequence[tuple[Clip, float, float]]) -> Iterable[tuple[Clip, Clip, float]]:
+    """Yield pairs of cuts of one recording that share most of the shorter cut, with the seconds that they share.
+
+    Args:
+        cuts: (clip, start in the recording, length), in seconds.
+    """
+    ordered = sorted(cuts, key=lambda cut: cut[1])
+    for i, (one, start, length) in enumerate(ordered):
+        end = start + length
+        for other, other_start, other_length in ordered[i + 1 :]:
+            if other_start >= end:
                 break
-            shared = min(end, other.offset + measures[other].seconds) - other.offset
-            if shared >= SAME_SPEECH_SHARE * min(measures[one].seconds, measures[other].seconds):
+            shared = min(end, other_start + other_length) - other_start
+            if shared >= SAME_SPEECH_SHARE * min(length, other_length):
                 yield one, other, shared

@@ -8,7 +8,7 @@ from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.constants import CODEC_SAMPLE_RATE, FRAMES_PER_SECOND
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from voice_cloning.corpora.pairing import REFERENCE_SECONDS
-from voice_cloning.data_check.clip_measures import ClipMeasures
+from voice_cloning.data_check.clip_measures import CODE_PROBLEMS, ClipMeasures
 from voice_cloning.data_check.findings import Findings
 from voice_cloning.data_check.samples import CheckedSample, UsedClip
 
@@ -51,13 +51,20 @@ INVISIBLE = ("bidi_controls", "zero_width", "unknown_characters")
 def positions_of(sample: CheckedSample, measures: Measures) -> int:
     """Return the number of positions of a sample's sequence."""
     found = [measures[used.clip] for used in sample.clips]
-    return sample.tokens + sum(columns_of(frames(m), CODEBOOKS, True) for m in found if m.seconds)
+    return sample.tokens + sum(columns_of(frames(m), codebooks(m), True) for m in found if m.seconds)
 
 
 def frames(measured: ClipMeasures) -> int:
     """Return the number of code frames of a clip."""
+    if measured.codes:
+        return measured.codes.frames
     samples = round(measured.seconds * measured.sampling_rate)
     return frames_of(samples, measured.sampling_rate, FRAMES_PER_SECOND)
+
+
+def codebooks(measured: ClipMeasures) -> int:
+    """Return the number of codebooks of a clip."""
+    return measured.codes.codebooks if measured.codes else CODEBOOKS
 
 
 def _check_clip(sample: CheckedSample, used: UsedClip, m: ClipMeasures, findings: Findings) -> None:
@@ -65,13 +72,18 @@ def _check_clip(sample: CheckedSample, used: UsedClip, m: ClipMeasures, findings
         findings.add(kind, sample.sample_id, f"{used.where}: {detail}")
 
     for kind, problem in m.problems.items():
-        add(f"{kind}_audio", problem)
+        add(f"{kind}_codes" if kind in CODE_PROBLEMS else f"{kind}_audio", problem)
     if m.problems:
         return  # other defects of the clip may be consequences of these
     shortest, longest = TARGET_SECONDS if used.is_target else REFERENCE_SECONDS
     if not shortest <= m.seconds <= longest:
         kind = "target_length" if used.is_target else "reference_length"
-        add(kind, f"{m.seconds:.2f} s; {shortest:g} to {longest:g} s is recommended")
+        detail = f"{m.seconds:.2f} s; {shortest:g} to {longest:g} s is recommended"
+        if frames(m) < codebooks(m):
+            detail += f"; {frames(m)} frames: with the delay pattern, no column has a code of every codebook"
+        add(kind, detail)
+    if not m.is_heard:
+        return
     if m.sampling_rate < CODEC_SAMPLE_RATE:
         add("low_native_rate", f"{m.sampling_rate} Hz; the codec works at {CODEC_SAMPLE_RATE} Hz")
     elif m.bandwidth_hz is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
+from boson_multimodal.audio_processing.codes_file import codes_name
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import prepare_chatml_sample
 from boson_multimodal.cloning_example import reference_text_of_messages, target_text_of_messages, text_mismatches
@@ -30,11 +31,12 @@ TOKENS_PER_TURN = 5
 
 @dataclass(frozen=True)
 class UsedClip:
-    """A clip of a sample, and the field that names it."""
+    """A clip of a sample, the field that names it, and its name in files of codes."""
 
     clip: Clip
     where: str
     is_target: bool
+    codes_name: str = ""
 
 
 @dataclass
@@ -45,7 +47,7 @@ class CheckedSample:
         sample_id: ``misc.sample_id``, else ``record N``; a later record with the same id also has its file and number.
         path: the file.
         side: ``train`` or ``eval``.
-        problems: reasons why the record cannot be trained on, by kind.
+        problems: reasons why the record cannot be trained on, by the kind of the finding.
         target_text, reference_text: texts of the clips according to the messages; empty if these have none.
         mismatches: texts of ``misc`` or of the instruction that differ from these texts.
         tokens: number of text tokens of the record's sequence.
@@ -54,7 +56,7 @@ class CheckedSample:
     sample_id: str
     path: Path
     side: str
-    problems: dict[ProblemKind, list[str]] = field(default_factory=dict)
+    problems: dict[str, list[str]] = field(default_factory=dict)
     speaker: str | None = None
     clips: list[UsedClip] = field(default_factory=list)
     target_text: str = ""
@@ -118,7 +120,7 @@ def _fill(
     if written is not None:
         sample.speaker = written.speaker
         sample.clips = [
-            UsedClip(Clip.of(clip, sample.path.parent), clip.where, written.trains(turn))
+            UsedClip(Clip.of(clip, sample.path.parent), clip.where, written.trains(turn), codes_name(clip))
             for turn, clip in written.clips()
         ]
         sample.target_text = target_text_of_messages(written)

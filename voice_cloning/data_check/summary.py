@@ -57,7 +57,7 @@ def summarise(
     """Return the ``summary`` of report.json."""
     targets = {used.clip: measures[used.clip] for s in samples for used in s.targets}
     references = {used.clip: measures[used.clip] for s in samples for used in s.references}
-    clips = [m for m in (targets | references).values() if m.seconds]
+    clips = [m for m in (targets | references).values() if m.seconds and m.is_heard]
     speakers = hours_of_speakers(samples, measures)
     return {
         "files": [_file(path, samples, measures) for path in dict.fromkeys(s.path for s in samples)],
@@ -126,11 +126,12 @@ def _training(
         epoch=0,
     )
     fullest = max((sum(trained[i] for i in batch) for step in steps for row in step for batch in row), default=0)
-    seconds = sum(measures[clip].seconds for clip in {used.clip for s in samples for used in s.clips})
+    found = [measures[clip] for clip in dict.fromkeys(used.clip for s in samples for used in s.clips)]
+    seconds = sum(m.seconds for m in found if not m.codes)
     return {
         "tokens": sum(sample.tokens for sample in samples),
         "tokens_are_counted": tokens_are_counted,
-        "frames": round(seconds * FRAMES_PER_SECOND),
+        "frames": round(seconds * FRAMES_PER_SECOND) + sum(m.codes.frames for m in found if m.codes),
         "positions": {"max": max(lengths, default=0), "mean": round(float(np.mean(lengths)), 1) if lengths else 0},
         "expected_steps": len(steps) * run.num_train_epochs,
         "memory_class": memory_class(fullest, run.gradient_checkpointing),
