@@ -52,6 +52,8 @@ CHANNELS = {"A": 0, "B": 1, "L": 0, "R": 1}
 SAMPLE_ROWS = 50
 """Rows whose files are looked for, to tell the audio column."""
 MOST_LABEL_WORDS = 3
+SHARED_WORDS = 0.4
+"""Share of the words of the longer text that a text and its normalised form have in common at least."""
 
 Row = Mapping[str, Any]
 
@@ -241,8 +243,11 @@ def _texts(names: Sequence[str], held: Mapping[str, _Held], rows: Sequence[Row],
 
 
 def _resemble(pairs: Sequence[tuple[str, str]]) -> bool:
-    """Return whether most pairs share a word, or one of the two is empty."""
-    alike = sum(not one or not other or bool(set(one.split()) & set(other.split())) for one, other in pairs)
+    """Return whether most pairs share many of their words, or one of the two is empty."""
+    alike = 0
+    for one, other in pairs:
+        words = set(one.split()), set(other.split())
+        alike += not all(words) or len(words[0] & words[1]) >= SHARED_WORDS * max(map(len, words))
     return 2 * alike > len(pairs)
 
 
