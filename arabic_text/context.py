@@ -1,0 +1,174 @@
+"""What stands before a number: the words that decide its case, its gender and whether it is a year or a name."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from arabic_text.characters import ARABIC, HARAKAT
+from arabic_text.nouns import MONTH_ENDS
+
+LOOKED_BACK = 80
+"""Characters before a number that are looked at."""
+CLITICS = set("و ف ب ل ك ال وال فال بال كال لل وب ول وك فب فل".split())
+"""Particles that are written together with the next word."""
+OBLIQUE_CLITICS = set("ب ل ك بال كال لل وب ول وك فب فل".split())
+
+_PREPOSITIONS = set(
+    "في من إلى الى على عن حتى منذ مذ خلال بعد قبل بين مع دون بدون بلا فوق تحت كل عبر ضد حول أمام وراء داخل خارج ضمن "
+    "عند لدى سوى غير رغم وسط أثناء طوال طيلة بحلول عقب إثر فور لغاية مقابل مثل جميع معظم بعض باستثناء نحو حوالي "
+    "قرابة زهاء قبيل بعيد".split()
+)
+_CONSTRUCT = set(
+    "عام عامي سنة سنتي أعوام سنوات يوم ليلة شهر العام العامين السنة الأعوام السنوات الفترة فترة موسم صيف شتاء خريف "
+    "مطلع أوائل أواخر نهاية بداية منتصف أول آخر أفضل أكبر أصغر أحسن أهم أغنى أقوى نسبة مدة سعر قيمة مبلغ سرعة معدل "
+    "فارق وزن طول عمق عرض ارتفاع مسافة حجم قوة سن عمر حدود مشارف غضون ظرف أصل واقع مقدار عدد تكلفة ثمن نحو حوالي "
+    "قرابة زهاء أكثر أقل غير سوى كل ولد ولدت توفي توفيت مات ماتت الموافق".split()
+)
+"""Words after which a number is in construct, as they are and after bi-, li- and ka-. After "was born" the word for
+year is left out."""
+_EVENTS = set(
+    "دورة مونديال كأس أولمبياد ثورة حرب نكسة نكبة أزمة انتخابات دستور موازنة ميزانية رؤية خطة أجندة قانون معاهدة "
+    "اتفاقية اتفاق مؤتمر قمة زلزال انقلاب انتفاضة هجمات أحداث تعداد إحصاء دفعة خريجي مواليد طراز عدوان جيل بطولة "
+    "إكسبو تأسس تأسست أسس أسست افتتح".split()
+)
+"""Words after which a year is in construct, though another number need not be."""
+LAST_YEAR = 2199
+
+MASCULINE_YEAR = set("عام العام عامي العامين أعوام الأعوام".split())
+FEMININE_YEAR = set("سنة السنة سنتي السنتين سنوات السنوات".split())
+CITED_YEAR = set("لسنة ولسنة".split())
+"""Laws and budgets are cited with this word. The year after it is read as a bare number, without agreement."""
+HOUR_WORDS = {"الساعة", "للساعة", "والساعة", "بالساعة"}
+
+_NUMBER_WORDS = set("رقم الرقم رقمه رقمها رقمك رقمي أرقام الأرقام الرقمين رقمين".split())
+_LABELS = set(
+    "بند مادة فقرة صفحة صفحات غرفة رحلة قناة شارع حافلة خط طريق عمارة شقة مبنى لوحة سطر تمرين سؤال درس وحدة جدول "
+    "شكل صورة نموذج بوابة رصيف مقعد محطة مجموعة فوج كتيبة لواء ملحق قاعة عيادة فصل باب نسخة إصدار موديل مستوى منفذ "
+    "آية آيات سورة حلقة جزء مرحلة طابق صف ممر مخرج قطعة بلوك فيلا محل مكتب شباك ملف قضية مربع دائرة فرقة قطار بناية "
+    "مدخل منزل بيت ص طبعة مجلد حزب قسم كلية لجنة منطقة عنبر سرير خيمة جناح بئر ميناء مدرج ملعب قرار مرسوم قانون".split()
+)
+_DEFINITE_LABELS = {"ال" + label for label in _LABELS if label != "ص"}
+_MODELS = set(
+    "بوينغ بوينج إيرباص ايرباص ويندوز وندوز آيفون ايفون أيفون آيباد ايباد أندرويد اندرويد غالاكسي جالاكسي بلايستيشن "
+    "بيكسل نوكيا ميغ ميج سوخوي ميراج رافال بايثون جافا أوفيس اوفيس تيسلا كوفيد".split()
+)
+VERSIONED = set("نسخة النسخة إصدار الإصدار اصدار الاصدار بايثون جافا أندرويد اندرويد ويندوز".split())
+"""Words after which two numbers with a point between them are a version."""
+METRES_AFTER = set("ارتفاع طول عرض عمق مسافة سباق بعد علو قطر محيط سماكة سمك انخفاض منسوب".split())
+"""Words of length, near which the letter meem means metres."""
+
+_OBLIQUE_SIGN = re.compile(r"(?:[÷×=≤≥]|[0-9] ?[-*<>]) ?\Z")
+"""A sign whose word puts the following number in genitive."""
+_ERA = r"(?:هـ|ه|م|ق\.م|ق\.هـ)"
+_CHAIN = re.compile(rf"(?:[0-9]+(?:[-/][0-9]+)? ?{_ERA} ?[/(-] ?|[0-9][0-9.,]* ?(?:{_ERA} ?)?(?:و|أو |او ))+(?:ال)?\Z")
+"""Earlier numbers of the same kind: the words before the first of them count for the last one too."""
+_ERA_CHAIN = re.compile(r"[0-9] ?(?:هـ|ق\.م|ق\.هـ|(?<=[0-9])ه|(?<=[0-9] )ه) ?[/(-] ?\Z")
+_TWO_WORDS = re.compile(rf"(?:([{ARABIC}]+) +)?([{ARABIC}]+)[ :]*\Z")
+_TOUCHING = re.compile(rf"[{ARABIC}]*\Z")
+_VOWELS = re.compile(f"[{HARAKAT}]")
+
+
+@dataclass(frozen=True)
+class Context:
+    """The text before a match.
+
+    Attributes:
+        text: the last characters before the match.
+        clitic: a particle that is joined to the match, or an empty string.
+    """
+
+    text: str
+    clitic: str
+
+    @classmethod
+    def of(cls, match: re.Match[str]) -> "Context":
+        text = match.string[max(0, match.start() - LOOKED_BACK) : match.start()]
+        touching = _TOUCHING.search(text)[0] if match[0][:1] != " " else ""
+        return cls(text, touching if touching in CLITICS else "")
+
+    @cached_property
+    def words(self) -> tuple[str, str]:
+        """The two words before the match, in order and without vowels; a joined particle and a chain are skipped."""
+        before = _CHAIN.sub("", self.text)
+        if self.clitic in ("ال", "و"):
+            before = before.removesuffix(self.clitic)
+        found = _TWO_WORDS.search(before.rstrip("0123456789"))
+        return (without_vowels(found[1] or ""), without_vowels(found[2])) if found else ("", "")
+
+    @property
+    def word(self) -> str:
+        return self.words[1]
+
+    @property
+    def continues_era(self) -> bool:
+        """Whether a year with the mark of an era, and a slash or dash, stand directly before."""
+        return bool(_ERA_CHAIN.search(self.text))
+
+    @property
+    def label(self) -> str:
+        """``number``, ``indefinite`` or ``definite`` if the word before is what is numbered, else an empty string."""
+        word = plain_word(self.word)
+        if word in _NUMBER_WORDS or self.text.endswith("#"):
+            return "number"
+        if word in _MODELS:
+            return "indefinite"
+        if word in _LABELS:
+            return "" if self.words[0] == "كل" else "indefinite"
+        return "definite" if word in _DEFINITE_LABELS else ""
+
+    @property
+    def year(self) -> str:
+        """``masculine`` or ``feminine`` if the word before is "year", for the gender of the number; else empty."""
+        if self.word in CITED_YEAR:
+            return "masculine"
+        word = plain_word(self.word)
+        return "masculine" if word in MASCULINE_YEAR else "feminine" if word in FEMININE_YEAR else ""
+
+    @property
+    def is_version(self) -> bool:
+        return plain_word(self.word) in VERSIONED
+
+    @property
+    def is_length(self) -> bool:
+        """Whether one of the two words before is one of length, with any ending ("its height")."""
+        return any(_word_of_length(word) for word in self.words)
+
+    def is_oblique(self, year: int | None = None) -> bool:
+        """Return whether the number is in genitive; ``year`` is its value if it may be a year."""
+        if self.clitic in OBLIQUE_CLITICS or _OBLIQUE_SIGN.search(self.text):
+            return True
+        if governs_genitive(self.word) or self.word in MONTH_ENDS:
+            return True
+        return bool(year and 1000 <= year <= LAST_YEAR and any(plain_word(word) in _EVENTS for word in self.words))
+
+
+def without_vowels(word: str) -> str:
+    return _VOWELS.sub("", word)
+
+
+@lru_cache(maxsize=10_000)
+def plain_word(word: str) -> str:
+    """Return a word without "and" and one-letter prepositions before it, if a word that decides readings remains."""
+    for candidate in (word, word[1:] if word[:1] in ("و", "ف") else word):
+        if candidate in _DECIDING:
+            return candidate
+        shortened = "ال" + candidate[2:] if candidate.startswith("لل") else candidate[1:]
+        if candidate[:1] in ("ب", "ل", "ك") and shortened in _DECIDING:
+            return shortened
+    return word
+
+
+@lru_cache(maxsize=10_000)
+def governs_genitive(word: str) -> bool:
+    """Return whether a number after the word is in genitive."""
+    return word in _PREPOSITIONS or word[1:] in _PREPOSITIONS and word[0] in "وف" or plain_word(word) in _CONSTRUCT
+
+
+@lru_cache(maxsize=10_000)
+def _word_of_length(word: str) -> bool:
+    bare = re.sub(r"\A[وف]?(?:ال|لل|[بلك])?", "", word)
+    return any(stem in METRES_AFTER for stem in (word, bare, re.sub("(?:ه|ها|هما|هم)\\Z", "", bare)))
+
+
+_NAMES = _NUMBER_WORDS | _LABELS | _DEFINITE_LABELS | _MODELS | VERSIONED
+_DECIDING = _CONSTRUCT | _EVENTS | MASCULINE_YEAR | FEMININE_YEAR | _NAMES
