@@ -31,7 +31,7 @@ _NAMES_ONLY = {"القرن", "السورة", "الآية", "المادة"}
 
 _UNTIL_HOUR = re.compile(rf"(?:{'|'.join(HOUR_WORDS)}) [0-9]{{1,2}}(?::[0-9]{{2}})? (?:إلى|الى|حتى) \Z")
 _SHARED_AFTER_WORD = re.compile(rf" {NUMBER} ([{ARABIC}]+)")
-_SHARED_AFTER_AND = re.compile(rf" و{NUMBER} ([{ARABIC}]+)")
+_SHARED_AFTER_SIGN = re.compile(rf"(?: و{NUMBER}|\)) ([{ARABIC}]+)")
 _NEXT_WORD = re.compile(rf" ([{ARABIC}]+)(?![0-9])")
 _BEFORE_DIGIT = re.compile(" [0-9]")
 _VERSION = re.compile(r"([0-9]+)\.([0-9]+)")
@@ -56,7 +56,7 @@ def read_amount(match: re.Match[str]) -> str:
     sign = {"-": "سالب ", "+": "زائد ", None: ""}[match["plus"]]
     oblique = match["plus"] == "-" or context.is_oblique(value if digits.isdigit() else None)
     if match["power"] or match["raised"]:
-        return f"{sign}{words_of(value, decimals, digits, False, oblique)} أس {_power(match)}{rest}"
+        return f"{sign}{words_of(value, decimals, digits, False, oblique)} أس {_power(match)}{_after_power(match)}"
     if not match["until"]:
         return sign + _number_and_noun(digits, match, context, oblique)
     first = _number_and_noun(digits, match, context, oblique, bare=True)
@@ -109,12 +109,12 @@ def _in_date(match: re.Match[str], context: Context, value: int, rest: str) -> s
         return None
     if noun in MONTH_STARTS:
         if until is None:
-            return f"{ordinal(value, oblique=context.is_oblique())} من{rest}"
+            return f"{ordinal(value, oblique=context.is_oblique(is_date=True))} من{rest}"
         if until.isdigit() and 1 <= int(until) <= 31:
-            first = ordinal(value, oblique=context.is_oblique())
+            first = ordinal(value, oblique=context.is_oblique(is_date=True))
             return f"{first}{TO}{ordinal(int(until), oblique=True)} من{rest}"
     if noun in ALTERNATIVES and until is None and _shared_noun(match) in MONTH_STARTS:
-        return ordinal(value, oblique=context.is_oblique()) + rest
+        return ordinal(value, oblique=context.is_oblique(is_date=True)) + rest
     return None
 
 
@@ -125,13 +125,22 @@ def _power(match: re.Match[str]) -> str:
     return sign + number_words(int(digits), oblique=True) if 0 < len(digits) < 10 else digit_words(digits)
 
 
+def _after_power(match: re.Match[str]) -> str:
+    """Return the unit or the word after a power."""
+    unit, noun = match["unit"] or "", match["noun"]
+    if unit in UNITS:
+        return f" {UNITS[unit].noun.singular}{UNITS[unit].adjective_after(100, False)}{UNITS[unit].after}"
+    words = CURRENCIES[unit][0].singular if unit in CURRENCIES else SIGNS.get(unit, "")
+    return (f" {words}" if words else "") + (f" {noun}" if noun else "")
+
+
 def _is_before_digit(match: re.Match[str]) -> bool:
     return bool(_BEFORE_DIGIT.match(match.string, match.end()))
 
 
 def _shared_noun(match: re.Match[str]) -> str:
-    """Return the noun after the next number if that number is joined to this one by "to", "or" or "and"."""
-    pattern = _SHARED_AFTER_WORD if match["noun"] else _SHARED_AFTER_AND
+    """Return the noun after the next number, if "to", "or" or "and" joins it to this one, or after a bracket."""
+    pattern = _SHARED_AFTER_WORD if match["noun"] else _SHARED_AFTER_SIGN
     found = pattern.match(match.string, match.end())
     return found[1] if found else ""
 
@@ -215,7 +224,7 @@ def _number_and_word(
     if context.year and digits.isdigit() and (value >= 1000 or not (is_counted and known)):
         return number_words(value, context.year == "feminine", oblique) + after
     if not is_counted:
-        shared = _shared_noun(match) if value < 1000 and (not noun or noun in ALTERNATIVES) else ""
+        shared = "" if context.label or value >= 1000 or (noun and noun not in ALTERNATIVES) else _shared_noun(match)
         return number_words(value, bool(shared) and _is_feminine(shared, value), oblique) + after
     if known is None:
         last = parse_number(match["until"])[0] if match["until"] else value

@@ -22,7 +22,7 @@ _CONSTRUCT = set(
     "عام عامي سنة سنتي أعوام سنوات يوم ليلة شهر العام العامين السنة الأعوام السنوات الفترة فترة موسم صيف شتاء خريف "
     "مطلع أوائل أواخر نهاية بداية منتصف أول آخر أفضل أكبر أصغر أحسن أهم أغنى أقوى نسبة مدة سعر قيمة مبلغ سرعة معدل "
     "فارق وزن طول عمق عرض ارتفاع مسافة حجم قوة سن عمر حدود مشارف غضون ظرف أصل واقع مقدار عدد تكلفة ثمن نحو حوالي "
-    "قرابة زهاء أكثر أقل غير سوى كل ولد ولدت توفي توفيت مات ماتت الموافق".split()
+    "قرابة زهاء أكثر أقل غير سوى كل ولد ولدت توفي توفيت مات ماتت الموافق صباح مساء فجر عشية غداة ليل".split()
 )
 """Words after which a number is in construct, as they are and after bi-, li- and ka-. After "was born" the word for
 year is left out."""
@@ -63,7 +63,7 @@ _ERA = r"(?:هـ|ه|م|ق\.م|ق\.هـ)"
 _CHAIN = re.compile(rf"(?:[0-9]+(?:[-/][0-9]+)? ?{_ERA} ?[/(-] ?|[0-9][0-9.,]* ?(?:{_ERA} ?)?(?:و|أو |او ))+(?:ال)?\Z")
 """Earlier numbers of the same kind: the words before the first of them count for the last one too."""
 _ERA_CHAIN = re.compile(r"[0-9] ?(?:هـ|ق\.م|ق\.هـ|(?<=[0-9])ه|(?<=[0-9] )ه) ?[/(-] ?\Z")
-_TWO_WORDS = re.compile(rf"(?:([{ARABIC}]+) +)?([{ARABIC}]+)[ :]*\Z")
+_TWO_WORDS = re.compile(rf"(?:([{ARABIC}]+) +)?([{ARABIC}]+)[ :(]*\Z")
 _TOUCHING = re.compile(rf"[{ARABIC}]*\Z")
 _VOWELS = re.compile(f"[{HARAKAT}]")
 
@@ -133,13 +133,14 @@ class Context:
         """Whether one of the two words before is one of length, with any ending ("its height")."""
         return any(_word_of_length(word) for word in self.words)
 
-    def is_oblique(self, year: int | None = None) -> bool:
-        """Return whether the number is in genitive; ``year`` is its value if it may be a year."""
+    def is_oblique(self, value: int | None = None, is_date: bool = False) -> bool:
+        """Return whether the number is in genitive; ``value`` is the number, and ``is_date`` says that it is a day."""
         if self.clitic in OBLIQUE_CLITICS or _OBLIQUE_SIGN.search(self.text):
             return True
         if governs_genitive(self.word) or self.word in MONTH_ENDS:
             return True
-        return bool(year and 1000 <= year <= LAST_YEAR and any(plain_word(word) in _EVENTS for word in self.words))
+        is_time = is_date or (value is not None and 1000 <= value <= LAST_YEAR)
+        return is_time and any(plain_word(word) in _EVENTS for word in self.words)
 
 
 def without_vowels(word: str) -> str:

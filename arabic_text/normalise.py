@@ -70,8 +70,9 @@ EMOJI = re.compile(
 )
 LATIN_LETTER = re.compile(f"[{LATIN}]")
 ARABIC_LETTER = re.compile(f"[{ARABIC}]")
-ASCII_DIGITS = {ord(d): str(i % 10) for i, d in enumerate("٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹")} | {0x66C: ","}
-FOREIGN_DIGITS = ASCII_DIGITS | {0x66B: "."}
+ASCII_DIGITS = {ord(d): str(i % 10) for i, d in enumerate("٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹")}
+ARABIC_SEPARATORS = {0x66B: ".", 0x66C: ","}
+FOREIGN_DIGITS = ASCII_DIGITS | ARABIC_SEPARATORS
 
 
 def normalise_text(text: str, how: str) -> str:
@@ -150,6 +151,17 @@ def _odd_kind(character: str) -> str | None:
     return "unknown_characters" if is_letter and not known else None
 
 
+def parts_to_read(text: str) -> list[str]:
+    """Return the parts of a text whose digits are read, in the form in which ``readings.read_aloud`` gets them.
+
+    Addresses of pages are left out. A text with Latin letters and without Arabic letters has no part that is read.
+    """
+    text = _clean(text)
+    if is_foreign(text.translate(FOREIGN_DIGITS)):
+        return []
+    return [place_tatweel(part).translate(ASCII_DIGITS) for part in URL.split(text)]
+
+
 def _until_stable(change: Callable[[str], str], text: str) -> str:
     """Apply ``change`` until the text stays the same.
 
@@ -222,7 +234,7 @@ def _normalise_part(text: str, digits: str, foreign: bool) -> str:
     """Normalise text between URLs: read digits and signs, remove tatweel, unify punctuation."""
     text = place_tatweel(text)
     if not foreign and digits == "spell":
-        text = read_aloud(text.translate(ASCII_DIGITS)).replace("\u066b", ".")
+        text = read_aloud(text.translate(ASCII_DIGITS)).translate(ARABIC_SEPARATORS)
     elif not foreign:
         text = read_aloud(text, digits=False)
     return _unify_punctuation(text.replace("\u0640", ""))

@@ -79,6 +79,7 @@ _BY_SIGNS: list[tuple[str, Unit]] = [
         for powers, adjective in (("² 2 ^2", "مربع"), ("³ 3 ^3", "مكعب"))
     ],
     ("km/h كم/س كم/ساعة", Unit(KILOMETRE, after=" في الساعة")),
+    ("m/s² m/s2 م/ث² م/ث2 م/ث^2", Unit(METRE, after=" لكل ثانية مربعة")),
     ("m/s م/ث", Unit(METRE, after=" في الثانية")),
     ("kg كغ كجم كغم Kg KG", Unit(KILOGRAM)),
     ("g غ جم غم", Unit(GRAM)),

@@ -92,6 +92,8 @@ _PATTERNS = {
     rf"(?! ?(?:هـ|ق\.م|(?<=/[0-9]{{4}})[هم]{_WORD_ENDS}|(?<=/[0-9]{{4}} )[هم]{_WORD_ENDS}))" + _counted("2"),
     "year": rf"{_ALONE}(?P<since>[0-9]{{1,4}})(?:(?P<to> ?- ?|/)(?P<till>[0-9]{{1,4}}))?"
     rf" ?(?P<which>هـ(?!\u0640)|ق\.م|ق\.هـ|[هم](?![\^²³]|/[^0-9 ])){_WORD_ENDS}(?P<pair>/(?=[0-9]))?",
+    "century": rf"(?P<words>القرن ال[{ARABIC}]+(?: عشر| وال[{ARABIC}]+)?) ?(?P<of_century>هـ|م|ق\.م){_WORD_ENDS}"
+    rf"(?: ?/ ?(?P<century2>[1-9][0-9]?) ?(?P<of_century2>هـ|م|ق\.م){_WORD_ENDS})?",
     "amount": rf"(?:(?P<money>{_MONEY}|%) ?)?(?P<plus>(?<![^\s(\"])[-+])?(?P<number>{NUMBER})"
     r"(?P<power> ?(?:\^|\*\*) ?(?P<brace>[({])?(?P<exponent>[-+]?[0-9]{1,4})(?(brace)[)}])"
     rf"|(?P<raised>[{_RAISED}]+))?"

@@ -95,10 +95,11 @@ def _date(match: re.Match[str]) -> str:
     if not (1 <= numbers[0] <= 31 and 1 <= numbers[1] <= 12):
         parts = re.findall("[0-9]+|[./-]", match[0])
         return " ".join(plain_number(part) if part.isdigit() else "على" if part == "/" else "" for part in parts)
-    hijri = era == "ه" or 1300 <= numbers[2] <= 1500
+    hijri = era == "ه" or (not era and 1300 <= numbers[2] <= 1500)
     months = HIJRI_MONTHS if hijri else MONTHS
     year_words = number_words(numbers[2], oblique=True)
-    words = f"{ordinal(numbers[0], oblique=Context.of(match).is_oblique())} من {months[numbers[1] - 1]} {year_words}"
+    day_words = ordinal(numbers[0], oblique=Context.of(match).is_oblique(is_date=True))
+    words = f"{day_words} من {months[numbers[1] - 1]} {year_words}"
     return f"{words} {ERAS['هـ' if era == 'ه' else era]}" if era else words
 
 
@@ -188,19 +189,38 @@ def _year(match: re.Match[str]) -> str:
             words += TO + ordinal(int(till), oblique=True)
         return f"{words} {CENTURY_ERAS[era]}{pair}"
     is_feminine = context.year == "feminine"
-    oblique = bool(till) or context.is_oblique(value) or bool(_NEXT_YEAR.match(match.string, match.end()))
+    oblique = bool(till) or context.is_oblique(value) or context.word in _BORN_OR_DIED
+    oblique = oblique or bool(_NEXT_YEAR.match(match.string, match.end()))
     words = number_words(value, is_feminine, oblique)
     if till:
         words += TO + number_words(int(till), is_feminine, True)
     return f"{words} {ERAS[era]}{pair}"
 
 
+def _century(match: re.Match[str]) -> str:
+    """Read the era of a century that is written in words, and a second century in digits."""
+    words = f"{match['words']} {CENTURY_ERAS[match['of_century']]}"
+    if not match["century2"]:
+        return words
+    is_genitive = Context.of(match).is_oblique()
+    return f"{words} / {ordinal(int(match['century2']), oblique=is_genitive)} {CENTURY_ERAS[match['of_century2']]}"
+
+
+def is_surely_an_era(match: re.Match[str], context: Context, rank: str) -> bool:
+    """Return whether the letters after a number, or the words before it, leave no doubt that it is a year."""
+    return bool(
+        match["which"] not in ("م", "ه")
+        or context.continues_era
+        or context.year
+        or rank == CENTURY
+        or context.word in _BORN_OR_DIED
+    )
+
+
 def _is_era(match: re.Match[str], context: Context, rank: str) -> bool:
     """Return whether the letters after a number are an era: the letter meem also means metres."""
     which, since, till = match["which"], int(match["since"]), match["till"]
-    if which not in ("م", "ه") or context.continues_era or context.year or rank == CENTURY:
-        return True
-    if context.word in _BORN_OR_DIED:
+    if is_surely_an_era(match, context, rank):
         return True
     if which == "م" and context.is_length:
         return False
@@ -230,7 +250,8 @@ def _hash(match: re.Match[str]) -> str:
 
 _READERS: dict[str, Callable[[re.Match[str]], str]] = {
     "date": _date, "iso_date": _date, "time": _time, "ratio": _ratio, "phone": _phone, "dotted": _dotted,
-    "fraction": _fraction, "mixed": _fraction, "year": _year, "amount": read_amount, "per": _per, "sign": _sign,
+    "fraction": _fraction, "mixed": _fraction, "year": _year, "century": _century,
+    "amount": read_amount, "per": _per, "sign": _sign,
     "number_sign": lambda match: f" {NUMBER_SIGNS[match[0].strip()]} ", "hash": _hash, "typing": lambda match: " ",
     "joint": lambda match: " ",
 }  # fmt: skip

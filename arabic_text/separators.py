@@ -8,14 +8,14 @@ from arabic_text.numbers import LARGEST, digit_words, number_words
 POINT = " فاصلة "
 _LEAD = "[1-9][0-9]{0,2}"
 _GROUPS = [
-    rf"{_LEAD}(?:,[0-9]{{3}})+(?![0-9])(?:[.\u066b][0-9]+)?",
+    rf"{_LEAD}(?:[,\u066c][0-9]{{3}})+(?![0-9])(?:[.\u066b][0-9]+)?",
     rf"{_LEAD}(?:\u060c[0-9]{{3}})+(?![0-9])(?:[.\u066b][0-9]+)?",
     rf"{_LEAD}(?:\.[0-9]{{3}})+(?![0-9]),[0-9]+",
     rf"{_LEAD}(?:\.[0-9]{{3}}){{2,}}(?![0-9])",
 ]
 """Numbers whose separators leave no doubt, or whose groups after a comma have three digits each."""
-NUMBER = "(?:" + "|".join([*_GROUPS, r"[0-9]+(?:[.,\u060c\u066b][0-9]+)?"]) + ")"
-"""A written number; U+066B is the Arabic decimal separator, which is never one of thousands."""
+NUMBER = "(?:" + "|".join([*_GROUPS, r"[0-9]+(?:[.,\u060c\u066b\u066c][0-9]+)?"]) + ")"
+"""A written number; U+066B and U+066C are the Arabic separators of decimals and thousands."""
 _GROUPED = re.compile("|".join(_GROUPS))
 _THREE_AFTER_POINT = re.compile(rf"{_LEAD}\.[0-9]{{3}}")
 
@@ -54,7 +54,7 @@ def parse_number(written: str, counts_whole: bool = False) -> tuple[int | None, 
         written = written.replace(first, "")
     elif _THREE_AFTER_POINT.fullmatch(written) and (counts_whole or written.endswith("000")):
         written = written.replace(".", "")
-    whole, *decimals = re.split("[.,\u060c\u066b]", written)
+    whole, *decimals = re.split("[.,\u060c\u066b\u066c]", written)
     value = int(whole) if len(whole) <= len(str(LARGEST)) else None
     return value, decimals[0] if decimals else ""
 

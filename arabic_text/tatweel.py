@@ -7,7 +7,7 @@ from arabic_text.characters import ARABIC, DIGIT, LATIN
 _CLITIC = re.compile(rf"(?<![{ARABIC}\u0640])((?:[وف]?[بلك]|[وف]|[وف]?[بك]?ال|لل)\u0640+) *(?={DIGIT})")
 """A particle that a tatweel joins to a number."""
 _ERA_OR_DECORATION = re.compile(
-    rf"(?<={DIGIT})( ?(?:ق\. ?)?ه)\u0640+(?![{ARABIC}])|(?<=[{ARABIC}])\u0640+|\u0640+(?=[{ARABIC}])"
+    rf"((?<={DIGIT}) ?(?:ق\. ?)?ه|(?<= )ه)\u0640+(?![{ARABIC}])|(?<=[{ARABIC}])\u0640+|\u0640+(?=[{ARABIC}])"
 )
 _JOINED_HEH = re.compile(rf"(?<={DIGIT})( ?ه)\u200d(?![{ARABIC}])")
 _RUN = re.compile("(?<!ه)\u0640+")
