@@ -39,6 +39,7 @@ AMBIGUITIES = {
 }
 """Kind -> the reading that is taken, and the other one."""
 _SEPARATED = re.compile("[1-9][0-9]{0,2}[.,\u060c][0-9]{3}")
+_LETTER = re.compile(f"[{ARABIC}]")
 _SMALLEST_YEAR_REPORTED = 100
 
 
@@ -141,7 +142,7 @@ def _gender_of_year(match: re.Match[str], context: Context, value: int) -> Itera
 def _case(match: re.Match[str], context: Context) -> Iterator[tuple[str, list[str]]]:
     """A subject and an object differ in the dual and in the tens; names of things keep one form."""
     if (
-        re.search(f"[{ARABIC}]", context.text)
+        _LETTER.search(context.text)
         and not (context.label or context.year or context.clitic)
         and context.word not in PHONE_WORDS
     ):

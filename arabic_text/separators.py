@@ -50,8 +50,8 @@ def parse_number(written: str, counts_whole: bool = False) -> tuple[int | None, 
             before exactly three digits separates thousands; else it does so only before 000.
     """
     if _GROUPED.fullmatch(written):
-        first = re.search("[^0-9]", written)[0]
-        written = written.replace(first, "")
+        thousands = re.search("[^0-9]", written)[0]
+        written = re.sub("[,\u066c]" if thousands in ",\u066c" else re.escape(thousands), "", written)
     elif _THREE_AFTER_POINT.fullmatch(written) and (counts_whole or written.endswith("000")):
         written = written.replace(".", "")
     whole, *decimals = re.split("[.,\u060c\u066b\u066c]", written)
