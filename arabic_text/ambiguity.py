@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from arabic_text.agreement import counts, known_noun
-from arabic_text.amounts import CENTURY, PHONE_WORDS, RANKED, TO, rank_of, read_amount
+from arabic_text.amounts import CENTURIES, PHONE_WORDS, RANKED, TO, rank_of, read_amount
 from arabic_text.characters import ARABIC
 from arabic_text.context import HOUR_WORDS, Context
 from arabic_text.normalise import parts_to_read
@@ -128,7 +128,7 @@ def _of_year(match: re.Match[str]) -> Iterator[tuple[str, list[str]]]:
         metres = AMOUNT.match(match.string, match.start())
         if int(match["since"]) >= _SMALLEST_YEAR_REPORTED:
             yield "era_or_metres", [f"{years} {ERAS['م']}", read_amount(metres)]
-    if rank != CENTURY:
+    if rank not in CENTURIES:
         yield from _gender_of_year(match, context, int(match["since"]))
         yield from _case(match, context)
 
@@ -181,7 +181,7 @@ def _of_plain_number(match: re.Match[str], context: Context, value: int) -> Iter
         spelled = digit_words(digits)
         yield "number_or_digits", [number_words(value) + tail if context.word in PHONE_WORDS else spelled + tail]
     rank, _ = rank_of(context)
-    if rank in RANKED and 1 <= value <= 99 and rank != CENTURY:
+    if rank in RANKED and 1 <= value <= 99 and rank not in CENTURIES:
         yield "ordinal_or_number", [number_words(value) + tail]
     if noun and 3 <= value % 100 <= 10 and counts(noun, value, context.label, False):
         yield "gender", [number_words(value, True, context.is_oblique()) + tail]

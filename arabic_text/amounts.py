@@ -13,20 +13,23 @@ from arabic_text.separators import NUMBER, parse_number, words_of
 TO = " إلى "
 ALTERNATIVES = {"إلى", "الى", "أو", "او", "حتى"}
 """Words between two numbers that count the same noun."""
-CENTURY, CENTURY_ERAS = "القرن", {"م": "الميلادي", "هـ": "الهجري", "ق.م": "قبل الميلاد", "ق.هـ": "قبل الهجرة"}
+CENTURIES = {"القرن", "القرنين", "القرنان", "القرون"}
+CENTURY_ERAS = {"م": "الميلادي", "هـ": "الهجري", "ق.م": "قبل الميلاد", "ق.هـ": "قبل الهجرة"}
 HALF_DAYS = {"ص": "صباحًا", "م": "مساءً", "am": "صباحًا", "pm": "مساءً"}
 PHONE_WORDS = set(
     "هاتف الهاتف هاتفي جوال الجوال جوالي موبايل الموبايل تلفون التلفون رقم الرقم رقمي بالرقم للرقم واتساب واتس كود "
     "رمز".split()
 )
 RANKED = {
-    **dict.fromkeys("القرن الطابق الدور الصف الفصل الدرس الباب الجزء المركز المجلد الأسبوع".split(), False),
+    **dict.fromkeys(
+        "القرن القرنين القرنان القرون الطابق الدور الصف الفصل الدرس الباب الجزء المركز المجلد الأسبوع".split(), False
+    ),
     **dict.fromkeys(
         "الحلقة المرحلة الدورة النسخة الطبعة الجولة المرتبة الذكرى الدقيقة السورة الآية المادة السنة".split(), True
     ),
 }
 """Definite noun after which a number up to 99 is an ordinal -> whether it is feminine."""
-_NAMES_ONLY = {"القرن", "السورة", "الآية", "المادة"}
+_NAMES_ONLY = {*CENTURIES, "السورة", "الآية", "المادة"}
 """Ranked nouns that hold nothing one would count, so that a singular after the number begins something new."""
 
 _UNTIL_HOUR = re.compile(rf"(?:{'|'.join(HOUR_WORDS)}) [0-9]{{1,2}}(?::[0-9]{{2}})? (?:إلى|الى|حتى) \Z")
@@ -44,7 +47,7 @@ def read_amount(match: re.Match[str]) -> str:
     is_whole = value is not None and not decimals
     rest = (" " + match["unit"] if match["unit"] else "") + (" " + match["noun"] if match["noun"] else "")
     if is_whole and not (match["money"] or match["plus"] or match["power"] or match["raised"]):
-        special = _as_ordinal(match, context, value, rest) if not match["until"] else None
+        special = _as_ordinal(match, context, value, rest)
         special = special or _in_date(match, context, value, rest)
         if special:
             return special
@@ -67,7 +70,7 @@ def rank_of(context: Context) -> tuple[str, bool]:
     """Return the noun before a number if it is in ``RANKED``, else an empty string, and whether it is in genitive."""
     word_before, word = context.words
     noun = re.sub(r"\A[وف]?(?:ال|لل|بال|كال)", "ال", word)
-    is_genitive = governs_genitive(word_before) or word.endswith(("لل" + noun[2:], "بال" + noun[2:]))
+    is_genitive = governs_genitive(word_before) or word.endswith(("لل" + noun[2:], "بال" + noun[2:], "القرنين"))
     return (noun if noun in RANKED else ""), is_genitive
 
 
@@ -88,13 +91,18 @@ def fraction_noun(unit: str | None, noun: str | None) -> Unit | None:
 
 def _as_ordinal(match: re.Match[str], context: Context, value: int, rest: str) -> str | None:
     """Read an hour, or a number after a noun such as "floor", as an ordinal."""
-    if 1 <= value <= 24 and (context.word in HOUR_WORDS or _UNTIL_HOUR.search(context.text)):
+    until = match["until"]
+    if not until and 1 <= value <= 24 and (context.word in HOUR_WORDS or _UNTIL_HOUR.search(context.text)):
         half = HALF_DAYS.get(rest.strip())
         return hour_words(value, context.is_oblique()) + (f" {half}" if half else rest)
     rank, is_genitive = rank_of(context)
     if not rank or not 1 <= value <= 99:
         return None
-    if rank == CENTURY and match["unit"] in CENTURY_ERAS:
+    if until:
+        if rank not in CENTURIES or not until.isdigit() or not 1 <= int(until) <= 99:
+            return None
+        return f"{ordinal(value, oblique=is_genitive)}{TO}{ordinal(int(until), oblique=True)}{rest}"
+    if rank in CENTURIES and match["unit"] in CENTURY_ERAS:
         return f"{ordinal(value, oblique=is_genitive)} {CENTURY_ERAS[match['unit']]}"
     label = "indefinite" if rank in _NAMES_ONLY else "definite"
     if match["unit"] or (known_noun(match["noun"]) and counts(match["noun"], value, label, _is_before_digit(match))):

@@ -62,7 +62,10 @@ _OBLIQUE_SIGN = re.compile(r"(?:[÷×=≤≥]|[0-9] ?[-*<>]) ?\Z")
 _ERA = r"(?:هـ|ه|م|ق\.م|ق\.هـ)"
 _CHAIN = re.compile(rf"(?:[0-9]+(?:[-/][0-9]+)? ?{_ERA} ?[/(-] ?|[0-9][0-9.,]* ?(?:{_ERA} ?)?(?:و|أو |او ))+(?:ال)?\Z")
 """Earlier numbers of the same kind: the words before the first of them count for the last one too."""
-_ERA_CHAIN = re.compile(r"[0-9] ?(?:هـ|ق\.م|ق\.هـ|(?<=[0-9])ه|(?<=[0-9] )ه) ?[/(-] ?\Z")
+_ERA_CHAIN = re.compile(r"[0-9] ?(?:هـ|ق\.م|ق\.هـ|ه) ?[/(-][0-9 م/()-]*(?:إلى )?\Z")
+"""Years of another era directly before, with a slash, a bracket or a dash, and perhaps the first year of a range."""
+_ABBREVIATED_DEATH = re.compile(r"(?:\A|[ (])ت(?=\. ?\Z)")
+_YEAR_ADJECTIVES = set("هجري هجرية ميلادي ميلادية دراسي دراسية مالي مالية".split())
 _TWO_WORDS = re.compile(rf"(?:([{ARABIC}]+) +)?([{ARABIC}]+)[ :(]*\Z")
 _TOUCHING = re.compile(rf"[{ARABIC}]*\Z")
 _VOWELS = re.compile(f"[{HARAKAT}]")
@@ -92,6 +95,8 @@ class Context:
         before = _CHAIN.sub("", self.text)
         if self.clitic in ("ال", "و"):
             before = before.removesuffix(self.clitic)
+        if before[-3:].rstrip().endswith("ت.") and _ABBREVIATED_DEATH.search(before):
+            before = before.rstrip(" .")
         found = _TWO_WORDS.search(before.rstrip("0123456789"))
         return (without_vowels(found[1] or ""), without_vowels(found[2])) if found else ("", "")
 
@@ -121,8 +126,15 @@ class Context:
         """``masculine`` or ``feminine`` if the word before is "year", for the gender of the number; else empty."""
         if self.word in CITED_YEAR:
             return "masculine"
-        word = plain_word(self.word)
+        word = plain_word(self._year_word)
         return "masculine" if word in MASCULINE_YEAR else "feminine" if word in FEMININE_YEAR else ""
+
+    @property
+    def _year_word(self) -> str:
+        """The word before the number, or the one before its adjective, as in "the school year"."""
+        noun, word = self.words
+        is_adjective = word in _YEAR_ADJECTIVES or (word.startswith("ال") and plain_word(noun).startswith("ال"))
+        return noun if is_adjective and plain_word(noun) in MASCULINE_YEAR | FEMININE_YEAR else word
 
     @property
     def is_version(self) -> bool:
@@ -139,8 +151,9 @@ class Context:
             return True
         if governs_genitive(self.word) or self.word in MONTH_ENDS:
             return True
-        is_time = is_date or (value is not None and 1000 <= value <= LAST_YEAR)
-        return is_time and any(plain_word(word) in _EVENTS for word in self.words)
+        if not is_date and not (value is not None and 1000 <= value <= LAST_YEAR):
+            return False
+        return governs_genitive(self._year_word) or any(plain_word(word) in _EVENTS for word in self.words)
 
 
 def without_vowels(word: str) -> str:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from arabic_text.agreement import counts, form_after, may_be_counted
-from arabic_text.amounts import CENTURY, CENTURY_ERAS, HALF_DAYS, TO, fraction_noun, hour_words, rank_of, read_amount
+from arabic_text.amounts import CENTURIES, CENTURY_ERAS, HALF_DAYS, TO, fraction_noun, hour_words, rank_of, read_amount
 from arabic_text.characters import ARABIC, LATIN
 from arabic_text.context import HOUR_WORDS, LAST_YEAR, Context
 from arabic_text.nouns import HIJRI_MONTHS, MONTHS, UNITS
@@ -183,7 +183,7 @@ def _year(match: re.Match[str]) -> str:
         amount = AMOUNT.match(match.string, match.start())
         return read_amount(amount) + match.string[amount.end() : match.end()]
     pair = " /" if match["pair"] else ""
-    if rank == CENTURY and 1 <= value <= 99:
+    if rank in CENTURIES and 1 <= value <= 99:
         words = ordinal(value, oblique=is_genitive)
         if till and 1 <= int(till) <= 99:
             words += TO + ordinal(int(till), oblique=True)
@@ -212,7 +212,7 @@ def is_surely_an_era(match: re.Match[str], context: Context, rank: str) -> bool:
         match["which"] not in ("م", "ه")
         or context.continues_era
         or context.year
-        or rank == CENTURY
+        or rank in CENTURIES
         or context.word in _BORN_OR_DIED
     )
 

@@ -152,9 +152,9 @@ def readings_hint(flags: dict[str, Any], problem: str) -> str:
     if "_data.fingerprint" not in problem or flags["text_normalisation"] != "speech":
         return ""
     return (
-        "\nIf the data are the same, this release reads some of their numbers in other words than the release that "
-        "began the run. Normalise them with that release (python -m tools.prepare_data normalise) and give its files as "
-        "--data_path and --eval_data_path: they have the same tokens"
+        "\nIf the data are the same, this release reads some of their numbers in other words than the one that "
+        "began the run. Normalise them with that release (python -m tools.prepare_data normalise) and give its files "
+        "as --data_path and --eval_data_path: they have the same tokens"
     )
 
 
