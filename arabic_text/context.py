@@ -7,11 +7,15 @@ from functools import cached_property, lru_cache
 from arabic_text.characters import ARABIC, HARAKAT
 from arabic_text.nouns import MONTH_ENDS
 
-LOOKED_BACK = 80
+LOOKED_BACK, _TWO_WORDS_BACK = 80, 40
 """Characters before a number that are looked at."""
 CLITICS = set("و ف ب ل ك ال وال فال بال كال لل وب ول وك فب فل".split())
 """Particles that are written together with the next word."""
 OBLIQUE_CLITICS = set("ب ل ك بال كال لل وب ول وك فب فل".split())
+
+_LONGEST_CLITIC = max(map(len, CLITICS))
+_OWN_LETTERS = set("بلكف")
+"""One-letter particles that can also be the letter of a name, as in "vitamin B12"."""
 
 _PREPOSITIONS = set(
     "في من إلى الى على عن حتى منذ مذ خلال بعد قبل بين مع دون بدون بلا فوق تحت كل عبر ضد حول أمام وراء داخل خارج ضمن "
@@ -62,12 +66,14 @@ _OBLIQUE_SIGN = re.compile(r"(?:[÷×=≤≥]|[0-9] ?[-*<>]) ?\Z")
 _ERA = r"(?:هـ|ه|م|ق\.م|ق\.هـ)"
 _CHAIN = re.compile(rf"(?:[0-9]+(?:[-/][0-9]+)? ?{_ERA} ?[/(-] ?|[0-9][0-9.,]* ?(?:{_ERA} ?)?(?:و|أو |او ))+(?:ال)?\Z")
 """Earlier numbers of the same kind: the words before the first of them count for the last one too."""
+_ENDS_OF_CHAIN = set("/(-وال") | {""}
 _ERA_CHAIN = re.compile(r"[0-9] ?(?:هـ|ق\.م|ق\.هـ|ه) ?[/(-][0-9 م/()-]*(?:إلى )?\Z")
 """Years of another era directly before, with a slash, a bracket or a dash, and perhaps the first year of a range."""
 _ABBREVIATED_DEATH = re.compile(r"(?:\A|[ (])ت(?=\. ?\Z)")
 _YEAR_ADJECTIVES = set("هجري هجرية ميلادي ميلادية دراسي دراسية مالي مالية".split())
 _TWO_WORDS = re.compile(rf"(?:([{ARABIC}]+) +)?([{ARABIC}]+)[ :(]*\Z")
 _TOUCHING = re.compile(rf"[{ARABIC}]*\Z")
+_NAMED_BY_LETTER = re.compile(r"(?:\A|[ (])(?:ال)?(?:فيتامين|بند|فقرة|فئة|مجموعة|نموذج) [بلكف]\Z")
 _VOWELS = re.compile(f"[{HARAKAT}]")
 
 
@@ -86,18 +92,21 @@ class Context:
     @classmethod
     def of(cls, match: re.Match[str]) -> "Context":
         text = match.string[max(0, match.start() - LOOKED_BACK) : match.start()]
-        touching = _TOUCHING.search(text)[0] if match[0][:1] != " " else ""
-        return cls(text, touching if touching in CLITICS else "")
+        touching = _TOUCHING.search(text[-_LONGEST_CLITIC - 1 :])[0] if match[0][:1] != " " else ""
+        is_name = touching in _OWN_LETTERS and _NAMED_BY_LETTER.search(text)
+        return cls(text, touching if touching in CLITICS and not is_name else "")
 
     @cached_property
     def words(self) -> tuple[str, str]:
         """The two words before the match, in order and without vowels; a joined particle and a chain are skipped."""
-        before = _CHAIN.sub("", self.text)
+        before = self.text
+        if before.rstrip()[-1:] in _ENDS_OF_CHAIN:
+            before = _CHAIN.sub("", before)
         if self.clitic in ("ال", "و"):
             before = before.removesuffix(self.clitic)
         if before[-3:].rstrip().endswith("ت.") and _ABBREVIATED_DEATH.search(before):
             before = before.rstrip(" .")
-        found = _TWO_WORDS.search(before.rstrip("0123456789"))
+        found = _TWO_WORDS.search(before.rstrip("0123456789")[-_TWO_WORDS_BACK:])
         return (without_vowels(found[1] or ""), without_vowels(found[2])) if found else ("", "")
 
     @property

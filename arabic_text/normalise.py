@@ -71,8 +71,7 @@ EMOJI = re.compile(
 LATIN_LETTER = re.compile(f"[{LATIN}]")
 ARABIC_LETTER = re.compile(f"[{ARABIC}]")
 ASCII_DIGITS = {ord(d): str(i % 10) for i, d in enumerate("٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹")}
-ARABIC_SEPARATORS = {0x66B: ".", 0x66C: ","}
-FOREIGN_DIGITS = ASCII_DIGITS | ARABIC_SEPARATORS
+FOREIGN_DIGITS = ASCII_DIGITS | {0x66B: ".", 0x66C: ","}
 
 
 def normalise_text(text: str, how: str) -> str:
@@ -193,6 +192,7 @@ def _clean(text: str) -> str:
     text = text.translate(str.maketrans(ENCODING_VARIANTS))
     text = re.sub("\u0640+([\u064b-\u0652]*)[\u0654\u0655]", "\u0621\\1", text)
     text = re.sub(f"[{ARABIC}]+", lambda match: unicodedata.normalize("NFC", match[0]), text)
+    text = re.sub(" {2,}", " ", text)
     return re.sub("([\u064b-\u0650]+)\u0651", "\u0651\\1", text)  # shadda before the vowel, as it is typed
 
 
@@ -234,7 +234,7 @@ def _normalise_part(text: str, digits: str, foreign: bool) -> str:
     """Normalise text between URLs: read digits and signs, remove tatweel, unify punctuation."""
     text = place_tatweel(text)
     if not foreign and digits == "spell":
-        text = read_aloud(text.translate(ASCII_DIGITS)).translate(ARABIC_SEPARATORS)
+        text = read_aloud(text.translate(ASCII_DIGITS)).replace("\u066b", ".").replace("\u066c", ",")
     elif not foreign:
         text = read_aloud(text, digits=False)
     return _unify_punctuation(text.replace("\u0640", ""))
