@@ -12,18 +12,19 @@ from arabic_text.agreement import counts, known_noun
 from arabic_text.amounts import CENTURIES, PHONE_WORDS, RANKED, TO, rank_of, read_amount
 from arabic_text.characters import ARABIC
 from arabic_text.context import HOUR_WORDS, Context
-from arabic_text.normalise import parts_to_read
+from arabic_text.normalise import ASCII_DIGITS, parts_to_read
 from arabic_text.nouns import MONTHS
 from arabic_text.numbers import LARGEST, digit_words, number_words, ordinal
 from arabic_text.patterns import AMOUNT, ANYTHING
 from arabic_text.readings import ERAS, is_surely_an_era, prepare, read_match
-from arabic_text.separators import plain_number
+from arabic_text.separators import find_spaced_groups, plain_number
 
 AMBIGUITIES = {
     "day_or_month": "5/6/2023 begins with the day; or with the month",
     "calendar": "1/9/1445 without an era is a Hijri date; or a Gregorian one",
     "separator": "a comma before three digits separates thousands, a point decimals or, before what is counted whole, "
     "thousands; or the other way round",
+    "spaced_groups": "12 345 is one number; or two, or a number that is read digit by digit",
     "era_or_metres": "a number from 1000 with the letter meem is a year, a smaller one metres; or the other way round",
     "time_or_ratio": "18:10 is a time; or a ratio, or chapter and verse",
     "range_or_difference": "3-1 is read as a range or a score; or as a difference",
@@ -69,7 +70,7 @@ def find_ambiguous_readings(text: str) -> list[AmbiguousReading]:
 
     A place is listed once for each kind of ambiguity that it has. Any string is accepted.
     """
-    found = []
+    found = [_of_groups(groups.translate(ASCII_DIGITS), word) for groups, word in find_spaced_groups(text)]
     for part in parts_to_read(text):
         for match in ANYTHING.finditer(prepare(part)):
             rule = _RULES.get(match.lastgroup)
@@ -94,6 +95,13 @@ def _read_instead(match: re.Match[str], written: str, before: str | None = None)
     if other is None:
         return written
     return read_match(other) + other.string[other.end() : len(start) + len(written)]
+
+
+def _of_groups(groups: str, word: str) -> AmbiguousReading:
+    digits = groups.replace(" ", "")
+    taken = read_match(ANYTHING.match(digits + word))
+    apart = " ".join(map(plain_number, groups.split()))
+    return AmbiguousReading("spaced_groups", groups + word, taken, (apart + word, digit_words(digits) + word))
 
 
 def _of_date(match: re.Match[str]) -> Iterator[tuple[str, list[str]]]:

@@ -34,6 +34,9 @@ _NEXT_YEAR = re.compile(r" (?:إلى|الى|حتى) [0-9]")
 _LETTER_OR_DIGIT = re.compile(rf"[{ARABIC}{LATIN}0-9]")
 _IS_LATIN = re.compile(f"[{LATIN}]")
 _TILDE = re.compile("(?<=[0-9]) ?~ ?(?=[0-9])")
+_DASHED_MIXED = re.compile(r"(?<![0-9/.,-])([0-9]+)-([1-7]/[2348])(?![0-9/.,-])")
+_SIZE = re.compile(" (?:صغيرة|كبيرة|متوسطة|صغير|كبير|متوسط)(?![^ .،])")
+"""An adjective that cannot be parted from the noun before it."""
 _WIDE_DASH = re.compile(" +- +")
 _SEPARATE_AND = re.compile(rf"(?<![{ARABIC}])و (?=[0-9])")
 
@@ -49,7 +52,7 @@ def prepare(text: str) -> str:
     if "~" in text:
         text = _TILDE.sub("-", text)
     if "-" in text:
-        text = _WIDE_DASH.sub(" - ", text)
+        text = _DASHED_MIXED.sub(r"\1 \2", _WIDE_DASH.sub(" - ", text))
         for pattern in RANGES:
             text = pattern.sub(rf"\1{TO}", text)
     return text
@@ -148,6 +151,8 @@ def _fraction(match: re.Match[str]) -> str:
         value = int(whole)
         if context.word in HOUR_WORDS and 1 <= value <= 12 and part in PARTS_OF_HOUR:
             return hour_words(value, oblique) + PARTS_OF_HOUR[part] + tail
+        if what is not None and _SIZE.match(match.string, match.end()):
+            return number_words(value, what.noun.feminine, oblique) + AND + words + tail
         if what is None or len(whole) > 15 or (noun and not counts(noun, value, context.label, False)):
             return plain_number(whole, oblique=oblique) + AND + words + tail
         if value in (1, 2) or unit or noun == what.noun.singular:

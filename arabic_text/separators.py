@@ -2,7 +2,7 @@
 
 import re
 
-from arabic_text.characters import DIGIT
+from arabic_text.characters import ARABIC, DIGIT
 from arabic_text.numbers import LARGEST, digit_words, number_words
 
 POINT = " فاصلة "
@@ -20,21 +20,37 @@ _GROUPED = re.compile("|".join(_GROUPS))
 _THREE_AFTER_POINT = re.compile(rf"{_LEAD}\.[0-9]{{3}}")
 
 _SPACE = "[\u00a0\u2007\u2009\u202f]"
+_SPACED_LEAD = rf"(?<!\+)(?<!{DIGIT})(?<!{DIGIT} )[1-9١-٩۱-۹]{DIGIT}{{0,2}}"
+_COUNTING = rf"(?= ?[$€£%٪]| (?!و{DIGIT})[{ARABIC}])"
 _SPACED_THOUSANDS = re.compile(
     rf"(?<={DIGIT}){_SPACE}(?={DIGIT}{{3}}(?!{DIGIT}))"
-    rf"|(?<!\+)(?<!{DIGIT})(?<!{DIGIT} )[1-9١-٩۱-۹]{DIGIT}{{0,2}}"
-    rf"(?:(?: {DIGIT}{{3}})* (?:000|٠٠٠|۰۰۰)|(?: {DIGIT}{{3}}){{2,}}|(?: {DIGIT}{{3}})+(?=[,.\u066b]{DIGIT}))"
+    rf"|{_SPACED_LEAD}"
+    rf"(?:(?: {DIGIT}{{3}})* (?:000|٠٠٠|۰۰۰)|(?: {DIGIT}{{3}}){{2,}}|(?: {DIGIT}{{3}})+(?=[,.\u066b]{DIGIT})"
+    rf"| {DIGIT}{{3}}{_COUNTING})"
     rf"(?!{DIGIT}| {DIGIT})"
     rf"|(?<!{DIGIT})[1-9١-٩۱-۹]{DIGIT}{{0,2}}(?:['\u2019]{DIGIT}{{3}})+(?!{DIGIT})"
 )
 """Thousands separated by a no-break space; by any space if the last group is 000, if there are three or more groups, or
-if decimals follow; or by an apostrophe."""
+if decimals, a sign or a word follow; or by an apostrophe."""
+_DOUBTFUL_GROUPS = re.compile(
+    rf"({_SPACED_LEAD}(?:(?: {DIGIT}{{3}}){{2,}}| {DIGIT}{{3}}{_COUNTING})(?!{DIGIT}| {DIGIT}))( [{ARABIC}]+)?"
+)
 _ROW = re.compile(r"(?<![0-9.,\u060c:/-])[0-9]{1,3}(?:[,\u060c][0-9]{1,3}){2,}(?![0-9.,\u060c:/-])")
 
 
 def join_thousands(text: str) -> str:
     """Remove spaces and apostrophes between groups of thousands; digits may be of any script."""
     return _SPACED_THOUSANDS.sub(lambda match: re.sub("[\\s'\u2019]", "", match[0]), text)
+
+
+def find_spaced_groups(text: str) -> list[tuple[str, str]]:
+    """Find digits that :func:`join_thousands` takes for one number, but that could be several.
+
+    Returns:
+        The groups of digits, and the word after them with its space or an empty string.
+    """
+    found = [(match[1], match[2] or "") for match in _DOUBTFUL_GROUPS.finditer(text)]
+    return [(groups, word) for groups, word in found if re.search("[^0٠۰]", groups[-3:])]
 
 
 def spread_rows(text: str) -> str:
