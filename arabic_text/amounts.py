@@ -58,6 +58,8 @@ def read_amount(match: re.Match[str]) -> str:
         return f"{number_words(int(version[1]))} نقطة {number_words(int(version[2]))}"
     sign = {"-": "سالب ", "+": "زائد ", None: ""}[match["plus"]]
     oblique = match["plus"] == "-" or context.is_oblique(value if digits.isdigit() else None)
+    if not rest and not match["until"] and not match["money"] and is_whole and digits.isdigit():
+        oblique = oblique or context.names_a_year(value)
     if match["power"] or match["raised"]:
         return f"{sign}{words_of(value, decimals, digits, False, oblique)} أس {_power(match)}{_after_power(match)}"
     if not match["until"]:
