@@ -8,7 +8,7 @@ from arabic_text.context import HOUR_WORDS, LAST_YEAR, Context, governs_genitive
 from arabic_text.nouns import COIN_OF_NOUN, CURRENCIES, MEASURES, MONTH_STARTS, SCALE_WORDS, UNITS, Unit
 from arabic_text.numbers import AND, Noun, counted, digit_words, number_words, ordinal
 from arabic_text.patterns import RAISED_DIGITS, SIGNS
-from arabic_text.separators import NUMBER, parse_number, words_of
+from arabic_text.separators import NUMBER, parse_number, plain_number, words_of
 
 TO = " إلى "
 ALTERNATIVES = {"إلى", "الى", "أو", "او", "حتى"}
@@ -37,6 +37,8 @@ _SHARED_AFTER_WORD = re.compile(rf" {NUMBER} ([{ARABIC}]+)")
 _SHARED_AFTER_SIGN = re.compile(rf"(?: و{NUMBER}|\)) ([{ARABIC}]+)")
 _NEXT_WORD = re.compile(rf" ([{ARABIC}]+)(?![0-9])")
 _BEFORE_DIGIT = re.compile(" [0-9]")
+_BEFORE_DATE = re.compile(" [0-9]{1,2}([-/.])[0-9]{1,2}\\1[0-9]{4}(?![0-9])")
+_POWER_SIGNS = {"^", *map(chr, RAISED_DIGITS)}
 _VERSION = re.compile(r"([0-9]+)\.([0-9]+)")
 
 
@@ -61,7 +63,12 @@ def read_amount(match: re.Match[str]) -> str:
     if not rest and not match["until"] and not match["money"] and is_whole and digits.isdigit():
         oblique = oblique or context.names_a_year(value)
     if match["power"] or match["raised"]:
-        return f"{sign}{words_of(value, decimals, digits, False, oblique)} أس {_power(match)}{_after_power(match)}"
+        power = power_words(match["exponent"] or match["raised"])
+        words = f"{sign}{words_of(value, decimals, digits, False, oblique)} أس {power}"
+        if match["until"]:  # "2^31-1", but a range in "10^3-10^6"
+            between = TO if match.string[match.end() : match.end() + 1] in _POWER_SIGNS else " ناقص "
+            words += between + plain_number(match["until"], oblique=True)
+        return words + _after_power(match)
     if not match["until"]:
         return sign + _number_and_noun(digits, match, context, oblique)
     first = _number_and_noun(digits, match, context, oblique, bare=True)
@@ -97,6 +104,8 @@ def _as_ordinal(match: re.Match[str], context: Context, value: int, rest: str) -
     if not until and 1 <= value <= 24 and (context.word in HOUR_WORDS or _UNTIL_HOUR.search(context.text)):
         half = HALF_DAYS.get(rest.strip())
         return hour_words(value, context.is_oblique()) + (f" {half}" if half else rest)
+    if until and context.word in HOUR_WORDS and until.isdigit() and 1 <= value <= 24 and 1 <= int(until) <= 24:
+        return f"{hour_words(value, context.is_oblique())}{TO}{hour_words(int(until), True)}{rest}"
     rank, is_genitive = rank_of(context)
     if not rank or not 1 <= value <= 99:
         return None
@@ -123,16 +132,17 @@ def _in_date(match: re.Match[str], context: Context, value: int, rest: str) -> s
         if until.isdigit() and 1 <= int(until) <= 31:
             first = ordinal(value, oblique=context.is_oblique(is_date=True))
             return f"{first}{TO}{ordinal(int(until), oblique=True)} من{rest}"
-    if noun in ALTERNATIVES and until is None and _shared_noun(match) in MONTH_STARTS:
+    is_before_date = _shared_noun(match) in MONTH_STARTS or _BEFORE_DATE.match(match.string, match.end())
+    if noun in ALTERNATIVES and until is None and is_before_date:
         return ordinal(value, oblique=context.is_oblique(is_date=True)) + rest
     return None
 
 
-def _power(match: re.Match[str]) -> str:
-    exponent = match["exponent"] or match["raised"].translate(RAISED_DIGITS)
+def power_words(exponent: str) -> str:
+    """Read an exponent, whose digits may be raised, in genitive."""
+    exponent = exponent.translate(RAISED_DIGITS)
     digits = exponent.lstrip("+-")
-    sign = "سالب " if exponent.startswith("-") else ""
-    return sign + number_words(int(digits), oblique=True) if 0 < len(digits) < 10 else digit_words(digits)
+    return ("سالب " if exponent.startswith("-") else "") + (plain_number(digits, oblique=True) if digits else "")
 
 
 def _after_power(match: re.Match[str]) -> str:

@@ -69,7 +69,7 @@ KILOMETRE, CENTIMETRE, MILLIMETRE = (_multiple(prefix, METRE) for prefix in ("ك
 KILOGRAM, MILLIGRAM, MILLILITRE = _multiple("كيلو", GRAM), _multiple("ملي", GRAM), _multiple("ملي", LITRE)
 BYTES = {"KB": "كيلوبايت", "MB": "ميغابايت", "GB": "غيغابايت", "TB": "تيرابايت"}
 _BY_SIGNS: list[tuple[str, Unit]] = [
-    ("km كم Km KM", Unit(KILOMETRE)),
+    ("km كم Km KM ك.م", Unit(KILOMETRE)),
     ("m م", Unit(METRE)),
     ("cm سم", Unit(CENTIMETRE)),
     ("mm مم", Unit(MILLIMETRE)),

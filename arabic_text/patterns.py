@@ -95,10 +95,15 @@ _PATTERNS = {
     "century": rf"(?P<words>القرن ال[{ARABIC}]+(?: عشر| وال[{ARABIC}]+)?) ?(?P<of_century>هـ|م|ق\.م){_WORD_ENDS}"
     rf"(?: ?/ ?(?P<century2>[1-9][0-9]?) ?(?P<of_century2>هـ|م|ق\.م){_WORD_ENDS})?",
     "amount": rf"(?:(?P<money>{_MONEY}|%) ?)?(?P<plus>(?<![^\s(\"])[-+])?(?P<number>{NUMBER})"
-    r"(?P<power> ?(?:\^|\*\*) ?(?P<brace>[({])?(?P<exponent>[-+]?[0-9]{1,4})(?(brace)[)}])"
+    r"(?P<power> ?(?:\^|\*\*) ?(?P<brace>[({])?(?P<exponent>[-+]?[0-9]{1,4}(?:\.[0-9]+)?)(?(brace)[)}])"
     rf"|(?P<raised>[{_RAISED}]+))?"
     rf"(?: ?- ?(?P<until>(?>{NUMBER}))(?! ?=))?" + _counted(""),
     "per": rf"(?<=[{ARABIC}])/(?P<of>{_either(sign for sign in UNITS if len(sign) > 1)}){_WORD_ENDS}",
+    # Powers of what is no number: a letter, a bracket, another power; and the signs of areas and volumes alone.
+    "area": rf"(?<![{ARABIC}0-9])(?P<of_area>{_either(sign for sign in UNITS if sign[-1] in '²³')})",
+    "exponent_of": rf"(?<=[{ARABIC})\]0-9])(?<![{ARABIC}][{ARABIC}]) ?"
+    r"(?:(?:\^|\*\*) ?(?P<brace2>[({])?(?P<exponent2>[-+]?[0-9]{1,4})(?(brace2)[)}])"
+    rf"|(?P<raised2>[{_RAISED}]+))",
     "number_sign": r"(?<=[0-9]) ?(?:[*<>]|-(?= ?[0-9.,]+ ?=)) ?(?=[0-9])",
     "sign": rf" ?(?!{_NOT_A_SIGN})[{''.join(SIGNS)}] ?",
     "joint": rf"(?<=[{ARABIC}])-(?=[0-9])",
@@ -118,14 +123,17 @@ SIGNS_ONLY = re.compile(
 _TIME = rf"[0-9]{{1,2}}:[0-5][0-9](?: ?(?:[صم]|{_HALF_DAY}){_WORD_ENDS})?"
 _WITH_UNIT = rf"(?:(?:[$€£¥]|{_MONEY}) ?{NUMBER}|{NUMBER} ?{_SIGN_OR_UNIT})"
 _RANGES = [
+    r"(?<![0-9./-])([0-9]{1,2}) ?- ?(?=[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}(?![0-9]))",
     rf"(?<![0-9:])({_TIME}) ?- ?(?=[0-9]{{1,2}}:[0-5][0-9](?![0-9:]))",
     r"(?<![0-9./-])([0-9]{1,4}([-/.])[0-9]{1,2}\2[0-9]{1,4})(?: - |(?<=/[0-9]{4})-)"
     r"(?=[0-9]{1,4}([-/.])[0-9]{1,2}\3[0-9]{1,4}(?![0-9]))",
     rf"(?<![0-9])([0-9]{{1,4}} ?(هـ|ق\.م|م)) ?- ?(?=[0-9]{{1,4}} ?\2{_WORD_ENDS})",
     rf"(?<![0-9.,])({_WITH_UNIT}) ?- ?(?={_WITH_UNIT})",
 ]
+ADDRESSES = re.compile(rf"(?<![0-9.])({_IPV4}) ?([-,\u060c]) ?(?={_IPV4}(?![0-9.]))")
+"""Two network addresses with a dash or a comma between them."""
 RANGES = [re.compile(pattern) for pattern in _RANGES]
-"""Two times, dates, years of one era, or amounts with their units, with a dash between them."""
+"""Two days of a date, times, dates, years of one era, or amounts with their units, with a dash between them."""
 _LATIN_SIGNS = re.compile(rf"(?<=[0-9]) ?(?:{_MEASURE}|{_HALF_DAY}){_WORD_ENDS}|{_MONEY}(?= ?[0-9])")
 """Latin letters that are read as Arabic words: units, currencies, AM and PM beside a number."""
 

@@ -9,12 +9,22 @@ import re
 from collections.abc import Callable
 
 from arabic_text.agreement import counts, form_after, may_be_counted
-from arabic_text.amounts import CENTURIES, CENTURY_ERAS, HALF_DAYS, TO, fraction_noun, hour_words, rank_of, read_amount
+from arabic_text.amounts import (
+    CENTURIES,
+    CENTURY_ERAS,
+    HALF_DAYS,
+    TO,
+    fraction_noun,
+    hour_words,
+    power_words,
+    rank_of,
+    read_amount,
+)
 from arabic_text.characters import ARABIC, LATIN
 from arabic_text.context import HOUR_WORDS, LAST_YEAR, Context
 from arabic_text.nouns import HIJRI_MONTHS, MONTHS, UNITS
 from arabic_text.numbers import AND, Noun, counted, digit_words, feminine, number_words, ordinal
-from arabic_text.patterns import AMOUNT, ANYTHING, FRACTION_SIGNS, FRACTIONS, RANGES, SIGNS, SIGNS_ONLY
+from arabic_text.patterns import ADDRESSES, AMOUNT, ANYTHING, FRACTION_SIGNS, FRACTIONS, RANGES, SIGNS, SIGNS_ONLY
 from arabic_text.separators import plain_number, spread_rows
 
 MINUTE = feminine("دقيقة", "دقائق")
@@ -24,7 +34,7 @@ PARTS_OF_HOUR = {(1, 2): AND + "النصف", (1, 4): AND + "الربع", (1, 3):
 ERAS = {"هـ": "للهجرة", "م": "للميلاد", "ق.م": "قبل الميلاد", "ق.هـ": "قبل الهجرة"}
 NUMBER_SIGNS = {"*": "ضرب", "<": "أصغر من", ">": "أكبر من", "-": "ناقص"}
 """Signs that are read in this way only between numbers."""
-_UNSEPARATED = {"sign", "hash", "typing", "number_sign", "joint", "per"}
+_UNSEPARATED = {"sign", "hash", "typing", "number_sign", "joint", "per", "exponent_of"}
 """Kinds whose readings bring their own spaces."""
 _KEPT = {"latin", "address"}
 _BORN_OR_DIED = {"ولد", "ولدت", "توفي", "توفيت", "مات", "ماتت", "ت"}
@@ -51,6 +61,8 @@ def prepare(text: str) -> str:
     text = spread_rows(_SEPARATE_AND.sub("و", text))
     if "~" in text:
         text = _TILDE.sub("-", text)
+    if text.count(".") >= 6:
+        text = ADDRESSES.sub(lambda two: two[1] + (TO if two[2] == "-" else "، "), text)
     if "-" in text:
         text = _DASHED_MIXED.sub(r"\1 \2", _WIDE_DASH.sub(" - ", text))
         for pattern in RANGES:
@@ -239,6 +251,17 @@ def _per(match: re.Match[str]) -> str:
     return f" لكل {unit.noun.singular}{unit.adjective_after(100, True)}{unit.after}"
 
 
+def _area(match: re.Match[str]) -> str:
+    unit = UNITS[match["of_area"]]
+    return f"{unit.noun.singular}{unit.adjective_after(100, Context.of(match).is_oblique())}"
+
+
+def _exponent_of(match: re.Match[str]) -> str:
+    """Read the power of a letter, a bracket or a power; raised signs without a digit are only removed."""
+    words = power_words(match["exponent2"] or match["raised2"])
+    return f" أس {words} " if words.strip() not in ("", "سالب") else " "
+
+
 def _sign(match: re.Match[str]) -> str:
     """Read a sign between words; between Latin letters it stays."""
     before = match.string[: match.start()][-1:]
@@ -256,7 +279,7 @@ def _hash(match: re.Match[str]) -> str:
 _READERS: dict[str, Callable[[re.Match[str]], str]] = {
     "date": _date, "iso_date": _date, "time": _time, "ratio": _ratio, "phone": _phone, "dotted": _dotted,
     "fraction": _fraction, "mixed": _fraction, "year": _year, "century": _century,
-    "amount": read_amount, "per": _per, "sign": _sign,
+    "amount": read_amount, "per": _per, "area": _area, "exponent_of": _exponent_of, "sign": _sign,
     "number_sign": lambda match: f" {NUMBER_SIGNS[match[0].strip()]} ", "hash": _hash, "typing": lambda match: " ",
     "joint": lambda match: " ",
 }  # fmt: skip
