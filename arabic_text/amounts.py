@@ -1,6 +1,7 @@
 """Reads a number with its sign and with the unit, currency or noun on either side of it."""
 
 import re
+from functools import lru_cache
 
 from arabic_text.agreement import counts, form_after, known_noun, may_be_counted, takes_construct
 from arabic_text.characters import ARABIC
@@ -45,7 +46,7 @@ _VERSION = re.compile(r"([0-9]+)\.([0-9]+)")
 def read_amount(match: re.Match[str]) -> str:
     """Read a match of ``patterns.AMOUNT``."""
     context, digits = Context.of(match), match["number"]
-    value, decimals = parse_number(digits, _counts_whole(match))
+    value, decimals = parse_number(digits, "." in digits and _counts_whole(match))
     is_whole = value is not None and not decimals
     rest = (" " + match["unit"] if match["unit"] else "") + (" " + match["noun"] if match["noun"] else "")
     if is_whole and not (match["money"] or match["plus"] or match["power"] or match["raised"]):
@@ -77,7 +78,11 @@ def read_amount(match: re.Match[str]) -> str:
 
 def rank_of(context: Context) -> tuple[str, bool]:
     """Return the noun before a number if it is in ``RANKED``, else an empty string, and whether it is in genitive."""
-    word_before, word = context.words
+    return _rank_of_words(*context.words)
+
+
+@lru_cache(maxsize=10_000)
+def _rank_of_words(word_before: str, word: str) -> tuple[str, bool]:
     noun = re.sub(r"\A[وف]?(?:ال|لل|بال|كال)", "ال", word)
     is_genitive = governs_genitive(word_before) or word.endswith(("لل" + noun[2:], "بال" + noun[2:], "القرنين"))
     return (noun if noun in RANKED else ""), is_genitive
@@ -187,7 +192,7 @@ def _counts_whole(match: re.Match[str]) -> bool:
 def _number_and_noun(digits: str, match: re.Match[str], context: Context, oblique: bool, bare: bool = False) -> str:
     """Read a number and the noun it counts; ``bare`` leaves the noun out but keeps its gender."""
     unit, noun = match["unit"] or "", match["noun"] or ""
-    value, decimals = parse_number(digits, _counts_whole(match))
+    value, decimals = parse_number(digits, "." in digits and _counts_whole(match))
     money = _currency(match)
     if match["money"] == "%":
         unit, noun = "%", f"{unit} {noun}".strip()

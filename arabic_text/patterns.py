@@ -99,11 +99,12 @@ _PATTERNS = {
     rf"|(?P<raised>[{_RAISED}]+))?"
     rf"(?: ?- ?(?P<until>(?>{NUMBER}))(?! ?=))?" + _counted(""),
     "per": rf"(?<=[{ARABIC}])/(?P<of>{_either(sign for sign in UNITS if len(sign) > 1)}){_WORD_ENDS}",
-    # Powers of what is no number: a letter, a bracket, another power; and the signs of areas and volumes alone.
-    "area": rf"(?<![{ARABIC}0-9])(?P<of_area>{_either(sign for sign in UNITS if sign[-1] in '²³')})",
-    "exponent_of": rf"(?<=[{ARABIC})\]0-9])(?<![{ARABIC}][{ARABIC}]) ?"
-    r"(?:(?:\^|\*\*) ?(?P<brace2>[({])?(?P<exponent2>[-+]?[0-9]{1,4})(?(brace2)[)}])"
-    rf"|(?P<raised2>[{_RAISED}]+))",
+    # The signs of areas and volumes alone; powers of what is no number: a letter, a bracket, another power. What stands
+    # before is looked at after the first character: so most places fail at once.
+    "area": rf"(?P<of_area>[كسم](?<![{ARABIC}0-9].)(?:م[²³]|(?<=م)[²³]))",
+    "exponent_of": rf"\^(?<=[{ARABIC})\]0-9]\^)(?<![{ARABIC}][{ARABIC}]\^) ?"
+    r"(?P<brace2>[({])?(?P<exponent2>[-+]?[0-9]{1,4})(?(brace2)[)}])"
+    rf"|(?P<raised2>[{_RAISED}](?<=[{ARABIC})\]0-9].)(?<![{ARABIC}][{ARABIC}].)[{_RAISED}]*)",
     "number_sign": r"(?<=[0-9]) ?(?:[*<>]|-(?= ?[0-9.,]+ ?=)) ?(?=[0-9])",
     "sign": rf" ?(?!{_NOT_A_SIGN})[{''.join(SIGNS)}] ?",
     "joint": rf"(?<=[{ARABIC}])-(?=[0-9])",

@@ -65,6 +65,8 @@ def parse_number(written: str, counts_whole: bool = False) -> tuple[int | None, 
         counts_whole: what is counted has no thousandths: people, things, or money with a hundredth coin. Then a point
             before exactly three digits separates thousands; else it does so only before 000.
     """
+    if written.isdigit():
+        return (int(written) if len(written) <= len(str(LARGEST)) else None), ""
     if _GROUPED.fullmatch(written):
         thousands = re.search("[^0-9]", written)[0]
         written = re.sub("[,\u066c]" if thousands in ",\u066c" else re.escape(thousands), "", written)
