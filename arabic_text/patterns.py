@@ -111,7 +111,10 @@ _PATTERNS = {
     "hash": "#",
     "typing": rf"[*<>_|\\^`~\u00b7{_RAISED}]+",
 }
-ANYTHING = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _PATTERNS.items()))
+_SIGNS_FIRST = r" 0-9@%+/:#*<>_|\\^`~\u00b7\-"
+_FIRST = "".join([LATIN, _RAISED, _PARTS, _SIGNS_FIRST, "اكسم", *SIGNS, *(re.escape(sign[0]) for sign in CURRENCIES)])
+"""The characters with which a match can begin; all other places fail at once."""
+ANYTHING = re.compile(f"(?=[{_FIRST}])(?:{'|'.join(f'(?P<{kind}>{find})' for kind, find in _PATTERNS.items())})")
 """Everything that is read aloud; the last group of a match is its kind."""
 AMOUNT = re.compile(f"(?P<amount>{_PATTERNS['amount']})")
 SIGNS_ONLY = re.compile(
