@@ -157,6 +157,8 @@ def _fraction(match: re.Match[str]) -> str:
         first, second = number_words(part[0], is_feminine, oblique), number_words(part[1], is_feminine, True)
         return (f"{plain_number(whole)} " if whole else "") + first + TO + second + tail
     oblique = context.is_oblique()
+    if match["over"] and not whole and context.label:  # the number of an article or a case, no part of anything
+        return f"{plain_number(match['over'])} على {plain_number(match['under'], oblique=True)}{tail}"
     words = _part_words(part, match["over"], match["under"], oblique)
     what = fraction_noun(unit, noun)
     if whole and part[0] < part[1]:
