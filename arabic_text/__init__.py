@@ -1,5 +1,6 @@
 """Arabic text for speech and for scoring; of ours it imports only the data types and errors of boson_multimodal."""
 
+from arabic_text.ambiguity import AMBIGUITIES, AmbiguousReading, find_ambiguous_readings
 from arabic_text.normalise import (
     ARABIC_LETTER,
     BIDI,
@@ -24,7 +25,9 @@ from arabic_text.normalise import (
 )
 
 __all__ = [
+    "AMBIGUITIES",
     "ARABIC_LETTER",
+    "AmbiguousReading",
     "BIDI",
     "EMOJI",
     "ENCODING_VARIANTS",
@@ -40,6 +43,7 @@ __all__ = [
     "TEXT_ISSUES",
     "TEXT_NORMALISATIONS",
     "diacritised_share",
+    "find_ambiguous_readings",
     "find_text_issues",
     "normalise_for_scoring",
     "normalise_for_speech",

@@ -9,8 +9,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 
-from arabic_text.normalise import HARAKAT
-from arabic_text.patterns import ARABIC
+from arabic_text.characters import ARABIC, HARAKAT
 from boson_multimodal.errors import InputError
 
 DIACRITISERS = {"text2tashkeel": "0.1.0, Apache-2.0: neural, weights in the package, needs onnxruntime"}

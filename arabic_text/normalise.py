@@ -8,8 +8,12 @@ import unicodedata
 from collections.abc import Callable
 from functools import cache
 
-from arabic_text.patterns import ARABIC, DIGIT, LATIN, URL, is_foreign
+from arabic_text.characters import ARABIC, DIGIT, HARAKAT, LATIN
+from arabic_text.patterns import URL, is_foreign
 from arabic_text.readings import read_aloud
+from arabic_text.separators import join_thousands
+from arabic_text.tatweel import mark_era, place_tatweel
+from arabic_text.verses import remove_verse_numbers
 
 TEXT_NORMALISATIONS = {
     "none": "leaves texts as written",
@@ -59,7 +63,6 @@ INVISIBLE = "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u3164\uffa0"
 """Letters and marks, by category, that are displayed as nothing; format characters (Cf) are found by their category."""
 PAUSE_MARKS = "\u06d6\u06d7\u06d8\u06d9\u06da\u06db"
 BIDI = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-HARAKAT = "\u064b-\u0652\u0670"
 MARKS = "\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4\u06e7\u06e8\u06ea-\u06ed\u08ca-\u08ff"
 EMOJI = re.compile(
     "[\u2190-\u21ff\u2300-\u23ff\u2460-\u2473\u25a0-\u27bf\u2900-\u297f\u2b00-\u2bff\ufe0f\u20e3"
@@ -67,14 +70,8 @@ EMOJI = re.compile(
 )
 LATIN_LETTER = re.compile(f"[{LATIN}]")
 ARABIC_LETTER = re.compile(f"[{ARABIC}]")
-FOREIGN_DIGITS = {ord(d): str(i % 10) for i, d in enumerate("٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹")} | {0x66B: ".", 0x66C: ","}
-_SPACED_THOUSANDS = re.compile(
-    rf"(?<={DIGIT})[\u00a0\u2009\u202f](?={DIGIT}{{3}}(?!{DIGIT}))"
-    rf"|(?<!\+)(?<!{DIGIT})(?<!{DIGIT} )[1-9١-٩۱-۹]{DIGIT}{{0,2}}(?: {DIGIT}{{3}})* (?:000|٠٠٠|۰۰۰)(?!{DIGIT})"
-)
-"""Thousands separated by a no-break space, or by any space if the last group is 000."""
-_CLITIC_TATWEEL = re.compile(rf"(?<![{ARABIC}])((?:[وف]?[بلك]|[وف]|[وف]?[بك]?ال|لل)\u0640+) *(?={DIGIT})")
-"""A particle that a tatweel joins to a number."""
+ASCII_DIGITS = {ord(d): str(i % 10) for i, d in enumerate("٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹")}
+FOREIGN_DIGITS = ASCII_DIGITS | {0x66B: ".", 0x66C: ","}
 
 
 def normalise_text(text: str, how: str) -> str:
@@ -153,6 +150,17 @@ def _odd_kind(character: str) -> str | None:
     return "unknown_characters" if is_letter and not known else None
 
 
+def parts_to_read(text: str) -> list[str]:
+    """Return the parts of a text whose digits are read, in the form in which ``readings.read_aloud`` gets them.
+
+    Addresses of pages are left out. A text with Latin letters and without Arabic letters has no part that is read.
+    """
+    text = _clean(text)
+    if is_foreign(text.translate(FOREIGN_DIGITS)):
+        return []
+    return [place_tatweel(part).translate(ASCII_DIGITS) for part in URL.split(text)]
+
+
 def _until_stable(change: Callable[[str], str], text: str) -> str:
     """Apply ``change`` until the text stays the same.
 
@@ -177,14 +185,14 @@ def _normalise_once(text: str, digits: str) -> str:
 
 def _clean(text: str) -> str:
     """Replace presentation forms by letters, give each mark one form, and remove invisible characters."""
-    text = re.sub(f"\u06dd *{DIGIT}*", " ", text)  # the number of a verse is not recited
-    text = _SPACED_THOUSANDS.sub(lambda match: "".join(match[0].split()), text)
+    text = join_thousands(mark_era(remove_verse_numbers(text)))
     text = "".join(map(_plain_character, text))
     text = re.sub(f"[{ARABIC}\u0640]+", lambda match: unicodedata.normalize("NFC", match[0]), text)
     text = re.sub(rf"(?<![{ARABIC}])([وفبلك]?)({'|'.join(ENDS_IN_ALEF_MAQSURA.split())})(?![{ARABIC}])", _maqsura, text)
     text = text.translate(str.maketrans(ENCODING_VARIANTS))
     text = re.sub("\u0640+([\u064b-\u0652]*)[\u0654\u0655]", "\u0621\\1", text)
     text = re.sub(f"[{ARABIC}]+", lambda match: unicodedata.normalize("NFC", match[0]), text)
+    text = re.sub(" {2,}", " ", text)
     return re.sub("([\u064b-\u0650]+)\u0651", "\u0651\\1", text)  # shadda before the vowel, as it is typed
 
 
@@ -224,14 +232,27 @@ def _plain_character(character: str) -> str:
 
 def _normalise_part(text: str, digits: str, foreign: bool) -> str:
     """Normalise text between URLs: read digits and signs, remove tatweel, unify punctuation."""
-    text = _CLITIC_TATWEEL.sub(lambda match: match[1].rstrip("\u0640"), text)
-    if not foreign:
-        text = read_aloud(text.translate(FOREIGN_DIGITS)) if digits == "spell" else read_aloud(text, digits=False)
+    text = place_tatweel(text)
+    if not foreign and digits == "spell":
+        text = read_aloud(text.translate(ASCII_DIGITS)).replace("\u066b", ".").replace("\u066c", ",")
+    elif not foreign:
+        text = read_aloud(text, digits=False)
     return _unify_punctuation(text.replace("\u0640", ""))
 
 
 def _unify_punctuation(text: str) -> str:
     """Give commas and question marks the form of the script before them, once, directly after the word."""
+    if "," in text or ";" in text or "?" in text:
+        text = _marks_of_script(text)
+    text = re.sub(r"\.(?: *\.)+", "...", text)
+    text = re.sub(r"([،؛؟?!,;])(?: *\1)+", r"\1", text)
+    text = re.sub(r" +([،؛؟?!])", r"\1", text)
+    text = re.sub(r" +([.:,;])(?=[\s\"')]|$)", r"\1", text)
+    return re.sub(rf"([،؛؟])(?=[{ARABIC}{LATIN}])", r"\1 ", text)
+
+
+def _marks_of_script(text: str) -> str:
+    """Write the Arabic comma, semicolon and question mark after Arabic words; not between digits."""
     marks = {",": "،", ";": "؛", "?": "؟"}
     first = re.search(f"[{ARABIC}{LATIN}]", text)
     is_arabic, characters = bool(first and ARABIC_LETTER.match(first[0])), []
@@ -247,12 +268,7 @@ def _unify_punctuation(text: str) -> str:
         ):
             character = marks[character]
         characters.append(character)
-    text = "".join(characters)
-    text = re.sub(r"\.(?: *\.)+", "...", text)
-    text = re.sub(r"([،؛؟?!,;])(?: *\1)+", r"\1", text)
-    text = re.sub(r" +([،؛؟?!])", r"\1", text)
-    text = re.sub(r" +([.:,;])(?=[\s\"')]|$)", r"\1", text)
-    return re.sub(rf"([،؛؟])(?=[{ARABIC}{LATIN}])", r"\1 ", text)
+    return "".join(characters)
 
 
 def _tidy_spaces(text: str) -> str:

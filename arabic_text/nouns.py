@@ -49,6 +49,17 @@ class Unit:
     adjective: str = ""
     after: str = ""
 
+    def adjective_after(self, number: int, oblique: bool) -> str:
+        """Return the adjective in the form that agrees with the noun after ``number``, with a space before it."""
+        if not self.adjective:
+            return ""
+        stem = self.adjective + ("ة" if self.noun.feminine else "")
+        if number == 2:
+            return f" {self.adjective}{'ت' if self.noun.feminine else ''}{'ين' if oblique else 'ان'}"
+        if self.noun.feminine or 3 <= number % 100 <= 10:
+            return f" {self.adjective}ة"
+        return f" {stem}ًا" if 11 <= number % 100 <= 99 else f" {stem}"
+
 
 def _multiple(prefix: str, noun: Noun) -> Noun:
     return masculine(prefix + noun.singular, prefix + (noun.singular + "ات"))
@@ -58,14 +69,17 @@ KILOMETRE, CENTIMETRE, MILLIMETRE = (_multiple(prefix, METRE) for prefix in ("ك
 KILOGRAM, MILLIGRAM, MILLILITRE = _multiple("كيلو", GRAM), _multiple("ملي", GRAM), _multiple("ملي", LITRE)
 BYTES = {"KB": "كيلوبايت", "MB": "ميغابايت", "GB": "غيغابايت", "TB": "تيرابايت"}
 _BY_SIGNS: list[tuple[str, Unit]] = [
-    ("km كم Km KM", Unit(KILOMETRE)),
+    ("km كم Km KM ك.م", Unit(KILOMETRE)),
     ("m م", Unit(METRE)),
     ("cm سم", Unit(CENTIMETRE)),
     ("mm مم", Unit(MILLIMETRE)),
-    ("km² km2 كم² كم2", Unit(KILOMETRE, "مربع")),
-    ("m² m2 م² م2", Unit(METRE, "مربع")),
-    ("m³ m3 م³ م3", Unit(METRE, "مكعب")),
+    *[
+        (" ".join(f"{sign}{raised}" for sign in signs.split() for raised in powers.split()), Unit(noun, adjective))
+        for signs, noun in (("km كم", KILOMETRE), ("m م", METRE), ("cm سم", CENTIMETRE), ("mm مم", MILLIMETRE))
+        for powers, adjective in (("² 2 ^2", "مربع"), ("³ 3 ^3", "مكعب"))
+    ],
     ("km/h كم/س كم/ساعة", Unit(KILOMETRE, after=" في الساعة")),
+    ("m/s² m/s2 م/ث² م/ث2 م/ث^2", Unit(METRE, after=" لكل ثانية مربعة")),
     ("m/s م/ث", Unit(METRE, after=" في الثانية")),
     ("kg كغ كجم كغم Kg KG", Unit(KILOGRAM)),
     ("g غ جم غم", Unit(GRAM)),
@@ -80,18 +94,22 @@ _BY_SIGNS: list[tuple[str, Unit]] = [
     ("Hz", Unit(Noun("هرتز", "هرتزان", "هرتز", "هرتز"))),
     *[(sign, Unit(Noun(name, name + "ان", name, name))) for sign, name in BYTES.items()],
 ]
+COIN_OF_NOUN = {DOLLAR: CENT, EURO: CENT, POUND: PIASTRE, RIYAL: HALALA, DIRHAM: FILS}
+"""Currency as a word -> the coin of two decimals."""
 UNITS = {sign: unit for signs, unit in _BY_SIGNS for sign in signs.split()}
 
 SCALE_WORDS = {form: noun for _, noun in SCALES for form in (noun.singular, noun.plural)}
 _PLURAL_IN_AT = (
     "حالة لغة جامعة محافظة خطوة عملية جولة رحلة جلسة محاضرة عائلة لوحة شاشة بطاقة وجبة قارة فئة فقرة دورة بطولة ولاية "
     "طائرة سيدة معلمة زوجة طبقة حبة عمارة وزارة جهة مؤسسة منظمة محطة حافلة ميدالية خدمة ضربة مشكلة شجرة طاولة ورقة "
-    "زجاجة علبة"
+    "زجاجة علبة قبعة بحيرة وحدة كلية بقرة وردة بيضة كرة بعثة لوحة باخرة بلدة لقطة زيارة طفلة معركة ساحة دراجة "
+    "بوابة ناقة إصابة سمكة بناية مكالمة محاولة رواية حقيبة نظرية ثورة بصمة"
 ).split()
 _COUNTED = [
     *(noun for _, noun in SCALES),
     DOLLAR, EURO, POUND, RIYAL, DIRHAM, DINAR, LIRA, YEN, CENT, PIASTRE, FILS, HALALA,
-    GRAM, METRE, LITRE, KILOMETRE, CENTIMETRE, MILLIMETRE, KILOGRAM, DEGREE, HOUR, masculine("كيلو", "كيلوات"),
+    GRAM, METRE, LITRE, KILOMETRE, CENTIMETRE, MILLIMETRE, KILOGRAM, DEGREE, HOUR,
+    Noun("كيلو", "كيلوان", "كيلو", "كيلو"), masculine("كيلو", "كيلوات"),
     masculine("طن", "أطنان"), masculine("جرام", "جرامات"), masculine("كيلوجرام", "كيلوجرامات"),
     masculine("يوم", "أيام"), masculine("شهر", "أشهر"), masculine("شهر", "شهور"), masculine("عام", "أعوام"),
     masculine("أسبوع", "أسابيع"), masculine("قرن", "قرون"), feminine("دقيقة", "دقائق"), feminine("سنة", "سنوات"),
@@ -109,10 +127,29 @@ _COUNTED = [
     feminine("قصة", "قصص"), feminine("جملة", "جمل"), feminine("شقة", "شقق"), feminine("نسخة", "نسخ"),
     feminine("منطقة", "مناطق"), feminine("قرية", "قرى"), feminine("جزيرة", "جزر"), feminine("لجنة", "لجان"),
     feminine("طريقة", "طرق"), feminine("تذكرة", "تذاكر"), feminine("جائزة", "جوائز"), feminine("سفينة", "سفن"),
+    masculine("كوب", "أكواب"), masculine("موظف", "موظفين"), masculine("سهم", "أسهم"), masculine("متفرج", "متفرجين"),
+    masculine("فريق", "فرق"), masculine("جندي", "جنود"), masculine("عضو", "أعضاء"), masculine("قلم", "أقلام"),
+    masculine("حرف", "حروف"), masculine("مقال", "مقالات"), masculine("فيلم", "أفلام"), masculine("مشروع", "مشاريع"),
+    masculine("قرار", "قرارات"), masculine("طبيب", "أطباء"), masculine("مريض", "مرضى"), masculine("عامل", "عمال"),
+    masculine("راكب", "ركاب"), masculine("سائح", "سياح"), masculine("مواطن", "مواطنين"), masculine("مقعد", "مقاعد"),
+    masculine("صوت", "أصوات"), masculine("مسجد", "مساجد"), masculine("فندق", "فنادق"), masculine("منزل", "منازل"),
+    masculine("ضيف", "ضيوف"), masculine("متر", "أمتار"), masculine("لتر", "لترات"), masculine("سطر", "أسطر"),
+    masculine("صاروخ", "صواريخ"), masculine("مشارك", "مشاركين"), masculine("معلم", "معلمين"), masculine("خبر", "أخبار"),
+    feminine("نسمة", "نسمات"), Noun("كاميرا", "كاميرتان", "كاميرات", "كاميرا", True),
+    Noun("وفاة", "وفاتان", "وفيات", "وفاة", True),
+    feminine("ملعقة", "ملاعق"), feminine("خلية", "خلايا"), feminine("لعبة", "ألعاب"),
+    feminine("وثيقة", "وثائق"), feminine("وظيفة", "وظائف"), feminine("فكرة", "أفكار"), feminine("غارة", "غارات"),
+    feminine("عاصمة", "عواصم"), feminine("كنيسة", "كنائس"), feminine("فتوى", "فتاوى"), feminine("شحنة", "شحنات"),
+    feminine("حديقة", "حدائق"), feminine("وسيلة", "وسائل"), feminine("خيمة", "خيام"), feminine("عينة", "عينات"),
     Noun("أخ", "أخوان", "إخوة", "أخًا"), feminine("أخت", "أخوات"), feminine("أم", "أمهات"),
     Noun("امرأة", "امرأتان", "نساء", "امرأة", True),
     *(feminine(singular, singular.removesuffix("ة") + "ات") for singular in _PLURAL_IN_AT),
 ]  # fmt: skip
+MEASURES = {
+    GRAM, METRE, LITRE, KILOMETRE, CENTIMETRE, MILLIMETRE, KILOGRAM, DEGREE, HOUR, DINAR, *(noun for _, noun in SCALES),
+    *(noun for noun in _COUNTED if noun.singular in ("طن", "كيلو", "جرام", "كيلوجرام", "ثانية")),
+}  # fmt: skip
+"""Nouns of which there may be thousandths, so that a point before three digits is a decimal point."""
 NOUN_OF_FORM = {
     form: noun
     for noun in reversed(_COUNTED)

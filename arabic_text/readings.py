@@ -1,96 +1,91 @@
 """Reads digits and signs in Arabic text aloud: dates, times, amounts, telephone numbers, signs.
 
 One regular expression, ``patterns.ANYTHING``, finds them from left to right. ``_READERS`` names the function that reads
-each kind. Digits are ASCII here, because ``normalise.py`` converts them first. Words with Latin letters stay.
+each kind. Digits are ASCII here, because ``normalise.py`` converts them first. Words with Latin letters and addresses
+of networks stay.
 """
 
 import re
 from collections.abc import Callable
 
-from arabic_text.nouns import (
-    CURRENCIES,
-    HIJRI_MONTHS,
-    MONTH_ENDS,
-    MONTH_STARTS,
-    MONTHS,
-    NOUN_OF_FORM,
-    SCALE_WORDS,
-    UNITS,
-    Unit,
+from arabic_text.agreement import counts, form_after, may_be_counted
+from arabic_text.amounts import (
+    CENTURIES,
+    CENTURY_ERAS,
+    HALF_DAYS,
+    TO,
+    fraction_noun,
+    hour_words,
+    power_words,
+    rank_of,
+    read_amount,
 )
-from arabic_text.numbers import AND, LARGEST, Noun, counted, digit_words, feminine, number_words, ordinal
-from arabic_text.patterns import (
-    ANYTHING,
-    ARABIC,
-    FRACTION_SIGNS,
-    FRACTIONS,
-    HOUR_WORDS,
-    LATIN,
-    NUMBER,
-    SIGNS,
-    SIGNS_ONLY,
-    SUPERSCRIPTS,
-    TIME_RANGE,
-)
-
-POINT = " فاصلة "
-OBLIQUE_AFTER = set(
-    "في من إلى الى على عن حتى منذ خلال بعد قبل بين مع دون بدون فوق تحت كل عام سنة يوم ليلة نحو حوالي قرابة "
-    "نسبة بنسبة لمدة بسعر بقيمة بمبلغ بسرعة بمعدل بفارق بوزن بطول بعمق بارتفاع".split()
-)
-"""Words after which a number is in genitive."""
-CLITICS = set("و ف ب ل ك ال وال فال بال كال لل وب ول وك فب فل".split())
-"""Particles that are written together with the next word."""
-OBLIQUE_CLITICS = set("ب ل ك بال كال لل وب ول وك فب فل".split())
-FEMININE_YEAR_AFTER = {"سنة", "السنة", "لسنة", "بسنة", "وسنة"}
-ALTERNATIVES = {"إلى", "الى", "أو", "او"}
-"""Words between two numbers that count the same noun."""
-CENTURY, CENTURY_ERAS = "القرن", {"م": "الميلادي", "هـ": "الهجري", "ق.م": "قبل الميلاد"}
-PHONE_WORDS = set(
-    "هاتف الهاتف هاتفي جوال الجوال جوالي موبايل الموبايل تلفون التلفون رقم الرقم رقمي بالرقم للرقم واتساب واتس كود "
-    "رمز".split()
-)
-RANKED = {
-    **dict.fromkeys("القرن الطابق الدور الصف الفصل الدرس الباب الجزء المركز المجلد الأسبوع".split(), False),
-    **dict.fromkeys(
-        "الحلقة المرحلة الدورة النسخة الطبعة الجولة المرتبة الذكرى الدقيقة السورة الآية المادة السنة".split(), True
-    ),
-}
-"""Definite noun after which a number up to 99 is an ordinal -> whether it is feminine."""
+from arabic_text.characters import ARABIC, LATIN
+from arabic_text.context import HOUR_WORDS, LAST_YEAR, Context
+from arabic_text.nouns import HIJRI_MONTHS, MONTHS, UNITS
+from arabic_text.numbers import AND, Noun, counted, digit_words, feminine, number_words, ordinal
+from arabic_text.patterns import ADDRESSES, AMOUNT, ANYTHING, FRACTION_SIGNS, FRACTIONS, RANGES, SIGNS, SIGNS_ONLY
+from arabic_text.separators import plain_number, spread_rows
 
 MINUTE = feminine("دقيقة", "دقائق")
 SECOND = Noun("ثانية", "ثانيتان", "ثوان", "ثانية", True)
 QUARTERS = {0: "", 15: AND + "الربع", 30: AND + "النصف"}
-BEFORE_NOON, AFTER_NOON = "صباحًا", "مساءً"
-HALF_DAYS = {"ص": BEFORE_NOON, "م": AFTER_NOON, "am": BEFORE_NOON, "pm": AFTER_NOON}
-ERAS = {"هـ": "للهجرة", "ه": "للهجرة", "م": "للميلاد", "ق.م": "قبل الميلاد"}
+PARTS_OF_HOUR = {(1, 2): AND + "النصف", (1, 4): AND + "الربع", (1, 3): AND + "الثلث"}
+ERAS = {"هـ": "للهجرة", "م": "للميلاد", "ق.م": "قبل الميلاد", "ق.هـ": "قبل الهجرة"}
 NUMBER_SIGNS = {"*": "ضرب", "<": "أصغر من", ">": "أكبر من", "-": "ناقص"}
 """Signs that are read in this way only between numbers."""
+_UNSEPARATED = {"sign", "hash", "typing", "number_sign", "joint", "per", "exponent_of"}
+"""Kinds whose readings bring their own spaces."""
+_KEPT = {"latin", "address"}
+_BORN_OR_DIED = {"ولد", "ولدت", "توفي", "توفيت", "مات", "ماتت", "ت"}
 
-_UNTIL_HOUR = re.compile(rf"(?:{'|'.join(HOUR_WORDS)}) [0-9]{{1,2}}(?::[0-9]{{2}})? (?:إلى|الى|حتى) \Z")
 _OPENING = re.compile(r"(?:[(\[{]|(?:^|[\s(\[{])[\"'])\Z")
-_OBLIQUE_SIGN = re.compile(r"(?:[÷×=≤≥]|[0-9] ?[-*<>]) ?\Z")
-"""A sign whose word puts the following number in genitive."""
+_NEXT_YEAR = re.compile(r" (?:إلى|الى|حتى) [0-9]")
+_LETTER_OR_DIGIT = re.compile(rf"[{ARABIC}{LATIN}0-9]")
+_IS_LATIN = re.compile(f"[{LATIN}]")
+_TILDE = re.compile("(?<=[0-9]) ?~ ?(?=[0-9])")
+_DASHED_MIXED = re.compile(r"(?<![0-9/.,-])([0-9]+)-([1-7]/[2348])(?![0-9/.,-])")
+_SIZE = re.compile(" (?:صغيرة|كبيرة|متوسطة|صغير|كبير|متوسط)(?![^ .،])")
+"""An adjective that cannot be parted from the noun before it."""
+_WIDE_DASH = re.compile(" +- +")
+_SEPARATE_AND = re.compile(rf"(?<![{ARABIC}])و (?=[0-9])")
 
 
 def read_aloud(text: str, digits: bool = True) -> str:
     """Replace the signs of Arabic text with words, and its digits too if ``digits``; spaces may come out doubled."""
-    return ANYTHING.sub(_read, TIME_RANGE.sub(r"\1 إلى \2", text)) if digits else SIGNS_ONLY.sub(_read, text)
+    return ANYTHING.sub(_read, prepare(text)) if digits else SIGNS_ONLY.sub(_read, text)
+
+
+def prepare(text: str) -> str:
+    """Bring ranges, rows of numbers and a separate "and" before digits into the form that ``ANYTHING`` finds."""
+    text = spread_rows(_SEPARATE_AND.sub("و", text))
+    if "~" in text:
+        text = _TILDE.sub("-", text)
+    if text.count(".") >= 6:
+        text = ADDRESSES.sub(lambda two: two[1] + (TO if two[2] == "-" else "، "), text)
+    if "-" in text:
+        text = _DASHED_MIXED.sub(r"\1 \2", _WIDE_DASH.sub(" - ", text))
+        for pattern in RANGES:
+            text = pattern.sub(rf"\1{TO}", text)
+    return text
+
+
+def read_match(match: re.Match[str]) -> str:
+    """Return the words for a match of ``ANYTHING``, without regard to its neighbours."""
+    return match[0] if match.lastgroup in _KEPT else _READERS[match.lastgroup](match)
 
 
 def _read(match: re.Match[str]) -> str:
     """Return the words for a match, separated from its neighbours but joined to a clitic before it."""
     kind = match.lastgroup
-    if kind == "latin":
-        return match[0]
-    words = _READERS[kind](match)
-    if kind in ("sign", "hash", "typing", "number_sign", "joint") or words == match[0]:
+    words = read_match(match)
+    if kind in _KEPT or kind in _UNSEPARATED or words == match[0]:
         return words
-    clitic = _clitic_before(match)
+    context = Context.of(match)
     after = match.string[match.end() : match.end() + 1]
-    is_joined = clitic or _OPENING.search(_text_before(match))
-    text = _attach_to_clitic(words.lstrip(), clitic) if is_joined else " " + words.lstrip()
-    return text + (" " if re.match(rf"[{ARABIC}{LATIN}0-9]", after) else "")
+    is_joined = context.clitic or _OPENING.search(context.text)
+    text = _attach_to_clitic(words.lstrip(), context.clitic) if is_joined else " " + words.lstrip()
+    return text + (" " if _LETTER_OR_DIGIT.match(after) else "")
 
 
 def _attach_to_clitic(words: str, clitic: str) -> str:
@@ -100,105 +95,44 @@ def _attach_to_clitic(words: str, clitic: str) -> str:
     return _with_article_on_tens(words) if clitic.endswith("ال") else words
 
 
-def _text_before(match: re.Match[str]) -> str:
-    return match.string[max(0, match.start() - 60) : match.start()]
-
-
-def _clitic_before(match: re.Match[str]) -> str:
-    """Return the clitic that is joined to the match, or an empty string."""
-    touching = re.search(rf"[{ARABIC}]*\Z", _text_before(match))[0] if match[0][:1] != " " else ""
-    return touching if touching in CLITICS else ""
-
-
-def _words_before(match: re.Match[str]) -> tuple[str, str]:
-    """Return the two words before a match, in order; a joined article and a number added by "and" are skipped."""
-    before = _text_before(match)
-    if _clitic_before(match) in ("ال", "و"):
-        before = re.sub(r"(?:ال|[0-9] و)\Z", "", before)
-    before = before.rstrip("0123456789")
-    found = re.search(rf"(?:([{ARABIC}]+) +)?([{ARABIC}]+)[ :]*\Z", before)
-    return (found[1] or "", found[2]) if found else ("", "")
-
-
-def _is_oblique(match: re.Match[str]) -> bool:
-    if _clitic_before(match) in OBLIQUE_CLITICS or _OBLIQUE_SIGN.search(_text_before(match)):
-        return True
-    word = _words_before(match)[1]
-    return _governs_genitive(word) or word in MONTH_ENDS
-
-
-def _governs_genitive(word: str) -> bool:
-    return word in OBLIQUE_AFTER or (word[:1] in ("و", "ف") and word[1:] in OBLIQUE_AFTER)
-
-
 def _with_article_on_tens(words: str) -> str:
     """Put the article on the tens too, if the first number word has it."""
     first, found, tens = words.partition(AND)
     return first + AND + "ال" + tens if found and tens[:6].removesuffix(" ").endswith(("ون", "ين")) else words
 
 
-def _value(digits: str) -> tuple[int | None, str]:
-    """Return the whole part of a written number, None if it is too long for words, and its decimals."""
-    if re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", digits):
-        digits = digits.replace(",", "")
-    elif re.fullmatch(r"[0-9]{1,3}(?:\.[0-9]{3}){2,}", digits):
-        digits = digits.replace(".", "")
-    whole, *decimals = re.split(r"[.,\u060c]", digits)
-    value = int(whole) if len(whole) <= len(str(LARGEST)) else None
-    return value, decimals[0] if decimals else ""
-
-
-def _plain_number(digits: str, feminine_noun: bool = False, oblique: bool = False) -> str:
-    """Read a number without its noun; one that is too long for words is read digit by digit."""
-    value, decimals = _value(digits)
-    if value is None:
-        return digit_words(re.sub("[^0-9]", "", digits))
-    if not decimals:
-        return number_words(value, feminine_noun, oblique)
-    rest = decimals.lstrip("0")
-    if not rest or len(rest) > 3:
-        spoken = digit_words(decimals)
-    else:
-        spoken = " ".join(["صفر"] * (len(decimals) - len(rest)) + [number_words(int(rest))])
-    return number_words(value, False, oblique) + POINT + spoken
-
-
 def _date(match: re.Match[str]) -> str:
     day, month, year = (match["d"], match["m"], match["y"]) if match["d"] else (match["d2"], match["m2"], match["y2"])
-    era = match["era"] or match["era2"]
+    era = (match["era"] or match["era2"] or "").replace("ـ", "")
     numbers = int(day), int(month), int(year)
     if numbers[1] > 12 >= numbers[0] and match["d"]:  # month first
         numbers = numbers[1], numbers[0], numbers[2]
     if not (1 <= numbers[0] <= 31 and 1 <= numbers[1] <= 12):
         parts = re.findall("[0-9]+|[./-]", match[0])
-        return " ".join(_plain_number(part) if part.isdigit() else "على" if part == "/" else "" for part in parts)
-    hijri = era in ("هـ", "ه") or 1300 <= numbers[2] <= 1500
+        return " ".join(plain_number(part) if part.isdigit() else "على" if part == "/" else "" for part in parts)
+    hijri = era == "ه" or (not era and 1300 <= numbers[2] <= 1500)
     months = HIJRI_MONTHS if hijri else MONTHS
     year_words = number_words(numbers[2], oblique=True)
-    words = f"{ordinal(numbers[0], oblique=_is_oblique(match))} من {months[numbers[1] - 1]} {year_words}"
-    return f"{words} {ERAS[era]}" if era else words
+    day_words = ordinal(numbers[0], oblique=Context.of(match).is_oblique(is_date=True))
+    words = f"{day_words} من {months[numbers[1] - 1]} {year_words}"
+    return f"{words} {ERAS['هـ' if era == 'ه' else era]}" if era else words
 
 
 def _time(match: re.Match[str]) -> str:
     hour, minute, second = int(match["hour"]), int(match["minute"]), int(match["second"] or 0)
-    oblique = _is_oblique(match)
+    oblique = Context.of(match).is_oblique()
     half = (match["half"] or "").lower().replace(".", "")
     if minute == 45 and not second:
-        words = _hour(hour % 12 + 1 if hour in (0, 12) else hour % 24 + 1, oblique) + " إلا ربعًا"
+        words = hour_words(hour % 12 + 1 if hour in (0, 12) else hour % 24 + 1, oblique) + " إلا ربعًا"
     else:
-        words = _hour(hour or 12, oblique)
+        words = hour_words(hour or 12, oblique)
         words += QUARTERS.get(minute) if minute in QUARTERS else AND + counted(minute, MINUTE, oblique)
         words += AND + counted(second, SECOND, oblique) if second else ""
     return f"{words} {HALF_DAYS[half]}" if half else words
 
 
-def _hour(hour: int, oblique: bool) -> str:
-    """Return the ordinal of an hour; hour 1 is called "the one"."""
-    return "الواحدة" if hour == 1 else ordinal(hour, True, oblique)
-
-
 def _ratio(match: re.Match[str]) -> str:
-    return f"{_plain_number(match['left'])} إلى {_plain_number(match['right'], oblique=True)}"
+    return f"{plain_number(match['left'])}{TO}{plain_number(match['right'], oblique=True)}"
 
 
 def _phone(match: re.Match[str]) -> str:
@@ -207,162 +141,134 @@ def _phone(match: re.Match[str]) -> str:
 
 
 def _dotted(match: re.Match[str]) -> str:
-    """Read a version number or a network address."""
-    return " نقطة ".join(_plain_number(part) for part in match[0].split("."))
+    """Read a version number or a network address without a port."""
+    return " نقطة ".join(plain_number(part) for part in match[0].split("."))
 
 
 def _fraction(match: re.Match[str]) -> str:
-    over, under = match["over"], match["under"]
-    known = FRACTIONS.get((int(over), int(under))) if len(over + under) < 5 else None
-    if len(over) == len(under) == 4:  # two years, as in the name of a season
-        return f"{_plain_number(over, oblique=_is_oblique(match))} إلى {_plain_number(under, oblique=True)}"
-    return known or f"{_plain_number(over)} على {_plain_number(under, oblique=True)}"
+    """Read a fraction, alone or after a whole number, and the noun, unit or sign after it."""
+    context = Context.of(match)
+    number = "1" if match["part"] else "2"
+    whole, unit, noun = match["whole"] or match["whole2"], match["unit" + number] or "", match["noun" + number] or ""
+    part = FRACTION_SIGNS[match["part"]] if match["part"] else (int(match["over"]), int(match["under"]))
+    tail = (f" {SIGNS.get(unit, unit)}" if unit else "") + (f" {noun}" if noun else "")
+    if not match["part"] and len(match["over"]) == len(match["under"]) == 4:  # the two years of a season
+        oblique, is_feminine = context.is_oblique(part[0]), context.year == "feminine"
+        first, second = number_words(part[0], is_feminine, oblique), number_words(part[1], is_feminine, True)
+        return (f"{plain_number(whole)} " if whole else "") + first + TO + second + tail
+    oblique = context.is_oblique()
+    if match["over"] and not whole and context.label:  # the number of an article or a case, no part of anything
+        return f"{plain_number(match['over'])} على {plain_number(match['under'], oblique=True)}{tail}"
+    words = _part_words(part, match["over"], match["under"], oblique)
+    what = fraction_noun(unit, noun)
+    if whole and part[0] < part[1]:
+        value = int(whole)
+        if context.word in HOUR_WORDS and 1 <= value <= 12 and part in PARTS_OF_HOUR:
+            return hour_words(value, oblique) + PARTS_OF_HOUR[part] + tail
+        if what is not None and _SIZE.match(match.string, match.end()):
+            return number_words(value, what.noun.feminine, oblique) + AND + words + tail
+        if what is None or len(whole) > 15 or (noun and not counts(noun, value, context.label, False)):
+            return plain_number(whole, oblique=oblique) + AND + words + tail
+        if value in (1, 2) or unit or noun == what.noun.singular:
+            things = counted(value, what.noun, oblique, bare=True) + what.adjective_after(value, oblique) + what.after
+        else:
+            things = f"{number_words(value, what.noun.feminine, oblique, True)} {form_after(value, what.noun, noun)}"
+        return things + AND + words
+    before = plain_number(whole, oblique=oblique) + " " if whole else ""
+    if what is not None and unit:
+        return f"{before}{_in_construct(words)} {what.noun.singular}{what.adjective_after(100, True)}{what.after}"
+    is_part_of_noun = noun.startswith("ال") or (noun and may_be_counted(noun))
+    return before + (_in_construct(words) if is_part_of_noun else words) + tail
 
 
-def _mixed(match: re.Match[str]) -> str:
-    part = FRACTION_SIGNS[match["part"]]
-    return _plain_number(match["whole"], oblique=_is_oblique(match)) + AND + part if match["whole"] else part
+def _part_words(part: tuple[int, int], over: str | None, under: str | None, oblique: bool) -> str:
+    known = FRACTIONS.get(part) if not over or len(over + under) < 5 else None
+    if known is None:
+        return f"{plain_number(over, oblique=oblique)} على {plain_number(under, oblique=True)}"
+    return known[:-2] + "ين" if oblique and known.endswith("ان") else known
+
+
+def _in_construct(fraction: str) -> str:
+    """Return a fraction before the noun of which it is a part: the dual loses its last letter."""
+    return fraction[:-1] if fraction.endswith(("ثان", "سان", "ثين", "سين")) else fraction
 
 
 def _year(match: re.Match[str]) -> str:
-    oblique, era = _is_oblique(match), match["which"] or match["which2"]
-    value, (rank, is_genitive) = int(match["count"] or match["count2"]), _rank(match)
-    if rank == CENTURY and 1 <= value <= 99:
-        return f"{ordinal(value, oblique=is_genitive)} {CENTURY_ERAS[era]}"
-    is_feminine = _words_before(match)[1] in FEMININE_YEAR_AFTER
-    return f"{number_words(value, is_feminine, oblique)} {ERAS[era]}"
+    """Read a year, or a range of years, with its era; or metres, if the letter of the era means them."""
+    context = Context.of(match)
+    since, till, era = match["since"], match["till"], "هـ" if match["which"] == "ه" else match["which"]
+    (rank, is_genitive), value = rank_of(context), int(since)
+    if not _is_era(match, context, rank):
+        amount = AMOUNT.match(match.string, match.start())
+        return read_amount(amount) + match.string[amount.end() : match.end()]
+    pair = " /" if match["pair"] else ""
+    if rank in CENTURIES and 1 <= value <= 99:
+        words = ordinal(value, oblique=is_genitive)
+        if till and 1 <= int(till) <= 99:
+            words += TO + ordinal(int(till), oblique=True)
+        return f"{words} {CENTURY_ERAS[era]}{pair}"
+    is_feminine = context.year == "feminine"
+    oblique = bool(till) or context.is_oblique(value) or context.word in _BORN_OR_DIED
+    oblique = oblique or bool(_NEXT_YEAR.match(match.string, match.end()))
+    words = number_words(value, is_feminine, oblique)
+    if till:
+        words += TO + number_words(int(till), is_feminine, True)
+    return f"{words} {ERAS[era]}{pair}"
 
 
-def _rank(match: re.Match[str]) -> tuple[str, bool]:
-    """Return the noun before a match if it is in ``RANKED``, else an empty string, and whether it is in genitive."""
-    word_before, word = _words_before(match)
-    noun = re.sub(r"\A[وف]?(?:ال|لل|بال|كال)", "ال", word)
-    is_genitive = _governs_genitive(word_before) or word.endswith(("لل" + noun[2:], "بال" + noun[2:]))
-    return (noun if noun in RANKED else ""), is_genitive
+def _century(match: re.Match[str]) -> str:
+    """Read the era of a century that is written in words, and a second century in digits."""
+    words = f"{match['words']} {CENTURY_ERAS[match['of_century']]}"
+    if not match["century2"]:
+        return words
+    is_genitive = Context.of(match).is_oblique()
+    return f"{words} / {ordinal(int(match['century2']), oblique=is_genitive)} {CENTURY_ERAS[match['of_century2']]}"
 
 
-def _amount(match: re.Match[str]) -> str:
-    """Read a number with its sign and the unit, currency or noun on either side of it."""
-    word, (rank, is_genitive) = _words_before(match)[1], _rank(match)
-    oblique, digits = _is_oblique(match), match["number"]
-    value, decimals = _value(digits)
-    is_whole = value is not None and not decimals
-    rest = (" " + match["unit"] if match["unit"] else "") + (" " + match["noun"] if match["noun"] else "")
-    alone = not (match["money"] or match["until"] or match["raised"] or match["plus"])
-    is_hour = word in HOUR_WORDS or _UNTIL_HOUR.search(_text_before(match))
-    if alone and is_hour and is_whole and 1 <= value <= 24:
-        half = HALF_DAYS.get(rest.strip())
-        return _hour(value, oblique) + (f" {half}" if half else rest)
-    if rank and alone and is_whole and 1 <= value <= 99 and _known_noun(match["noun"]) is None:
-        if rank == CENTURY and match["unit"] in CENTURY_ERAS:
-            return f"{ordinal(value, oblique=is_genitive)} {CENTURY_ERAS[match['unit']]}"
-        if not match["unit"]:
-            return ordinal(value, RANKED[rank], is_genitive) + rest
-    if alone and word in PHONE_WORDS and digits.isdigit() and len(digits) >= 5:
-        return digit_words(digits) + rest
-    if alone and match["noun"] in MONTH_STARTS and is_whole and 1 <= value <= 31:
-        return f"{ordinal(value, oblique=oblique)} من{rest}"
-    sign = {"-": "سالب ", "+": "زائد ", None: ""}[match["plus"]]
-    if match["raised"]:
-        power = number_words(int(match["raised"].translate(SUPERSCRIPTS)), oblique=True)
-        return f"{sign}{_plain_number(digits)} أس {power}{rest}"
-    first = ""
-    if match["until"]:
-        first = _number_and_noun(digits, match, oblique, bare=True) + " إلى "
-        digits, oblique = match["until"], True
-    return sign + first + _number_and_noun(digits, match, oblique)
+def is_surely_an_era(match: re.Match[str], context: Context, rank: str) -> bool:
+    """Return whether the letters after a number, or the words before it, leave no doubt that it is a year."""
+    return bool(
+        match["which"] not in ("م", "ه")
+        or context.continues_era
+        or context.year
+        or rank in CENTURIES
+        or context.word in _BORN_OR_DIED
+    )
 
 
-def _number_and_noun(digits: str, match: re.Match[str], oblique: bool, bare: bool = False) -> str:
-    """Read a number and the noun it counts; ``bare`` leaves the noun out but keeps its gender."""
-    value, decimals = _value(digits)
-    unit, noun = match["unit"] or "", match["noun"] or ""
-    money = match["money"] if match["money"] != "%" else ""
-    if match["money"] == "%":
-        unit, noun = "%", f"{unit} {noun}".strip()
-    money = money or (unit if unit in CURRENCIES and unit not in UNITS else "")
-    after = f" {noun}" if noun else ""
-    if unit in SIGNS and not UNITS.get(unit):
-        return _plain_number(digits, oblique=oblique) + ("" if bare else " " + SIGNS[unit]) + after
-    what = UNITS[unit] if unit in UNITS else Unit(CURRENCIES[money][0]) if money else None
-    if what is None:
-        is_year = not noun and _words_before(match)[1] in FEMININE_YEAR_AFTER
-        is_feminine = is_year or (noun in ALTERNATIVES and _next_is_feminine(match))
-        if is_feminine:
-            return _plain_number(digits, True, oblique) + after
-        return _number_before_noun(digits, noun, oblique, bare)
-    after += f" {what_unit}" if match["money"] and (what_unit := unit) else ""
-    if bare:
-        return _plain_number(digits, what.noun.feminine, oblique)
-    if match["money"] and noun in SCALE_WORDS:
-        scale = SCALE_WORDS[noun]
-        many = (
-            counted(value, scale, oblique, True, bare=True)
-            if not decimals and value
-            else f"{_plain_number(digits)} {scale.singular}"
-        )
-        return f"{many} {what.noun.singular}"
-    if value is None or (decimals and not (money and CURRENCIES[money][1] and len(decimals) == 2)):
-        return (
-            f"{_plain_number(digits, oblique=oblique)} {what.noun.singular}"
-            + _adjective(100, what, oblique)
-            + what.after
-            + after
-        )
-    words = counted(value, what.noun, oblique) + _adjective(value, what, oblique) + what.after
-    if decimals and int(decimals):
-        cents = counted(int(decimals), CURRENCIES[money][1], oblique)
-        words = words + AND + cents if value else cents
-    return words + after
+def _is_era(match: re.Match[str], context: Context, rank: str) -> bool:
+    """Return whether the letters after a number are an era: the letter meem also means metres."""
+    which, since, till = match["which"], int(match["since"]), match["till"]
+    if is_surely_an_era(match, context, rank):
+        return True
+    if which == "م" and context.is_length:
+        return False
+    if till and which == "م" and context.text.endswith("(") and match.string[match.end() : match.end() + 1] == ")":
+        return True
+    return 1000 <= since < LAST_YEAR and (not till or len(till) == 2 or 1000 <= int(till) <= LAST_YEAR)
 
 
-def _known_noun(noun: str | None) -> Noun | None:
-    """Return the known noun that has this form, without regard to marks."""
-    return NOUN_OF_FORM.get(re.sub("[\u064b-\u0652\u0670]", "", noun or ""))
+def _per(match: re.Match[str]) -> str:
+    unit = UNITS[match["of"]]
+    return f" لكل {unit.noun.singular}{unit.adjective_after(100, True)}{unit.after}"
 
 
-def _next_is_feminine(match: re.Match[str]) -> bool:
-    """Return whether the next number counts a noun that is known to be feminine."""
-    found = re.match(rf" *{NUMBER} ([{ARABIC}]+)", match.string[match.end() :])
-    known = _known_noun(found[1]) if found else None
-    return known is not None and known.feminine
+def _area(match: re.Match[str]) -> str:
+    unit = UNITS[match["of_area"]]
+    return f"{unit.noun.singular}{unit.adjective_after(100, Context.of(match).is_oblique())}"
 
 
-def _adjective(number: int, unit: Unit, oblique: bool) -> str:
-    """Return the adjective of a unit in the form that agrees with the noun after ``number``."""
-    if not unit.adjective:
-        return ""
-    stem = unit.adjective + ("ة" if unit.noun.feminine else "")
-    if number == 2:
-        return f" {unit.adjective}{'ت' if unit.noun.feminine else ''}{'ين' if oblique else 'ان'}"
-    if unit.noun.feminine or 3 <= number % 100 <= 10:
-        return f" {unit.adjective}ة"
-    return f" {stem}ًا" if 11 <= number % 100 <= 99 else f" {stem}"
-
-
-def _number_before_noun(digits: str, noun: str, oblique: bool, bare: bool) -> str:
-    """Read a number before an Arabic word. The word stays as written, except after 1 and 2 if it is a known noun."""
-    value, decimals = _value(digits)
-    known = _known_noun(noun)
-    if known and not decimals.strip("0"):
-        decimals = ""
-    after = f" {noun}" if noun and not bare else ""
-    if known is None or value is None or decimals:
-        # After 11 to 99 the noun is singular: with taa marbuta it is feminine. After 3 to 10 it may be a broken plural.
-        feminine_noun = noun.endswith("ة") and value is not None and 11 <= value % 100 <= 99
-        return _plain_number(digits, feminine_noun, oblique) + after
-    if value in (1, 2) and not bare:
-        return counted(value, known, oblique, bare=noun in SCALE_WORDS)
-    if value % 100 in (1, 2) and not bare:
-        return counted(value, known, oblique)
-    return number_words(value, known.feminine, oblique, construct=not bare) + after
+def _exponent_of(match: re.Match[str]) -> str:
+    """Read the power of a letter, a bracket or a power; raised signs without a digit are only removed."""
+    words = power_words(match["exponent2"] or match["raised2"])
+    return f" أس {words} " if words.strip() not in ("", "سالب") else " "
 
 
 def _sign(match: re.Match[str]) -> str:
     """Read a sign between words; between Latin letters it stays."""
     before = match.string[: match.start()][-1:]
     after = match.string[match.end() : match.end() + 1]
-    if re.match(f"[{LATIN}]", before) and re.match(f"[{LATIN}]", after):
+    if _IS_LATIN.match(before) and _IS_LATIN.match(after):
         return match[0]
     words = SIGNS[match[0].strip()]
     return words if words == AND else f" {words} "
@@ -374,8 +280,8 @@ def _hash(match: re.Match[str]) -> str:
 
 _READERS: dict[str, Callable[[re.Match[str]], str]] = {
     "date": _date, "iso_date": _date, "time": _time, "ratio": _ratio, "phone": _phone, "dotted": _dotted,
-    "fraction": _fraction,
-    "mixed": _mixed, "year": _year, "amount": _amount, "sign": _sign,
+    "fraction": _fraction, "mixed": _fraction, "year": _year, "century": _century,
+    "amount": read_amount, "per": _per, "area": _area, "exponent_of": _exponent_of, "sign": _sign,
     "number_sign": lambda match: f" {NUMBER_SIGNS[match[0].strip()]} ", "hash": _hash, "typing": lambda match: " ",
     "joint": lambda match: " ",
 }  # fmt: skip

@@ -12,9 +12,15 @@ from transformers import PreTrainedTokenizerBase
 
 from arabic_text import find_text_issues, normalise_for_scoring, normalise_for_speech
 from arabic_voice_cloning_dataset import parse_record
+from tests.goldens import SHARED_DIR
 from tests.text_tables import read_table
 
+KINDS = "agreement years eras tatweel verses ranges fractions separators codes powers addresses".split()
+"""Tables of at least fifty texts each, one for each kind of reading that the grammar decides."""
 SPEECH, SCORING, KEEP_DIGITS = map(read_table, ("speech", "scoring", "keep_digits"))
+TABLES = {kind: read_table(kind) for kind in KINDS}
+SPOKEN = [*SPEECH, *(row for table in TABLES.values() for row in table)]
+CASES = SHARED_DIR / "cases" / "arabic_readings.tsv"
 
 
 def composed(text: str) -> str:
@@ -22,7 +28,7 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-@pytest.mark.parametrize(("text", "spoken"), SPEECH)
+@pytest.mark.parametrize(("text", "spoken"), SPOKEN)
 def test_normalise_for_speech(text: str, spoken: str) -> None:
     assert composed(normalise_for_speech(text)) == composed(spoken)
 
@@ -38,8 +44,17 @@ def test_digits_can_be_kept(text: str, kept: str) -> None:
 
 
 def test_the_tables_are_large_and_hold_each_text_once() -> None:
-    for table, least in ((SPEECH, 180), (SCORING, 30), (KEEP_DIGITS, 15)):
+    kinds = [(table, 50) for table in TABLES.values()]
+    for table, least in [(SPEECH, 180), (SCORING, 30), (KEEP_DIGITS, 15), *kinds]:
         assert len({text for text, _ in table}) == len(table) >= least
+
+
+@pytest.mark.skipif(not CASES.is_file(), reason="../shared/cases is absent")
+def test_readings_of_the_shared_cases() -> None:
+    rows = [line.split("\t") for line in CASES.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert len(rows) >= 14
+    read = {text: normalise_for_speech(text) for text, *_ in rows}
+    assert not {text: read[text] for text, spoken, *_ in rows if read[text] not in spoken.split("|")}
 
 
 @pytest.mark.parametrize("digits", ["", "Spell", "none"])
@@ -62,7 +77,7 @@ def random_text(generator: random.Random) -> str:
 
 def joined_pieces(generator: random.Random) -> str:
     """Return pieces of the tables' texts without spaces between them, so that one reading touches the next."""
-    return "".join(generator.choice(SPEECH)[0][: generator.randint(1, 12)] for _ in range(generator.randint(1, 4)))
+    return "".join(generator.choice(SPOKEN)[0][: generator.randint(1, 12)] for _ in range(generator.randint(1, 4)))
 
 
 def latin_letters(text: str) -> set[str]:

@@ -171,6 +171,10 @@ def test_all_problems_are_listed_and_nothing_is_written(
         (["{data}", "--output_dir", "{folder}"], "the output would replace the input"),
         (["{data}", "{folder}/../data.json", "--output_dir", "x"], "another input has the name data.json too"),
         (["{folder}/clips/a.wav", "--output_dir", "x"], "must end in .json, .jsonl, .txt"),
+        (["{data}", "--output_dir", "x", "--report", "{data}"], "is an input or an output of this command"),
+        (["{data}", "--output_dir", "x", "--report", "{folder}"], "is a folder"),
+        (["{data}", "--output_dir", "x", "--report", "r", "--digits", "keep"], "--digits keep reads none"),
+        (["-", "--report", "r", "--digits", "keep"], "--digits keep reads none"),
     ],
 )
 def test_impossible_arguments_are_refused(
@@ -194,6 +198,44 @@ def test_lines_of_text_from_a_file_and_from_the_standard_input(
     assert main(["normalise", "-"]) == 0
     out, err = capsysbinary.readouterr()
     assert out == wanted and b"2 of 3 texts changed" in err
+
+
+def test_the_report_lists_places_with_several_readings(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts.txt").write_text("نعم\nفي 5/6/2023\n", encoding="utf-8")
+    report = tmp_path / "reports" / "ambiguous.jsonl"
+    files = [str(data), str(tmp_path / "texts.txt")]
+    command = ["normalise", *files, "--output_dir", str(tmp_path / "out"), "--report", str(report)]
+    assert main(command) == 0
+    assert "places that can be read in several ways: 1 (day or month 1)" in capsys.readouterr().out
+    *of_data, place = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    assert {other["file"] for other in of_data} == {str(data)}
+    assert place == {
+        "file": str(tmp_path / "texts.txt"),
+        "where": "line 2",
+        "text": "في 5/6/2023",
+        "kind": "day_or_month",
+        "written": "5/6/2023",
+        "taken": "الخامس من يونيو ألفين وثلاثة وعشرين",
+        "others": ["السادس من مايو ألفين وثلاثة وعشرين"],
+    }
+    assert main(command) == 0, "the same report again"
+    report.write_text("other", encoding="utf-8")
+    assert main(command) == 1 and "exists with other content" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert json.loads(report.read_text(encoding="utf-8").splitlines()[-1]) == place
+
+
+def test_the_report_names_the_sample_once_for_a_text_that_it_repeats(tmp_path: Path) -> None:
+    raw = record("s0", audio("ref.wav"), audio("a.wav"))
+    raw["messages"][1]["content"] = [text("في 5/6/2023")]
+    raw["misc"] |= {"target_transcript": "في 5/6/2023"}
+    source = write_records(tmp_path / "data.json", [raw])
+    report = tmp_path / "r.jsonl"
+    assert main(["normalise", str(source), "--output_dir", str(tmp_path / "out"), "--report", str(report)]) == 0
+    places = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
+    assert [(place["where"], place["kind"]) for place in places] == [("s0", "day_or_month")]
 
 
 class FakeDiacritizer:

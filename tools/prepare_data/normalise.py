@@ -3,6 +3,7 @@
     python -m tools.prepare_data normalise TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data normalise texts.txt --output_dir DIR
     python -m tools.prepare_data normalise - < texts.txt > spoken.txt
+    python -m tools.prepare_data normalise texts.txt --output_dir DIR --report ambiguous.jsonl
 
 User texts, assistant texts and transcripts change. Instructions, ids and audio stay, and paths still lead to the clips.
 A .txt file holds one text a line; - reads such lines from the standard input and writes them to the standard output.
@@ -12,6 +13,8 @@ The summary shows examples of the changes and the digits that remain. docs/arabi
 import argparse
 import os
 import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,12 @@ from boson_multimodal.errors import LISTED_OFFENDERS, InputError
 from voice_cloning.corpora.normalise_files import (
     NormaliseSummary,
     TextNormaliser,
+    ambiguity_report,
     normalise_lines,
     normalised_files,
     write_outputs,
 )
+from voice_cloning.corpora.output_files import has_other_content, write_differing
 
 STANDARD_STREAM = "-"
 LONGEST_EXAMPLE = 100
@@ -43,7 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Add vowel marks to words without any, with a library that you install separately: "
         f"{', '.join(DIACRITISERS)}. Off by default: about one word in four gets a wrong mark.",
     )
-    add("--overwrite", action="store_true", help="Replace files with other content in DIR.")
+    add(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="Write a JSON line for each place that can be read in several ways: the file, sample or line, and text; "
+        "what is written; the reading taken, and the others.",
+    )
+    add("--overwrite", action="store_true", help="Replace files with other content in DIR, and FILE.")
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -51,22 +63,50 @@ def run(flags: argparse.Namespace) -> int:
     if STANDARD_STREAM in flags.files:
         if len(flags.files) > 1 or flags.output_dir is not None:
             raise InputError("-: it reads the standard input and writes the standard output; give it alone")
+        _check_report(flags, [])
         add_marks = load_diacritiser(flags.diacritise) if flags.diacritise else None
-        normaliser = TextNormaliser(flags.digits, add_marks)
+        normaliser = TextNormaliser(flags.digits, add_marks, flags.report is not None)
         for line in normalise_lines(sys.stdin.buffer, "standard input", normaliser):
             sys.stdout.buffer.write(line.encode("utf-8") + b"\n")
         sys.stdout.buffer.flush()
+        write_differing(Path(), _report_of(flags, [("standard input", normaliser.summary)]))
         _print_summary("standard input", normaliser.summary, sys.stderr)
         return 0
     if flags.output_dir is None:
         raise InputError("--output_dir: missing; give the folder for the normalised files")
     paths = [Path(name).expanduser() for name in flags.files]
     output_dir = flags.output_dir.expanduser()
-    outputs = normalised_files(paths, output_dir, flags.digits, flags.diacritise)
+    _check_report(flags, [*paths, *(output_dir / path.name for path in paths)])
+    outputs = normalised_files(paths, output_dir, flags.digits, flags.diacritise, flags.report is not None)
+    report = _report_of(flags, [(str(path), outputs[path.name][1]) for path in paths])
     write_outputs(output_dir, outputs, flags.overwrite)
+    write_differing(Path(), report)
     for name, (_, summary) in outputs.items():
         _print_summary(str(output_dir / name), summary, sys.stdout)
     return 0
+
+
+def _check_report(flags: argparse.Namespace, files: Sequence[Path]) -> None:
+    """Check the place of the report before any work; ``files`` are the inputs and outputs."""
+    if flags.report is None:
+        return
+    if flags.digits == "keep":
+        raise InputError("--report: lists how digits are read, and --digits keep reads none; leave one of them out")
+    report = flags.report.expanduser()
+    if os.path.realpath(report) in map(os.path.realpath, files):
+        raise InputError(f"--report {report}: is an input or an output of this command; give another file")
+    if report.is_dir():
+        raise InputError(f"--report {report}: is a folder; give a file")
+
+
+def _report_of(flags: argparse.Namespace, summaries: Sequence[tuple[str, NormaliseSummary]]) -> list[tuple[str, bytes]]:
+    """Return the name and content of the report, or nothing; refuse to replace a file with other content."""
+    if flags.report is None:
+        return []
+    report, content = flags.report.expanduser(), ambiguity_report(summaries)
+    if not flags.overwrite and has_other_content(report, content):
+        raise InputError(f"--report {report}: exists with other content; give another file, or --overwrite")
+    return [(str(report.absolute()), content)]
 
 
 def _print_summary(name: str, summary: NormaliseSummary, stream: Any) -> None:
@@ -79,6 +119,10 @@ def _print_summary(name: str, summary: NormaliseSummary, stream: Any) -> None:
         lines.append(f"  {_excerpt(before, start)}  ->  {_excerpt(after, start)}")
     if summary.words_marked or summary.words_left:
         lines.append(f"  marks added to {summary.words_marked} words; {summary.words_left} words left without marks")
+    if summary.ambiguous:
+        kinds = Counter(place.kind for _, _, place in summary.ambiguous)
+        found = "; ".join(f"{kind.replace('_', ' ')} {n}" for kind, n in kinds.most_common())
+        lines.append(f"  places that can be read in several ways: {len(summary.ambiguous)} ({found})")
     if summary.digits_left:
         pieces = sum(map(len, summary.digits_left.values()))
         shown = [f"{where} ({' '.join(found)})" for where, found in summary.digits_left.items()][:LISTED_OFFENDERS]

@@ -5,11 +5,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from arabic_text.ambiguity import AmbiguousReading, find_ambiguous_readings
 from arabic_text.diacritics import diacritise, load_diacritiser
 from arabic_text.normalise import find_text_issues, normalise_for_speech
 from arabic_text.sample_texts import change_record
@@ -35,6 +36,7 @@ class NormaliseSummary:
         examples: a few changed texts, before and after.
         digits_left: sample id or line -> digits that remain.
         words_marked, words_left: words that got marks, and words that did not; see ``diacritics.diacritise``.
+        ambiguous: sample id or line, text, and a place of it that can be read in several ways; empty unless asked for.
     """
 
     texts: int = 0
@@ -44,13 +46,16 @@ class NormaliseSummary:
     digits_left: dict[str, list[str]] = field(default_factory=dict)
     words_marked: int = 0
     words_left: int = 0
+    ambiguous: list[tuple[str, str, AmbiguousReading]] = field(default_factory=list)
 
 
 class TextNormaliser:
-    """Normalises texts and counts the changes in ``summary``."""
+    """Normalises texts and counts the changes in ``summary``; ``find_ambiguous`` also finds ambiguous readings."""
 
-    def __init__(self, digits: str, add_marks: Callable[[str], str] | None) -> None:
+    def __init__(self, digits: str, add_marks: Callable[[str], str] | None, find_ambiguous: bool = False) -> None:
         self.summary = NormaliseSummary()
+        self._find_ambiguous = find_ambiguous
+        self._searched: set[tuple[str, str]] = set()
         self._add_marks = add_marks
         self._normalise = cache(lambda text: normalise_for_speech(text, digits))
 
@@ -68,6 +73,9 @@ class TextNormaliser:
             summary.kinds.update(list(find_text_issues(text)) or [OTHER_CHANGES])
             if len(summary.examples) < SHOWN_EXAMPLES and (text, changed) not in summary.examples:
                 summary.examples.append((text, changed))
+        if self._find_ambiguous and (where, text) not in self._searched:
+            self._searched.add((where, text))
+            summary.ambiguous += [(where, text, place) for place in find_ambiguous_readings(text)]
         digits = find_text_issues(changed).get("digits")
         if digits:
             summary.digits_left.setdefault(where, []).extend(digits)
@@ -104,8 +112,10 @@ Outputs = dict[str, tuple[bytes, NormaliseSummary]]
 """Name of each file in the output folder -> what is to be written to it, and what was done to its texts."""
 
 
-def normalised_files(paths: Sequence[Path], output_dir: Path, digits: str, diacritiser: str | None) -> Outputs:
-    """Return the content of all outputs.
+def normalised_files(
+    paths: Sequence[Path], output_dir: Path, digits: str, diacritiser: str | None, find_ambiguous: bool = False
+) -> Outputs:
+    """Return the content of all outputs; the arguments are those of :class:`TextNormaliser`.
 
     Raises:
         InputError: listing the problems of all files.
@@ -114,7 +124,7 @@ def normalised_files(paths: Sequence[Path], output_dir: Path, digits: str, diacr
     outputs: Outputs = {}
     problems = _name_problems(paths, output_dir)
     for path in paths if not problems else ():
-        normaliser = TextNormaliser(digits, add_marks)
+        normaliser = TextNormaliser(digits, add_marks, find_ambiguous)
         try:
             is_text = path.suffix == ".txt"
             content = _lines_of(path, normaliser) if is_text else _records_of(path, output_dir, normaliser)
@@ -202,6 +212,16 @@ def normalise_lines(lines: Iterable[bytes], name: str, normaliser: TextNormalise
         except UnicodeDecodeError as error:
             raise InputError(f"{name}: line {number} is not UTF-8 ({error.reason})") from error
         yield normaliser.change(text, f"line {number}").replace("\n", " ")
+
+
+def ambiguity_report(summaries: Iterable[tuple[str, NormaliseSummary]]) -> bytes:
+    """Return a JSON line for each place that can be read in several ways; ``summaries`` are by the name of the file."""
+    lines = [
+        _json({"file": name, "where": where, "text": text, **asdict(place)}, indent=None)
+        for name, summary in summaries
+        for where, text, place in summary.ambiguous
+    ]
+    return "".join(lines).encode("utf-8")
 
 
 def write_outputs(output_dir: Path, outputs: Outputs, overwrite: bool) -> None:

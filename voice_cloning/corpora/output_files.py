@@ -18,7 +18,7 @@ def refuse_other_content(folder: Path, files: Files) -> None:
     """
     raise_if_any(
         f"{folder}: holds files with other content; give another --output_dir, or --overwrite to replace them",
-        [name for name, content in files if _differs(folder / name, content)],
+        [name for name, content in files if has_other_content(folder / name, content)],
     )
 
 
@@ -33,14 +33,14 @@ def write_differing(folder: Path, files: Files) -> None:
         try:
             if content is None:
                 path.unlink(missing_ok=True)
-            elif not path.exists() or _differs(path, content):
+            elif not path.exists() or has_other_content(path, content):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(path, content)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def _differs(path: Path, content: bytes | None) -> bool:
+def has_other_content(path: Path, content: bytes | None) -> bool:
     """Return whether a file exists and has other content."""
     try:
         return path.exists() and (content is None or not path.is_file() or path.read_bytes() != content)

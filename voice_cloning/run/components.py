@@ -140,11 +140,22 @@ def open_run_directory(
             directory = RunDirectory(Path(flags["output_dir"]), identity, details, flags_before())
             checkpoint = directory.open(flags["resume"], flags["overwrite"])
         except InputError as error:
-            problem = str(error)
+            problem = str(error) + readings_hint(flags, str(error))
     checkpoint, problem = ranks.broadcast_object((checkpoint, problem))
     if problem is not None:
         raise InputError(problem)
     return OpenedDirectory(directory, checkpoint)
+
+
+def readings_hint(flags: dict[str, Any], problem: str) -> str:
+    """Return what to do if data differ only because this release reads numbers in other words, or an empty string."""
+    if "_data.fingerprint" not in problem or flags["text_normalisation"] != "speech":
+        return ""
+    return (
+        "\nIf the data are the same, this release reads some of their numbers in other words than the one that "
+        "began the run. Normalise them with that release (python -m tools.prepare_data normalise) and give its files "
+        "as --data_path and --eval_data_path: they have the same tokens"
+    )
 
 
 def restore(

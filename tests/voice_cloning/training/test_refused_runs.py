@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 import arabic_voice_cloning_distributed_trainer as program
+from arabic_text import sample_texts
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.errors import InputError
 from tests.training_runs import flags, trainer
+from voice_cloning.corpora.normalise_files import normalise_file
 from voice_cloning.run import components
 
 
@@ -53,6 +55,25 @@ def test_changed_data_is_refused_by_fingerprint_and_count(demo: Path, finished: 
     fewer.write_text(json.dumps(records[1:]), encoding="utf-8")
     with pytest.raises(InputError, match=r"train_data.samples: was 16, is 15\n.*train_data.fingerprint"):
         trainer(demo, finished, max_steps=2, data_path=fewer)
+
+
+def test_a_run_whose_numbers_are_read_in_other_words_is_refused_and_the_remedy_continues_it(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken = {"max_steps": 2, "text_normalisation": "speech"}
+    trainer(demo, tmp_path / "out", **spoken).train()
+    files = [demo / f"{part}_chatml_samples.json" for part in ("train", "val")]
+    for file in files:
+        normalise_file(file, tmp_path / "normalised")
+    monkeypatch.setattr(sample_texts, "normalise_text", lambda text, how: text.replace("ا", "أ"))
+    with pytest.raises(
+        InputError, match=r"(?s)train_data.fingerprint: was .*reads some of their numbers in other words"
+    ):
+        trainer(demo, tmp_path / "out", **spoken)
+    monkeypatch.undo()
+    normalised = [tmp_path / "normalised" / file.name for file in files]
+    resumed = trainer(demo, tmp_path / "out", **spoken, data_path=normalised[0], eval_data_path=normalised[1])
+    resumed.train()
 
 
 def test_another_world_size_is_refused(demo: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
