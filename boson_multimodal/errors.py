@@ -70,12 +70,16 @@ def raise_if_any(heading: str, offenders: Sequence[str | Problem]) -> None:
     Raises:
         InputError: if ``offenders`` is not empty.
     """
-    if not offenders:
-        return
+    if offenders:
+        raise InputError("\n".join(listed(f"{heading} ({len(offenders)})", offenders)))
+
+
+def listed(heading: str, offenders: Sequence[str | Problem]) -> list[str]:
+    """Return lines with the heading, the first twenty ``offenders``, and the number of the others."""
     shown = [f"  {offender}" for offender in offenders[:LISTED_OFFENDERS]]
     if len(offenders) > LISTED_OFFENDERS:
         shown.append(f"  ... and {len(offenders) - LISTED_OFFENDERS} more")
-    raise InputError("\n".join([f"{heading} ({len(offenders)}):", *shown]))
+    return [f"{heading}:", *shown]
 
 
 def call_for_each(function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:

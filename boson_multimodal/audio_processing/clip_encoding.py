@@ -13,7 +13,7 @@ from boson_multimodal.audio_processing.clips import read_waveform
 from boson_multimodal.audio_processing.code_cache import CodeCache, FoundCodes
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.sound_files import Clip
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, listed
 from boson_multimodal.process_group import all_results, barrier, rank, share
 from boson_multimodal.progress import progress
 
@@ -64,6 +64,7 @@ class ClipFacts:
         samples, sampling_rate: the length (samples) and rate (Hz) of the waveform. They are set only if the clip has
             no codes yet or if its waveform is needed.
         is_absent: whether the clip's file no longer exists although its codes do.
+        is_silent: whether the clip is silent; None if that is not known, because its codes do not say it.
         problem: why the clip cannot be used; None if it can.
     """
 
@@ -72,6 +73,7 @@ class ClipFacts:
     samples: int = 0
     sampling_rate: int = 1
     is_absent: bool = False
+    is_silent: bool | None = None
     problem: str | None = None
 
 
@@ -116,6 +118,7 @@ def encode_clips(
     if not missing:
         cache.seal()
         return
+    silent: dict[str, bool] = {}
     try:
         codec = load_codec()
         seconds = ENCODE_BATCH_SECONDS[codec.device.type]
@@ -126,8 +129,13 @@ def encode_clips(
                 waveforms = [_read_as_checked(missing[key][0], key, cache, codec.sampling_rate) for key in keys]
                 for key, codes in zip(keys, codec.encode(torch.stack(waveforms)), strict=True):
                     cache.write(key, codes)
+                    silent[key] = bool(missing[key][1].is_silent)
+                if len(silent) >= CHECKED_AT_ONCE:
+                    cache.silence.write(silent)
+                    silent = {}
                 bar.update(len(keys))
     finally:
+        cache.silence.write(silent)
         cache.seal()
     barrier()
     if rank() == 0:
@@ -153,14 +161,35 @@ def _check_clip(use: ClipUse, source: CodeSource, frames_per_second: float) -> C
         found = source.find(clip, use.name) if use.is_coded else FoundCodes(source.key_of(clip))
         frames = None if found.codes_KT is None else found.codes_KT.shape[1]
         if frames is not None and not use.is_heard:
-            return ClipFacts(found.key, frames, is_absent=found.is_absent)
+            return ClipFacts(found.key, frames, is_absent=found.is_absent, is_silent=found.is_silent)
         waveform = read_waveform(clip)
     except InputError as error:
         return ClipFacts(problem=str(error))
     if waveform.seconds * frames_per_second < 1:
         least = 1 / frames_per_second
         return ClipFacts(problem=f"{clip.name}: {waveform.seconds:g} s of audio; a clip has at least {least:g} s")
-    return ClipFacts(found.key, frames, waveform.samples.numel(), waveform.sampling_rate)
+    samples, rate = waveform.samples.numel(), waveform.sampling_rate
+    return ClipFacts(found.key, frames, samples, rate, is_silent=waveform.is_silent)
+
+
+def silence_lines(place: str, clips: Mapping[str, ClipFacts]) -> list[str]:
+    """Return a warning that names the silent clips, and a line about the clips of which this is not known.
+
+    Args:
+        place: the file of the records.
+        clips: facts by the clip's name in messages.
+    """
+    lines = []
+    silent = [name for name, facts in clips.items() if facts.is_silent]
+    if silent:
+        heading = f"warning: {place}: {len(silent)} clips are silent; a voice or a text cannot be learned from them"
+        lines.append("\n".join(listed(heading, silent)))
+    unknown = sum(facts.is_silent is None for facts in clips.values())
+    if unknown:
+        whose = "their codes come from files or from an earlier release"
+        advice = "python -m tools.prepare_data check finds silent clips"
+        lines.append(f"{place}: it is not known whether {unknown} clips are silent: {whose}; {advice}")
+    return lines
 
 
 def _equal_length_batches(clips: Sequence[ClipFacts], seconds: float) -> list[list[str]]:

@@ -8,7 +8,8 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from boson_multimodal.audio_processing.sound_files import Clip, read_samples
+from boson_multimodal.audio_processing.sound_files import Clip, read_mono
+from boson_multimodal.audio_processing.sound_levels import is_silent
 from boson_multimodal.constants import CODEC_SAMPLE_RATE
 
 SEMANTIC_SAMPLE_RATE = 16_000
@@ -30,6 +31,11 @@ class Waveform:
     def seconds(self) -> float:
         return self.samples.numel() / self.sampling_rate
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether it is silent (see ``sound_levels.py``)."""
+        return is_silent(self.samples.numpy())
+
     def resampled(self, sampling_rate: int) -> Tensor:
         """Return the (samples,) at another rate (windowed sinc, torchaudio's defaults)."""
         return torchaudio.functional.resample(self.samples, self.sampling_rate, sampling_rate)
@@ -49,10 +55,10 @@ def read_waveform(clip: Clip) -> Waveform:
     """Read a clip of any rate and channel count as mono.
 
     Raises:
-        AudioError: if the clip cannot be decoded, is empty, has an unusual rate, or holds NaN or infinite samples.
+        AudioError: like :func:`read_mono`, for a clip that cannot be used.
     """
-    samples, rate = read_samples(clip)
-    return Waveform(torch.from_numpy(samples.mean(axis=1)), rate)
+    samples, rate = read_mono(clip)
+    return Waveform(torch.from_numpy(samples), rate)
 
 
 def frames_of(samples: int, sampling_rate: int, frames_per_second: float) -> int:

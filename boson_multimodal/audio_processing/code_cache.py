@@ -13,6 +13,7 @@ from torch import Tensor
 
 from boson_multimodal.audio_processing.content_hashes import ContentHashes
 from boson_multimodal.audio_processing.packed_store import PackedStore
+from boson_multimodal.audio_processing.silence_notes import SilenceNotes
 from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.errors import InputError
 from boson_multimodal.whole_files import write_whole
@@ -31,11 +32,13 @@ class FoundCodes:
         key: equal for equal clips. It is part of a run's fingerprint.
         codes_KT: (K, T) codes; None if they do not exist.
         is_absent: whether the clip's file no longer exists; ``key`` is then made from the file's last known content.
+        is_silent: whether the clip is silent; None if that is not known.
     """
 
     key: str
     codes_KT: Tensor | None = None
     is_absent: bool = False
+    is_silent: bool | None = None
 
 
 class CodeCache:
@@ -56,6 +59,7 @@ class CodeCache:
         with _name_disk_errors(folder):
             self.store = PackedStore(self.folder, lambda payload: self._codes(payload) is not None)
             self.hashes = ContentHashes(folder.expanduser() / "content_hashes")
+            self.silence = SilenceNotes(folder.expanduser() / "silence")
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
 
@@ -85,7 +89,7 @@ class CodeCache:
         codes = self.read(key)
         if codes is None and not is_there:
             return FoundCodes(clip_key(clip, content_hash(clip.source)))
-        return FoundCodes(key, codes, not is_there)
+        return FoundCodes(key, codes, not is_there, None if codes is None else self.silence.of(key))
 
     def read(self, key: str) -> Tensor | None:
         """Return the (K, T) codes of a key, or None if the cache holds no valid codes for it."""
@@ -103,12 +107,14 @@ class CodeCache:
         with _name_disk_errors(self.folder.parent):
             self.store.seal()
             self.hashes.store.seal()
+            self.silence.seal()
 
     def compact(self) -> None:
         """Join small files (see :meth:`PackedStore.compact`)."""
         with _name_disk_errors(self.folder.parent):
             self.store.compact()
             self.hashes.store.compact()
+            self.silence.compact()
 
     def _codes(self, payload: bytes) -> np.ndarray | None:
         if len(payload) < SHAPE.size:

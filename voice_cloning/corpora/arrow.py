@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from boson_multimodal.audio_processing.sound_files import Clip, read_samples
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
 from voice_cloning.corpora.columns import (
@@ -37,8 +36,6 @@ STATE_FILE = "state.json"
 RATE_COLUMN = "sampling_rate"
 PARQUET_BATCH_ROWS = 64
 SAMPLE_TYPES = ("float", "double", "halffloat", "int16", "int32")
-SAMPLES = ".samples.wav"
-"""Suffix of clips that are written from bare samples."""
 LFS_POINTER = b"version https://git-lfs"
 """The first bytes of what Git leaves in place of a large file that was not downloaded."""
 SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}
@@ -112,8 +109,6 @@ def _add(collection: Collection, source: Path, cell: Cell, values: dict[str, Any
         offset, duration, _ = cut_in(values, roles)
         if held:
             seconds = seconds_of(held, f"column {cell.column}")
-            if suffix == SAMPLES:
-                read_samples(Clip(held, 0.0, None))  # NaN and levels far beyond full scale are seen here only
         elif not path:
             raise WrongValue(f"column {cell.column} holds neither bytes nor a path of an audio file")
     except (WrongValue, InputError) as error:
@@ -159,7 +154,9 @@ def _held(value: Any, rate: Any) -> tuple[bytes, str]:
         wave = wave.T
     if wave.ndim not in (1, 2) or wave.size == 0:
         raise WrongValue(f"its samples have the shape {list(wave.shape)}; (samples) or (samples, channels) is needed")
-    return wav_of(wave.astype(np.float32), int(rate)), SAMPLES
+    if getattr(samples, "dtype", None) == np.int16:  # the numbers of a WAV file of 16 bits
+        wave = wave / 32768
+    return wav_of(wave.astype(np.float32), int(rate)), ".wav"
 
 
 def _data_files(files: Sequence[Path]) -> list[Path]:

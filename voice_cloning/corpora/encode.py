@@ -9,7 +9,13 @@ from pathlib import Path
 import torch
 
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
-from boson_multimodal.audio_processing.clip_encoding import ClipFacts, ClipUse, check_clips, encode_clips
+from boson_multimodal.audio_processing.clip_encoding import (
+    ClipFacts,
+    ClipUse,
+    check_clips,
+    encode_clips,
+    silence_lines,
+)
 from boson_multimodal.audio_processing.code_cache import CodeCache
 from boson_multimodal.audio_processing.codes_file import codes_name, write_codes_file
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import codec_config, load_higgs_audio_tokenizer
@@ -68,6 +74,9 @@ def encode_files(
     clips = {facts.key: (use.clip, facts) for use, facts in found}
     missing = {key: clips[key] for key in sorted(clips) if clips[key][1].frames is None}
     encode_clips(missing, cache, lambda: load_higgs_audio_tokenizer(codec.folder, device))
+    if rank() == 0:
+        silences = silence_lines(", ".join(map(str, files)), {use.name: facts for use, facts in found})
+        print(*silences, sep="\n", end="\n" if silences else "", file=sys.stderr)
     frames = {key: facts.frames or _read(cache, key).shape[1] for key, (_, facts) in clips.items()}
     if export is not None and rank() == 0:
         shapes = {name: (cache.num_codebooks, frames[key]) for name, key in names.items()}

@@ -1,6 +1,5 @@
 """The utterances of a collection of speech in any form, and the problems that prevent its use."""
 
-import io
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -8,8 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import soundfile
-
+from boson_multimodal.audio_processing.sound_files import Clip, read_samples, sound_length
 from boson_multimodal.chatml import text_problem
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
@@ -20,7 +18,6 @@ ONE_SPEAKER = "one"
 """Value of ``--speaker_from`` for a collection with a single voice."""
 LATEST_END = 0.5
 """Seconds that a cut may end after its file's end, because lists round times. Kaldi allows as much."""
-
 ROUNDING = 0.02
 """Seconds by which times that were rounded to two digits may differ without a word."""
 
@@ -148,10 +145,10 @@ class Collection:
 
 
 def seconds_of(audio: Path | bytes, name: str) -> float:
-    """Return the length of an audio file in seconds, from its header.
+    """Return the length of an audio file in seconds, as :func:`sound_length` gives it.
 
     Raises:
-        InputError: if the file is missing, unreadable or empty.
+        InputError: if the file is missing, unreadable, empty or not whole.
     """
     return _sound_of(audio, name)[0]
 
@@ -160,13 +157,10 @@ def _sound_of(audio: Path | bytes, name: str) -> tuple[float, int]:
     """Return the seconds and the channels."""
     if isinstance(audio, Path) and not os.path.isfile(audio):
         raise InputError(f"{name}: no such file")
-    try:
-        info = soundfile.info(io.BytesIO(audio) if isinstance(audio, bytes) else str(audio))
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        raise InputError(f"{name}: not readable as audio ({error}); give WAV, FLAC, OGG or MP3") from error
-    if info.frames == 0:
-        raise InputError(f"{name}: empty audio")
-    return info.frames / info.samplerate, info.channels
+    length = sound_length(audio, name)
+    if length.holds_floats:  # samples of other formats cannot be NaN or far beyond full scale
+        read_samples(Clip(audio, 0.0, None))
+    return length.seconds, length.channels
 
 
 def measure(collection: Collection) -> None:

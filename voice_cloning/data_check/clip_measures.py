@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import librosa
 import numpy as np
 
-from boson_multimodal.audio_processing.sound_files import AudioError, Clip, content_hash, read_samples
+from boson_multimodal.audio_processing.sound_files import AudioError, Clip, content_hash, mono, read_samples
+from boson_multimodal.audio_processing.sound_levels import is_silent
 from boson_multimodal.constants import CODEC_SAMPLE_RATE, FRAMES_PER_SECOND
 from boson_multimodal.errors import InputError
 from voice_cloning.data_check.code_measures import CodeMeasures
 from voice_cloning.data_check.same_speech import landmarks
-from voice_cloning.data_check.truncation import truncation
 
 LEAST_POWER = 1e-12
 """The lowest power in a level: -120 dBFS, below the smallest step of 16 bits."""
@@ -61,8 +61,7 @@ class ClipMeasures:
 
     Attributes:
         content: SHA-256 of the file.
-        problems: reasons why the clip cannot be used, by kind: ``unreadable``, ``empty``, ``nan``, ``truncated``;
-            of codes: ``missing``, ``invalid``.
+        problems: reasons why the clip cannot be used, by kind (see ``AudioError``); of codes: ``missing``, ``invalid``.
         seconds: length of the cut, up to the end of the file.
         sampling_rate: sampling rate of the file in Hz.
         bandwidth_hz: frequency where the energy stops, if speech would go on there and the codec would keep it; else
@@ -73,6 +72,7 @@ class ClipMeasures:
         clipped_share: share of samples in flat tops.
         silence_start, silence_end: seconds of silence at the ends.
         silence_share: share of silences of ``PAUSE_SECONDS`` or more, ends included.
+        is_silent: whether no sample is loud enough to be heard.
         pitch_hz: median pitch of the voiced frames; None if there are few.
         landmarks: see ``same_speech.py``.
         codes: measures of the clip's codes, if it is checked from codes. The measures of sound are then those of the
@@ -91,6 +91,7 @@ class ClipMeasures:
     silence_start: float = 0.0
     silence_end: float = 0.0
     silence_share: float = 0.0
+    is_silent: bool = False
     pitch_hz: float | None = None
     landmarks: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.uint32), compare=False, repr=False)
     codes: CodeMeasures | None = field(default=None, compare=False, repr=False)
@@ -107,7 +108,7 @@ class ClipMeasures:
 
 
 def measure_file(clips: list[Clip]) -> list[ClipMeasures]:
-    """Measure all cuts of one file. The file is hashed and checked once.
+    """Measure all cuts of one file. The file is hashed once.
 
     Raises:
         InputError: if librosa has no writable folder for its compiled functions.
@@ -118,11 +119,7 @@ def measure_file(clips: list[Clip]) -> list[ClipMeasures]:
         content = content_hash(source)
     except AudioError as error:
         return [ClipMeasures(problems={error.kind: str(error)}) for _ in clips]
-    if not (source if isinstance(source, bytes) else source.stat().st_size):
-        return [ClipMeasures(content, {"empty": f"{clip.name}: an empty file"}) for clip in clips]
-    cut_short = truncation(source)
-    problems = {"truncated": f"{clips[0].name}: {cut_short}; copy or export it again"} if cut_short else {}
-    return [ClipMeasures(content, problems) if problems else measure_clip(clip, content) for clip in clips]
+    return [measure_clip(clip, content) for clip in clips]
 
 
 def load_librosa() -> None:
@@ -150,7 +147,10 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
     except AudioError as error:
         return ClipMeasures(content, {error.kind: str(error)})
     problems = {}
-    wave = samples.mean(axis=1)
+    try:
+        wave = mono(samples, clip.name)
+    except AudioError as error:
+        problems, wave = {error.kind: str(error)}, samples.mean(axis=1)
     seconds = len(wave) / rate
     if seconds * FRAMES_PER_SECOND < 1:
         least = 1 / FRAMES_PER_SECOND
@@ -174,6 +174,7 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
         silence_start=start,
         silence_end=end,
         silence_share=share,
+        is_silent=is_silent(wave),
         pitch_hz=pitch(wave, rate, is_active),
         landmarks=landmarks(wave, rate),
     )

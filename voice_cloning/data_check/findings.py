@@ -10,6 +10,8 @@ ERRORS = {
     "unreadable_audio": "Give an existing WAV, FLAC, OGG or MP3 file, or remove the sample.",
     "empty_audio": "Export the clip again, or remove the sample: it has no audio to learn from.",
     "nan_audio": "Export the clip again: it holds NaN or infinite samples.",
+    "overscaled_audio": "Export the clip again with samples from -1 to 1: they are far beyond full scale.",
+    "cancelled_audio": "Invert one channel or export a single one: in mono, the channels cancel each other.",
     "truncated_audio": "Copy or export the file again, or correct offset and duration: the end of the audio is "
     "missing, but the end of the text is not.",
     "missing_codes": "Add the codes of these clips to the files: training with these --codes refuses the samples.",

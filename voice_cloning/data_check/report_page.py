@@ -138,13 +138,14 @@ class _Samples:
         source, text = sample.get(field), _text(sample.get(f"{prefix}text"))
         if not source:
             return text
+        if not source.startswith("data:") and not os.path.exists(source):  # also a text that cannot be a path
+            note = f"<p class='soft'>not there: {visible(source)}</p>"
+            return f"<figure><figcaption>{title}</figcaption>{note}{text}</figure>"
         address = self._address(source, sample.get(f"{prefix}offset"), sample.get(f"{prefix}seconds"))
         label = escape(f"{title} of {sample_id}")
         player = f'<audio controls preload="none" aria-label="{label}" src="{escape(address)}"></audio>'
         if not address:
             player = "<p class='soft'>the record itself holds this clip, which is too long for this page</p>"
-        elif not source.startswith("data:") and not os.path.exists(source):
-            player = f"<p class='soft'>not there: {visible(source)}</p>"
         return f"<figure><figcaption>{title}</figcaption>{player}{text}</figure>"
 
     def _address(self, source: str, offset: float | None, seconds: float | None) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from arabic_text.normalise import find_text_issues
 from boson_multimodal.audio_processing.clips import frames_of
 from boson_multimodal.audio_processing.sound_files import Clip
+from boson_multimodal.audio_processing.sound_levels import SILENT_DBFS
 from boson_multimodal.constants import CODEC_SAMPLE_RATE, FRAMES_PER_SECOND
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from voice_cloning.corpora.pairing import REFERENCE_SECONDS
@@ -73,7 +74,7 @@ def _check_clip(sample: CheckedSample, used: UsedClip, m: ClipMeasures, findings
 
     for kind, problem in m.problems.items():
         add(f"{kind}_codes" if kind in CODE_PROBLEMS else f"{kind}_audio", problem)
-    if m.problems:
+    if m.problems.keys() - {"cancelled"}:
         return  # other defects of the clip may be consequences of these
     shortest, longest = TARGET_SECONDS if used.is_target else REFERENCE_SECONDS
     if not shortest <= m.seconds <= longest:
@@ -92,7 +93,9 @@ def _check_clip(sample: CheckedSample, used: UsedClip, m: ClipMeasures, findings
         add("clipping", f"{100 * m.clipped_share:.2g} % of the samples are clipped")
     if max(m.silence_start, m.silence_end) > SILENCE_AT_AN_END_SECONDS:
         add("silence_at_ends", f"{m.silence_start:.1f} s before and {m.silence_end:.1f} s after the speech")
-    if m.silence_share > MOST_SILENCE:
+    if m.is_silent:
+        add("mostly_silence", f"silent: all of its {m.seconds:.1f} s are below {SILENT_DBFS:g} dBFS")
+    elif m.silence_share > MOST_SILENCE:
         add("mostly_silence", f"{100 * m.silence_share:.0f} % of {m.seconds:.1f} s")
     if m.active_dbfs < LEAST_ACTIVE_DBFS:
         add("low_level", f"its loud parts are at {m.active_dbfs:.0f} dBFS; -25 to -10 dBFS is usual")

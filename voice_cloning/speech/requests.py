@@ -16,13 +16,13 @@ from typing import Any
 
 from arabic_text.normalise import normalise_text
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
-from boson_multimodal.audio_processing.clips import frames_of, read_waveform
+from boson_multimodal.audio_processing.clips import Waveform, frames_of, read_waveform
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import clips_before_target, text_problem
 from boson_multimodal.cloning_example import VoiceCloningExample, text_to_speak
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent, ChatMLSample
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, listed
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, cut_text, has_words
 
 ENTRY_KEYS = ("id", "text", "reference", "reference_text")
@@ -127,12 +127,13 @@ def text_problems(text: str, field: str, text_normalisation: str = "none") -> li
 
 
 def check_references(requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int], list[str]]:
-    """Read every reference once. Print a warning about references of unusual length to stderr.
+    """Read every reference once. Print warnings about silent references and those of unusual length to stderr.
 
     Returns:
         The number of code frames of each usable reference, and a problem for each of the others.
     """
     frames: dict[Clip, int] = {}
+    silent: list[str] = []
     why_not: dict[Clip, str] = {}
     problems: dict[str, None] = {}  # a dict lists each problem once: the pieces of a text share their reference
     for request in requests:
@@ -140,23 +141,28 @@ def check_references(requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int]
             clip = Clip.of(content, request.base_dir)
             if clip not in frames and clip not in why_not:
                 try:
-                    frames[clip] = _reference_frames(clip)
+                    waveform = _reference(clip)
+                    frames[clip] = frames_of(waveform.samples.numel(), waveform.sampling_rate, FRAMES_PER_SECOND)
+                    silent += [clip.name] if waveform.is_silent else []
                 except InputError as error:
                     why_not[clip] = str(error)
             if clip in why_not:
                 problems[f"{request.name}: {content.where}: {why_not[clip]}"] = None
+    if silent:
+        heading = f"warning: {len(silent)} of {len(frames)} references are silent, so there is no voice to speak with"
+        print(*listed(heading, silent), sep="\n", file=sys.stderr)
     _warn_of_lengths(frames)
     return frames, list(problems)
 
 
-def _reference_frames(clip: Clip) -> int:
+def _reference(clip: Clip) -> Waveform:
     if isinstance(clip.source, Path) and not clip.source.exists():
         raise InputError(f"{clip.name}: no such file; give an audio file of the voice")
     waveform = read_waveform(clip)
     if waveform.seconds * FRAMES_PER_SECOND < 1:
         least = 1 / FRAMES_PER_SECOND
         raise InputError(f"{clip.name}: {waveform.seconds:g} s of audio; a reference has at least {least:g} s")
-    return frames_of(waveform.samples.numel(), waveform.sampling_rate, FRAMES_PER_SECOND)
+    return waveform
 
 
 def _warn_of_lengths(frames: dict[Clip, int]) -> None:

@@ -19,7 +19,6 @@ from voice_cloning.data_check.clip_measures import (
     pitch,
     silence,
 )
-from voice_cloning.data_check.truncation import truncation
 
 RATE = 24_000
 FORMS = [("WAV", "PCM_16"), ("WAV", "FLOAT"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)]
@@ -137,6 +136,10 @@ def test_flat_tops_count_and_a_slow_sine_does_not() -> None:
     assert clipped_share(stereo) == pytest.approx(clipped_share(np.clip(wave, -0.8, 0.8)[:, None]) / 2)
 
 
+def problems_of(content: bytes) -> dict[str, str]:
+    return measure_file([Clip(content, 0.0, None)])[0].problems
+
+
 def encoded_and_read(wave: np.ndarray) -> np.ndarray:
     return read_samples(Clip(encoded(wave, "WAV", "PCM_16"), 0.0, None))[0]
 
@@ -144,9 +147,9 @@ def encoded_and_read(wave: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("form", "subtype"), FORMS)
 def test_truncation_finds_cut_files_and_accepts_whole_ones(form: str, subtype: str | None) -> None:
     content = encoded(pulses(120, 3.0), form, subtype)
-    assert truncation(content) is None
+    assert problems_of(content) == {}
     for share in (0.3, 0.6, 0.95):
-        assert truncation(content[: round(share * len(content))]), share
+        assert problems_of(content[: round(share * len(content))]).keys() == {"truncated"}, share
 
 
 @pytest.mark.parametrize("size", [0, 2**32 - 1])
@@ -154,16 +157,16 @@ def test_a_wav_that_was_written_to_a_pipe_is_whole(size: int) -> None:
     content = bytearray(encoded(pulses(120, 1.0), "WAV", "PCM_16"))
     content[4:8] = content[40:44] = size.to_bytes(4, "little")
     assert content[36:40] == b"data"
-    assert truncation(bytes(content)) is None
+    assert problems_of(bytes(content)) == {}
 
 
 def test_an_mp3_behind_a_tag_and_without_a_xing_frame() -> None:
     content = encoded(pulses(120, 3.0), "MP3", None)
     tag = b"ID3\x04\x00\x00" + bytes([0, 0, 2, 10]) + bytes(2 * 128 + 10)
-    assert truncation(tag + content) is None
-    assert "bytes, " in truncation(tag + content[: len(content) // 2])
+    assert problems_of(tag + content) == {}
+    assert "its header says 127 frames, " in problems_of(tag + content[: len(content) // 2])["truncated"]
     nameless = content.replace(b"Xing", b"\0\0\0\0").replace(b"Info", b"\0\0\0\0")
-    assert truncation(nameless[: len(content) // 2]) is None, "without the frame, the size is unknown"
+    assert problems_of(nameless[: len(content) // 2]) == {}, "without the frame, the size is unknown"
 
 
 def test_a_cut_beyond_the_end_is_named(tmp_path: Path) -> None:
@@ -189,7 +192,7 @@ def test_no_damage_raises_anything(form: str, subtype: str | None) -> None:
             damaged = damaged[: rng.randrange(len(damaged) + 1)]
         for found in measure_file([Clip(bytes(damaged), 0.0, None), Clip(bytes(damaged), 0.25, 0.1)]):
             kinds |= found.problems.keys()
-    assert kinds <= {"unreadable", "empty", "nan", "truncated"} and kinds
+    assert kinds <= {"unreadable", "empty", "nan", "truncated", "overscaled"} and kinds
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1e20])
