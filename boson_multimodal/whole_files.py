@@ -33,7 +33,7 @@ def open_whole(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         durable: whether to wait until the file and its name are on the disk, so that a power loss cannot undo them.
 
     Raises:
-        OSError: if the file cannot be written. ``path`` has not changed then.
+        OSError: if the file cannot be written; its ``filename`` is set. ``path`` has not changed then.
     """
     # The random part comes last, so that the file of a killed process does not end in .wav or .json.
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{uuid.uuid4().hex}")
@@ -46,6 +46,10 @@ def open_whole(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         if durable:
             sync(path.parent)
+    except OSError as error:
+        if error.filename is None:  # Python names no file if a write fails
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -183,7 +183,11 @@ class PackedStore:
                 self._begin_log()
             offset = self._log.tell()
             log, self._log = self._log, None  # If the write fails, this log is not used again.
-            _write_whole(log, _entry(key, payload))
+            try:
+                _write_whole(log, _entry(key, payload))
+            except OSError:
+                log.truncate(offset)
+                raise
             self._log, self._last_write = log, time.time()
             self._log_segment.add(key, (offset, len(payload)))
             if log.tell() > LOG_BYTES:
@@ -204,7 +208,12 @@ class PackedStore:
             log, self._log = self._log, None
             path, places = self._log_segment.path, self._log_segment.places
             with log:
-                _write_index(log, sorted(RECORD.pack(key, *place) for key, place in places.items()))
+                entries_end = log.tell()
+                try:
+                    _write_index(log, sorted(RECORD.pack(key, *place) for key, place in places.items()))
+                except OSError:
+                    log.truncate(entries_end)
+                    raise
             # After a day without a write, another process may have taken the log for abandoned and joined it with
             # others. The rename then fails, but the entries are in the joined pack.
             with suppress(FileNotFoundError):

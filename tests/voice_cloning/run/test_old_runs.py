@@ -145,7 +145,8 @@ def test_a_named_checkpoint_gives_its_values(old_run: Path) -> None:
 
 
 def test_a_damaged_record_is_named(old_run: Path) -> None:
-    (old_run / "run.json").write_text("{", encoding="utf-8")
+    for folder in (old_run, old_run / "checkpoint-000002", old_run / "checkpoint-000003"):
+        (folder / "run.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="run.json: does not hold the flags of a run .* --overwrite"):
         program.parse_arguments(COMMAND.split(), "")
 
