@@ -79,6 +79,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
 
 
+def append_whole(file: BinaryIO, content: bytes) -> None:
+    """Append to an unbuffered file, all or nothing. One ``write`` of such a file may write only a part.
+
+    Raises:
+        OSError: if the content cannot be written. The file then ends where it ended before.
+    """
+    end, rest = file.tell(), memoryview(content)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        raise
+
+
 def sync(path: Path) -> None:
     """Wait until the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

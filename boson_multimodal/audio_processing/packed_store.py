@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
+from boson_multimodal.whole_files import append_whole as _write_whole
 from boson_multimodal.whole_files import sync
 
 KEY_BYTES = 32
@@ -183,11 +184,7 @@ class PackedStore:
                 self._begin_log()
             offset = self._log.tell()
             log, self._log = self._log, None  # If the write fails, this log is not used again.
-            try:
-                _write_whole(log, _entry(key, payload))
-            except OSError:
-                log.truncate(offset)
-                raise
+            _write_whole(log, _entry(key, payload))
             self._log, self._last_write = log, time.time()
             self._log_segment.add(key, (offset, len(payload)))
             if log.tell() > LOG_BYTES:
@@ -208,12 +205,7 @@ class PackedStore:
             log, self._log = self._log, None
             path, places = self._log_segment.path, self._log_segment.places
             with log:
-                entries_end = log.tell()
-                try:
-                    _write_index(log, sorted(RECORD.pack(key, *place) for key, place in places.items()))
-                except OSError:
-                    log.truncate(entries_end)
-                    raise
+                _write_index(log, sorted(RECORD.pack(key, *place) for key, place in places.items()))
             # After a day without a write, another process may have taken the log for abandoned and joined it with
             # others. The rename then fails, but the entries are in the joined pack.
             with suppress(FileNotFoundError):
@@ -336,13 +328,6 @@ def _entry(key: bytes, payload: bytes) -> bytes:
 def _write_index(file: BinaryIO, records: list[bytes]) -> None:
     footer = FOOTER.pack(FOOTER_MAGIC, file.tell(), len(records), 0)[:-4]
     _write_whole(file, b"".join(records) + footer + crc32(footer).to_bytes(4, "little"))
-
-
-def _write_whole(file: BinaryIO, content: bytes) -> None:
-    """Write all of ``content``: one ``write`` of an unbuffered file may write only a part."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -216,12 +216,13 @@ def _recorded_values(config: Any, recorded: dict[str, Any], given: frozenset[str
     Raises:
         InputError: listing the values that do not have the type of their flag.
     """
-    changes, problems = {}, []
+    # HfArgumentParser removes the None from the type of a field.
+    changes, problems, types = {}, [], get_type_hints(type(config))
     for flag_field in fields(config):
         if flag_field.name in given or facts_of(flag_field).per_call:
             continue
         value = recorded.get(flag_field.name, value_before(flag_field))
-        if not _has_type(value, flag_field.type):
+        if not _has_type(value, types[flag_field.name]):
             problems.append(f"{flag_field.name} is {value!r}")
         elif value != getattr(config, flag_field.name):
             changes[flag_field.name] = value

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from boson_multimodal.disk_errors import naming_disk_errors
+from boson_multimodal.whole_files import append_whole
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -74,35 +75,6 @@ def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) < LARGEST_STEP)
 
 
-class AppendedFile:
-    """A file to which records are appended, each whole or not at all.
-
-    Args:
-        path: the file; it is created if it does not exist.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)  # a buffer would be written again when the file is closed
-
-    def append(self, record: bytes) -> None:
-        """Write a record.
-
-        Raises:
-            OSError: if it cannot be written. The file is as before then.
-        """
-        size = os.fstat(self._file.fileno()).st_size
-        rest = memoryview(record)
-        try:
-            while rest:
-                rest = rest[self._file.write(rest) :]
-        except OSError:
-            self._file.truncate(size)
-            raise
-
-    def close(self) -> None:
-        self._file.close()
-
-
 class TensorBoardFile:
     """A new file of TensorBoard events.
 
@@ -122,7 +94,7 @@ class TensorBoardFile:
         folder.mkdir(exist_ok=True)
         # TensorBoard reads the files of a folder in the order of their names.
         name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}.{os.getpid()}"
-        self._file = AppendedFile(folder / name)
+        self._file = (folder / name).open("xb", buffering=0)
         self._write({"file_version": "brain.Event:2"})
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write({"step": first_step, "session_log": start})
@@ -139,7 +111,7 @@ class TensorBoardFile:
         record = io.BytesIO()
         event = self._protocol.Event(wall_time=time.time(), **fields)
         self._record_writer(record).write(event.SerializeToString())
-        self._file.append(record.getvalue())
+        append_whole(self._file, record.getvalue())
 
 
 class MetricsWriter:
@@ -159,7 +131,8 @@ class MetricsWriter:
         self._folder = folder
         self._tensorboard = self._wandb = None
         with self._naming_disk_errors():
-            self._file = AppendedFile(folder / METRICS_FILE)
+            # A buffer that could not be written would be written again when the file is closed.
+            self._file = (folder / METRICS_FILE).open("ab", buffering=0)
             if "tensorboard" in reporters:
                 self._tensorboard = TensorBoardFile(folder / TENSORBOARD_FOLDER, step + 1)
         if "wandb" in reporters:
@@ -171,7 +144,7 @@ class MetricsWriter:
         """Write one record, which must hold ``step``."""
         step, numbers = record["step"], {k: v for k, v in record.items() if k != "step"}
         with self._naming_disk_errors():
-            self._file.append((json.dumps(record) + "\n").encode())
+            append_whole(self._file, (json.dumps(record) + "\n").encode())
             if self._tensorboard is not None:
                 groups = {name: "eval" if name.startswith("eval_") else "train" for name in numbers}
                 self._tensorboard.write(step, {f"{groups[name]}/{name}": value for name, value in numbers.items()})

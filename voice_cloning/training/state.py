@@ -88,7 +88,10 @@ class TrainingState:
         return self.is_last_step and not self.evaluation_due
 
     def note_evaluation(self, eval_loss: float) -> bool:
-        """Record this step's evaluation. Return whether it is the best so far. A loss that is not finite is never the best."""
+        """Record the evaluation of this step. Return whether it is the best so far.
+
+        A loss that is not finite is never the best.
+        """
         self.evaluation_due = False
         if not math.isfinite(eval_loss) or (self.best is not None and not eval_loss < self.best.eval_loss):
             return False
