@@ -17,6 +17,8 @@ SETTINGS: dict[str, Any] = {
     "eval_steps": 4,
     "logging_steps": 1,
     "report_to": "tensorboard",
+    "lora_rank": 4,
+    "lora_targets": ["heads"],
 }
 
 

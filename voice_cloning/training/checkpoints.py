@@ -210,7 +210,7 @@ def _state_problems(state: dict[str, Any]) -> list[str]:
         state[name] for name in ("step", "total_steps", "evaluation_due", "best", "totals")
     )
     if not _is_count(step) or not _is_count(total) or step > total:
-        return [f"step is {step!r} of {total!r}; both must be whole numbers above 0, and step the smaller"]
+        return [f"step is {step!r} and total_steps is {total!r}; step must be a whole number from 1 to total_steps"]
     problems = []
     if type(due) is not bool or state["finished"] is not (step == total and not due):
         problems.append(f"finished is {state['finished']!r} and evaluation_due is {due!r} at step {step} of {total}")

@@ -237,6 +237,8 @@ class RunDirectory:
         advice = "move it away; the program writes there"
         if os.path.lexists(metrics) and not os.path.isfile(metrics):
             raise InputError(f"{metrics}: is not a file; {advice}")
+        if os.path.isdir(self.folder / RUN_FILE):
+            raise InputError(f"{self.folder / RUN_FILE}: is a folder, not a file; {advice}")
         if os.path.lexists(plots) and not os.path.isdir(plots):
             raise InputError(f"{plots}: is not a folder; {advice}")
         if os.path.isfile(metrics):
