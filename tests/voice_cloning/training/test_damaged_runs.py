@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,8 @@ from boson_multimodal.process_group import Ranks
 from tests.checkpoint_folders import edit_json
 from tests.fuzzing import MUTATIONS, check_bounds, mutated, run_apart
 from tests.run_damages import DAMAGES, FOLDER_DAMAGES, SETTINGS, Runs, files_of, make_runs
-from tests.training_runs import PROJECT, adapter, assert_same_adapter, flags, metrics, trainer
+from tests.training_runs import PROJECT, adapter, assert_same_adapter, command, flags, metrics, trainer
+from tests.training_runs import run as command_ends
 from voice_cloning.run.components import open_run_directory
 from voice_cloning.run.identity import flags_before
 from voice_cloning.training.checkpoints import (
@@ -372,3 +374,25 @@ def _check_found(found: object, sound: dict[str, tuple], copy: Path, name: str, 
         # Nothing tells that a weight of an older checkpoint has another, finite value.
         is_unprotected = not has_checksums and name == f"{NEWEST}/adapter_model.safetensors" and part is content[1]
         assert is_unprotected or _equal(part, wanted), what
+
+
+# -- two processes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_same_checkpoint_or_end_together(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = command(flags(demo, out, **SETTINGS), 2)
+    assert command_ends(words).returncode == 0
+    last = shutil.copytree(out / "checkpoint-000006", tmp_path / "last")
+    (out / "checkpoint-000006" / OPTIMIZER_FILE).write_bytes(b"")
+    done = command_ends(words)
+    assert done.returncode == 0 and f"{out / NEWEST} is taken instead of checkpoint-000006" in done.stderr
+    assert_same_adapter(out / "checkpoint-000006", last)
+    for checkpoint in out.glob("checkpoint-*"):
+        (checkpoint / STATE_FILE).unlink()
+    started = time.monotonic()
+    done = command_ends(words)
+    assert done.returncode != 0 and "none of its checkpoints is sound" in done.stderr
+    assert 'arabic_voice_cloning_distributed_trainer.py", line' not in done.stderr
+    assert time.monotonic() - started < 100

@@ -183,7 +183,10 @@ def test_a_full_disk_ends_all_processes(demo: Path, disk: Path) -> None:
     words = flags(demo, out, **{**SETTINGS, "max_steps": 500, "save_steps": 1, "save_total_limit": 0})
     done = run(command(words, 2), timeout=120)
     assert done.returncode != 0
-    assert done.stderr.count("the disk is full") == 1 and "error on rank 0: " in done.stderr
+    said = re.findall(r"error on rank ([01]): (.*)", done.stderr)
+    # torchrun stops rank 1 before it reports, unless the machine is busy.
+    assert {rank for rank, _ in said} in ({"0"}, {"0", "1"}) and len(said) <= 2
+    assert all(f"{out}: the disk is full" in message for _, message in said)
     assert half_written(out) == [] and len(list(out.glob("checkpoint-*"))) > 1
     own = [line for line in done.stderr.splitlines() if 'arabic_voice_cloning_distributed_trainer.py"' in line]
     assert own == [], "torchrun prints a trace of its own"
