@@ -92,8 +92,9 @@ class TensorBoardFile:
 
         self._protocol, self._summary, self._record_writer = event_pb2, summary_pb2, RecordWriter
         folder.mkdir(exist_ok=True)
-        # TensorBoard reads the files of a folder in the order of their names.
-        name = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{socket.gethostname()}.{os.getpid()}"
+        # TensorBoard reads the files of a folder in the order of their names. No two have the same.
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{nanoseconds:09d}"
         self._file = (folder / name).open("xb", buffering=0)
         self._write({"file_version": "brain.Event:2"})
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
