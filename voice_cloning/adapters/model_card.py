@@ -95,7 +95,10 @@ def _public_value(name: str, value: Any) -> Any:
 
 
 def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
-    """Return the steps, the best evaluation, and the last losses up to the checkpoint's step."""
+    """Return the steps, the best evaluation, and the last losses up to the checkpoint's step.
+
+    Damaged lines of metrics are passed over: a run that saves must not end because of them.
+    """
     if not (checkpoint / STATE_FILE).is_file():
         return {}
     state = read_state(checkpoint)

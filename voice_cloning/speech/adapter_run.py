@@ -8,8 +8,8 @@ from arabic_voice_cloning_dataset import parse_record, read_json_records
 from boson_multimodal.cloning_example import has_as_written_turns
 from boson_multimodal.errors import InputError
 from boson_multimodal.flags import value_before
-from voice_cloning.training.checkpoints import RUN_FILE
 from voice_cloning.training.config import flag_fields
+from voice_cloning.training.run_directory import RUN_FILE
 
 STYLE_WITHOUT_RUN = "voice_clone"
 """The prompt style of a model without ``run.json``: the one that the release was shown to clone voices with."""

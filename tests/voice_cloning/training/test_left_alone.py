@@ -240,3 +240,20 @@ def test_metrics_of_the_whole_run_stay(demo: Path, runs: Runs, run: Path) -> Non
     put_in(run, run / "checkpoint-000004")
     trainer(demo, run, **SETTINGS).train()
     assert metrics(run) == metrics(runs.whole)
+
+
+def test_lines_that_somebody_damages_while_the_run_trains_do_not_end_it(demo: Path, runs: Runs, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    subject = trainer(demo, run, **SETTINGS)
+    after_step = subject._after_step
+
+    def damaging(*args: object) -> None:
+        with (run / "metrics.jsonl").open("ab") as file:
+            file.write(b"\n\0\0\0\n{\n")
+        after_step(*args)
+
+    subject._after_step = damaging
+    assert subject.train().finished
+    assert_same_adapter(run / "checkpoint-000006", runs.whole / "checkpoint-000006")
+    card = (run / "checkpoint-000006" / "README.md").read_text(encoding="utf-8")
+    assert card == (runs.whole / "checkpoint-000006" / "README.md").read_text(encoding="utf-8")
