@@ -160,10 +160,14 @@ def read_run(folder: Path) -> dict[str, Any]:
     return found
 
 
-def read_run_flags(folder: Path) -> dict[str, Any] | None:
+def read_run_flags(folder: Path, remedy: str) -> dict[str, Any] | None:
     """Return the flags of the run in a folder, or of a checkpoint; None if there is none.
 
     If ``run.json`` is damaged or missing, the newest checkpoint with a sound one is asked, and it is logged.
+
+    Args:
+        folder: the folder of a run, or a checkpoint. It need not exist.
+        remedy: what to do if no flags can be read, for the message.
 
     Raises:
         InputError: if ``run.json`` is damaged and no checkpoint holds a copy, or if it cannot be read.
@@ -173,7 +177,9 @@ def read_run_flags(folder: Path) -> dict[str, Any] | None:
         return read_run(folder)["flags"]
     except DamageError as error:
         damage = error
-    for checkpoint in reversed(named_checkpoints(folder)) if folder.is_dir() else []:
+    with naming_read_errors(folder):
+        checkpoints = named_checkpoints(folder) if folder.is_dir() else []
+    for checkpoint in reversed(checkpoints):
         try:
             flags = read_run(checkpoint)["flags"]
         except DamageError:
@@ -183,10 +189,7 @@ def read_run_flags(folder: Path) -> dict[str, Any] | None:
         return flags
     if not os.path.lexists(path):
         return None
-    raise InputError(
-        f"{path}: does not hold the flags of a run ({damage}); restore it from a checkpoint, or give --overwrite "
-        "to remove the run"
-    ) from damage
+    raise InputError(f"{path}: does not hold the flags of a run ({damage}); {remedy}") from damage
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -103,8 +103,8 @@ class DistributedTrainingConfig:
     )
     resume: str = _housekeeping(
         "auto",
-        "auto resumes from the newest checkpoint in output_dir; none stops if output_dir holds a run. Or give the "
-        "folder of a checkpoint to resume from.",
+        "auto resumes from the newest sound checkpoint in output_dir; none stops if output_dir holds a run. Or give "
+        "the folder of a checkpoint to resume from.",
         per_call=True,
     )
     overwrite: bool = _housekeeping(False, "Remove the run in output_dir and start a new one.", per_call=True)
@@ -204,10 +204,11 @@ def _make_parser(description: str) -> HfArgumentParser:
 def _recorded_flags(config: DistributedTrainingConfig) -> dict[str, Any] | None:
     """Return the flags of the run that will be resumed, or None if a new run begins."""
     if config.resume not in ("auto", "none"):
-        return read_run_flags(Path(config.resume))
+        return read_run_flags(Path(config.resume), "give another checkpoint, or auto")
     if config.resume == "none" or config.overwrite:
         return None
-    return read_run_flags(Path(config.output_dir))
+    remedy = "restore it from a checkpoint, or give --overwrite to remove the run"
+    return read_run_flags(Path(config.output_dir), remedy)
 
 
 def _recorded_values(config: Any, recorded: dict[str, Any], given: frozenset[str]) -> dict[str, Any]:

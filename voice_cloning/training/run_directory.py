@@ -302,7 +302,7 @@ class RunDirectory:
         if damaged:
             lost = checkpoint_step(damaged[0]) - checkpoint_step(taken)
             names = ", ".join(path.name for path in damaged)
-            logger.warning("%s is taken instead of %s: %d steps are trained again", taken, names, lost)
+            logger.warning("%s is taken instead of %s; steps that are trained again: %d", taken, names, lost)
 
     def _check_own(self, checkpoint: Path) -> None:
         run = self._check(checkpoint)

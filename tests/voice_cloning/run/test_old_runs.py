@@ -183,7 +183,7 @@ def test_a_damaged_record_is_replaced_by_that_of_the_newest_checkpoint(
     assert train(COMMAND).finished
     assert "run.json: not JSON" in caplog.text and "checkpoint-000003/run.json: empty" in caplog.text
     assert "the flags are taken from run/checkpoint-000002/run.json" in caplog.text
-    assert "checkpoint-000002 is taken instead of checkpoint-000003: 1 steps are trained again" in caplog.text
+    assert "checkpoint-000002 is taken instead of checkpoint-000003; steps that are trained again: 1" in caplog.text
     assert_resumed(old_run, whole)
 
 

@@ -20,7 +20,7 @@ from boson_multimodal.process_group import Ranks
 from tests.checkpoint_folders import edit_json
 from tests.fuzzing import MUTATIONS, check_bounds, mutated, run_apart
 from tests.run_damages import DAMAGES, FOLDER_DAMAGES, SETTINGS, Runs, files_of, make_runs
-from tests.training_runs import PROJECT, adapter, assert_same_adapter, command, flags, metrics, trainer
+from tests.training_runs import EVERY_GROUP, PROJECT, adapter, assert_same_adapter, command, flags, metrics, trainer
 from tests.training_runs import run as command_ends
 from voice_cloning.run.components import open_run_directory
 from voice_cloning.run.identity import flags_before
@@ -82,7 +82,7 @@ def directory_of(subject: ArabicVoiceCloningDistributedTrainer, folder: Path) ->
 
 def open_again(runs: Runs, run: Path, **changes: object) -> Path | None:
     """Open the folder as the program does, without loading weights. Return the checkpoint."""
-    read_run_flags(run)
+    read_run_flags(run, "")
     subject = runs.last
     given = {**subject._flags(), "output_dir": str(run), **changes}
     opened = open_run_directory(Ranks(), given, subject.components.data, subject.placement.dtype, PROJECT)
@@ -113,7 +113,7 @@ def test_damage_is_named_and_the_newest_sound_checkpoint_is_taken(
     if step == 2 and (place, way) != (NEWEST, "missing"):
         named = path / RUN_FILE if way == "an empty folder" else path
         assert f"damaged: {named}: " in caplog.text
-        assert f"{run / BEFORE} is taken instead of {NEWEST}: 2 steps are trained again" in caplog.text
+        assert f"{run / BEFORE} is taken instead of {NEWEST}; steps that are trained again: 2" in caplog.text
     if place == RUN_FILE:
         assert f"{path}: " in caplog.text and f"{run / NEWEST} has one" in caplog.text
         assert json.loads(path.read_text())["flags"]["max_steps"] == 6
@@ -242,6 +242,22 @@ def test_a_damaged_run_ends_with_the_bits_of_an_untouched_one(demo: Path, runs: 
     assert trainer(demo, run, **SETTINGS).train().finished
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"lora_targets": EVERY_GROUP, "use_dora": True, "torch_dtype": "bfloat16"},
+        {"lora_targets": ["audio_embeddings", "attention"], "use_rslora": True, "lora_alpha": 3},
+    ],
+)
+def test_what_the_program_writes_is_sound(
+    demo: Path, tmp_path: Path, overrides: dict[str, object], caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = {**SETTINGS, **overrides, "max_steps": 2, "eval_data_path": None}
+    assert trainer(demo, tmp_path / "run", **settings).train().finished
+    assert trainer(demo, tmp_path / "run", **settings).train().checkpoint.name == BEFORE
+    assert "damaged" not in caplog.text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("place", "way"), [*CASES, *FOLDER_CASES])
 def test_the_program_goes_on_right_or_ends_with_a_message(
@@ -269,7 +285,7 @@ NOBODY = 65534
 def _as_nobody(subject: ArabicVoiceCloningDistributedTrainer, folder: Path) -> Path | None:
     os.setgid(NOBODY)
     os.setuid(NOBODY)
-    read_run_flags(folder)
+    read_run_flags(folder, "")
     return directory_of(subject, folder).open("auto", overwrite=False)
 
 
@@ -303,7 +319,7 @@ def _resume_each(subject: ArabicVoiceCloningDistributedTrainer, folders: list[Pa
     found = []
     for folder in folders:
         try:
-            read_run_flags(folder)
+            read_run_flags(folder, "")
             directory = directory_of(subject, folder)
             checkpoint = directory.open("auto", overwrite=False)
             directory.cut_metrics(4)
