@@ -77,13 +77,13 @@ from voice_cloning.run.report import (
 )
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader, StepBatches, count_labels
+from voice_cloning.training.checkpoints import read_state
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
 from voice_cloning.training.data import check_data_files
 from voice_cloning.training.log import ProgressLog
 from voice_cloning.training.losses import NonFiniteLossError, loss_sums
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.schedule import learning_rate, warmup_steps_of
-from voice_cloning.training.state import read_state
 from voice_cloning.training.stop_signals import StopSignals
 
 logger = logging.getLogger(Path(__file__).stem)
@@ -341,9 +341,7 @@ class ArabicVoiceCloningDistributedTrainer:
         with log.paused():
             if state.saved_step == state.step:
                 return
-            if run.opened.directory is not None:
-                run.opened.directory.save_checkpoint(state.step, self._write_checkpoint)
-                run.opened.directory.prune_checkpoints(self.config.save_total_limit, state.best and state.best.step)
+            run.opened.save(self.ranks, state, self._write_checkpoint, self.config.save_total_limit)
             state.saved_step = state.step
 
     def _write_checkpoint(self, folder: Path) -> None:

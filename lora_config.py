@@ -3,9 +3,10 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 
 from boson_multimodal.errors import InputError
 from boson_multimodal.flags import flag
@@ -71,6 +72,35 @@ class HiggsAudioLoRATrainingConfig:
             use_dora=self.use_dora,
             bias="none",
         )
+
+
+@dataclass(frozen=True)
+class AdapterForm:
+    """What is known of an adapter before it is trained.
+
+    Attributes:
+        tensors: the shapes of the tensors in its file, by name.
+        parameters: the shapes of the trained parameters, in the order of the model.
+        settings: the fields of ``adapter_config.json`` that determine what it computes.
+    """
+
+    tensors: dict[str, torch.Size]
+    parameters: list[torch.Size]
+    settings: dict[str, Any]
+
+
+def adapter_form(config: HiggsAudioConfig, lora_config: HiggsAudioLoRATrainingConfig) -> AdapterForm:
+    """Return the form of an adapter of a model of this configuration. No weight is loaded."""
+    peft_config = lora_config.to_peft()
+    with torch.device("meta"):
+        model = get_peft_model(HiggsAudioModel(config), peft_config)
+    state = get_peft_model_state_dict(model, save_embedding_layers=False)
+    names = ("peft_type", "r", "lora_alpha", "target_modules", "use_rslora", "use_dora", "bias")
+    return AdapterForm(
+        tensors={name: tensor.shape for name, tensor in state.items()},
+        parameters=[parameter.shape for parameter in model.parameters() if parameter.requires_grad],
+        settings={name: getattr(peft_config, name) for name in names},
+    )
 
 
 def create_higgs_audio_lora_model(

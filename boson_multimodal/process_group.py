@@ -1,7 +1,8 @@
 """Divide work among the processes that torchrun starts. A single process does all the work."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -9,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+from boson_multimodal.errors import InputError
 
 Value = TypeVar("Value")
 
@@ -77,6 +80,23 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values, src=0)
         return values[0]
+
+    @contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Run a block that only some ranks may fail in, such as one that writes files. All ranks must enter it.
+
+        Raises:
+            InputError: on every rank, if the block raised one on any rank.
+        """
+        problem = None
+        try:
+            yield
+        except InputError as error:
+            problem = error
+        if not self.any(problem is not None):
+            return
+        messages = self.gather(None if problem is None else str(problem))
+        raise problem or InputError(next(message for message in messages if message is not None))
 
     def gather(self, value: Value) -> list[Value]:
         """Return the values of all ranks, in the order of ranks. The values must be picklable."""

@@ -33,7 +33,7 @@ def open_whole(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         durable: whether to wait until the file and its name are on the disk, so that a power loss cannot undo them.
 
     Raises:
-        OSError: if the file cannot be written. ``path`` has not changed then.
+        OSError: if the file cannot be written; its ``filename`` is set. ``path`` has not changed then.
     """
     # The random part comes last, so that the file of a killed process does not end in .wav or .json.
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}.{uuid.uuid4().hex}")
@@ -46,6 +46,10 @@ def open_whole(path: Path, *, durable: bool = False) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         if durable:
             sync(path.parent)
+    except OSError as error:
+        if error.filename is None:  # Python names no file if a write fails
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,6 +77,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+def append_whole(file: BinaryIO, content: bytes) -> None:
+    """Append to an unbuffered file, all or nothing. One ``write`` of such a file may write only a part.
+
+    Raises:
+        OSError: if the content cannot be written. The file then ends where it ended before.
+    """
+    end, rest = file.tell(), memoryview(content)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 def sync(path: Path) -> None:

@@ -7,7 +7,8 @@ codebook.
 """
 
 import argparse
-import json
+import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,15 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from boson_multimodal.errors import InputError
-from voice_cloning.training.run_directory import METRICS_FILE
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.whole_files import open_whole
+from voice_cloning.training.metrics import METRICS_FILE, read_metrics_lines
 
 PLOT_FILE = "loss.png"
 CODEBOOK_PREFIX = "audio_loss_codebook_"
+CODEBOOK = re.compile(rf"{CODEBOOK_PREFIX}[0-9]+")
+LARGEST_LOSS = 1e6
+"""Larger numbers are damage: matplotlib cannot place the largest ones."""
 LOSSES = {
     "loss": ("total", "#1f1f1f", 2.2),
     "text_loss": ("text", "#2a78b5", 1.5),
@@ -41,22 +46,20 @@ def read_metrics(path: Path) -> tuple[list[Record], list[Record]]:
     A last line without a line end is ignored: it is being written, or a kill truncated it.
 
     Raises:
-        InputError: if the file is missing, if a line is not a JSON object with a step, or if no line has a training
-            loss.
+        InputError: if the file is missing or cannot be read, listing the lines that are not JSON objects with a step
+            and numbers, or if no line has a training loss.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give the --output_dir of a run that has logged at least once")
-    records: list[Record] = []
-    *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(record, dict) or "step" not in record:
-            raise InputError(f"{path}, line {number}: not an object with a step")
-        records.append(record)
-    records.sort(key=lambda record: record["step"])
+    try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; give the --output_dir of a run that has logged at least once")
+        lines = read_metrics_lines(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    raise_if_any(
+        f"{path}: damaged lines; remove them, or resume the run, which does",
+        lines.damaged[:-1] if lines.has_unfinished else lines.damaged,
+    )
+    records = sorted((record for _, record in lines.sound), key=lambda record: record["step"])
     training = [record for record in records if "loss" in record]
     if not training:
         raise InputError(f"{path}: no line has a training loss; wait until the run has logged once (--logging_steps)")
@@ -86,13 +89,14 @@ def plot_metrics(run_dir: Path, output: Path | None = None) -> Path:
     for axes in (left, right):
         axes.set_xlabel("optimizer step")
         axes.set_ylabel("cross entropy (nats)")
-        axes.set_ylim(0.0, 1.06 * axes.dataLim.y1)
+        axes.set_ylim(0.0, _top(axes.dataLim.y1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
     try:
-        figure.savefig(output, format="png")
+        with open_whole(output) as file:
+            figure.savefig(file, format="png")
     except OSError as error:
         raise InputError(f"--output {output}: cannot be written ({error.strerror})") from error
     return output
@@ -114,7 +118,7 @@ def _draw_losses(axes: Axes, training: list[Record], evaluation: list[Record]) -
 def _draw_codebooks(axes: Axes, training: list[Record]) -> None:
     """Plot the training loss of each codebook over steps, from dark (the first, coarsest) to light."""
     names = sorted(
-        (name for name in training[-1] if name.startswith(CODEBOOK_PREFIX)),
+        (name for name in training[-1] if CODEBOOK.fullmatch(name)),
         key=lambda name: int(name.removeprefix(CODEBOOK_PREFIX)),
     )
     colours = ScalarMappable(
@@ -129,9 +133,18 @@ def _draw_codebooks(axes: Axes, training: list[Record]) -> None:
         axes.legend(ncols=4, **LEGEND)
 
 
+def _top(largest: float) -> float:
+    """Return the upper end of an axis. The largest value is not finite if no value is."""
+    return 1.06 * largest if math.isfinite(largest) and largest > 0 else 1.0
+
+
 def _series(records: list[Record], name: str) -> tuple[list[int], list[float]]:
-    """Return the (steps, values) of a metric from the records that have it."""
-    found = [(record["step"], record[name]) for record in records if name in record]
+    """Return the (steps, values) of a metric from the records that have it. What is no loss leaves a gap."""
+    found = [
+        (record["step"], record[name] if abs(record[name]) <= LARGEST_LOSS else math.nan)
+        for record in records
+        if name in record
+    ]
     return [step for step, _ in found], [value for _, value in found]
 
 

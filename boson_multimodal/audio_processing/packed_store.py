@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import BinaryIO
 from zlib import crc32
 
+from boson_multimodal.whole_files import append_whole as _write_whole
 from boson_multimodal.whole_files import sync
 
 KEY_BYTES = 32
@@ -327,13 +328,6 @@ def _entry(key: bytes, payload: bytes) -> bytes:
 def _write_index(file: BinaryIO, records: list[bytes]) -> None:
     footer = FOOTER.pack(FOOTER_MAGIC, file.tell(), len(records), 0)[:-4]
     _write_whole(file, b"".join(records) + footer + crc32(footer).to_bytes(4, "little"))
-
-
-def _write_whole(file: BinaryIO, content: bytes) -> None:
-    """Write all of ``content``: one ``write`` of an unbuffered file may write only a part."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 def _is_abandoned(path: Path) -> bool:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import distributed as dist
 
+from boson_multimodal.errors import InputError
 from boson_multimodal.process_group import Ranks, leave_process_group
 
 
@@ -41,6 +42,16 @@ def test_ranks_are_immutable() -> None:
     assert not Ranks(1, 1, 2).is_main and Ranks(1, 1, 2).is_distributed
 
 
+def _message_of(ranks: Ranks, failing: list[int]) -> str | None:
+    try:
+        with ranks.failing_together():
+            if ranks.rank in failing:
+                raise InputError(f"rank {ranks.rank}")
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def _what_a_rank_sees(port: int, rank: int, folder: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
@@ -58,6 +69,7 @@ def _what_a_rank_sees(port: int, rank: int, folder: Path) -> None:
         "weights": weights,
         "any": [ranks.any(flag) for flag in (False, rank == 0, rank == 1, True)],
         "object": ranks.broadcast_object([Path("checkpoint-000120"), None] if rank == 0 else "not this"),
+        "messages": [_message_of(ranks, failing) for failing in ([], [0], [1], [0, 1])],
     }
     torch.save(seen, folder / f"{rank}.pt")
     leave_process_group()
@@ -83,3 +95,12 @@ def test_two_ranks_agree(tmp_path: Path) -> None:
         assert one["weights"].tolist() == [[1.0] * 3] * 2
         assert one["any"] == [False, True, True, True]
         assert one["object"] == [Path("checkpoint-000120"), None]
+    assert seen[0]["messages"] == [None, "rank 0", "rank 1", "rank 0"]
+    assert seen[1]["messages"] == [None, "rank 0", "rank 1", "rank 1"]
+
+
+def test_a_single_process_fails_alone() -> None:
+    assert _message_of(Ranks(), []) is None
+    assert _message_of(Ranks(), [0]) == "rank 0"
+    with pytest.raises(RuntimeError, match="other errors pass"), Ranks().failing_together():
+        raise RuntimeError("other errors pass")

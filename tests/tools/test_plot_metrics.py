@@ -10,6 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from boson_multimodal.errors import InputError
+from tests.full_disks import small_disk
 from tests.training_runs import PROJECT
 from tools.plot_metrics import plot_metrics, read_metrics
 
@@ -76,6 +77,38 @@ def test_unusable_metrics(tmp_path: Path, content: str | None, message: str) -> 
     with pytest.raises(InputError, match=message):
         plot_metrics(tmp_path)
     assert not (tmp_path / "loss.png").exists()
+
+
+@pytest.mark.parametrize(
+    "line", ["", "\0" * 9, "[]", '{"step": "3"}', '{"step": true}', '{"step": 3, "loss": null}', "\xff"]
+)
+def test_each_damaged_line_is_named(tmp_path: Path, line: str) -> None:
+    path = _write(tmp_path, [_record(3)])
+    path.write_bytes(path.read_bytes() + f"{line}\n{line}\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"damaged lines.*\(2\):\n  line 2: .*\n  line 3: "):
+        plot_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e308, 1e308, 0.0])
+def test_a_plot_of_numbers_that_are_no_losses(tmp_path: Path, value: float) -> None:
+    strange = dict.fromkeys(_record(1), value) | {"step": 2**53 - 1, "audio_loss_codebook_x": 1.0}
+    for records in ([strange | {"step": 1}], [_record(1), strange, _record(2, "eval_") | {"eval_loss": value}]):
+        _write(tmp_path, records)
+        assert plot_metrics(tmp_path).is_file()
+
+
+def test_metrics_that_are_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(InputError, match="no such file"):
+        plot_metrics(tmp_path)
+
+
+def test_a_plot_on_a_full_disk_leaves_no_half_picture(tmp_path: Path) -> None:
+    _write(tmp_path, [_record(1), _record(2)])
+    with small_disk(tmp_path / "disk", 16) as disk:
+        with pytest.raises(InputError, match=r"loss.png: cannot be written \(No space left on device\)"):
+            plot_metrics(tmp_path, disk / "loss.png")
+        assert list(disk.iterdir()) == []
 
 
 def test_output_that_cannot_be_written(tmp_path: Path) -> None:

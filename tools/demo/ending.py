@@ -10,7 +10,7 @@ from boson_multimodal.whole_files import write_whole
 from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.requests import read_manifest
 from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
-from voice_cloning.training.run_directory import CHECKPOINT_PREFIX
+from voice_cloning.training.checkpoints import is_written_by_program, named_checkpoints
 
 
 def speak_memorised(demo: Path) -> str:
@@ -22,7 +22,8 @@ def speak_memorised(demo: Path) -> str:
     Raises:
         InputError: if the demo was not built or not trained.
     """
-    checkpoints = sorted((demo / "run").glob(f"{CHECKPOINT_PREFIX}*"))
+    run = demo / "run"
+    checkpoints = list(filter(is_written_by_program, named_checkpoints(run))) if run.is_dir() else []
     if not checkpoints:
         raise InputError(f"{demo / 'run'}: no checkpoint in it; train the demo first (make demo)")
     cloner = VoiceCloner(

@@ -15,8 +15,9 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.flags import facts_of
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
 from lora_config import ADAPTER_CONFIG_FILE
+from voice_cloning.training.checkpoints import RUN_FILE, STATE_FILE, read_state
 from voice_cloning.training.config import flag_fields
-from voice_cloning.training.run_directory import METRICS_FILE, RUN_FILE, STATE_FILE
+from voice_cloning.training.metrics import METRICS_FILE, read_metrics_lines
 
 CARD_FILE = "README.md"
 TAGS = ("higgs-audio-v2", "text-to-speech", "voice-cloning", "arabic")
@@ -94,14 +95,16 @@ def _public_value(name: str, value: Any) -> Any:
 
 
 def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
-    """Return the steps, the best evaluation, and the last losses up to the checkpoint's step."""
+    """Return the steps, the best evaluation, and the last losses up to the checkpoint's step.
+
+    Damaged lines of metrics are passed over: a run that saves must not end because of them.
+    """
     if not (checkpoint / STATE_FILE).is_file():
         return {}
-    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+    state = read_state(checkpoint)
     results = {name: state[name] for name in ("step", "total_steps", "best")}
     metrics = run_folder / METRICS_FILE
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.is_file() else []
-    for record in (json.loads(line) for line in lines if line.endswith("\n")):
+    for _, record in read_metrics_lines(metrics).sound if metrics.is_file() else []:
         if record["step"] <= state["step"]:
             losses = {name: value for name, value in record.items() if name.endswith("loss")}
             results["evaluation" if "eval_loss" in losses else "training"] = {"step": record["step"], **losses}

@@ -1,6 +1,8 @@
 """The components of a training run, and the functions that create them."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -9,21 +11,22 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.process_group import Ranks
-from lora_config import ADAPTER_FILE
+from lora_config import ADAPTER_FILE, AdapterForm, HiggsAudioLoRATrainingConfig, adapter_form
 from voice_cloning.run.data import RunData
 from voice_cloning.run.identity import flags_before, run_details, run_identity
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
+from voice_cloning.training.checkpoints import check_checkpoint, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.evaluation import Evaluator
-from voice_cloning.training.log import MetricsWriter, ProgressLog
+from voice_cloning.training.log import ProgressLog
 from voice_cloning.training.losses import LossTotals
+from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.optimizer import AdapterOptimizer
-from voice_cloning.training.run_directory import TENSORBOARD_FOLDER, RunDirectory
-from voice_cloning.training.state import BestEvaluation, TrainingState, read_state
+from voice_cloning.training.run_directory import RunDirectory
+from voice_cloning.training.state import BestEvaluation, TrainingState
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,23 @@ class OpenedDirectory:
         if self.directory is not None:
             self.directory.close()
 
+    def save(self, ranks: Ranks, state: TrainingState, write: Callable[[Path], None], limit: int) -> None:
+        """Write the checkpoint of a step on the main process, then remove old ones.
+
+        Args:
+            ranks: the processes.
+            state: the state of the run, which gives the step and the best evaluation.
+            write: writes state and weights into a folder.
+            limit: number of checkpoints to keep besides the best one; 0 keeps all.
+
+        Raises:
+            InputError: on every process, if the disk is full or broken.
+        """
+        with ranks.failing_together():
+            if self.directory is not None:
+                self.directory.save_checkpoint(state.step, write)
+                self.directory.prune_checkpoints(limit, state.best and state.best.step)
+
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -79,8 +99,7 @@ class FinishedRun:
     @property
     def best(self) -> BestEvaluation | None:
         """The best evaluation of the run."""
-        found = read_state(self.opened.checkpoint)["best"]
-        return found and BestEvaluation(**found)
+        return BestEvaluation.of_state(read_state(self.opened.checkpoint))
 
 
 @dataclass(frozen=True)
@@ -130,21 +149,32 @@ def open_run_directory(
         project: the folder of the program, whose commit is recorded.
 
     Raises:
-        InputError: on every process, if the folder holds another run or cannot be written.
+        InputError: on every process, if the folder holds another run, or checkpoints of which none is sound, or if it
+            cannot be written.
     """
-    directory, checkpoint, problem = None, None, None
-    if ranks.is_main:
-        try:
+    directory, checkpoint = None, None
+    with ranks.failing_together():
+        if ranks.is_main:
             identity = run_identity(flags, data, ranks.world_size, dtype)
             details = run_details(flags, data, project)
-            directory = RunDirectory(Path(flags["output_dir"]), identity, details, flags_before())
-            checkpoint = directory.open(flags["resume"], flags["overwrite"])
-        except InputError as error:
-            problem = str(error) + readings_hint(flags, str(error))
-    checkpoint, problem = ranks.broadcast_object((checkpoint, problem))
-    if problem is not None:
-        raise InputError(problem)
-    return OpenedDirectory(directory, checkpoint)
+            check = checkpoint_check(flags, data)
+            directory = RunDirectory(Path(flags["output_dir"]), identity, details, flags_before(), check)
+            try:
+                checkpoint = directory.open(flags["resume"], flags["overwrite"])
+            except InputError as error:
+                raise InputError(f"{error}{readings_hint(flags, str(error))}") from error
+    return OpenedDirectory(directory, ranks.broadcast_object(checkpoint))
+
+
+def checkpoint_check(flags: dict[str, Any], data: RunData) -> Callable[[Path], dict[str, Any]]:
+    """Return :func:`check_checkpoint` for the adapter and the model of a run."""
+
+    @cache  # building the model without weights takes a second, and most runs have no checkpoint to check
+    def form() -> AdapterForm:
+        names = [flag_field.name for flag_field in fields(HiggsAudioLoRATrainingConfig)]
+        return adapter_form(data.model_config, HiggsAudioLoRATrainingConfig(**{name: flags[name] for name in names}))
+
+    return lambda checkpoint: check_checkpoint(checkpoint, form(), data.model_config.audio_num_codebooks)
 
 
 def readings_hint(flags: dict[str, Any], problem: str) -> str:
@@ -203,7 +233,8 @@ def open_log(
 ) -> ProgressLog:
     """Return the log of a run. On the main process it writes metrics, from the run's current step on."""
     state, directory, writer = run.state, run.opened.directory, None
-    if directory is not None:
-        metrics, tensorboard = directory.cut_metrics(state.step), directory.folder / TENSORBOARD_FOLDER
-        writer = MetricsWriter(metrics, tensorboard, config.report_to, state.step, flags)
+    with ranks.failing_together():
+        if directory is not None:
+            directory.cut_metrics(state.step)
+            writer = MetricsWriter(directory.folder, config.report_to, state.step, flags)
     return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device)

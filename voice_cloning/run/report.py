@@ -24,7 +24,9 @@ class TrainingSummary:
         finished: whether all steps and evaluations are done.
         stopped_by: number of the signal that ended the call early, or None.
         checkpoint: the newest checkpoint. It is None except on the main process.
-        best_checkpoint: the checkpoint with the lowest evaluation loss, if any.
+        best_step: optimizer steps before the evaluation with the lowest loss, if any. It is None except on the main
+            process.
+        best_checkpoint: the checkpoint of that step, if the folder has it.
     """
 
     step: int
@@ -32,6 +34,7 @@ class TrainingSummary:
     finished: bool
     stopped_by: int | None
     checkpoint: Path | None
+    best_step: int | None
     best_checkpoint: Path | None
 
 
@@ -42,22 +45,25 @@ def summary_of(run: TrainingComponents, stopped_by: int | None) -> TrainingSumma
     if directory is not None:
         saved = directory.checkpoint_path(state.step)
         checkpoint = saved if saved.exists() else run.opened.checkpoint
-    best = _best_checkpoint(directory, state.best)
-    return TrainingSummary(state.step, state.total_steps, state.is_finished, stopped_by, checkpoint, best)
+    best = _best(directory, state.best)
+    return TrainingSummary(state.step, state.total_steps, state.is_finished, stopped_by, checkpoint, *best)
 
 
 def finished_summary(run: FinishedRun) -> TrainingSummary:
     """Return the summary of a run that an earlier call finished."""
-    best = _best_checkpoint(run.opened.directory, run.best)
-    return TrainingSummary(run.step, run.step, True, None, run.opened.checkpoint, best)
+    best = _best(run.opened.directory, run.best)
+    return TrainingSummary(run.step, run.step, True, None, run.opened.checkpoint, *best)
 
 
-def _best_checkpoint(directory: RunDirectory | None, best: BestEvaluation | None) -> Path | None:
-    """Return the best checkpoint of the folder. A run that was resumed from another folder may have left it there."""
+def _best(directory: RunDirectory | None, best: BestEvaluation | None) -> tuple[int | None, Path | None]:
+    """Return the step of the best evaluation, and its checkpoint if the folder has it.
+
+    A run that was resumed from another folder may have left it there, and somebody may have removed it.
+    """
     if directory is None or best is None:
-        return None
+        return None, None
     path = directory.checkpoint_path(best.step)
-    return path if path.is_dir() else None
+    return best.step, path if path in directory.checkpoints() else None
 
 
 def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -> list[str]:
@@ -124,6 +130,8 @@ def closing_lines(summary: TrainingSummary) -> list[str]:
         lines.append(f"adapter: {summary.checkpoint}")
     if summary.best_checkpoint is not None:
         lines.append(f"best by evaluation loss: {summary.best_checkpoint}")
+    elif summary.best_step is not None:
+        lines.append(f"best by evaluation loss: step {summary.best_step}, whose checkpoint is not in this folder")
     return lines
 
 

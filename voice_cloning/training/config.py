@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -22,7 +22,7 @@ from boson_multimodal.flags import GIVEN, facts_of, flag, value_before
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning import __version__
-from voice_cloning.training.run_directory import read_run_flags
+from voice_cloning.training.checkpoints import RUN_FILE, read_run_flags
 from voice_cloning.training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ class DistributedTrainingConfig:
     )
     resume: str = _housekeeping(
         "auto",
-        "auto resumes from the newest checkpoint in output_dir; none stops if output_dir holds a run. Or give the "
-        "folder of a checkpoint to resume from.",
+        "auto resumes from the newest sound checkpoint in output_dir; none stops if output_dir holds a run. Or give "
+        "the folder of a checkpoint to resume from.",
         per_call=True,
     )
     overwrite: bool = _housekeeping(False, "Remove the run in output_dir and start a new one.", per_call=True)
@@ -183,9 +183,13 @@ def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
     recorded = _recorded_flags(configs[0])
     if recorded is None:
         return tuple(configs)
-    changes = [_recorded_values(config, recorded, getattr(namespace, GIVEN)) for config in configs]
+    try:
+        changes = [_recorded_values(config, recorded, getattr(namespace, GIVEN)) for config in configs]
+        resumed = tuple(replace(config, **found) for config, found in zip(configs, changes, strict=True))
+    except InputError as error:
+        raise InputError(f"the run that is resumed has wrong flags in its {RUN_FILE}: {error}") from error
     _log_changes({name: value for found in changes for name, value in found.items()})
-    return tuple(replace(config, **found) for config, found in zip(configs, changes, strict=True))
+    return resumed
 
 
 def _make_parser(description: str) -> HfArgumentParser:
@@ -200,22 +204,40 @@ def _make_parser(description: str) -> HfArgumentParser:
 def _recorded_flags(config: DistributedTrainingConfig) -> dict[str, Any] | None:
     """Return the flags of the run that will be resumed, or None if a new run begins."""
     if config.resume not in ("auto", "none"):
-        return read_run_flags(Path(config.resume))
+        return read_run_flags(Path(config.resume), "give another checkpoint, or auto")
     if config.resume == "none" or config.overwrite:
         return None
-    return read_run_flags(Path(config.output_dir))
+    remedy = "restore it from a checkpoint, or give --overwrite to remove the run"
+    return read_run_flags(Path(config.output_dir), remedy)
 
 
 def _recorded_values(config: Any, recorded: dict[str, Any], given: frozenset[str]) -> dict[str, Any]:
-    """Return the values of a recorded run for flags that were not given, where they differ from the configuration."""
-    changes = {}
+    """Return the values of a recorded run for flags that were not given, where they differ from the configuration.
+
+    Raises:
+        InputError: listing the values that do not have the type of their flag.
+    """
+    # HfArgumentParser removes the None from the type of a field.
+    changes, problems, types = {}, [], get_type_hints(type(config))
     for flag_field in fields(config):
         if flag_field.name in given or facts_of(flag_field).per_call:
             continue
         value = recorded.get(flag_field.name, value_before(flag_field))
-        if value != getattr(config, flag_field.name):
+        if not _has_type(value, types[flag_field.name]):
+            problems.append(f"{flag_field.name} is {value!r}")
+        elif value != getattr(config, flag_field.name):
             changes[flag_field.name] = value
+    raise_if_any("values of a wrong type", problems)
     return changes
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    """Return whether a JSON value has the type of a flag, such as ``int | None`` or ``list[str]``."""
+    if get_origin(kind) is list:
+        return isinstance(value, list) and all(_has_type(item, get_args(kind)[0]) for item in value)
+    if get_origin(kind) is not None:
+        return any(_has_type(value, one) for one in get_args(kind))
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 def _log_changes(changes: dict[str, Any]) -> None:

@@ -1,13 +1,11 @@
 """Write the metrics of a run while it trains, and show its progress as a bar or as lines."""
 
-import json
 import logging
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +18,7 @@ from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import messages_above_bars, shows_bars
 from voice_cloning.training.batches import StepBatches
 from voice_cloning.training.losses import PendingStep, StepLedger
+from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
@@ -51,47 +50,6 @@ class Throughput:
         self._positions, self._frames, self._seconds = 0, 0, 0.0
         self.resume()
         return rates
-
-
-class MetricsWriter:
-    """Appends records to ``metrics.jsonl`` and to the chosen reporters.
-
-    Args:
-        metrics_path: the file, already cut back to ``step``.
-        reporters: names from ``REPORTERS``.
-        step: the step at which the run begins. Plots of later steps are removed.
-    """
-
-    def __init__(self, metrics_path: Path, tensorboard: Path, reporters: list[str], step: int, config: dict) -> None:
-        self._file = metrics_path.open("a", encoding="utf-8")
-        self._tensorboard = self._wandb = None
-        if "tensorboard" in reporters:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and not always needed
-
-            self._tensorboard = SummaryWriter(str(tensorboard), purge_step=step + 1)
-        if "wandb" in reporters:
-            import wandb  # optional; the configuration has checked that it is installed
-
-            self._wandb = wandb.init(config=config, dir=str(metrics_path.parent), resume="allow")
-
-    def write(self, record: dict[str, Any]) -> None:
-        """Write one record, which must hold ``step``."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        step, numbers = record["step"], {k: v for k, v in record.items() if k != "step"}
-        if self._tensorboard is not None:
-            for name, value in numbers.items():
-                self._tensorboard.add_scalar(f"{'eval' if name.startswith('eval_') else 'train'}/{name}", value, step)
-            self._tensorboard.flush()
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
-
-    def close(self) -> None:
-        self._file.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        if self._wandb is not None:
-            self._wandb.finish()
 
 
 def peak_memory_gb(device: torch.device) -> float:
@@ -213,5 +171,6 @@ class ProgressLog:
             logger.info(message, *values)
 
     def _write(self, record: dict[str, float]) -> None:
-        if self._writer is not None:
-            self._writer.write({"step": self._state.step, **record})
+        with self._ranks.failing_together():
+            if self._writer is not None:
+                self._writer.write({"step": self._state.step, **record})

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from boson_multimodal.process_group import Ranks
+from voice_cloning.training.checkpoints import OPTIMIZER_FILE
 from voice_cloning.training.config import DistributedTrainingConfig
-
-OPTIMIZER_FILE = "optimizer.pt"
 
 
 class AdapterOptimizer:
@@ -64,7 +63,9 @@ class AdapterOptimizer:
 
     def save(self, folder: Path) -> None:
         """Write AdamW's state into a checkpoint's folder."""
-        torch.save(self._adamw.state_dict(), folder / OPTIMIZER_FILE)
+        # torch's own file would hide the reason for which a write fails.
+        with (folder / OPTIMIZER_FILE).open("wb") as file:
+            torch.save(self._adamw.state_dict(), file)
 
     def load(self, checkpoint: Path) -> None:
         """Load AdamW's state from a checkpoint."""

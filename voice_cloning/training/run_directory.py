@@ -6,32 +6,55 @@
     checkpoint-000120/           adapter_model.safetensors, adapter_config.json, README.md (its card), run.json,
                                  trainer_state.json, optimizer.pt
 
-A checkpoint is written under a temporary name and then renamed, so a folder with the name above is complete.
+A checkpoint is written under a temporary name and then renamed, so a folder with the name above is complete, unless
+the disk or somebody has changed it. Everything else in the folder is not the program's and is left alone.
 """
 
 import fcntl
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from boson_multimodal.disk_errors import disk_problem, naming_disk_errors
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync, write_whole
 from voice_cloning import __version__
+from voice_cloning.training.checkpoints import (
+    RUN_FILE,
+    STATE_FILE,
+    DamageError,
+    checkpoint_name,
+    checkpoint_step,
+    has_checkpoint_name,
+    is_written_by_program,
+    named_checkpoints,
+    read_run,
+    read_state,
+    remove_checkpoint,
+    write_checksums,
+)
+from voice_cloning.training.metrics import METRICS_FILE, TENSORBOARD_FOLDER, read_metrics_lines
 
-RUN_FILE = "run.json"
-STATE_FILE = "trainer_state.json"
-METRICS_FILE = "metrics.jsonl"
-TENSORBOARD_FOLDER = "tensorboard"
+logger = logging.getLogger(__name__)
+
 LOCK_FILE = ".lock"
-CHECKPOINT_PREFIX = "checkpoint-"
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "torchaudio", "soundfile", "numpy")
+_HEX = "[0-9a-f]{32}"
+_LEFT_OVER = re.compile(
+    re.escape(TEMPORARY_PREFIX)
+    + rf"(({re.escape(RUN_FILE)}|{re.escape(METRICS_FILE)})[.]{_HEX}|checkpoint-[0-9]{{6,}}([.]{_HEX})?)"
+)
+"""The temporary names that a killed run leaves behind. Checkpoints of earlier releases had no random part."""
 
 
 class RunDirectory:
@@ -43,23 +66,33 @@ class RunDirectory:
         details: the rest of ``run.json``.
         flags_before: for each flag, the value that describes releases without the flag. A run that does not record
             a flag has this value.
+        check: returns the ``run.json`` of a checkpoint from which a run can resume; raises ``DamageError`` for any
+            other.
 
     Raises:
         InputError: if the folder cannot be created, or another process is using it.
     """
 
     def __init__(
-        self, folder: Path, identity: dict[str, Any], details: dict[str, Any], flags_before: dict[str, Any]
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        details: dict[str, Any],
+        flags_before: dict[str, Any],
+        check: Callable[[Path], dict[str, Any]],
     ) -> None:
         self.folder = folder
         self.identity = identity
         self.details = details
         self._flags_before = flags_before
+        self._check = check
+        self._damaged: set[str] = set()
+        self._newest: Path | None = None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            _create(folder)
             self._lock = _lock(folder / LOCK_FILE)
         except OSError as error:
-            raise InputError(f"--output_dir {folder}: cannot be written ({error.strerror})") from error
+            raise InputError(f"--output_dir {disk_problem(error, folder)}") from error
 
     def close(self) -> None:
         """Unlock the folder, so that another process can use it."""
@@ -68,49 +101,52 @@ class RunDirectory:
     def open(self, resume: str, overwrite: bool) -> Path | None:
         """Find the checkpoint to resume from, and write ``run.json``. If this fails, the folder is closed.
 
+        Damaged checkpoints are named in the log. They stay until the run saves at their step.
+
         Args:
-            resume: ``auto`` (resume from the newest checkpoint of the same run), ``none``, or a checkpoint's folder.
+            resume: ``auto`` (resume from the newest sound checkpoint of the same run), ``none``, or a checkpoint's
+                folder.
             overwrite: first remove the files of any run in the folder.
 
         Returns:
             The checkpoint to resume from, or None to begin at step 0.
 
         Raises:
-            InputError: if the folder holds another run (it names each difference), or if ``resume`` is no checkpoint.
+            InputError: if the folder holds another run (it names each difference), if ``resume`` is no sound
+                checkpoint, if the folder holds checkpoints and none is sound, or if a file cannot be written.
         """
         try:
-            return self._open(resume, overwrite)
+            with naming_disk_errors(self.folder, "Make room or make it writable, or give another --output_dir"):
+                self._newest = self._open(resume, overwrite)
         except InputError:
             self.close()
             raise
+        return self._newest
 
     def _open(self, resume: str, overwrite: bool) -> Path | None:
-        _remove(self.folder.glob(f"{TEMPORARY_PREFIX}*"))
+        named = None if resume in ("auto", "none") else Path(resume)
+        if named is not None:
+            self._check_named(named, overwrite)
+        for name in filter(_LEFT_OVER.fullmatch, os.listdir(self.folder)):
+            _remove(self.folder / name)
         if overwrite:
-            _remove(self._run_files())
-        checkpoint = Path(resume) if resume not in ("auto", "none") else None
-        if checkpoint is not None:
-            self._check_checkpoint(checkpoint)
+            for path in self._run_files():
+                _remove(path)
+        found = None
         if self._run_files():
             if resume == "none":
                 raise InputError(
                     f"--output_dir {self.folder}: holds a run; --resume auto continues it, --overwrite removes it"
                 )
-            self._check_identity(self.folder, f"--output_dir {self.folder}: holds another run")
-            if checkpoint is None:
-                checkpoint = self.newest_checkpoint()
+            found = self._resume_point(named is None)
+        self._check_places()
         write_whole(self.folder / RUN_FILE, self._description(), durable=True)
-        return checkpoint
+        return named or found
 
     def checkpoints(self) -> list[Path]:
-        """Return the complete checkpoints, oldest first."""
-        found = [p for p in self.folder.glob(f"{CHECKPOINT_PREFIX}*") if (p / STATE_FILE).is_file()]
-        return sorted(found, key=checkpoint_step)
-
-    def newest_checkpoint(self) -> Path | None:
-        """Return the checkpoint with the most steps, or None."""
-        found = self.checkpoints()
-        return found[-1] if found else None
+        """Return the checkpoints that the program wrote and that have a state, oldest first."""
+        found = filter(is_written_by_program, named_checkpoints(self.folder))
+        return [path for path in found if os.path.isfile(path / STATE_FILE)]
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> Path:
         """Write the checkpoint of a step under a temporary name and rename it; return its folder.
@@ -118,37 +154,73 @@ class RunDirectory:
         Args:
             step: number of optimizer steps done.
             write: writes state and weights into a folder that already holds ``run.json``.
+
+        Raises:
+            InputError: if the disk is full or broken. Nothing is left of the checkpoint then.
         """
         target = self.checkpoint_path(step)
-        temporary = self.folder / f"{TEMPORARY_PREFIX}{target.name}"
-        temporary.mkdir()
-        write_whole(temporary / RUN_FILE, self._description())
-        write(temporary)
-        for path in temporary.iterdir():
-            sync(path)
-        if target.exists():  # a run that was resumed from an earlier checkpoint reaches this step again
-            shutil.rmtree(target)
+        temporary = self.folder / f"{TEMPORARY_PREFIX}{target.name}.{uuid.uuid4().hex}"
+        again = "it begins at step 0" if self._newest is None else f"it resumes from {self._newest}"
+        try:
+            with naming_disk_errors(self.folder, f"Make room, and run the same command again: {again}"):
+                temporary.mkdir()
+                write_whole(temporary / RUN_FILE, self._description())
+                write(temporary)
+                write_checksums(temporary)
+                metrics = [path for path in [self.folder / METRICS_FILE] if path.exists()]
+                for path in [*temporary.iterdir(), temporary, *metrics]:
+                    sync(path)
+                self._rename(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        self._damaged.discard(target.name)
+        self._newest = target
+        return target
+
+    def _rename(self, temporary: Path, target: Path) -> None:
+        """Give a complete checkpoint its name. What had the name is removed if the program wrote it, else renamed."""
+        aside = None
+        if os.path.lexists(target):  # a run that was resumed from an earlier checkpoint reaches this step again
+            aside = _unused(target.with_name(f"{target.name}.set-aside"))
+            os.rename(target, aside)
         os.rename(temporary, target)
         sync(self.folder)
-        return target
+        if aside is not None:
+            if is_written_by_program(aside):
+                remove_checkpoint(aside)
+            if os.path.lexists(aside):
+                logger.warning("%s held files of yours; they are in %s now", target, aside)
 
     def checkpoint_path(self, step: int) -> Path:
         """Return the folder for the checkpoint of a step. It need not exist."""
-        return self.folder / f"{CHECKPOINT_PREFIX}{step:06d}"
+        return self.folder / checkpoint_name(step)
 
     def prune_checkpoints(self, limit: int, best_step: int | None) -> None:
-        """Keep the newest ``limit`` checkpoints (0 keeps all) and the best one. Remove the others."""
-        for path in self.checkpoints()[:-limit] if limit else []:
-            if checkpoint_step(path) != best_step:
-                shutil.rmtree(path)
+        """Keep the newest ``limit`` checkpoints (0 keeps all) and the best one. Remove the others.
 
-    def cut_metrics(self, step: int) -> Path:
-        """Remove later steps and an incomplete last line from ``metrics.jsonl``. Return its path."""
+        Checkpoints that were found damaged, and those of steps that this run has yet to reach, neither count nor go.
+        """
+        newest = checkpoint_step(self._newest)
+        reached = [p for p in self.checkpoints() if p.name not in self._damaged and checkpoint_step(p) <= newest]
+        for path in reached[:-limit] if limit else []:
+            if checkpoint_step(path) != best_step:
+                try:
+                    remove_checkpoint(path)
+                except OSError as error:
+                    logger.warning("%s cannot be removed (%s); the run goes on", path, error.strerror)
+
+    def cut_metrics(self, step: int) -> None:
+        """Remove later steps and damaged lines from ``metrics.jsonl``. The number of damaged lines is logged."""
         path = self.folder / METRICS_FILE
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
-        write_whole(path, "".join(kept).encode(), durable=True)
-        return path
+        kept = []
+        with naming_disk_errors(self.folder, "Make room, and run the same command again"):
+            if path.exists():
+                lines = read_metrics_lines(path)
+                kept = [line + b"\n" for line, record in lines.sound if record["step"] <= step]
+                if lines.damaged:
+                    shown = "; ".join(lines.damaged[:3]) + ("; ..." if len(lines.damaged) > 3 else "")
+                    logger.warning("%s: %d damaged lines were dropped (%s)", path, len(lines.damaged), shown)
+            write_whole(path, b"".join(kept), durable=True)
 
     def _description(self) -> bytes:
         """Return the content of ``run.json``, for the folder and for each checkpoint."""
@@ -156,22 +228,96 @@ class RunDirectory:
 
     def _run_files(self) -> list[Path]:
         names = (RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER)
-        found = [self.folder / name for name in names if (self.folder / name).exists()]
-        return found + sorted(self.folder.glob(f"{CHECKPOINT_PREFIX}*"))
+        found = [self.folder / name for name in names if os.path.lexists(self.folder / name)]
+        return found + list(filter(is_written_by_program, named_checkpoints(self.folder)))
 
-    def _check_checkpoint(self, checkpoint: Path) -> None:
-        if not (checkpoint / STATE_FILE).is_file():
+    def _check_places(self) -> None:
+        """Check the files that are written after the weights are loaded."""
+        metrics, plots = self.folder / METRICS_FILE, self.folder / TENSORBOARD_FOLDER
+        advice = "move it away; the program writes there"
+        if os.path.lexists(metrics) and not os.path.isfile(metrics):
+            raise InputError(f"{metrics}: is not a file; {advice}")
+        if os.path.isdir(self.folder / RUN_FILE):
+            raise InputError(f"{self.folder / RUN_FILE}: is a folder, not a file; {advice}")
+        if os.path.lexists(plots) and not os.path.isdir(plots):
+            raise InputError(f"{plots}: is not a folder; {advice}")
+        if os.path.isfile(metrics):
+            with metrics.open("rb+"):
+                pass
+
+    # -- what to resume from -------------------------------------------------------------------------------------
+
+    def _check_named(self, checkpoint: Path, overwrite: bool) -> None:
+        if not os.path.isfile(checkpoint / STATE_FILE):
             raise InputError(f"--resume {checkpoint}: no {STATE_FILE} in it; give auto, none or a checkpoint's folder")
-        self._check_identity(checkpoint, f"--resume {checkpoint}: is a checkpoint of another run")
+        if overwrite and self.folder.resolve() in checkpoint.resolve().parents:
+            raise InputError(f"--resume {checkpoint}: lies in --output_dir, from which --overwrite removes it")
+        try:
+            run = self._check(checkpoint)
+        except DamageError as error:
+            raise InputError(f"--resume {checkpoint}: is damaged: {error}; give another checkpoint, or auto") from error
+        self._require_own(run, f"--resume {checkpoint}: is a checkpoint of another run")
 
-    def _check_identity(self, folder: Path, heading: str) -> None:
-        if not (folder / RUN_FILE).is_file():
-            raise InputError(f"{heading}, without {RUN_FILE} to compare with; give another folder, or --overwrite")
-        found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["identity"]
+    def _resume_point(self, search: bool) -> Path | None:
+        """Check that the folder holds this run. Return its newest sound checkpoint, if ``search`` asks for it."""
+        heading = f"--output_dir {self.folder}: holds another run"
+        damage = None
+        try:
+            self._require_own(read_run(self.folder), heading)
+        except DamageError as error:
+            damage = str(error)
+        found = self._newest_sound() if search or damage else None
+        if damage and found is None:
+            raise InputError(
+                f"{heading}, without {RUN_FILE} to compare with ({damage}); give another folder, or --overwrite"
+            )
+        if damage:
+            logger.warning("%s; %s has one, and is of the same run, so the run goes on", damage, found)
+        return found
+
+    def _newest_sound(self) -> Path | None:
+        """Return the newest sound checkpoint of this run and log which newer ones are not; None if there is none."""
+        problems, damaged = [], []
+        for path in reversed(named_checkpoints(self.folder)):
+            try:
+                self._check_own(path)
+            except DamageError as error:
+                problems.append(str(error))
+                damaged.append(path)
+                continue
+            self._log_damage(problems, damaged, path)
+            return path
+        raise_if_any(
+            f"--output_dir {self.folder}: none of its checkpoints is sound. Restore one, or give --overwrite to begin "
+            "at step 0, or another --output_dir (with --init_adapter for an adapter that is sound). What is wrong",
+            problems,
+        )
+        logger.info("%s holds a run without a checkpoint; it begins at step 0", self.folder)
+        return None
+
+    def _log_damage(self, problems: list[str], damaged: list[Path], taken: Path) -> None:
+        self._damaged = {path.name for path in damaged}
+        for problem in problems:
+            logger.warning("damaged: %s", problem)
+        if damaged:
+            lost = checkpoint_step(damaged[0]) - checkpoint_step(taken)
+            names = ", ".join(path.name for path in damaged)
+            logger.warning("%s is taken instead of %s; steps that are trained again: %d", taken, names, lost)
+
+    def _check_own(self, checkpoint: Path) -> None:
+        run = self._check(checkpoint)
+        if (step := read_state(checkpoint)["step"]) != checkpoint_step(checkpoint):
+            raise DamageError(f"{checkpoint}: its {STATE_FILE} is of step {step}")
+        try:
+            self._require_own(run, f"{checkpoint}: is of another run")
+        except InputError as error:
+            raise DamageError(str(error)) from error
+
+    def _require_own(self, run: dict[str, Any], heading: str) -> None:
         raise_if_any(
             f"{heading}. Give the same flags and data to continue it, another --output_dir for a new run (with "
             "--init_adapter to start from this one's adapter), or --overwrite. Differences",
-            differences(self._as_recorded_today(found), json.loads(json.dumps(self.identity))),
+            differences(self._as_recorded_today(run["identity"]), json.loads(json.dumps(self.identity))),
         )
 
     def _as_recorded_today(self, identity: dict[str, Any]) -> dict[str, Any]:
@@ -186,29 +332,6 @@ class RunDirectory:
         }
         added = {name: self._flags_before[name] for name in today - identity["flags"].keys()}
         return {**identity, "flags": {**added, **recorded}}
-
-
-def read_run_flags(folder: Path) -> dict[str, Any] | None:
-    """Return the flags of the run whose ``run.json`` lies in a folder, or None if there is none.
-
-    Raises:
-        InputError: if ``run.json`` is damaged.
-    """
-    path = folder / RUN_FILE
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["flags"]
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path}: does not hold the flags of a run ({error}); restore it from a checkpoint, or give --overwrite "
-            "to remove the run"
-        ) from error
-
-
-def checkpoint_step(checkpoint: Path) -> int:
-    """Return the number of optimizer steps done at a checkpoint."""
-    return int(checkpoint.name.removeprefix(CHECKPOINT_PREFIX))
 
 
 def differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -253,9 +376,18 @@ def environment(project: Path) -> dict[str, Any]:
     }
 
 
-def _lock(path: Path) -> IO[str]:
+def _create(folder: Path) -> None:
+    """Create a folder, and wait until its name is on the disk."""
+    if not folder.is_dir():
+        _create(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync(folder.parent)
+
+
+def _lock(path: Path) -> IO[bytes]:
     """Lock a file until the process ends. The system releases the lock even if the process is killed."""
-    file = path.open("w")
+    # Nothing is written, so a link to another file does no harm; a pipe with this name does not block.
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "rb", buffering=0)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -263,12 +395,23 @@ def _lock(path: Path) -> IO[str]:
     return file
 
 
-def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _unused(path: Path) -> Path:
+    """Return the path, or the path with the first number for which nothing exists."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder of the program. A link is removed, not what it points to."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink()
+    elif has_checkpoint_name(path):
+        remove_checkpoint(path)
+    else:
+        shutil.rmtree(path)
 
 
 def _json_bytes(content: dict[str, Any]) -> bytes:

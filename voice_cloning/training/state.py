@@ -1,13 +1,14 @@
 """The state of a run: its step, losses and best evaluation. It is saved in each checkpoint."""
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from boson_multimodal.whole_files import write_whole
+from voice_cloning.training.checkpoints import STATE_FILE, read_state
 from voice_cloning.training.losses import LossTotals
-from voice_cloning.training.run_directory import STATE_FILE
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,13 @@ class BestEvaluation:
 
     step: int
     eval_loss: float
+
+    @classmethod
+    def of_state(cls, state: dict[str, Any]) -> "BestEvaluation | None":
+        """Return the best evaluation in the content of ``trainer_state.json``."""
+        best = state["best"]
+        # An earlier release could record a loss that is not finite, and then no other one was lower.
+        return cls(**best) if best is not None and math.isfinite(best["eval_loss"]) else None
 
 
 @dataclass
@@ -52,7 +60,7 @@ class TrainingState:
             total_steps=total_steps,
             totals=LossTotals.from_state(found["totals"]),
             step=found["step"],
-            best=found["best"] and BestEvaluation(**found["best"]),
+            best=BestEvaluation.of_state(found),
             evaluation_due=found["evaluation_due"],
             saved_step=None if found["evaluation_due"] else found["step"],
         )
@@ -80,14 +88,12 @@ class TrainingState:
         return self.is_last_step and not self.evaluation_due
 
     def note_evaluation(self, eval_loss: float) -> bool:
-        """Record the evaluation of this step. Returns whether it is the best so far."""
+        """Record the evaluation of this step. Return whether it is the best so far.
+
+        A loss that is not finite is never the best.
+        """
         self.evaluation_due = False
-        if self.best is not None and not eval_loss < self.best.eval_loss:
+        if not math.isfinite(eval_loss) or (self.best is not None and not eval_loss < self.best.eval_loss):
             return False
         self.best = BestEvaluation(self.step, eval_loss)
         return True
-
-
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint's ``trainer_state.json``."""
-    return json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))

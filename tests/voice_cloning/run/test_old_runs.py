@@ -11,6 +11,7 @@ import arabic_voice_cloning_distributed_trainer as program
 from boson_multimodal.errors import InputError
 from boson_multimodal.flags import THE_DEFAULT, facts_of, flag
 from lora_config import HiggsAudioLoRATrainingConfig
+from tests.checkpoint_folders import edit_json
 from tests.old_runs.command import COMMAND
 from tests.training_runs import adapter, assert_same_adapter, metrics
 from voice_cloning.training import config as training_config
@@ -145,9 +146,45 @@ def test_a_named_checkpoint_gives_its_values(old_run: Path) -> None:
 
 
 def test_a_damaged_record_is_named(old_run: Path) -> None:
-    (old_run / "run.json").write_text("{", encoding="utf-8")
+    for folder in (old_run, old_run / "checkpoint-000002", old_run / "checkpoint-000003"):
+        (folder / "run.json").write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match="run.json: does not hold the flags of a run .* --overwrite"):
         program.parse_arguments(COMMAND.split(), "")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("learning_rate", "fast", "run.json: values of a wrong type .*\n  learning_rate is 'fast'"),
+        ("lora_targets", ["attention", 3], "run.json: values of a wrong type .*\n  lora_targets is"),
+        ("drop_invalid", 1, "run.json: values of a wrong type .*\n  drop_invalid is 1"),
+        ("seed", True, "run.json: values of a wrong type .*\n  seed is True"),
+        ("lora_rank", None, "run.json: values of a wrong type .*\n  lora_rank is None"),
+        ("lora_rank", -4, "run.json: lora_rank is -4; it must be at least 1"),
+    ],
+)
+def test_recorded_flags_of_a_wrong_kind_are_named(old_run: Path, name: str, value: object, message: str) -> None:
+    edit_json(old_run / "run.json", lambda found: found["flags"].update({name: value}))
+    words = COMMAND.split()
+    if f"--{name}" in words:  # only flags that are not given come from the run
+        at = words.index(f"--{name}")
+        del words[at : at + 2]
+    with pytest.raises(InputError, match=message):
+        program.parse_arguments(words, "")
+
+
+def test_a_damaged_record_is_replaced_by_that_of_the_newest_checkpoint(
+    old_run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (old_run / "run.json").write_text("{", encoding="utf-8")
+    (old_run / "checkpoint-000003" / "run.json").write_bytes(b"")
+    whole = uninterrupted("whole")
+    caplog.clear()
+    assert train(COMMAND).finished
+    assert "run.json: not JSON" in caplog.text and "checkpoint-000003/run.json: empty" in caplog.text
+    assert "the flags are taken from run/checkpoint-000002/run.json" in caplog.text
+    assert "checkpoint-000002 is taken instead of checkpoint-000003; steps that are trained again: 1" in caplog.text
+    assert_resumed(old_run, whole)
 
 
 def test_each_flag_added_later_has_a_value_for_older_runs() -> None:

@@ -1,0 +1,166 @@
+"""Write the metrics of a run to ``metrics.jsonl`` and TensorBoard, and read ``metrics.jsonl``, damaged or not.
+
+A record is written whole or not at all: if a write fails, what was written of it is removed.
+"""
+
+import io
+import json
+import os
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from boson_multimodal.disk_errors import naming_disk_errors
+from boson_multimodal.whole_files import append_whole
+
+METRICS_FILE = "metrics.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+LARGEST_STEP = 2**53
+"""Larger numbers are no steps: a plot cannot place them."""
+
+
+@dataclass(frozen=True)
+class MetricsLines:
+    """The lines of a ``metrics.jsonl``.
+
+    Attributes:
+        sound: each sound line without its line end, and its record: ``step``, and numbers by name.
+        damaged: ``line N: what is wrong`` of each other line.
+        has_unfinished: whether the last damaged line has no line end: it is being written, or a kill cut it.
+    """
+
+    sound: list[tuple[bytes, dict[str, Any]]]
+    damaged: list[str]
+    has_unfinished: bool
+
+
+def read_metrics_lines(path: Path) -> MetricsLines:
+    """Read a ``metrics.jsonl``.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    sound, damaged = [], []
+    *lines, last = path.read_bytes().split(b"\n")
+    problem = None
+    for number, line in enumerate([*lines, last] if last else lines, start=1):
+        record, problem = _record(line)
+        if problem is None:
+            sound.append((line, record))
+        else:
+            damaged.append(f"line {number}: {problem}")
+    return MetricsLines(sound, damaged, bool(last) and problem is not None)
+
+
+def _record(line: bytes) -> tuple[dict[str, Any], str | None]:
+    """Return the record in a line, and what is wrong with the line."""
+    if not line.strip():
+        return {}, "blank"
+    try:
+        record = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        return {}, f"not JSON ({error})"
+    if not isinstance(record, dict) or "step" not in record:
+        return {}, "not an object with a step"
+    step = record["step"]
+    if type(step) is not int or not 0 <= step < LARGEST_STEP:
+        return {}, f"step is {step!r}, not a number of steps"
+    wrong = [f"{name} is {value!r}, not a number" for name, value in record.items() if not _is_number(value)]
+    return record, "; ".join(wrong) or None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < LARGEST_STEP)
+
+
+class TensorBoardFile:
+    """A new file of TensorBoard events.
+
+    It is written in this thread. The writer of torch writes in a thread of its own, which prints a traceback if the
+    disk is full.
+
+    Args:
+        folder: created if it does not exist.
+        first_step: plots of earlier files are cut off from this step on.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2  # slow to import, and not always needed
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._protocol, self._summary, self._record_writer = event_pb2, summary_pb2, RecordWriter
+        folder.mkdir(exist_ok=True)
+        # TensorBoard reads the files of a folder in the order of their names. No two have the same.
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{nanoseconds:09d}"
+        self._file = (folder / name).open("xb", buffering=0)
+        self._write({"file_version": "brain.Event:2"})
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write({"step": first_step, "session_log": start})
+
+    def write(self, step: int, numbers: dict[str, float]) -> None:
+        """Write numbers by tag. Raises ``OSError`` if they cannot be written."""
+        values = [self._summary.Summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items()]
+        self._write({"step": step, "summary": self._summary.Summary(value=values)})
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, fields: dict[str, Any]) -> None:
+        record = io.BytesIO()
+        event = self._protocol.Event(wall_time=time.time(), **fields)
+        self._record_writer(record).write(event.SerializeToString())
+        append_whole(self._file, record.getvalue())
+
+
+class MetricsWriter:
+    """Appends records to ``metrics.jsonl`` and to the chosen reporters.
+
+    Args:
+        folder: the folder of the run; its ``metrics.jsonl`` is already cut back to ``step``.
+        reporters: names from ``REPORTERS``.
+        step: the step at which the run begins. Plots of later steps are removed.
+        config: all flags, for wandb.
+
+    Raises:
+        InputError: if a file cannot be written, also from :meth:`write`.
+    """
+
+    def __init__(self, folder: Path, reporters: list[str], step: int, config: dict[str, Any]) -> None:
+        self._folder = folder
+        self._tensorboard = self._wandb = None
+        with self._naming_disk_errors():
+            # A buffer that could not be written would be written again when the file is closed.
+            self._file = (folder / METRICS_FILE).open("ab", buffering=0)
+            if "tensorboard" in reporters:
+                self._tensorboard = TensorBoardFile(folder / TENSORBOARD_FOLDER, step + 1)
+        if "wandb" in reporters:
+            import wandb  # optional; the configuration has checked that it is installed
+
+            self._wandb = wandb.init(config=config, dir=str(folder), resume="allow")
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write one record, which must hold ``step``."""
+        step, numbers = record["step"], {k: v for k, v in record.items() if k != "step"}
+        with self._naming_disk_errors():
+            append_whole(self._file, (json.dumps(record) + "\n").encode())
+            if self._tensorboard is not None:
+                groups = {name: "eval" if name.startswith("eval_") else "train" for name in numbers}
+                self._tensorboard.write(step, {f"{groups[name]}/{name}": value for name, value in numbers.items()})
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _naming_disk_errors(self) -> Any:
+        return naming_disk_errors(self._folder, RESUME_ADVICE)
+
+
+RESUME_ADVICE = "Make room for the run, and run the same command again: it resumes from its newest checkpoint"
