@@ -32,6 +32,7 @@ from arabic_voice_cloning_dataset import (
 )
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, ChatMLDatasetSample
 from boson_multimodal.audio_processing.codes_file import CodesFiles
+from boson_multimodal.command_line import run_command
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
@@ -229,21 +230,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table. Returns the exit status."""
-    args = parse_arguments(arguments)
-    try:
-        recogniser = load_recogniser(args.data)
-        names = "".join(f" {name:>10}" for name in SHARES)
-        print(f"{'set':14} {'adapter':24} {'words':>6}{names} {'length ratio':>13}")
-        for adapter in args.adapter:
-            model = load_model(args.model_path, adapter)
-            for name in args.sets:
-                requests = read_requests(args.data / f"{name}.json", model.config, args)
-                pairs = zip(requests, speak(model, requests), strict=True)
-                answers = [judge(request, spoken, model.config, recogniser) for request, spoken in pairs]
-                print(table_row(name, adapter, answers), flush=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: print_table(parse_arguments(arguments)))
+
+
+def print_table(args: argparse.Namespace) -> int:
+    """Measure, and print a row for each adapter and set. Returns the exit status."""
+    recogniser = load_recogniser(args.data)
+    names = "".join(f" {name:>10}" for name in SHARES)
+    print(f"{'set':14} {'adapter':24} {'words':>6}{names} {'length ratio':>13}")
+    for adapter in args.adapter:
+        model = load_model(args.model_path, adapter)
+        for name in args.sets:
+            requests = read_requests(args.data / f"{name}.json", model.config, args)
+            pairs = zip(requests, speak(model, requests), strict=True)
+            answers = [judge(request, spoken, model.config, recogniser) for request, spoken in pairs]
+            print(table_row(name, adapter, answers), flush=True)
     return 0
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from arabic_text.diacritics import DIACRITISERS, load_diacritiser
 from boson_multimodal.errors import LISTED_OFFENDERS, InputError
+from boson_multimodal.standard_streams import input_bytes, result_output
 from voice_cloning.corpora.normalise_files import (
     NormaliseSummary,
     TextNormaliser,
@@ -53,9 +54,10 @@ def run(flags: argparse.Namespace) -> int:
             raise InputError("-: it reads the standard input and writes the standard output; give it alone")
         add_marks = load_diacritiser(flags.diacritise) if flags.diacritise else None
         normaliser = TextNormaliser(flags.digits, add_marks)
-        for line in normalise_lines(sys.stdin.buffer, "standard input", normaliser):
-            sys.stdout.buffer.write(line.encode("utf-8") + b"\n")
-        sys.stdout.buffer.flush()
+        texts, output = input_bytes(), result_output()
+        for line in normalise_lines(texts, "standard input", normaliser):
+            output.write(line.encode("utf-8") + b"\n")
+        output.flush()
         _print_summary("standard input", normaliser.summary, sys.stderr)
         return 0
     if flags.output_dir is None:

@@ -13,7 +13,7 @@ from transformers import HiggsAudioV2ForConditionalGeneration
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.checkpoints import is_hub_id, resolve_checkpoint
 from boson_multimodal.constants import MODEL_REVISION
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint, stored_tensors, weights_dtype
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
@@ -60,7 +60,7 @@ Two models that round independently differ by sqrt(2) times that error. The roun
 """
 
 
-class VerificationError(RuntimeError):
+class VerificationError(NamedError):
     """The logits of the written model differ from those of base + adapter."""
 
 
