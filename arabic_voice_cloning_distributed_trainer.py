@@ -45,11 +45,11 @@ from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.seeds import seed_of
 from lora_config import (
     HiggsAudioLoRATrainingConfig,
-    check_adapter,
     create_higgs_audio_lora_model,
-    load_adapter,
     load_base_model,
 )
+from voice_cloning.adapters.export import Adapter
+from voice_cloning.adapters.initial import check_modules, read_initial_adapter, start_from
 from voice_cloning.adapters.model_card import write_checkpoint_card
 from voice_cloning.run.components import (
     FinishedRun,
@@ -169,12 +169,13 @@ class ArabicVoiceCloningDistributedTrainer:
         config, flags = self.config, self._flags()
         check_data_files(config)
         require_equal_flags(self.ranks, flags)
-        if config.init_adapter is not None:
-            check_adapter(Path(config.init_adapter), self.lora_config)
+        initial = config.init_adapter and read_initial_adapter(Path(config.init_adapter), self.lora_config)
         model_folder = resolve_checkpoint(
             config.model_path, config.model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
         data = load_run_data(config, self.dataset_config, model_folder)
+        if initial:
+            check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
         for line in data_lines(data, self.dataset_config):
             self._log_main("%s", line)
         opened = open_run_directory(self.ranks, flags, data, self.placement.dtype, PROJECT_FOLDER)
@@ -184,7 +185,7 @@ class ArabicVoiceCloningDistributedTrainer:
         if encoded:
             self._log_main("%d clips were encoded", encoded)
         plan = TrainingPlan(data.train_dataset.lengths, config, self.ranks.world_size)
-        model = self._load_model(model_folder)
+        model = self._load_model(model_folder, initial)
         self._check_wrapped_model(model)
         optimizer = AdapterOptimizer(model.parameters(), config, self.ranks)
         state = restore(opened.checkpoint, model, optimizer, plan.total_steps, data.model_config.audio_num_codebooks)
@@ -205,18 +206,18 @@ class ArabicVoiceCloningDistributedTrainer:
             self._log_main("resuming from %s at step %d of %d", opened.checkpoint, state.step, state.total_steps)
         return components
 
-    def _load_model(self, folder: Path) -> PeftModel:
+    def _load_model(self, folder: Path, initial: Adapter | None) -> PeftModel:
         """Load the base model and add a new or a trained adapter to it."""
         config, device_map = self.config, {"": self.placement.device}
         # Not earlier: loading the codec draws random numbers, and only a run that encodes clips loads it.
         torch.manual_seed(config.seed)
-        if config.init_adapter is None:
+        if initial is None:
             model, _, _ = create_higgs_audio_lora_model(
                 folder, self.lora_config, device_map, self.placement.dtype, config.gradient_checkpointing
             )
         else:
             base = load_base_model(folder, device_map, self.placement.dtype, config.gradient_checkpointing)
-            model = load_adapter(base, Path(config.init_adapter), self.lora_config)
+            model = start_from(base, initial, self.lora_config)
         name_base(model, config)
         if self.placement.dtype != torch.float32:
             leave_casts_to_autocast(model)

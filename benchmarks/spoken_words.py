@@ -35,9 +35,9 @@ from boson_multimodal.audio_processing.codes_file import CodesFiles
 from boson_multimodal.command_line import run_command
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
-from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
 from boson_multimodal.model.higgs_audio.generation import codes_of_columns
-from voice_cloning.adapters.export import apply_adapter, check_fit, merge_adapter, read_adapter
+from voice_cloning.adapters.export import apply_adapter, merge_adapter
+from voice_cloning.speech.voice_cloner import fitting_adapter
 
 BASE = "none"
 """Stands for no adapter."""
@@ -117,11 +117,10 @@ def load_model(folder: Path, adapter: str) -> HiggsAudioModel:
     Raises:
         InputError: if the folder holds no adapter, or one of another model.
     """
-    model = HiggsAudioModel.from_pretrained(folder)
     if adapter == BASE:
-        return model
-    trained = read_adapter(Path(adapter)).in_layout(ORIGINAL)
-    check_fit(trained, model.config, f"--adapter {adapter}")
+        return HiggsAudioModel.from_pretrained(folder)
+    trained = fitting_adapter(Path(adapter), HiggsAudioConfig.from_pretrained(folder))
+    model = HiggsAudioModel.from_pretrained(folder)
     return merge_adapter(apply_adapter(model, trained), model.dtype).eval()
 
 
