@@ -292,7 +292,7 @@ def export_adapter(
 
 
 def _settings(adapter: Path) -> dict[str, object]:
-    return json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+    return json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8-sig"))
 
 
 def _write_card(folder: Path, card: str, facts: dict[str, object]) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import yaml
 
 from boson_multimodal.checkpoints import is_hub_id
-from boson_multimodal.errors import InputError
 from boson_multimodal.flags import facts_of
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
 from lora_config import ADAPTER_CONFIG_FILE
+from voice_cloning.adapters.run_record import check_metrics, check_results, read_json_object, read_record
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.run_directory import METRICS_FILE, RUN_FILE, STATE_FILE
 
@@ -55,24 +55,19 @@ def read_facts(adapter: Path, run_folder: Path | None = None) -> dict[str, Any]:
         run_folder: the folder of ``metrics.jsonl``; by default the parent folder of the checkpoint.
 
     Raises:
-        InputError: if ``run.json`` is not one of the trainer's.
+        InputError: if ``run.json``, ``trainer_state.json`` or the metrics are not those of the trainer.
     """
     if not (adapter / RUN_FILE).is_file():
         return {}
-    try:
-        run = json.loads((adapter / RUN_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{adapter / RUN_FILE}: not JSON ({error}); correct it or remove it") from error
-    if not isinstance(run, dict) or not isinstance(run.get("flags"), dict):
-        raise InputError(f"{adapter / RUN_FILE}: does not describe a training run; remove it")
+    run = read_record(adapter / RUN_FILE)
     if "results" in run:
         return run
-    settings = json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+    settings = json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8-sig"))
     flags = {name: _public_value(name, value) for name, value in run["flags"].items() if name not in PRIVATE_FLAGS}
     if settings.get("revision") is None:  # The trainer records no revision for a base in a local folder.
-        flags["model_path"] = Path(flags.get("model_path", "")).name
+        flags["model_path"] = Path(flags.get("model_path") or "").name
     for name, revision in REPOSITORY_FLAGS.items():
-        if not is_hub_id(flags.get(name, "")):
+        if not is_hub_id(flags.get(name) or ""):
             flags[revision] = None
     identity = run.get("identity", {})
     facts = {
@@ -97,12 +92,17 @@ def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
     """Return the steps, the best evaluation, and the last losses up to the checkpoint's step."""
     if not (checkpoint / STATE_FILE).is_file():
         return {}
-    state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-    results = {name: state[name] for name in ("step", "total_steps", "best")}
+    state = read_json_object((checkpoint / STATE_FILE).read_bytes(), f"{checkpoint / STATE_FILE}")
+    results = {name: state.get(name) for name in ("step", "total_steps", "best")}
+    check_results(results, f"{checkpoint / STATE_FILE}")
     metrics = run_folder / METRICS_FILE
-    lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True) if metrics.is_file() else []
-    for record in (json.loads(line) for line in lines if line.endswith("\n")):
-        if record["step"] <= state["step"]:
+    lines = metrics.read_bytes().splitlines(keepends=True) if metrics.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            continue
+        record = read_json_object(line, f"{metrics}, line {number}")
+        check_metrics(record, f"{metrics}, line {number}")
+        if record["step"] <= results["step"]:
             losses = {name: value for name, value in record.items() if name.endswith("loss")}
             results["evaluation" if "eval_loss" in losses else "training"] = {"step": record["step"], **losses}
     return results
