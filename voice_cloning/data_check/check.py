@@ -5,6 +5,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
+from boson_multimodal.hub import hub_access
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
 from voice_cloning.data_check.corpus_rules import check_corpus, speech_rates
@@ -107,8 +109,12 @@ def _load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
         raise InputError(
             f"--model_path {model_path}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME"
         )
+    is_local = os.path.isdir(os.path.expanduser(model_path))
     try:
-        return AutoTokenizer.from_pretrained(os.path.expanduser(model_path))
+        with nullcontext() if is_local else hub_access(f"--model_path {model_path}"):
+            return AutoTokenizer.from_pretrained(os.path.expanduser(model_path))
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

@@ -1,6 +1,7 @@
 """Load and check the training and evaluation data that the flags name, before any weight is loaded."""
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from boson_multimodal.audio_processing.mel_features import (
 )
 from boson_multimodal.checkpoints import local_checkpoint, resolve_checkpoint
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.hub import hub_access
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from voice_cloning.training.config import DistributedTrainingConfig
 
@@ -116,10 +118,12 @@ def load_feature_extractor(
     wanted = build_feature_extractor(model_config)
     if path is None:
         return wanted
+    is_local, flag = os.path.isdir(os.path.expanduser(path)), f"--whisper_processor_path {path}"
     try:
-        found = WhisperFeatureExtractor.from_pretrained(
-            os.path.expanduser(path), revision=training_config.whisper_processor_revision
-        )
+        with nullcontext() if is_local else hub_access(flag):
+            found = WhisperFeatureExtractor.from_pretrained(
+                os.path.expanduser(path), revision=training_config.whisper_processor_revision
+            )
     except OSError as error:
         raise InputError(
             f"--whisper_processor_path {path}: neither a processor's folder nor available from the hub "
