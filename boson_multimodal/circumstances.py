@@ -87,6 +87,17 @@ def _file_name_problem(error: BaseException) -> str | None:
     return f"{error.object}: this locale cannot write the name of the file ({encoding}); set PYTHONUTF8=1"
 
 
+def is_misread(text: str) -> bool:
+    """Return whether a text from the command line is UTF-8 that this locale has read as something else."""
+    if text.isascii() or (sys.getfilesystemencoding() == "utf-8" and not any("\ud800" <= c <= "\udfff" for c in text)):
+        return False
+    try:
+        os.fsencode(text).decode("utf-8")
+    except UnicodeDecodeError:
+        return any("\ud800" <= character <= "\udfff" for character in text)
+    return True
+
+
 def why_there_is_no_home() -> str:
     """Return why ``~`` has no meaning, and what to do."""
     return f"HOME is not set, and the system does not know user {os.getuid()}; set HOME, or give a path without ~"

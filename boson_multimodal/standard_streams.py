@@ -19,6 +19,7 @@ from boson_multimodal.errors import InputError
 ESCAPES = "escape_what_the_terminal_lacks"
 """Name of the error handler of the encoding."""
 STREAMS = {"stdout": 1, "stderr": 2}
+NAMES = {1: "standard output", 2: "standard error"}
 
 
 class OutputUnreadError(Exception):
@@ -48,8 +49,9 @@ class _Descriptor(io.FileIO):
             if self.is_result:
                 raise OutputUnreadError from error
             return len(content)
-        except OSError:  # a full disk; it is reported once, and not again when what is buffered is written at the end
-            _open_null_device(self.fileno())
+        except OSError as error:  # such as a full disk
+            _open_null_device(self.fileno())  # so that what is buffered does not raise it again at the end
+            error.filename = NAMES.get(self.fileno())
             raise
 
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from boson_multimodal.command_line import run_command
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, raise_if_any
 from voice_cloning.training.run_directory import METRICS_FILE
 
 PLOT_FILE = "loss.png"
@@ -48,20 +48,27 @@ def read_metrics(path: Path) -> tuple[list[Record], list[Record]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the --output_dir of a run that has logged at least once")
     records: list[Record] = []
-    *lines, _unfinished = path.read_text(encoding="utf-8").split("\n")
+    *lines, _unfinished = path.read_bytes().split(b"\n")
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: not JSON ({error})") from error
         if not isinstance(record, dict) or "step" not in record:
             raise InputError(f"{path}, line {number}: not an object with a step")
+        plotted = {name: value for name, value in record.items() if name == "step" or "loss" in name}
+        wrong = [f"{name} is {value!r}, not a number" for name, value in plotted.items() if not _is_number(value)]
+        raise_if_any(f"{path}, line {number}", wrong)
         records.append(record)
     records.sort(key=lambda record: record["step"])
     training = [record for record in records if "loss" in record]
     if not training:
         raise InputError(f"{path}: no line has a training loss; wait until the run has logged once (--logging_steps)")
     return training, [record for record in records if "eval_loss" in record]
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and -sys.float_info.max < value < sys.float_info.max
 
 
 def plot_metrics(run_dir: Path, output: Path | None = None) -> Path:
@@ -115,7 +122,7 @@ def _draw_losses(axes: Axes, training: list[Record], evaluation: list[Record]) -
 def _draw_codebooks(axes: Axes, training: list[Record]) -> None:
     """Plot the training loss of each codebook over steps, from dark (the first, coarsest) to light."""
     names = sorted(
-        (name for name in training[-1] if name.startswith(CODEBOOK_PREFIX)),
+        (name for name in training[-1] if name.removeprefix(CODEBOOK_PREFIX).isdecimal()),
         key=lambda name: int(name.removeprefix(CODEBOOK_PREFIX)),
     )
     colours = ScalarMappable(

@@ -24,7 +24,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
-from boson_multimodal.circumstances import home_path
+from boson_multimodal.circumstances import home_path, is_misread
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
@@ -132,6 +132,11 @@ def _flag_problems(flags: argparse.Namespace) -> list[str]:
     problems += [f"--{name} cannot be combined with --{wanted[0]}" for name in given if name not in wanted]
     if flags.batch_size < 1:
         problems.append(f"--batch_size is {flags.batch_size}; it must be at least 1")
+    for name in ("text", "reference_text"):
+        if is_misread(getattr(flags, name) or ""):
+            problems.append(
+                f"--{name}: its bytes are no text in this terminal's locale; write UTF-8, with PYTHONUTF8=1"
+            )
     if flags.output is not None and Path(flags.output).suffix != ".wav":
         problems.append(f"--output {flags.output}: its name must end in .wav")
     return problems

@@ -4,8 +4,8 @@ PEFT takes what it finds: a wrong value ends in an error deep in a library, or c
 """
 
 import json
-import math
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ NEUTRAL_FIELDS = "auto_mapping peft_version inference_mode task_type peft_type".
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) < sys.float_info.max
 
 
 def _is_text_or_null(value: Any) -> bool:
