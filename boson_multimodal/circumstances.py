@@ -5,13 +5,16 @@ Only what is listed here has a name. Any other error is a defect of this project
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from boson_multimodal.errors import InputError, NamedError
+from safetensors import SafetensorError
+
+from boson_multimodal.errors import InputError, NamedError, visible
 
 DISK_FULL = "make room there, or give another folder"
 NO_RIGHT = "give a folder that this user may use, or change the rights"
@@ -36,7 +39,10 @@ REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
 }
 """Error number of the system -> what to do."""
-MAY_HAVE_A_NAME = (InputError, NamedError, OSError, MemoryError, RuntimeError, KeyError, UnicodeEncodeError)
+MAY_HAVE_A_NAME = (
+    *(InputError, NamedError, OSError, MemoryError, RuntimeError, KeyError, UnicodeEncodeError),
+    SafetensorError,
+)
 """The types of the errors that :func:`named` knows."""
 
 
@@ -46,6 +52,8 @@ def named(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return _system_problem(error)
+    if isinstance(error, SafetensorError):
+        return _safetensors_problem(error)
     return _memory_problem(error) or _home_problem(error) or _file_name_problem(error)
 
 
@@ -56,6 +64,14 @@ def _system_problem(error: OSError) -> str | None:
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     place = f"{' -> '.join(names)}: " if names else ""
     return f"{place}{error.strerror}; {remedy}"
+
+
+def _safetensors_problem(error: SafetensorError) -> str | None:
+    """Return a message if the library could not write: it has the system's error as text only."""
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    if number is None:
+        return None
+    return _system_problem(OSError(int(number[1]), os.strerror(int(number[1])), "a file of weights"))
 
 
 def _memory_problem(error: BaseException) -> str | None:
@@ -82,8 +98,12 @@ def _home_problem(error: BaseException) -> str | None:
 
 def _file_name_problem(error: BaseException) -> str | None:
     encoding = sys.getfilesystemencoding()
-    if encoding == "utf-8" or not isinstance(error, UnicodeEncodeError) or error.encoding != encoding:
+    if not isinstance(error, UnicodeEncodeError) or error.encoding != encoding:
         return None
+    if encoding == "utf-8":
+        is_a_name = any("\udc80" <= character <= "\udcff" for character in error.object)  # bytes that are not UTF-8
+        line = error.object[: error.start].rpartition("\n")[2] + error.object[error.start :].partition("\n")[0]
+        return f"{visible(line.strip())}: the name is not UTF-8; rename the file or folder" if is_a_name else None
     return f"{error.object}: this locale cannot write the name of the file ({encoding}); set PYTHONUTF8=1"
 
 

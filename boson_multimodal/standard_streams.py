@@ -91,7 +91,7 @@ class StandardStreams:
 
     def flush(self) -> None:
         """Write what is buffered, and a note if characters were written as escapes."""
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
             stream.flush()
         if self._lacks_characters:
             self._lacks_characters = False

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from boson_multimodal import circumstances, command_line
 from boson_multimodal.command_line import run_command
@@ -34,6 +35,13 @@ def system(number: int, *names: str | bytes | None) -> OSError:
     return OSError(number, os.strerror(number), *names)
 
 
+def not_utf8(text: str) -> UnicodeEncodeError:
+    """The error that Python raises for a text with bytes that are not UTF-8."""
+    with pytest.raises(UnicodeEncodeError) as caught:
+        text.encode()
+    return caught.value
+
+
 @pytest.mark.parametrize(
     ("error", "message"),
     [
@@ -51,6 +59,11 @@ def system(number: int, *names: str | bytes | None) -> OSError:
         (system(errno.EISDIR, "/d"), "/d: Is a directory; check the path\n"),
         (system(errno.ENAMETOOLONG, "x"), "x: File name too long; give a shorter name\n"),
         (MemoryError("Unable to allocate 7 TiB"), "out of memory (Unable to allocate 7 TiB); give less data at once"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "a file of weights: No space left on"),
+        (
+            not_utf8("a\nat /d/\udcff.json\nb"),
+            "at /d/<U+DCFF>.json: the name is not UTF-8; rename the file or folder\n",
+        ),
         (MemoryError(), "out of memory; give less data at once"),
         (torch.OutOfMemoryError("2 GiB"), "out of GPU memory (2 GiB); give smaller batches"),
         (RuntimeError("can't start new thread"), "the system has no room for another thread; close other programs"),
@@ -74,7 +87,7 @@ def test_ctrl_c_says_what_became_of_the_work(capsys: pytest.CaptureFixture[str])
 
 @pytest.mark.parametrize(
     "error",
-    [ValueError("x"), KeyError("x"), RuntimeError("x"), OSError("x"), OSError(errno.EPIPE, "x"), TypeError("x")],
+    [ValueError("x"), KeyError("x"), RuntimeError("x"), OSError("x"), system(errno.EPIPE), not_utf8("\ud800")],
 )
 def test_what_cannot_be_named_rises(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(type(error)) as caught:
