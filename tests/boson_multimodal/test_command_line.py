@@ -62,7 +62,7 @@ def not_utf8(text: str) -> UnicodeEncodeError:
         (SafetensorError("I/O error: No space left on device (os error 28)"), "a file of weights: No space left on"),
         (
             not_utf8("a\nat /d/\udcff.json\nb"),
-            "at /d/<U+DCFF>.json: the name is not UTF-8; rename the file or folder\n",
+            "at /d/<U+DCFF>.json: the name is not UTF-8; rename the file",
         ),
         (MemoryError(), "out of memory; give less data at once"),
         (torch.OutOfMemoryError("2 GiB"), "out of GPU memory (2 GiB); give smaller batches"),
