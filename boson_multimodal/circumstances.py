@@ -39,10 +39,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
 }
 """Error number of the system -> what to do."""
-MAY_HAVE_A_NAME = (
-    *(InputError, NamedError, OSError, MemoryError, RuntimeError, KeyError, UnicodeEncodeError),
-    SafetensorError,
-)
+MAY_HAVE_A_NAME = (InputError, OSError, MemoryError, RuntimeError, KeyError, UnicodeEncodeError, SafetensorError)
 """The types of the errors that :func:`named` knows."""
 
 
@@ -63,7 +60,7 @@ def _system_problem(error: OSError) -> str | None:
         return None
     names = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     place = f"{' -> '.join(names)}: " if names else ""
-    return f"{place}{error.strerror}; {remedy}"
+    return visible(f"{place}{error.strerror}; {remedy}")
 
 
 def _safetensors_problem(error: SafetensorError) -> str | None:
@@ -78,9 +75,9 @@ def _memory_problem(error: BaseException) -> str | None:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return f"out of GPU memory ({error}); give smaller batches, or use a GPU with more memory"
-    # torch has no class of its own for the memory of the CPU
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
         return f"the system has no room for another thread; {REMEDIES[errno.EAGAIN]}"
+    # torch has no class of its own for the memory of the CPU.
     if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
         details = f" ({str(error).splitlines()[0]})" if str(error) else ""
         return f"out of memory{details}; give less data at once, close other programs, or use a machine with more"
@@ -90,6 +87,8 @@ def _memory_problem(error: BaseException) -> str | None:
 def _home_problem(error: BaseException) -> str | None:
     """Return a message if ``Path.expanduser`` or ``getpass.getuser`` found no user."""
     if isinstance(error, RuntimeError) and str(error) == "Could not determine home directory.":
+        if "HOME" in os.environ:
+            return "a path begins with ~ and the name of a user whom the system does not know; write the whole path"
         return f"a path begins with ~, but {why_there_is_no_home()}"
     if isinstance(error, KeyError) and "getpwuid(): uid not found" in str(error):
         return f"the system does not know user {os.getuid()}; set LOGNAME to a name"
@@ -113,7 +112,7 @@ def is_misread(text: str) -> bool:
         return False
     try:
         os.fsencode(text).decode("utf-8")
-    except UnicodeDecodeError:
+    except UnicodeError:
         return any("\ud800" <= character <= "\udfff" for character in text)
     return True
 

@@ -146,6 +146,11 @@ def test_a_path_with_a_tilde_and_no_home(no_home: None, capsys: pytest.CaptureFi
     assert "error: a path begins with ~, but HOME is not set" in capsys.readouterr().err
 
 
+def test_a_path_of_a_user_whom_nobody_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: Path("~nobody-here/a").expanduser()) == 1
+    assert "error: a path begins with ~ and the name of a user whom the system does not know" in capsys.readouterr().err
+
+
 def test_libraries_get_a_cache_that_is_gone_at_the_end(no_home: None) -> None:
     def work() -> int:
         folders.append(Path(os.environ["XDG_CACHE_HOME"]))
@@ -271,4 +276,4 @@ def test_a_named_error_can_be_sent_to_another_process() -> None:
 def test_a_text_that_the_locale_misread() -> None:
     assert not circumstances.is_misread(ARABIC) and not circumstances.is_misread("abc")
     assert circumstances.is_misread(os.fsencode(ARABIC).decode("ascii", "surrogateescape"))
-    assert circumstances.is_misread("abc\udcff")
+    assert circumstances.is_misread("abc\udcff") and circumstances.is_misread("abc\ud800")
