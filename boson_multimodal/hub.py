@@ -22,13 +22,19 @@ SWITCHES = ("HF_ENDPOINT", "HF_HUB_OFFLINE", "SSL_CERT_FILE")
 
 
 @contextmanager
-def hub_access(what: str) -> Iterator[None]:
-    """Check the settings of the network before the hub is asked for ``what``, and name errors of the connection.
+def hub_access(flag: str, path_or_id: str) -> Iterator[None]:
+    """Check the settings of the network before the hub is asked, and name errors of the connection.
+
+    Args:
+        flag: the flag that gave ``path_or_id``, for the messages.
+        path_or_id: a hub id; for a folder nothing is checked.
 
     Raises:
-        InputError: naming ``what``, the variables that are set, and the remedy.
+        InputError: naming the flag, the variables that are set, and the remedy.
     """
-    require_connection(what)
+    what = f"{flag} {path_or_id}"
+    if not os.path.isdir(os.path.expanduser(path_or_id)):
+        require_connection(what)
     try:
         yield
     except (HTTPError, ConnectionError) as error:

@@ -131,8 +131,8 @@ def test_a_cache_without_a_home_or_without_room_is_named(monkeypatch: pytest.Mon
 def test_errors_of_the_connection_are_named_where_a_library_downloads() -> None:
     with (
         pytest.raises(InputError, match=r"^--x a/b: the hub cannot be reached \(HTTPError\)$"),
-        hub.hub_access("--x a/b"),
+        hub.hub_access("--x", "a/b"),
     ):
         raise hub.HTTPError("timed out")
-    with pytest.raises(ValueError, match="^not of the network$"), hub.hub_access("--x a/b"):
+    with pytest.raises(ValueError, match="^not of the network$"), hub.hub_access("--x", "a/b"):
         raise ValueError("not of the network")

@@ -5,7 +5,6 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +108,8 @@ def _load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
         raise InputError(
             f"--model_path {model_path}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME"
         )
-    is_local = os.path.isdir(os.path.expanduser(model_path))
     try:
-        with nullcontext() if is_local else hub_access(f"--model_path {model_path}"):
+        with hub_access("--model_path", model_path):
             return AutoTokenizer.from_pretrained(os.path.expanduser(model_path))
     except InputError:
         raise

@@ -1,7 +1,6 @@
 """Load and check the training and evaluation data that the flags name, before any weight is loaded."""
 
 import os
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,9 +117,8 @@ def load_feature_extractor(
     wanted = build_feature_extractor(model_config)
     if path is None:
         return wanted
-    is_local, flag = os.path.isdir(os.path.expanduser(path)), f"--whisper_processor_path {path}"
     try:
-        with nullcontext() if is_local else hub_access(flag):
+        with hub_access("--whisper_processor_path", path):
             found = WhisperFeatureExtractor.from_pretrained(
                 os.path.expanduser(path), revision=training_config.whisper_processor_revision
             )
