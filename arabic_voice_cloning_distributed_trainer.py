@@ -8,10 +8,7 @@ Run the same command again to resume a run that was stopped or killed.
 
 import inspect
 import logging
-import os
 import sys
-import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -37,21 +34,22 @@ from torch import Tensor
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.checkpoints import resolve_checkpoint
+from boson_multimodal.command_line import run_command
 from boson_multimodal.device import pick_device, resolve_dtype
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
-from boson_multimodal.process_group import SECONDS_BEFORE_OTHER_RANKS_REPORT, Ranks, leave_process_group
+from boson_multimodal.process_group import Ranks, leave_process_group
 from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.seeds import seed_of
 from lora_config import (
     HiggsAudioLoRATrainingConfig,
-    check_adapter,
     create_higgs_audio_lora_model,
-    load_adapter,
     load_base_model,
 )
+from voice_cloning.adapters.export import Adapter
+from voice_cloning.adapters.initial import check_modules, read_initial_adapter, start_from
 from voice_cloning.adapters.model_card import write_checkpoint_card
 from voice_cloning.run.components import (
     FinishedRun,
@@ -81,7 +79,7 @@ from voice_cloning.training.checkpoints import read_state
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
 from voice_cloning.training.data import check_data_files
 from voice_cloning.training.log import ProgressLog
-from voice_cloning.training.losses import NonFiniteLossError, loss_sums
+from voice_cloning.training.losses import loss_sums
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.schedule import learning_rate, warmup_steps_of
 from voice_cloning.training.stop_signals import StopSignals
@@ -91,7 +89,7 @@ logger = logging.getLogger(Path(__file__).stem)
 REQUIRED_FORWARD_PARAMETERS = ("label_ids", "label_audio_ids", "audio_out_ids", "audio_features")
 
 
-class ModelCompatibilityError(RuntimeError):
+class ModelCompatibilityError(NamedError):
     """The imported ``HiggsAudioModel`` is not the class of this repository, or its forward has wrong parameters."""
 
 
@@ -171,12 +169,13 @@ class ArabicVoiceCloningDistributedTrainer:
         config, flags = self.config, self._flags()
         check_data_files(config)
         require_equal_flags(self.ranks, flags)
-        if config.init_adapter is not None:
-            check_adapter(Path(config.init_adapter), self.lora_config)
+        initial = config.init_adapter and read_initial_adapter(Path(config.init_adapter), self.lora_config)
         model_folder = resolve_checkpoint(
             config.model_path, config.model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
         data = load_run_data(config, self.dataset_config, model_folder)
+        if initial:
+            check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
         for line in data_lines(data, self.dataset_config):
             self._log_main("%s", line)
         opened = open_run_directory(self.ranks, flags, data, self.placement.dtype, PROJECT_FOLDER)
@@ -186,7 +185,7 @@ class ArabicVoiceCloningDistributedTrainer:
         if encoded:
             self._log_main("%d clips were encoded", encoded)
         plan = TrainingPlan(data.train_dataset.lengths, config, self.ranks.world_size)
-        model = self._load_model(model_folder)
+        model = self._load_model(model_folder, initial)
         self._check_wrapped_model(model)
         optimizer = AdapterOptimizer(model.parameters(), config, self.ranks)
         state = restore(opened.checkpoint, model, optimizer, plan.total_steps, data.model_config.audio_num_codebooks)
@@ -207,18 +206,18 @@ class ArabicVoiceCloningDistributedTrainer:
             self._log_main("resuming from %s at step %d of %d", opened.checkpoint, state.step, state.total_steps)
         return components
 
-    def _load_model(self, folder: Path) -> PeftModel:
+    def _load_model(self, folder: Path, initial: Adapter | None) -> PeftModel:
         """Load the base model and add a new or a trained adapter to it."""
         config, device_map = self.config, {"": self.placement.device}
         # Not earlier: loading the codec draws random numbers, and only a run that encodes clips loads it.
         torch.manual_seed(config.seed)
-        if config.init_adapter is None:
+        if initial is None:
             model, _, _ = create_higgs_audio_lora_model(
                 folder, self.lora_config, device_map, self.placement.dtype, config.gradient_checkpointing
             )
         else:
             base = load_base_model(folder, device_map, self.placement.dtype, config.gradient_checkpointing)
-            model = load_adapter(base, Path(config.init_adapter), self.lora_config)
+            model = start_from(base, initial, self.lora_config)
         name_base(model, config)
         if self.placement.dtype != torch.float32:
             leave_casts_to_autocast(model)
@@ -354,24 +353,21 @@ class ArabicVoiceCloningDistributedTrainer:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Return its exit status: 0 for a finished run, 1 for an error, 128 + N if signal N stopped it."""
-    rank = int(os.environ.get("RANK", 0))
+    interrupted = "interrupted before the first step; the clips encoded so far stay in the cache"
+    status = run_command(lambda: _run(sys.argv[1:] if arguments is None else arguments), interrupted)
+    leave_process_group()  # not after an error without a name: other ranks may wait for this one
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
     _set_up_messages()
+    configs = parse_arguments(arguments, __doc__)
     try:
-        configs = parse_arguments(sys.argv[1:] if arguments is None else arguments, __doc__)
-        summary = ArabicVoiceCloningDistributedTrainer(*configs).train()
-    except (InputError, ModelCompatibilityError, NonFiniteLossError) as error:
-        _report(rank, str(error))
-        return 1
+        trainer = ArabicVoiceCloningDistributedTrainer(*configs)
+        summary = trainer.train()
     except torch.OutOfMemoryError as error:
-        _report(rank, f"out of GPU memory ({error}).\n{memory_advice(configs[0])}")
-        return 1
-    except KeyboardInterrupt:
-        _report(rank, "interrupted before the first step; the clips encoded so far stay in the cache")
-        return 130
-    finally:
-        if sys.exc_info()[0] is None:
-            leave_process_group()
-    if rank == 0:
+        raise NamedError(f"out of GPU memory ({error}).\n{memory_advice(configs[0])}") from error
+    if trainer.ranks.is_main:
         print("\n".join(closing_lines(summary)))
     return 0 if summary.stopped_by is None else 128 + summary.stopped_by
 
@@ -382,15 +378,6 @@ def _set_up_messages() -> None:
     for own in (logger, logging.getLogger("voice_cloning")):
         own.setLevel(logging.INFO)
     logging.getLogger("huggingface_hub").propagate = False  # it prints its messages itself
-    # PEFT still uses the old name of this property of transformers.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-
-
-def _report(rank: int, message: str) -> None:
-    """Print an error. If a wrong input makes all processes fail, only the message of rank 0 appears."""
-    if rank > 0:
-        time.sleep(SECONDS_BEFORE_OTHER_RANKS_REPORT)  # torchrun ends this process now if rank 0 failed too
-    print(f"error on rank {rank}: {message}" if "RANK" in os.environ else f"error: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""LoRA for Higgs Audio v2: the settings of an adapter, and functions that create, check and load one."""
+"""LoRA for Higgs Audio v2: the settings of an adapter, and functions that create one."""
 
 import os
 from dataclasses import dataclass
@@ -123,7 +123,7 @@ def create_higgs_audio_lora_model(
     base = load_base_model(model_path, device_map, torch_dtype, enable_gradient_checkpointing)
     peft_config = (custom_config or HiggsAudioLoRATrainingConfig()).to_peft()
     model = get_peft_model(base, peft_config)
-    _print_trainable(model)
+    print_trainable(model)
     return model, base.config, peft_config
 
 
@@ -143,39 +143,7 @@ def load_base_model(
     return base
 
 
-def check_adapter(adapter: Path, config: HiggsAudioLoRATrainingConfig) -> None:
-    """Check that a trained adapter (``--init_adapter``) has the settings that the flags ask for. No weight is loaded.
-
-    Raises:
-        InputError: if the folder is not an adapter, or if settings differ. It names each one.
-    """
-    require_adapter_files(adapter, "--init_adapter")
-    found, wanted = LoraConfig.from_pretrained(str(adapter)), config.to_peft()
-    names = ("r", "lora_alpha", "target_modules", "use_rslora", "use_dora")
-    differ = [
-        f"{name} is {getattr(found, name)!r}, the flags ask for {getattr(wanted, name)!r}"
-        for name in names
-        if getattr(found, name) != getattr(wanted, name)
-    ]
-    if differ:
-        raise InputError(f"--init_adapter {adapter}: {'; '.join(differ)}; give the flags it was trained with")
-
-
-def require_adapter_files(adapter: Path, flag: str) -> None:
-    """Raise :class:`InputError` if a folder lacks one of an adapter's files."""
-    missing = [name for name in (ADAPTER_CONFIG_FILE, ADAPTER_FILE) if not (adapter / name).is_file()]
-    if missing:
-        raise InputError(f"{flag} {adapter}: no {' and no '.join(missing)} in it; give an adapter's folder")
-
-
-def load_adapter(base: HiggsAudioModel, adapter: Path, config: HiggsAudioLoRATrainingConfig) -> PeftModel:
-    """Add a trained adapter to the base model for further training. :func:`check_adapter` must have accepted it."""
-    model = PeftModel.from_pretrained(base, str(adapter), is_trainable=True, config=config.to_peft())
-    _print_trainable(model)
-    return model
-
-
-def _print_trainable(model: PeftModel) -> None:
+def print_trainable(model: PeftModel) -> None:
     """Print the numbers of trainable and of all parameters, on rank 0 only."""
     if int(os.environ.get("RANK", 0)) == 0:
         trainable, total = model.get_nb_trainable_parameters()

@@ -32,11 +32,12 @@ from arabic_voice_cloning_dataset import (
 )
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, ChatMLDatasetSample
 from boson_multimodal.audio_processing.codes_file import CodesFiles
+from boson_multimodal.command_line import run_command
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
-from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
 from boson_multimodal.model.higgs_audio.generation import codes_of_columns
-from voice_cloning.adapters.export import apply_adapter, check_fit, merge_adapter, read_adapter
+from voice_cloning.adapters.export import apply_adapter, merge_adapter
+from voice_cloning.speech.voice_cloner import fitting_adapter
 
 BASE = "none"
 """Stands for no adapter."""
@@ -116,11 +117,10 @@ def load_model(folder: Path, adapter: str) -> HiggsAudioModel:
     Raises:
         InputError: if the folder holds no adapter, or one of another model.
     """
-    model = HiggsAudioModel.from_pretrained(folder)
     if adapter == BASE:
-        return model
-    trained = read_adapter(Path(adapter)).in_layout(ORIGINAL)
-    check_fit(trained, model.config, f"--adapter {adapter}")
+        return HiggsAudioModel.from_pretrained(folder)
+    trained = fitting_adapter(Path(adapter), HiggsAudioConfig.from_pretrained(folder))
+    model = HiggsAudioModel.from_pretrained(folder)
     return merge_adapter(apply_adapter(model, trained), model.dtype).eval()
 
 
@@ -229,21 +229,21 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a table. Returns the exit status."""
-    args = parse_arguments(arguments)
-    try:
-        recogniser = load_recogniser(args.data)
-        names = "".join(f" {name:>10}" for name in SHARES)
-        print(f"{'set':14} {'adapter':24} {'words':>6}{names} {'length ratio':>13}")
-        for adapter in args.adapter:
-            model = load_model(args.model_path, adapter)
-            for name in args.sets:
-                requests = read_requests(args.data / f"{name}.json", model.config, args)
-                pairs = zip(requests, speak(model, requests), strict=True)
-                answers = [judge(request, spoken, model.config, recogniser) for request, spoken in pairs]
-                print(table_row(name, adapter, answers), flush=True)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_command(lambda: print_table(parse_arguments(arguments)))
+
+
+def print_table(args: argparse.Namespace) -> int:
+    """Measure, and print a row for each adapter and set. Returns the exit status."""
+    recogniser = load_recogniser(args.data)
+    names = "".join(f" {name:>10}" for name in SHARES)
+    print(f"{'set':14} {'adapter':24} {'words':>6}{names} {'length ratio':>13}")
+    for adapter in args.adapter:
+        model = load_model(args.model_path, adapter)
+        for name in args.sets:
+            requests = read_requests(args.data / f"{name}.json", model.config, args)
+            pairs = zip(requests, speak(model, requests), strict=True)
+            answers = [judge(request, spoken, model.config, recogniser) for request, spoken in pairs]
+            print(table_row(name, adapter, answers), flush=True)
     return 0
 
 

@@ -6,16 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
-    HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
 from boson_multimodal.errors import InputError
+from boson_multimodal.hub import network_settings, require_connection
 
 CHECKPOINT_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
 
@@ -80,17 +81,31 @@ def is_hub_id(path_or_id: str) -> bool:
 def _fetch(path_or_id: str, revision: str | None, flag: str, needed: set[str]) -> Path:
     if not is_hub_id(path_or_id):
         raise InputError(f"{flag} {path_or_id}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME")
+    what = f"{flag} {path_or_id}"
+    settings = {"revision": revision, "allow_patterns": sorted({*CHECKPOINT_FILES, *needed})}
     try:
-        patterns = sorted({*CHECKPOINT_FILES, *needed})
-        return Path(snapshot_download(path_or_id, revision=revision, allow_patterns=patterns))
+        require_connection(what)
+    except InputError:
+        try:
+            return Path(snapshot_download(path_or_id, local_files_only=True, **settings))
+        except (LocalEntryNotFoundError, HFValidationError):
+            pass  # it is not on this machine either
+        raise
+    try:
+        return Path(snapshot_download(path_or_id, **settings))
     except RevisionNotFoundError as error:
-        raise InputError(f"{flag} {path_or_id}: no revision {revision!r} on the hub") from error
+        raise InputError(f"{what}: no revision {revision!r} on the hub") from error
     except RepositoryNotFoundError as error:
         raise InputError(
-            f"{flag} {path_or_id}: no such folder, and the hub does not have it or requires a login (hf auth login)"
+            f"{what}: no such folder, and the hub does not have it or requires a login (hf auth login)"
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+    except (LocalEntryNotFoundError, HTTPError, HFValidationError, ConnectionError) as error:
         raise InputError(
-            f"{flag} {path_or_id}: no such folder, not in the local hub cache, and the hub cannot be reached "
-            f"({type(error).__name__}); download it first and give its folder"
+            f"{what}: no such folder, not in the local hub cache, and the hub cannot be reached "
+            f"({type(error).__name__}{network_settings()}); download it first and give its folder"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{what}: cannot be downloaded into the hub's cache {constants.HF_HUB_CACHE} ({error}); make room there or "
+            "set HF_HOME to a folder that can be written"
         ) from error

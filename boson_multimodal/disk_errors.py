@@ -34,7 +34,7 @@ def naming_disk_errors(folder: Path, advice: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        found = _os_error(error)
+        found = os_error_in(error)
         if found is None:
             raise
         raise InputError(f"{disk_problem(found, folder)}. {advice}") from error
@@ -61,7 +61,7 @@ def _free_space(folder: Path) -> list[str]:
     return free
 
 
-def _os_error(error: BaseException | None) -> OSError | None:
+def os_error_in(error: BaseException | None) -> OSError | None:
     """Return the ``OSError`` that caused an error; None if there is none."""
     while error is not None:
         if isinstance(error, OSError):

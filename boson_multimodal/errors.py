@@ -22,6 +22,10 @@ class InputError(ValueError):
         super().__init__(visible(message))
 
 
+class NamedError(RuntimeError):
+    """Something other than the input stops the work. The message says what to do; no traceback is shown."""
+
+
 class ProblemKind(StrEnum):
     """The kind of a problem with a sample. The values are the kinds that the data check reports."""
 

@@ -17,11 +17,6 @@ Value = TypeVar("Value")
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """How long a process waits for the others. One process may have far more audio to check or encode."""
-SECONDS_BEFORE_OTHER_RANKS_REPORT = 4.0
-"""How long the other ranks wait before they report an error.
-
-A wrong input makes all ranks fail. Within this time torchrun stops the other ranks, so the message appears only once.
-"""
 
 
 @dataclass(frozen=True)

@@ -7,27 +7,25 @@ DEMO_DIR is the folder that `make_demo` wrote, with the trainer's run in run/. D
 
 import argparse
 import sys
-import warnings
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from boson_multimodal.errors import InputError
+from boson_multimodal.command_line import run_command
 from tools.demo.ending import speak_memorised
 
 
 def main() -> int:
     """Run the program. Returns its exit status."""
+    return run_command(speak)
+
+
+def speak() -> int:
+    """Parse the flags, speak, and print the result. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, metavar="DEMO_DIR")
     disable_progress_bar()
-    # PEFT still uses an old name in transformers.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    try:
-        print(speak_memorised(parser.parse_args().demo))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    print(speak_memorised(parser.parse_args().demo))
     return 0
 
 

@@ -10,6 +10,7 @@ Shapes and ids follow the release. The weights are random: the demo shows that t
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -18,14 +19,20 @@ from transformers.utils.logging import disable_progress_bar
 from boson_multimodal.audio_processing.codec_layouts import (
     Layout,
 )
+from boson_multimodal.command_line import run_command
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import LAYOUTS, ORIGINAL
 from tools.demo.build import SPLITS, build_demo
 from tools.demo.codec import CODEBOOK_SIZE, N_CODEBOOKS
 from tools.demo.model import N_ORDINARY_TOKENS, SPECIAL_TOKENS
 
 
-def main() -> None:
-    """Build the demo and print what was written."""
+def main() -> int:
+    """Run the program. Returns its exit status."""
+    return run_command(build)
+
+
+def build() -> int:
+    """Parse the flags, build the demo and print what was written. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
@@ -46,7 +53,8 @@ def main() -> None:
         folder = args.output_dir / name
         size = sum(path.stat().st_size for path in folder.glob("model.*"))
         print(f"{folder}: {what}, weights {size / 1e6:.2f} MB")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -12,15 +12,14 @@ model class of that layout. It contains neither the optimizer's state nor paths 
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from boson_multimodal.errors import InputError
+from boson_multimodal.command_line import run_command
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import LAYOUTS
-from voice_cloning.adapters.merge import OUTPUT_DTYPES, VerificationError, export_adapter, export_merged
+from voice_cloning.adapters.merge import OUTPUT_DTYPES, export_adapter, export_merged
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -50,23 +49,21 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Export, and print the output folder. Return the exit status."""
-    args = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    return run_command(
+        lambda: export(parse_arguments(sys.argv[1:] if arguments is None else arguments)),
+        "interrupted; no file is left",
+    )
+
+
+def export(args: argparse.Namespace) -> int:
+    """Export as the flags say. Return the exit status."""
     disable_progress_bar()
-    # PEFT uses a deprecated name of transformers.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    try:
-        if args.adapter_only:
-            base = {"model_path": args.model_path, "model_revision": args.model_revision}
-            export_adapter(args.adapter, args.output, args.layout, **base)
-        else:
-            how = {"model_revision": args.model_revision, "torch_dtype": OUTPUT_DTYPES[args.torch_dtype]}
-            export_merged(args.adapter, args.model_path, args.output, args.layout, **how)
-    except (InputError, VerificationError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; no file is left", file=sys.stderr)
-        return 130
+    if args.adapter_only:
+        base = {"model_path": args.model_path, "model_revision": args.model_revision}
+        export_adapter(args.adapter, args.output, args.layout, **base)
+    else:
+        how = {"model_revision": args.model_revision, "torch_dtype": OUTPUT_DTYPES[args.torch_dtype]}
+        export_merged(args.adapter, args.model_path, args.output, args.layout, **how)
     print(f"written: {args.output}")
     return 0
 

@@ -19,6 +19,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from boson_multimodal.command_line import run_command
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.whole_files import open_whole
 from voice_cloning.training.metrics import METRICS_FILE, read_metrics_lines
@@ -150,16 +151,17 @@ def _series(records: list[Record], name: str) -> tuple[list[int], list[float]]:
 
 def main() -> int:
     """Write the plot. Print its path and the first and last training loss. Return the exit status."""
+    return run_command(plot)
+
+
+def plot() -> int:
+    """Parse the flags, and plot. Return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="--output_dir of a run")
     parser.add_argument("--output", type=Path, metavar="FILE.png", help=f"by default RUN_DIR/{PLOT_FILE}")
     args = parser.parse_args()
-    try:
-        path = plot_metrics(args.run_dir, args.output)
-        training, _ = read_metrics(args.run_dir / METRICS_FILE)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    path = plot_metrics(args.run_dir, args.output)
+    training, _ = read_metrics(args.run_dir / METRICS_FILE)
     first, last = training[0], training[-1]
     print(f"plot: {path}")
     print(f"training loss: {first['loss']:.4f} at step {first['step']}, {last['loss']:.4f} at step {last['step']}")

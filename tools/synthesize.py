@@ -16,7 +16,6 @@ unknown flag, 3 if there was a runaway.
 
 import argparse
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,13 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
+from boson_multimodal.circumstances import home_path, is_misread
 from boson_multimodal.cloning_example import PROMPT_STYLES
+from boson_multimodal.command_line import run_command
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.device import TORCH_DTYPES
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError, NamedError, raise_if_any
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.progress import progress
 from boson_multimodal.whole_files import write_whole
@@ -131,6 +132,11 @@ def _flag_problems(flags: argparse.Namespace) -> list[str]:
     problems += [f"--{name} cannot be combined with --{wanted[0]}" for name in given if name not in wanted]
     if flags.batch_size < 1:
         problems.append(f"--batch_size is {flags.batch_size}; it must be at least 1")
+    for name in ("text", "reference_text"):
+        if is_misread(getattr(flags, name) or ""):
+            problems.append(
+                f"--{name}: its bytes are no text in this terminal's locale; write UTF-8, with PYTHONUTF8=1"
+            )
     if flags.output is not None and Path(flags.output).suffix != ".wav":
         problems.append(f"--output {flags.output}: its name must end in .wav")
     return problems
@@ -207,8 +213,8 @@ def synthesize(flags: argparse.Namespace) -> int:
         retries=flags.retries,
         slowest_letters_per_second=flags.slowest_letters_per_second,
     )
-    adapter = None if flags.adapter is None else Path(flags.adapter).expanduser()
-    trained = adapter or Path(flags.model_path).expanduser()
+    adapter = None if flags.adapter is None else home_path(flags.adapter, "--adapter")
+    trained = adapter or home_path(flags.model_path, "--model_path")
     prompt_style = flags.prompt_style or style_of_adapter(trained)
     text_normalisation = flags.text_normalisation or normalisation_of_adapter(trained)
     requests, problems = read_requests(flags, prompt_style, text_normalisation)
@@ -239,25 +245,20 @@ def synthesize(flags: argparse.Namespace) -> int:
         raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
     prompts = f"prompt_style {prompt_style}, text_normalisation {text_normalisation}"
     print(f"{prompts}, {cloner.dtype} on {cloner.device}", file=sys.stderr)
-    return report(make_outputs(cloner, requests, files, flags))
+    try:
+        results = make_outputs(cloner, requests, files, flags)
+    except torch.OutOfMemoryError as error:
+        raise NamedError(f"out of GPU memory ({error}); try a smaller --batch_size") from error
+    return report(results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Return its exit status."""
     disable_progress_bar()  # the bar of transformers for loading weights
-    # PEFT uses a deprecated name of transformers.
-    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    try:
-        return synthesize(parse_arguments(arguments))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except torch.OutOfMemoryError as error:
-        print(f"error: out of GPU memory ({error}); try a smaller --batch_size", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; all written files are complete; the same command makes the others", file=sys.stderr)
-        return 130
+    return run_command(
+        lambda: synthesize(parse_arguments(arguments)),
+        "interrupted; all written files are complete; the same command makes the others",
+    )
 
 
 if __name__ == "__main__":

@@ -15,11 +15,13 @@ from boson_multimodal.audio_processing.content_hashes import ContentHashes
 from boson_multimodal.audio_processing.packed_store import PackedStore
 from boson_multimodal.audio_processing.silence_notes import SilenceNotes
 from boson_multimodal.audio_processing.sound_files import Clip, content_hash
+from boson_multimodal.circumstances import home_path
 from boson_multimodal.errors import InputError
 from boson_multimodal.whole_files import write_whole
 
 SHAPE = struct.Struct("<II")
 CODE_DTYPE = np.dtype("<i2")
+FLAG = "--code_cache_dir"
 CODEC_CONFIG = "config.json"
 """The file name of the codec's configuration in the codec's folder, and of the copy that is kept with the codes."""
 
@@ -55,11 +57,12 @@ class CodeCache:
     """
 
     def __init__(self, folder: Path, codec: str, num_codebooks: int, codebook_size: int) -> None:
-        self.folder = folder.expanduser() / codec
+        place = home_path(folder, FLAG)
+        self.folder = place / codec
         with _name_disk_errors(folder):
             self.store = PackedStore(self.folder, lambda payload: self._codes(payload) is not None)
-            self.hashes = ContentHashes(folder.expanduser() / "content_hashes")
-            self.silence = SilenceNotes(folder.expanduser() / "silence")
+            self.hashes = ContentHashes(place / "content_hashes")
+            self.silence = SilenceNotes(place / "silence")
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
 
@@ -139,7 +142,7 @@ def remember_codec(folder: Path, codec: str, codec_folder: Path) -> None:
     Raises:
         InputError: if the folder is not writable.
     """
-    cache = folder.expanduser() / codec
+    cache = home_path(folder, FLAG) / codec
     with _name_disk_errors(folder):
         cache.mkdir(parents=True, exist_ok=True)
         if not (cache / CODEC_CONFIG).exists():
@@ -149,7 +152,7 @@ def remember_codec(folder: Path, codec: str, codec_folder: Path) -> None:
 def remembered_codecs(folder: Path, codec_folder: Path) -> list[str]:
     """Return the identities of the codecs with codes in ``folder`` and the same configuration as ``codec_folder``."""
     wanted = (codec_folder / CODEC_CONFIG).read_bytes()
-    found = sorted(folder.expanduser().glob(f"*/{CODEC_CONFIG}"))
+    found = sorted(home_path(folder, FLAG).glob(f"*/{CODEC_CONFIG}"))
     return [path.parent.name for path in found if path.read_bytes() == wanted]
 
 
@@ -160,6 +163,6 @@ def _name_disk_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"--code_cache_dir {folder}: cannot be used ({error.strerror}); give a writable folder on a disk with "
+            f"{FLAG} {folder}: cannot be used ({error.strerror}); give a writable folder on a disk with "
             "free space. Its present content stays."
         ) from error

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from boson_multimodal.audio_processing.code_cache import FoundCodes, clip_key
 from boson_multimodal.audio_processing.sound_files import Clip, content_hash
+from boson_multimodal.circumstances import home_path
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
@@ -50,7 +51,7 @@ class CodesFiles:
     """
 
     def __init__(self, paths: Sequence[str | Path], num_codebooks: int, codebook_size: int) -> None:
-        self.paths = [Path(path).expanduser() for path in paths]
+        self.paths = [home_path(path, "--codes") for path in paths]
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
         files, problems = {}, []

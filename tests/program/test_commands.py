@@ -90,7 +90,7 @@ def test_an_error_on_another_rank_names_it_and_ends_all(demo: Path, tmp_path: Pa
         f"sys.path.insert(0, {str(PROBE.parents[1])!r})\n"
         "import arabic_voice_cloning_distributed_trainer as program\n"
         "def fail(self, batch):\n"
-        "    raise program.InputError('a clip is missing')\n"
+        "    raise program.NamedError('a clip is missing')\n"
         "if os.environ['RANK'] == '1':\n"
         "    program.ArabicVoiceCloningDistributedTrainer._training_step = fail\n"
         "sys.exit(program.main())\n"

@@ -12,13 +12,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from boson_multimodal.errors import InputError
+from boson_multimodal.command_line import run_command
 from tools.prepare_data import build, check, encode, normalise
 
 VERBS = {"build": build, "check": check, "normalise": normalise, "encode": encode}
 """Verb -> module with ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is the verb's help."""
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as in shells."""
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -44,15 +42,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Returns its exit status."""
-    flags = parse_arguments(arguments)
-    try:
-        return VERBS[flags.verb].run(flags)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+    return run_command(lambda: run_verb(parse_arguments(arguments)))
+
+
+def run_verb(flags: argparse.Namespace) -> int:
+    """Do what the verb says. Returns the exit status."""
+    return VERBS[flags.verb].run(flags)
 
 
 if __name__ == "__main__":

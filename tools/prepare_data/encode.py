@@ -9,19 +9,12 @@ the codes to one file; with --codes FILE, training reads it on machines that hav
 """
 
 import argparse
-import time
 from pathlib import Path
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION
 from boson_multimodal.device import pick_device
-from boson_multimodal.errors import InputError
-from boson_multimodal.process_group import (
-    SECONDS_BEFORE_OTHER_RANKS_REPORT,
-    join_process_group,
-    leave_process_group,
-    rank,
-)
+from boson_multimodal.process_group import join_process_group, leave_process_group, rank
 from boson_multimodal.progress import limit_library_bars
 from voice_cloning.corpora.encode import encode_files
 
@@ -46,20 +39,15 @@ def run(flags: argparse.Namespace) -> int:
     """Encode the clips and print a summary. Returns the exit status."""
     local_rank = join_process_group()
     limit_library_bars(disable=rank() > 0)
-    try:
-        summary = encode_files(
-            flags.files,
-            flags.codec,
-            flags.code_cache_dir,
-            revision=flags.audio_tokenizer_revision,
-            drop_invalid=flags.drop_invalid,
-            export=flags.export,
-            device=pick_device(local_rank),
-        )
-    except InputError:
-        if rank() > 0:  # all processes have the same error: torchrun ends this one while it waits
-            time.sleep(SECONDS_BEFORE_OTHER_RANKS_REPORT)
-        raise
+    summary = encode_files(
+        flags.files,
+        flags.codec,
+        flags.code_cache_dir,
+        revision=flags.audio_tokenizer_revision,
+        drop_invalid=flags.drop_invalid,
+        export=flags.export,
+        device=pick_device(local_rank),
+    )
     if rank() == 0:
         hours = summary.seconds_of_audio / 3600
         print(

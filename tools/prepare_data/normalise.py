@@ -20,6 +20,7 @@ from typing import Any
 
 from arabic_text.diacritics import DIACRITISERS, load_diacritiser
 from boson_multimodal.errors import LISTED_OFFENDERS, InputError
+from boson_multimodal.standard_streams import input_bytes, result_output
 from voice_cloning.corpora.normalise_files import (
     NormaliseSummary,
     TextNormaliser,
@@ -66,9 +67,10 @@ def run(flags: argparse.Namespace) -> int:
         _check_report(flags, [])
         add_marks = load_diacritiser(flags.diacritise) if flags.diacritise else None
         normaliser = TextNormaliser(flags.digits, add_marks, flags.report is not None)
-        for line in normalise_lines(sys.stdin.buffer, "standard input", normaliser):
-            sys.stdout.buffer.write(line.encode("utf-8") + b"\n")
-        sys.stdout.buffer.flush()
+        texts, output = input_bytes(), result_output()
+        for line in normalise_lines(texts, "standard input", normaliser):
+            output.write(line.encode("utf-8") + b"\n")
+        output.flush()
         write_differing(Path(), _report_of(flags, [("standard input", normaliser.summary)]))
         _print_summary("standard input", normaliser.summary, sys.stderr)
         return 0

@@ -1,7 +1,6 @@
 """Read and write LoRA adapters in either layout of the model, and merge them into the model's weights."""
 
 import copy
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,8 +10,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import HiggsAudioV2ForConditionalGeneration
 
@@ -26,10 +24,14 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
     to_original_name,
     to_transformers_name,
 )
-from lora_config import ADAPTER_CONFIG_FILE, ADAPTER_FILE, TARGET_GROUPS, require_adapter_files
-
-PREFIX = "base_model.model."
-"""The prefix that PEFT adds to the name of every module that it wraps."""
+from lora_config import ADAPTER_CONFIG_FILE, ADAPTER_FILE, TARGET_GROUPS
+from voice_cloning.adapters.adapter_files import (
+    PREFIX,
+    module_of,
+    read_settings,
+    read_tensors,
+    require_adapter_files,
+)
 
 TARGETS = {
     ORIGINAL: TARGET_GROUPS,
@@ -44,12 +46,6 @@ TARGETS = {
 """For each layout, the patterns of module names by group (like ``lora_config.TARGET_GROUPS``)."""
 
 MODEL_CLASSES = {ORIGINAL: HiggsAudioModel, TRANSFORMERS: HiggsAudioV2ForConditionalGeneration}
-
-READ_SETTINGS = "r lora_alpha lora_dropout target_modules use_rslora use_dora".split()
-NEUTRAL_SETTINGS = "auto_mapping peft_version base_model_name_or_path revision inference_mode task_type".split()
-"""Settings that do not change what an adapter computes. A task type only determines the arguments of PEFT's wrapper."""
-HARMLESS_INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")
-"""Initialisations that do not change the base's weights. Others (PiSSA, OLoRA, ...) change them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ class Adapter:
     @property
     def modules(self) -> list[str]:
         """The names of the adapted modules in the base model."""
-        return list(dict.fromkeys(_module_of(name) for name in self.tensors))
+        return list(dict.fromkeys(map(module_of, self.tensors)))
 
     @property
     def layout(self) -> str:
@@ -119,37 +115,19 @@ class Adapter:
 
 
 def read_adapter(folder: Path, flag: str = "--adapter") -> Adapter:
-    """Read an adapter in either layout.
+    """Read an adapter in either layout. This is the only way in: no weight of a base is loaded before it.
 
     Raises:
-        InputError: if the folder does not hold a LoRA adapter, or listing the settings that this project does not
-            support, or the tensors that are not finite or do not have the name of an adapter's tensor.
+        InputError: if the folder does not hold a LoRA adapter, or listing the settings that are wrong or that this
+            project does not support, or the tensors that are damaged or do not have the name of an adapter's tensor.
     """
     require_adapter_files(folder, flag)
-    heading = f"{flag} {folder}"
-    try:
-        content = json.loads((folder / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / ADAPTER_FILE)
-    except ValueError as error:
-        raise InputError(f"{heading}: {ADAPTER_CONFIG_FILE} is not JSON ({error}); fetch it again") from error
-    except SafetensorError as error:
-        raise InputError(f"{heading}: {ADAPTER_FILE} is damaged ({error}); fetch it again") from error
-    kind = content.get("peft_type") if isinstance(content, dict) else None
-    if kind != "LORA":
-        raise InputError(f"{heading}: {ADAPTER_CONFIG_FILE} has peft_type {kind!r}; it must be LORA")
-    config = LoraConfig.from_pretrained(str(folder))
-    raise_if_any(f"{heading}: settings that this project does not support", _beyond_plain_lora(config, content))
-    offenders = [
-        f"{name}: not the name of a tensor of a LoRA adapter" for name in tensors if not _is_adapter_name(name)
-    ]
-    offenders += [f"{name}: not finite" for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    raise_if_any(f"{heading}: {ADAPTER_FILE}", offenders or ([] if tensors else ["holds no tensors"]))
-    config.task_type = None
-    adapter = Adapter(config, tensors)
+    settings = read_settings(folder, flag)
+    adapter = Adapter(settings, read_tensors(folder, flag, settings))
     try:
         detect_layout(adapter.modules)
     except InputError as error:
-        raise InputError(f"{heading}: {error}") from error
+        raise InputError(f"{flag} {folder}: {error}") from error
     return adapter
 
 
@@ -213,21 +191,6 @@ def _wrap(base: HiggsAudioModel, config: LoraConfig) -> PeftModel:
     return get_peft_model(base, config)
 
 
-def _beyond_plain_lora(config: LoraConfig, stored: dict[str, Any]) -> list[str]:
-    """Return a problem for each setting that differs from its default, except those that are supported or neutral."""
-    usual = LoraConfig().to_dict()
-    values = {**stored, **config.to_dict()}
-    read = {*READ_SETTINGS, *NEUTRAL_SETTINGS, "init_lora_weights", "peft_type"}
-    offenders = [
-        f"{name} is {value!r}, not {usual.get(name)!r}"
-        for name, value in values.items()
-        if name not in read and value != usual.get(name)
-    ]
-    if config.init_lora_weights not in HARMLESS_INITIALISATIONS:
-        offenders.append(f"init_lora_weights is {config.init_lora_weights!r}, which changes the base's weights")
-    return offenders
-
-
 def _targets_in(targets: Any, old: str, new: str, modules: Iterable[str]) -> str:
     """Translate ``target_modules`` to another layout: to the same groups, or else to a pattern of these modules."""
     groups, rest = [], targets if isinstance(targets, str) else None
@@ -240,11 +203,3 @@ def _targets_in(targets: Any, old: str, new: str, modules: Iterable[str]) -> str
     if groups and not rest:
         return "|".join(f"({TARGETS[new][group]})" for group in groups)
     return "|".join(re.escape(module) for module in modules)
-
-
-def _is_adapter_name(name: str) -> bool:
-    return name.startswith(PREFIX) and ".lora_" in name
-
-
-def _module_of(name: str) -> str:
-    return name.removeprefix(PREFIX).split(".lora_")[0]

@@ -13,7 +13,7 @@ from transformers import HiggsAudioV2ForConditionalGeneration
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.checkpoints import is_hub_id, resolve_checkpoint
 from boson_multimodal.constants import MODEL_REVISION
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, NamedError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint, stored_tensors, weights_dtype
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
@@ -22,8 +22,9 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
     to_transformers_config,
 )
 from boson_multimodal.whole_files import whole_folder
-from lora_config import ADAPTER_CONFIG_FILE
+from lora_config import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from voice_cloning import __version__
+from voice_cloning.adapters.adapter_files import incomplete_modules
 from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, merge_adapter, read_adapter
 from voice_cloning.adapters.logit_comparison import (
     Logits,
@@ -60,7 +61,7 @@ Two models that round independently differ by sqrt(2) times that error. The roun
 """
 
 
-class VerificationError(RuntimeError):
+class VerificationError(NamedError):
     """The logits of the written model differ from those of base + adapter."""
 
 
@@ -278,6 +279,9 @@ def export_adapter(
         folder = resolve_checkpoint(model_path, revision, "--model_path", ())
         config = HiggsAudioConfig.from_pretrained(folder)
         check_fit(adapter.in_layout(ORIGINAL), config, f"--adapter {adapter_folder} does not fit {model_path}")
+    else:
+        offenders = incomplete_modules(adapter.tensors, adapter.config)
+        raise_if_any(f"--adapter {adapter_folder}: {ADAPTER_FILE} and its settings do not agree", offenders)
     with new_output_folder(output) as temporary:
         renamed.write(temporary)
         card = adapter_card(facts, _settings(temporary), layout, renamed.needs_text_head, __version__)
@@ -288,7 +292,7 @@ def export_adapter(
 
 
 def _settings(adapter: Path) -> dict[str, object]:
-    return json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+    return json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8-sig"))
 
 
 def _write_card(folder: Path, card: str, facts: dict[str, object]) -> None:

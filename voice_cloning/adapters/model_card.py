@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 from boson_multimodal.checkpoints import is_hub_id
-from boson_multimodal.errors import InputError
 from boson_multimodal.flags import facts_of
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
 from lora_config import ADAPTER_CONFIG_FILE
-from voice_cloning.training.checkpoints import RUN_FILE, STATE_FILE, read_state
+from voice_cloning.adapters.run_record import check_results, read_json_object, read_record
+from voice_cloning.training.checkpoints import RUN_FILE, STATE_FILE
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.metrics import METRICS_FILE, read_metrics_lines
 
@@ -56,24 +56,19 @@ def read_facts(adapter: Path, run_folder: Path | None = None) -> dict[str, Any]:
         run_folder: the folder of ``metrics.jsonl``; by default the parent folder of the checkpoint.
 
     Raises:
-        InputError: if ``run.json`` is not one of the trainer's.
+        InputError: if ``run.json``, ``trainer_state.json`` or the metrics are not those of the trainer.
     """
     if not (adapter / RUN_FILE).is_file():
         return {}
-    try:
-        run = json.loads((adapter / RUN_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{adapter / RUN_FILE}: not JSON ({error}); correct it or remove it") from error
-    if not isinstance(run, dict) or not isinstance(run.get("flags"), dict):
-        raise InputError(f"{adapter / RUN_FILE}: does not describe a training run; remove it")
+    run = read_record(adapter / RUN_FILE)
     if "results" in run:
         return run
-    settings = json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
+    settings = json.loads((adapter / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8-sig"))
     flags = {name: _public_value(name, value) for name, value in run["flags"].items() if name not in PRIVATE_FLAGS}
     if settings.get("revision") is None:  # The trainer records no revision for a base in a local folder.
-        flags["model_path"] = Path(flags.get("model_path", "")).name
+        flags["model_path"] = Path(flags.get("model_path") or "").name
     for name, revision in REPOSITORY_FLAGS.items():
-        if not is_hub_id(flags.get(name, "")):
+        if not is_hub_id(flags.get(name) or ""):
             flags[revision] = None
     identity = run.get("identity", {})
     facts = {
@@ -101,11 +96,12 @@ def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
     """
     if not (checkpoint / STATE_FILE).is_file():
         return {}
-    state = read_state(checkpoint)
-    results = {name: state[name] for name in ("step", "total_steps", "best")}
+    state = read_json_object((checkpoint / STATE_FILE).read_bytes(), f"{checkpoint / STATE_FILE}")
+    results = {name: state.get(name) for name in ("step", "total_steps", "best")}
+    check_results(results, f"{checkpoint / STATE_FILE}")
     metrics = run_folder / METRICS_FILE
     for _, record in read_metrics_lines(metrics).sound if metrics.is_file() else []:
-        if record["step"] <= state["step"]:
+        if record["step"] <= results["step"]:
             losses = {name: value for name, value in record.items() if name.endswith("loss")}
             results["evaluation" if "eval_loss" in losses else "training"] = {"step": record["step"], **losses}
     return results

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
+from boson_multimodal.hub import hub_access
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
 from voice_cloning.data_check.code_measures import CodedClip
@@ -124,7 +125,10 @@ def _load_tokenizer(model_path: str) -> PreTrainedTokenizerBase:
             f"--model_path {model_path}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME"
         )
     try:
-        return AutoTokenizer.from_pretrained(os.path.expanduser(model_path))
+        with hub_access("--model_path", model_path):
+            return AutoTokenizer.from_pretrained(os.path.expanduser(model_path))
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

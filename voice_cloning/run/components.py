@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.process_group import Ranks
 from lora_config import ADAPTER_FILE, AdapterForm, HiggsAudioLoRATrainingConfig, adapter_form

@@ -1,16 +1,20 @@
 """Read the settings for prompts from the ``run.json`` of an adapter or of a merged model."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_voice_cloning_dataset import parse_record, read_json_records
-from boson_multimodal.cloning_example import has_as_written_turns
+from boson_multimodal.cloning_example import PROMPT_STYLES, has_as_written_turns
 from boson_multimodal.errors import InputError
 from boson_multimodal.flags import value_before
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.run_directory import RUN_FILE
 
+LONGEST_VALUE = 200
+"""Characters of a value that a message shows."""
 STYLE_WITHOUT_RUN = "voice_clone"
 """The prompt style of a model without ``run.json``: the one that the release was shown to clone voices with."""
 
@@ -21,8 +25,9 @@ def style_of_adapter(folder: Path) -> str:
     Raises:
         InputError: if ``run.json`` is not one of the trainer's.
     """
-    flags = _flags_of_run(folder, "prompt_style")
-    return STYLE_WITHOUT_RUN if flags is None else flags["prompt_style"]
+    if not (folder / RUN_FILE).is_file():
+        return STYLE_WITHOUT_RUN
+    return _choice(_flags_of_run(folder, "prompt_style"), folder, "prompt_style", PROMPT_STYLES)
 
 
 def normalisation_of_adapter(folder: Path) -> str:
@@ -31,34 +36,51 @@ def normalisation_of_adapter(folder: Path) -> str:
     Raises:
         InputError: if ``run.json`` is not one of the trainer's.
     """
-    of_older_runs = value_before(flag_fields()["text_normalisation"])
-    return (_flags_of_run(folder, None) or {}).get("text_normalisation", of_older_runs)
-
-
-def _flags_of_run(folder: Path, needed: str | None) -> dict[str, Any] | None:
-    """Return the flags in the ``run.json`` of a folder; None if there is no such file."""
+    name = "text_normalisation"
+    of_older_runs = value_before(flag_fields()[name])
     if not (folder / RUN_FILE).is_file():
-        return None
-    field = "flags" + (f".{needed}" if needed else "")
+        return of_older_runs
+    return _choice({name: of_older_runs, **_flags_of_run(folder, name)}, folder, name, TEXT_NORMALISATIONS)
+
+
+def _flags_of_run(folder: Path, name: str) -> dict[str, Any]:
+    """Return the flags in the ``run.json`` of a folder. Error messages ask for the flag ``name``."""
+    path = folder / RUN_FILE
     try:
-        flags = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["flags"]
-        return flags if needed is None else {**flags, needed: flags[needed]}
-    except (ValueError, KeyError, TypeError) as error:
-        advice = f"give --{needed or 'text_normalisation'}"
-        raise InputError(f"{folder / RUN_FILE}: does not have {field} ({error}); {advice}") from error
+        return {**json.loads(path.read_bytes().decode("utf-8-sig"))["flags"]}
+    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: does not have flags.{name} ({error}); give --{name}") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give --{name}") from error
+
+
+def _choice(flags: dict[str, Any], folder: Path, name: str, allowed: Collection[str]) -> str:
+    """Return the value of a flag if it is one of the allowed values."""
+    if name not in flags:
+        raise InputError(f"{folder / RUN_FILE}: does not have flags.{name}; give --{name}")
+    if not isinstance(flags[name], str) or flags[name] not in allowed:
+        found = json.dumps(flags[name], ensure_ascii=False)[:LONGEST_VALUE]
+        raise InputError(
+            f"{folder / RUN_FILE}: flags.{name} is {found}; it must be one of {list(allowed)}; correct it, or give "
+            f"--{name}"
+        )
+    return flags[name]
 
 
 def turns_warning(adapter: Path | None) -> str | None:
     """Return a warning if an adapter was trained on other turns than those of prompt style ``as_written``, else None.
 
     The first record of the training data is compared. If the data no longer exist, there is no warning.
+
+    Raises:
+        InputError: if ``run.json`` does not hold flags.
     """
     if adapter is None or not (adapter / RUN_FILE).is_file():
         return None
-    run = json.loads((adapter / RUN_FILE).read_text(encoding="utf-8"))
-    path = Path(run.get("flags", {}).get("data_path", ""))
-    if not path.is_file():
+    data_path = _flags_of_run(adapter, "prompt_style").get("data_path")
+    if not isinstance(data_path, str) or not Path(data_path).is_file():
         return None
+    path = Path(data_path)
     sample, _ = parse_record(read_json_records(path)[0], "as_written")
     if sample is None or has_as_written_turns(sample):
         return None

@@ -36,6 +36,7 @@ from boson_multimodal.audio_processing.mel_features import ReferenceForm
 from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.chatml import speech_prompt
 from boson_multimodal.checkpoints import resolve_checkpoint
+from boson_multimodal.circumstances import home_path
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, IGNORE_INDEX, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
@@ -190,8 +191,8 @@ class VoiceCloner:
         settings: SpeechSettings | None = None,
     ) -> None:
         self.settings = settings or SpeechSettings()
-        self.adapter = None if adapter is None else Path(adapter).expanduser()
-        trained = self.adapter or Path(model_path).expanduser()
+        self.adapter = None if adapter is None else home_path(adapter, "--adapter")
+        trained = self.adapter or home_path(model_path, "--model_path")
         self.prompt_style = prompt_style or style_of_adapter(trained)
         if self.prompt_style not in PROMPT_STYLES:
             raise InputError(f"prompt_style is {self.prompt_style!r}; it must be one of {list(PROMPT_STYLES)}")

@@ -259,7 +259,7 @@ def _yaml_arguments(path: Path, known: set[str]) -> list[str]:
         pairs = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"--config {path}: no such file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"--config {path}: not YAML ({error})") from error
     if not isinstance(pairs, dict):
         raise InputError(f"--config {path}: must hold pairs (name: value), one per flag")

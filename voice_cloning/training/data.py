@@ -21,6 +21,7 @@ from boson_multimodal.audio_processing.mel_features import (
 )
 from boson_multimodal.checkpoints import local_checkpoint, resolve_checkpoint
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.hub import hub_access
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from voice_cloning.training.config import DistributedTrainingConfig
 
@@ -117,9 +118,10 @@ def load_feature_extractor(
     if path is None:
         return wanted
     try:
-        found = WhisperFeatureExtractor.from_pretrained(
-            os.path.expanduser(path), revision=training_config.whisper_processor_revision
-        )
+        with hub_access("--whisper_processor_path", path):
+            found = WhisperFeatureExtractor.from_pretrained(
+                os.path.expanduser(path), revision=training_config.whisper_processor_revision
+            )
     except OSError as error:
         raise InputError(
             f"--whisper_processor_path {path}: neither a processor's folder nor available from the hub "

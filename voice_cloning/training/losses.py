@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from boson_multimodal.errors import NamedError
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.process_group import Ranks
@@ -57,7 +58,7 @@ class LossTotals:
         return cls(*(torch.tensor(state[name], dtype=torch.float64) for name in ("sums", "counts")))
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(NamedError):
     """A loss or gradient is NaN or infinite. Further training would destroy the adapter."""
 
 

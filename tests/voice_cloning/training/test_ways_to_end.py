@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import arabic_voice_cloning_distributed_trainer as program
-from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer, NonFiniteLossError
+from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.errors import InputError
 from tests.training_runs import flags, trainer
+from voice_cloning.training.losses import NonFiniteLossError
 
 
 def test_a_non_finite_loss_names_step_and_samples_and_saves_nothing(demo: Path, tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""Reads the ``run.json`` beside an adapter or a merged model, and checks the fields that cards are made of."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from boson_multimodal.errors import InputError, raise_if_any
+from voice_cloning.training.config import flag_fields
+
+REMEDY = "correct it or remove it"
+TEXT, NUMBER = (str,), (int, float)
+NONE = type(None)
+TEXT_FLAGS = frozenset(name for name, flag_field in flag_fields().items() if flag_field.type in (str, str | None))
+"""Flags that hold a text or nothing."""
+DATA = {"file": TEXT, "samples": NUMBER, "dropped": NUMBER, "clips": NUMBER, "hours": NUMBER}
+BEST = {"eval_loss": NUMBER, "step": NUMBER}
+TEXT_OR_NONE = "version python git_commit torch_dtype base_fingerprint".split()
+NAMES_OF_TYPES = {str: "a text", int: "a number", float: "a number", NONE: "null", dict: "an object", list: "a list"}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the content of a ``run.json``.
+
+    Raises:
+        InputError: if the file cannot be read, is not JSON, or is not one that the trainer or an export wrote. It lists
+            each field with a wrong value.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from error
+    run = read_json_object(content, str(path))
+    if not isinstance(run.get("flags"), dict):
+        raise InputError(f"{path}: does not describe a training run; remove it")
+    raise_if_any(f"{path}: fields with wrong values; {REMEDY}", _wrong_fields(run))
+    return run
+
+
+def read_json_object(content: bytes, where: str) -> dict[str, Any]:
+    """Return the JSON object that a file or line ``where`` holds.
+
+    Raises:
+        InputError: if it does not hold one.
+    """
+    try:
+        found = json.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: not JSON ({error}); {REMEDY}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{where}: does not describe a training run; {REMEDY}")
+    return found
+
+
+def check_results(results: dict[str, Any], where: str) -> None:
+    """Raise :class:`InputError` listing each field of the results of a run that has a wrong value."""
+    raise_if_any(f"{where}: fields with wrong values; {REMEDY}", _wrong_results(results))
+
+
+def _wrong_fields(run: dict[str, Any]) -> list[str]:
+    flags = run["flags"]
+    problems = []
+    for name in sorted(TEXT_FLAGS & flags.keys()):
+        problems += _wrong(flags[name], (str, NONE), f"flags.{name}")
+    problems += _wrong(flags.get("lora_targets", []), (list,), "flags.lora_targets")
+    for number, target in enumerate(flags["lora_targets"] if isinstance(flags.get("lora_targets"), list) else []):
+        problems += _wrong(target, TEXT, f"flags.lora_targets[{number}]")
+    for name in TEXT_OR_NONE:
+        problems += _wrong(run.get(name), (str, NONE), name)
+    problems += _wrong(run.get("versions"), (dict, NONE), "versions")
+    problems += _wrong(run.get("identity", {}), (dict,), "identity")
+    problems += _wrong_object(run.get("data", {}), {}, "data")
+    if isinstance(run.get("data"), dict):
+        for part, data in run["data"].items():
+            problems += [] if data is None else _wrong_object(data, DATA, f"data.{part}")
+    if run.get("results"):
+        problems += _wrong_results(run["results"])
+    return problems
+
+
+def _wrong_results(results: Any) -> list[str]:
+    problems = _wrong_object(results, {"step": NUMBER, "total_steps": NUMBER}, "results")
+    if problems:
+        return problems
+    for kind in ("training", "evaluation"):
+        if kind in results:
+            problems += _wrong_metrics(results[kind], f"results.{kind}.")
+    return problems + (_wrong_object(results["best"], BEST, "results.best") if results.get("best") else [])
+
+
+def _wrong_metrics(record: Any, prefix: str) -> list[str]:
+    problems = _wrong_object(record, {"step": NUMBER}, prefix.removesuffix("."), prefix)
+    if isinstance(record, dict):
+        losses = {name: value for name, value in record.items() if name.endswith("loss")}
+        problems += [problem for name, loss in losses.items() for problem in _wrong(loss, NUMBER, f"{prefix}{name}")]
+    return problems
+
+
+def _wrong_object(value: Any, fields: dict[str, tuple[type, ...]], name: str, prefix: str | None = None) -> list[str]:
+    """Return a problem if a value is no object, or one for each field that is missing or of another type."""
+    if not isinstance(value, dict):
+        return _wrong(value, (dict,), name)
+    prefix = f"{name}." if prefix is None else prefix
+    return [problem for field, types in fields.items() for problem in _wrong(value.get(field), types, prefix + field)]
+
+
+def _wrong(value: Any, types: tuple[type, ...], name: str) -> list[str]:
+    if isinstance(value, types):
+        return []
+    right = " or ".join(dict.fromkeys(NAMES_OF_TYPES[kind] for kind in types))
+    return [f"{name} is {json.dumps(value, ensure_ascii=False)[:200]}; it must be {right}"]
