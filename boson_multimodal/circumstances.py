@@ -52,6 +52,8 @@ def named(error: BaseException) -> str | None:
     # The libraries that write tensors have errors of their own for a full disk.
     if isinstance(error, SafetensorError) or "inline_container" in str(error):
         found = os_error_in(error)
+        if found is not None and found.filename is None:
+            found = OSError(found.errno, found.strerror, "a file of weights")
         return None if found is None else _system_problem(found)
     return _memory_problem(error) or _home_problem(error) or _file_name_problem(error)
 
