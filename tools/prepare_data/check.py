@@ -7,6 +7,8 @@ report.json and report.html; the page opens from disk and plays the clips that i
 codec and no model. With --model_path the model's tokenizer counts the text tokens; otherwise they are estimated. Give
 the settings that you will train with: limits, steps and memory depend on them.
 
+The voices of references and targets are compared if Resemblyzer is installed, or with the model of --speaker_model.
+
 Exit status: 1 if there is an error, 0 if there are only warnings or nothing.
 """
 
@@ -20,6 +22,7 @@ from arabic_voice_cloning_dataset import PROMPT_STYLES
 from boson_multimodal.errors import raise_if_any
 from voice_cloning.data_check.check import REPORT_FILE, check_files
 from voice_cloning.data_check.summary import PlannedRun
+from voice_cloning.data_check.voice_rules import AUTOMATIC, NO_MODEL
 
 PRINTED_SAMPLES = 3
 """Samples of one finding that are printed."""
@@ -33,6 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output_dir", type=Path, required=True, metavar="DIR", help="Where report.json and report.html are written.")
     add("--eval_data_path", nargs="+", type=Path, default=[], metavar="FILE", help="Evaluation data with other names.")
     add("--model_path", metavar="DIR", help="Folder or hub id of the model, whose tokenizer counts the text tokens.")
+    add(
+        "--speaker_model",
+        default=AUTOMATIC,
+        metavar="NAME",
+        help="Model that compares the voices of references and targets: resemblyzer, or the folder or hub id of a "
+        f"model with an x-vector head; {NO_MODEL} compares none (default: resemblyzer, if it is installed).",
+    )
+    add(
+        "--speaker_threshold",
+        type=float,
+        metavar="X",
+        help="Similarity below which two clips are of two voices (default: known for resemblyzer, and found from the "
+        "data for other models).",
+    )
     add("--num_workers", type=int, metavar="N", help="Processes that read clips (default: one for each core).")
     add("--prompt_style", default=run.prompt_style, choices=list(PROMPT_STYLES), help=AS_YOU_TRAIN)
     add(
@@ -62,6 +79,8 @@ def run(flags: argparse.Namespace) -> int:
         run=PlannedRun(**settings),
         model_path=flags.model_path,
         num_workers=flags.num_workers,
+        speaker_model=flags.speaker_model,
+        speaker_threshold=flags.speaker_threshold,
     )
     print("\n".join(_lines(report)))
     print(f"all findings: {flags.output_dir / REPORT_FILE} and report.html beside it")
@@ -87,6 +106,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"{len(report['errors'])} kind(s) of error, {len(report['warnings'])} kind(s) of warning",
         f"{summary['hours']:.2f} h of targets in {summary['clips']} clips by {len(summary['speakers'])} speakers; "
         f"{summary['frames']:,} frames, {summary['tokens']:,} text tokens ({how})",
+        f"voices: {summary['voices']['statement']}",
         "medians: " + ", ".join(f"{name} {value:.3g}" for name, value in medians.items()),
         f"training: {summary['expected_steps']} optimizer steps; memory: {summary['memory_class']}",
     ]
