@@ -43,7 +43,8 @@ WARNINGS = {
     "conflicting_transcripts": "Listen, and keep the sample with the right text.",
     "dominant_speaker": "Add other voices or take fewer clips of this one: the model would learn it, not cloning.",
     "transcript_mismatch": "Make the texts equal: some prompt styles and tools read one of them, some the other.",
-    "reference_of_another_voice": "Listen to both clips. Noise or echo in one of them can look like another voice; else give a reference of the target's voice.",
+    "reference_of_another_voice": "Listen to both clips, and give a reference of the target's voice. Noise or echo in "
+    "only one of them can look like another voice.",
     "speaker_with_several_voices": "Listen, and name each voice: references are chosen by the speaker's name.",
     "no_reference": "Give a reference clip: without one, the sample does not teach cloning.",
     "no_speaker": "Name the speaker: without a name, the check cannot find a voice that is on both sides.",
