@@ -123,6 +123,15 @@ def noisy(wave: np.ndarray) -> np.ndarray:
     return (wave + noise).astype(np.float32)
 
 
+def echoing(wave: np.ndarray) -> np.ndarray:
+    """Return a wave in a room: 0.4 s of decaying noise after the direct sound, which has a fifth of the energy."""
+    numbers, size = np.random.default_rng(0), round(0.4 * RATE)
+    late = numbers.normal(0, 1, size) * np.exp(-6.9 * np.arange(size) / size)
+    late[0] = 0.0
+    late[0] = np.linalg.norm(late) / 2
+    return np.convolve(wave, late / np.linalg.norm(late))[: len(wave)].astype(np.float32)
+
+
 def telephone(wave: np.ndarray) -> np.ndarray:
     return resample(resample(torch.from_numpy(wave), RATE, RATE // 2), RATE // 2, RATE).numpy()
 
@@ -139,6 +148,7 @@ CHANGES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "resampled to 8 kHz": telephone,
     "encoded as Opus": opus,
     "with white noise 20 dB below it": noisy,
+    "with echo": echoing,
 }
 
 
