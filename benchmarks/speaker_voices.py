@@ -111,7 +111,8 @@ def read_voices(model_name: str) -> tuple[Voices, dict[float, Voices], float]:
     for seconds in SHORT_SECONDS:
         cut = []
         for samples, rate in waves:
-            speech = model._speech(samples.mean(axis=1))[: round(seconds * rate)]
+            wave = samples.mean(axis=1)
+            speech = model._speech(wave - wave.mean())[: round(seconds * rate)]
             vector = model._vector(speech)
             cut.append(SpeakerEmbedding(vector / np.linalg.norm(vector), len(speech) / rate))
         short[seconds] = replace(whole, embeddings=cut)

@@ -100,7 +100,7 @@ class SpeakerModel(ABC):
             return None
         if sampling_rate != self.sampling_rate:
             start = torchaudio.functional.resample(torch.from_numpy(start), sampling_rate, self.sampling_rate).numpy()
-        speech = self._speech(start)
+        speech = self._speech(start - start.mean())  # DC would count as level
         seconds = len(speech) / self.sampling_rate
         if seconds < LEAST_SECONDS:
             return None
