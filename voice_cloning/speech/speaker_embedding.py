@@ -73,7 +73,7 @@ class Calibration:
     half_seconds: float = 0.0
 
 
-RESEMBLYZER_CALIBRATION = Calibration(threshold=0.845, half_seconds=0.43)
+RESEMBLYZER_CALIBRATION = Calibration(threshold=0.848, half_seconds=0.44)
 """Measured by ``python -m benchmarks.speaker_voices`` on 20 Arabic speakers."""
 
 

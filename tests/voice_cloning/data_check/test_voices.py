@@ -287,4 +287,5 @@ def test_other_defects_are_not_taken_for_other_voices(tmp_path: Path, monkeypatc
     monkeypatch.setattr("tests.sample_copies.check_files", partial(check_files, speaker_model="resemblyzer"))
     for number, title in enumerate(CHANGED_SOUND):
         expected, found = compared(tmp_path / str(number), title, speakers=4)
-        assert found == expected, title
+        assert expected.keys() <= found.keys(), title
+        assert not {FINDING, MANY, SEVERAL} & found.keys(), title
