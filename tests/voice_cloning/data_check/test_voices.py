@@ -272,10 +272,11 @@ CHANGED_SOUND = (
     "mostly silence",
     "a target of 0.4 s",
     "a truncated MP3",
-    "an utterance on both sides, re-encoded",
+    "a repeated target, re-encoded",
     "no reference",
 )
-"""Planted defects that change what a speaker model hears, but for those that play speech backwards."""
+"""Planted defects that change what a speaker model hears, but for those that play speech backwards or put a target of
+another voice beside a reference."""
 
 
 @pytest.mark.slow
