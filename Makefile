@@ -6,6 +6,10 @@ VENV := .venv
 VENV_PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
+# It compares voices (tools.prepare_data check). With its dependencies, pip would compile webrtcvad, which has wheels of the
+# same module, and install a backport of typing; all others are in requirements.txt.
+SPEAKER_MODEL := "resemblyzer>=0.1.4,<0.2" "webrtcvad-wheels>=2.0.14,<3"
+
 DEMO := demo
 DEMO_BUILT := $(DEMO)/.built
 DEMO_RUN := $(DEMO)/run
@@ -37,6 +41,7 @@ $(INSTALLED): requirements.txt requirements-dev.txt
 	}
 	@echo "installing requirements into $(VENV): several minutes if torch has to be downloaded"
 	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps $(SPEAKER_MODEL)
 	@touch $@
 
 $(DEMO_BUILT): tools/make_demo.py $(wildcard tools/demo/*.py) | $(INSTALLED)

@@ -42,7 +42,7 @@ open_cache = partial(CodeCache, codec="codec", num_codebooks=CODEBOOKS, codebook
 READS = 5000
 CLIP_SECONDS = 5
 CHECKED_SAMPLES, CHECKED_SPEAKERS = 1000, 100
-CHECK = [sys.executable, "-m", "tools.prepare_data", "check"]
+CHECK = [sys.executable, "-m", "tools.prepare_data", "check", "--speaker_model", "none"]
 RELEASED_CODEC = {"D": 256, "codebook_dim": 64, "ratios": [8, 5, 4, 2, 3], "sample_rate": 24000, "bins": 1024, "n_q": 8}
 RELEASED_CODEC |= {"target_bandwidths": [0.5, 1, 1.5, 2, 4], "semantic_techer": "hubert_base_general"}
 

@@ -282,7 +282,7 @@ def test_the_command_prints_its_findings(tmp_path: Path) -> None:
     assert "1 kind(s) of error, 0 kind(s) of warning" in result.stdout
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["report.html", "report.json"]
     first = (tmp_path / "out" / "report.json").read_bytes()
-    assert check_files([path], tmp_path / "out", num_workers=1) == json.loads(first)
+    assert check_files([path], tmp_path / "out", num_workers=1, speaker_model="auto") == json.loads(first)
     assert (tmp_path / "out" / "report.json").read_bytes() == first, "with one process and with two"
 
 

@@ -8,6 +8,8 @@ codec and no model. With --model_path the model's tokenizer counts the text toke
 the settings that you will train with: limits, steps and memory depend on them. With --codes, clips are checked from
 their codes and need not be there.
 
+The voices of references and targets are compared if Resemblyzer is installed, or with the model of --speaker_model.
+
 Exit status: 1 if there is an error, 0 if there are only warnings or nothing.
 """
 
@@ -21,6 +23,7 @@ from arabic_voice_cloning_dataset import PROMPT_STYLES
 from boson_multimodal.errors import raise_if_any
 from voice_cloning.data_check.check import REPORT_FILE, check_files
 from voice_cloning.data_check.summary import PlannedRun
+from voice_cloning.data_check.voice_rules import AUTOMATIC, NO_MODEL
 
 PRINTED_SAMPLES = 3
 """Samples of one finding that are printed."""
@@ -37,6 +40,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model_path", metavar="DIR", help="Folder or hub id of the model, whose tokenizer counts the text tokens.")
     add("--codes", nargs="+", type=Path, default=[], metavar="FILE", help="Files of codes, as in training.")
     add("--audio_tokenizer_path", metavar="DIR", help="Codec that decodes --codes, so that the sound is checked too.")
+    add(
+        "--speaker_model",
+        default=AUTOMATIC,
+        metavar="NAME",
+        help="Model that compares the voices of references and targets: resemblyzer, or the folder or hub id of a "
+        f"model with an x-vector head; {NO_MODEL} compares none (default: resemblyzer, if it is installed).",
+    )
+    add(
+        "--speaker_threshold",
+        type=float,
+        metavar="X",
+        help="Similarity below which two clips are of two voices (default: known for resemblyzer, and found from the "
+        "data for other models).",
+    )
     add("--num_workers", type=int, metavar="N", help="Processes that read clips (default: one for each core).")
     add("--prompt_style", default=run.prompt_style, choices=list(PROMPT_STYLES), help=AS_YOU_TRAIN)
     add(
@@ -68,6 +85,8 @@ def run(flags: argparse.Namespace) -> int:
         num_workers=flags.num_workers,
         codes=flags.codes,
         audio_tokenizer_path=flags.audio_tokenizer_path,
+        speaker_model=flags.speaker_model,
+        speaker_threshold=flags.speaker_threshold,
     )
     print("\n".join(_lines(report)))
     print(f"all findings: {flags.output_dir / REPORT_FILE} and report.html beside it")
@@ -93,6 +112,7 @@ def _lines(report: dict[str, Any]) -> list[str]:
         f"{len(report['errors'])} kind(s) of error, {len(report['warnings'])} kind(s) of warning",
         f"{summary['hours']:.2f} h of targets in {summary['clips']} clips by {len(summary['speakers'])} speakers; "
         f"{summary['frames']:,} frames, {summary['tokens']:,} text tokens ({how})",
+        f"voices: {summary['voices']['statement']}",
         "medians: " + ", ".join(f"{name} {value:.3g}" for name, value in medians.items()),
         f"training: {summary['expected_steps']} optimizer steps; memory: {summary['memory_class']}",
     ]

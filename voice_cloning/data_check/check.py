@@ -27,6 +27,7 @@ from voice_cloning.data_check.same_codes import add_same_codes
 from voice_cloning.data_check.sample_rules import check_sample
 from voice_cloning.data_check.samples import CheckedSample, UsedClip, read_samples_of
 from voice_cloning.data_check.summary import PlannedRun, summarise
+from voice_cloning.data_check.voice_rules import NO_MODEL, check_voices, plan_voice_check
 from voice_cloning.data_check.worker_pool import available_cores, map_in_processes
 
 REPORT_FILE = "report.json"
@@ -43,6 +44,8 @@ def check_files(
     num_workers: int | None = None,
     codes: Sequence[Path | str] = (),
     audio_tokenizer_path: str | None = None,
+    speaker_model: str = NO_MODEL,
+    speaker_threshold: float | None = None,
 ) -> dict[str, Any]:
     """Check ChatML files and write ``report.json`` and ``report.html``.
 
@@ -56,19 +59,23 @@ def check_files(
             ``if __name__ == "__main__"``, because the processes are spawned.
         codes: files of codes, as in training; clips are then checked from their codes.
         audio_tokenizer_path: folder or hub id of the codec that decodes ``codes`` to measure the sound; None does not.
+        speaker_model: the model that compares voices: ``resemblyzer``, a folder or a hub id; ``auto`` takes Resemblyzer
+            if it is installed, ``none`` compares no voices.
+        speaker_threshold: similarity below which two clips are of two voices; None takes the model's, or finds it.
 
     Returns:
         The content of ``report.json``: ``errors``, ``warnings``, ``summary``, ``samples``.
 
     Raises:
-        InputError: if a file is missing, empty or not JSON, if the files of codes or the codec cannot be used, or
-            ``output_dir`` cannot be written to.
+        InputError: if a file is missing, empty or not JSON; if the files of codes, the codec or the speaker model
+            cannot be used; or if ``output_dir`` cannot be written to.
     """
     run = run or PlannedRun()
     folder, workers = Path(output_dir).expanduser(), available_cores() if num_workers is None else num_workers
     paths = list(dict.fromkeys(Path(path).expanduser() for path in (*files, *eval_files)))
     tokenizer = None if model_path is None else _load_tokenizer(model_path)
     coded = open_codes(codes, model_path, audio_tokenizer_path)
+    voices = plan_voice_check(speaker_model, speaker_threshold)
     named = [Path(path).expanduser() for path in eval_files]
     samples = read_samples_of(paths, named, run.prompt_style, run.text_normalisation, tokenizer)
     _make_folder(folder)
@@ -83,11 +90,14 @@ def check_files(
     rates = speech_rates(samples, measures)
     check_corpus(samples, measures, rates, same, findings)
     check_codes(samples, measures, findings)
+    voices_found = check_voices(samples, measures, same, voices, findings, workers)
     seconds = {s.sample_id: sum(measures[used.clip].seconds for used in s.targets) for s in samples}
     report = {
         "errors": findings.entries(ERRORS, seconds),
         "warnings": findings.entries(WARNINGS, seconds),
-        "summary": summarise(samples, measures, rates, run, tokenizer is not None) | summarise_codes(coded, measures),
+        "summary": summarise(samples, measures, rates, run, tokenizer is not None)
+        | summarise_codes(coded, measures)
+        | {"voices": voices_found},
     }
     report["samples"] = _samples_of(report, samples, measures)
     write_whole(folder / REPORT_FILE, _json_bytes(report))

@@ -19,6 +19,8 @@ ERRORS = {
     "reference_equals_target": "Give another utterance of the speaker as reference: the model would learn to copy.",
     "speaker_in_train_and_eval": "Move the speaker to one side: the evaluation would not measure unseen voices.",
     "utterance_in_train_and_eval": "Remove the utterance from one side: the evaluation would measure memorised clips.",
+    "references_of_other_voices": "Correct how references are paired with targets: the model would learn to ignore the "
+    "reference.",
     "over_limit": "Cut the clips or raise --max_positions_per_sample and --max_tokens_per_batch.",
 }
 WARNINGS = {
@@ -47,6 +49,9 @@ WARNINGS = {
     "conflicting_transcripts": "Listen, and keep the sample with the right text.",
     "dominant_speaker": "Add other voices or take fewer clips of this one: the model would learn it, not cloning.",
     "transcript_mismatch": "Make the texts equal: some prompt styles and tools read one of them, some the other.",
+    "reference_of_another_voice": "Listen to both clips, and give a reference of the target's voice. Noise or echo in "
+    "only one of them can look like another voice.",
+    "speaker_with_several_voices": "Listen, and name each voice: references are chosen by the speaker's name.",
     "no_reference": "Give a reference clip: without one, the sample does not teach cloning.",
     "no_speaker": "Name the speaker: without a name, the check cannot find a voice that is on both sides.",
 }

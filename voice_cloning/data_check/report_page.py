@@ -194,6 +194,7 @@ def _facts(summary: Report) -> str:
         "native_rates": "Clips by native rate (Hz)",
         "expected_steps": "Optimizer steps expected",
         "memory_class": "Memory expected",
+        "voices": "Voices",
     }
     found = {title: summary[name] for name, title in names.items() if summary.get(name) is not None}
     return f"<div class='card'>{_pairs(found)}</div>"
