@@ -27,7 +27,7 @@ from voice_cloning.data_check.same_codes import add_same_codes
 from voice_cloning.data_check.sample_rules import check_sample
 from voice_cloning.data_check.samples import CheckedSample, UsedClip, read_samples_of
 from voice_cloning.data_check.summary import PlannedRun, summarise
-from voice_cloning.data_check.voice_rules import NO_MODEL, check_voices, plan_voice_check
+from voice_cloning.data_check.voice_rules import NO_MODEL, VoiceCheck, check_voices, plan_voice_check
 from voice_cloning.data_check.worker_pool import available_cores, map_in_processes
 
 REPORT_FILE = "report.json"
@@ -81,6 +81,23 @@ def check_files(
     _make_folder(folder)
     measures = measure_coded_clips(samples, coded, folder, workers)
     measures |= measure_clips(samples, workers, measures)
+    report = _report(samples, measures, run, voices, workers, tokenizer is not None)
+    report["summary"] |= summarise_codes(coded, measures)
+    report["samples"] = _samples_of(report, samples, measures)
+    write_whole(folder / REPORT_FILE, _json_bytes(report))
+    write_page(report | {"samples": _with_audio(report["samples"], samples)}, folder)
+    return report
+
+
+def _report(
+    samples: Sequence[CheckedSample],
+    measures: dict[Clip, ClipMeasures],
+    run: PlannedRun,
+    voices: VoiceCheck,
+    workers: int,
+    has_tokenizer: bool,
+) -> dict[str, Any]:
+    """Apply all rules; return the ``errors``, ``warnings`` and ``summary`` of the report."""
     uses = [[(used.clip, sample.side, used.is_target) for used in sample.clips] for sample in samples]
     same = find_same_clips(measures, uses, workers)
     add_same_codes(same, measures)
@@ -92,17 +109,11 @@ def check_files(
     check_codes(samples, measures, findings)
     voices_found = check_voices(samples, measures, same, voices, findings, workers)
     seconds = {s.sample_id: sum(measures[used.clip].seconds for used in s.targets) for s in samples}
-    report = {
+    return {
         "errors": findings.entries(ERRORS, seconds),
         "warnings": findings.entries(WARNINGS, seconds),
-        "summary": summarise(samples, measures, rates, run, tokenizer is not None)
-        | summarise_codes(coded, measures)
-        | {"voices": voices_found},
+        "summary": summarise(samples, measures, rates, run, has_tokenizer) | {"voices": voices_found},
     }
-    report["samples"] = _samples_of(report, samples, measures)
-    write_whole(folder / REPORT_FILE, _json_bytes(report))
-    write_page(report | {"samples": _with_audio(report["samples"], samples)}, folder)
-    return report
 
 
 def measure_clips(
