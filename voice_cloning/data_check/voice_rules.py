@@ -113,8 +113,11 @@ def check_voices(
 
 
 def _has_sound(measured: ClipMeasures) -> bool:
-    """Return whether a clip has a waveform that can be read; one that came as codes has none unless it was decoded."""
-    return measured.is_heard and not measured.problems
+    """Return whether a clip has a waveform that can be read, if only to the end of its file.
+
+    A clip that came as codes has none, unless it was decoded.
+    """
+    return measured.is_heard and not measured.problems.keys() - {"truncated"}
 
 
 def find_other_voices(

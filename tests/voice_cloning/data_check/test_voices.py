@@ -194,6 +194,32 @@ def test_a_threshold_leaves_one_in_twenty_different_pairs_above_it() -> None:
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("measured", "is_compared"),
+    [
+        (ClipMeasures(sampling_rate=16_000), True),
+        (ClipMeasures(sampling_rate=16_000, problems={"truncated": "6 s are asked for, 5 s are there"}), True),
+        (ClipMeasures(problems={"truncated": "its header says more samples than are there"}), False),
+        (ClipMeasures(sampling_rate=16_000, problems={"cancelled": "in mono"}), False),
+        (ClipMeasures(seconds=5.0), False),
+    ],
+)
+def test_what_can_be_heard_is_compared(
+    measured: ClipMeasures, is_compared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut beyond the end of its file is heard; codes that were not decoded, or what is refused, is not."""
+    data, embedded = Data(speakers=1, clips=2), set()
+
+    def embed(clips: list[Clip], *_: Any) -> dict[Clip, SpeakerEmbedding | None]:
+        embedded.update(clips)
+        return {clip: data.embeddings[clip] for clip in clips}
+
+    monkeypatch.setattr(voice_rules, "embed_clips", embed)
+    measures = dict.fromkeys(data.embeddings, measured)
+    voice_rules.check_voices(data.samples, measures, SameClips(measures), PLAN, Findings())
+    assert embedded == (set(measures) if is_compared else set())
+
+
 def test_wrong_flags_are_named_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--speaker_threshold 2: must be between -1 and 1"):
         plan_voice_check("resemblyzer", 2.0)
