@@ -121,11 +121,12 @@ def _check_settings(form: str, references_per_target: int, split_by: str, eval_s
 def _stop_if_wrong(source: Path, collection: Collection, drop_invalid: bool) -> None:
     """Raise an error for what is wrong with the source as a whole, and, unless they are dropped, with its entries."""
     read_as = f"problems in this source, read as {collection.form}"
-    if not drop_invalid or collection.faults:
-        entries = [f"{where}: {problem}" for where, problem in collection.problems]
-        way_on = "" if collection.faults else "; --drop_invalid leaves them out and lists all of them"
-        raise_if_any(f"{source}: {read_as}{way_on}", collection.faults + entries)
-    if not collection.usable():
+    entries = [f"{where}: {problem}" for where, problem in collection.problems]
+    usable = collection.usable()
+    if not drop_invalid or collection.faults or not usable:
+        way_on = "--drop_invalid leaves them out and lists all of them" if not collection.faults and usable else ""
+        raise_if_any(f"{source}: {read_as}" + (f"; {way_on}" if way_on else ""), collection.faults + entries)
+    if not usable:
         raise InputError(f"{source}: holds no utterance, read as {collection.form}; --format chooses another form")
 
 

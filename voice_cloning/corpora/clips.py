@@ -61,6 +61,10 @@ def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> C
     for path in listing.files:
         if path.suffix.lower() in OTHER_AUDIO_SUFFIXES:
             collection.refuse(str(path), "this format cannot be read; convert it to FLAC or WAV")
+    known = (*AUDIO_SUFFIXES, *OTHER_AUDIO_SUFFIXES, ".txt")
+    if other := [path.name for path in listing.files if path.suffix.lower() not in known]:
+        shown = ", ".join(dict.fromkeys(other[:5]))
+        collection.facts.append(f"files that are neither clips nor texts: {len(other)} ({shown})")
     collection.facts += [
         "clips with a text file of the same name beside each",
         "encoding of the texts: " + ", ".join(f"{name} ({count})" for name, count in sorted(encodings.items())),

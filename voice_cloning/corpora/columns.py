@@ -41,8 +41,14 @@ TEXT_COLUMNS = (
     "normalized_transcript",
 )
 SPEAKER_COLUMNS = ("client_id", "speaker_id", "speaker", "speaker_name", "spk_id", "spk", "speaker_label")
-CUT_COLUMNS = {"offset": ("offset", "start", "start_time"), "end": ("end", "end_time"), "channel": ("channel",)}
-DURATION = "duration"
+CUT_COLUMNS = {
+    "offset": ("offset", "start", "start_time", "start_sec", "begin", "segment_start", "segmentstart"),
+    "end": ("end", "end_time", "end_sec", "stop", "segment_end", "segmentend"),
+    "channel": ("channel", "channel_id", "channel_selector"),
+}
+DURATION_COLUMNS = ("duration", "segment_length", "segmentlength")
+LIKE_A_TIME = re.compile("start|begin|onset|offset|stop|xmin|xmax|(?:^|_)(?:end|from|to|t0|t1)(?:_|$)")
+"""Names of columns that may be times of cuts."""
 LJSPEECH_COLUMNS = ("id", "text", "normalized_text")
 FOLDER, NAME = "folder", "name"
 """Values of ``--speaker_from`` for the name of the clip's folder, and for the first part of the clip's name."""
@@ -149,10 +155,27 @@ def roles_of_header(header: Sequence[str], columns: Columns, where: str) -> Role
     audio, text, *speaker = picked
     cut = {role: next((usual[n] for n in names if n in usual), None) for role, names in CUT_COLUMNS.items()}
     # Without a start, a duration only describes the file.
-    duration = usual.get(DURATION) if cut["offset"] and not cut["end"] else None
+    durations = (usual[name] for name in DURATION_COLUMNS if name in usual)
+    duration = next(durations, None) if cut["offset"] and not cut["end"] else None
     if not cut["offset"]:
         cut["end"] = None
     return Roles(str(audio), (str(text),), speaker[0] if speaker else None, place, duration=duration, **cut)
+
+
+def unread_times(header: Sequence[str], roles: Roles, rows: Sequence[Row]) -> list[str]:
+    """Return a fault for each column that seems to be a time of cuts and is not read, because files would be whole."""
+    read = {roles.audio, *roles.texts, roles.speaker, roles.offset, roles.end, roles.duration, roles.channel}
+    faults = []
+    for name in header:
+        values = [row.get(name) for row in rows]
+        numbers = [str(value) for value in values if re.fullmatch(r"[0-9]+\.?[0-9]*", str(value).strip())]
+        if name not in read and LIKE_A_TIME.search(name.casefold()) and 2 * len(numbers) > len(values):
+            if any(float(number) for number in numbers):
+                faults.append(
+                    f"column {name} looks like a time of cuts, such as {numbers[-1]}, but is not read; call the "
+                    "columns start and end, in seconds, or remove it"
+                )
+    return faults
 
 
 def roles_of_list(rows: Sequence[Row], columns: Columns, where: str, exists: Callable[[str], bool]) -> Roles:

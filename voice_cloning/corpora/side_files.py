@@ -7,10 +7,11 @@ from typing import Any
 
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.columns import SPEAKER_COLUMNS, Columns, Roles, WrongValue, speaker_in
-from voice_cloning.corpora.source_files import is_no_data, name_of, normal
+from voice_cloning.corpora.source_files import is_no_data, name_of, normal, read_lines
 from voice_cloning.corpora.tables import TABLE_SUFFIXES, open_table
 from voice_cloning.corpora.utterances import Collection, speakers_of
 
+KALDI_SPEAKERS = "utt2spk"
 HINT = "give --speaker_from folder, name or one to leave it aside"
 
 
@@ -20,7 +21,11 @@ def take_speakers_from_side_files(collection: Collection, folder: Path, table: P
     A side file that names speakers for a part of the clips only is a fault. One that names none is said to be left
     aside.
     """
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLE_SUFFIXES and path != table)
+    files = sorted(
+        path
+        for path in folder.iterdir()
+        if path != table and (path.suffix.lower() in TABLE_SUFFIXES or path.name == KALDI_SPEAKERS)
+    )
     stems = {u.where: normal(PurePosixPath(name_of(str(u.file))).name) for u in collection.utterances if u.file}
     wanted = set(stems.values())
     for path in files:
@@ -46,6 +51,9 @@ def take_speakers_from_side_files(collection: Collection, folder: Path, table: P
 def _speakers(path: Path, stems: set[str]) -> dict[str, str]:
     """Return stem of a clip -> speaker, for the clips that a side file names."""
     try:
+        if path.name == KALDI_SPEAKERS:
+            pairs = [line.text.split(maxsplit=1) for line in read_lines(path)]
+            return {_stem(pair[0]): pair[1].strip() for pair in pairs if len(pair) == 2 and _stem(pair[0]) in stems}
         entries = _entries(json.loads(path.read_text(encoding="utf-8-sig")))
     except (ValueError, RecursionError, OSError):
         try:

@@ -96,7 +96,10 @@ def normal(name: str) -> str:
 
 def find_audio(folder: Path, name: str) -> Path:
     """Return the audio file that a table names; if none exists, the path where it most likely should be."""
-    return existing_audio(folder, name) or folder / name
+    if found := existing_audio(folder, name):
+        return found
+    closed = [folder / place for place in AUDIO_FOLDERS if not os.access(folder / place, os.X_OK)]
+    return next((place for place in closed if os.path.isdir(place)), folder) / name
 
 
 def existing_audio(folder: Path, name: str) -> Path | None:

@@ -26,6 +26,7 @@ from voice_cloning.corpora.columns import (
     roles_of_list,
     speaker_in,
     text_in,
+    unread_times,
 )
 from voice_cloning.corpora.source_files import (
     AUDIO_SUFFIXES,
@@ -86,6 +87,7 @@ def read_table(source: Path, columns: Columns, encoding: str | None = None) -> C
         raise_if_any(f"{error}\n{path}: these lines are wrong too", wrong)
         raise
     collection.facts += roles.facts(table.header)
+    collection.faults += unread_times(table.header, roles, [row for _, row in table.rows])
     add_rows(collection, table.rows, roles, path.parent)
     is_one = len(speakers_of(collection.utterances)) == 1
     collection.speaker_is_guessed = columns.speaker_from is None and not table.has_header and is_one

@@ -1,5 +1,6 @@
 """The utterances of a collection of speech in any form, and the problems that prevent its use."""
 
+import errno
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -155,8 +156,13 @@ def seconds_of(audio: Path | bytes, name: str) -> float:
 
 def _sound_of(audio: Path | bytes, name: str) -> tuple[float, int]:
     """Return the seconds and the channels."""
-    if isinstance(audio, Path) and not os.path.isfile(audio):
-        raise InputError(f"{name}: no such file")
+    if isinstance(audio, Path):
+        try:
+            os.stat(audio)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise InputError(f"{name}: no such file") from error
+            raise InputError(f"{name}: cannot be read ({error.strerror})") from error
     length = sound_length(audio, name)
     if length.holds_floats:  # samples of other formats cannot be NaN or far beyond full scale
         read_samples(Clip(audio, 0.0, None))

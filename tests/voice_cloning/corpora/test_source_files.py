@@ -20,6 +20,7 @@ from tests.voice_cloning.corpora.source_forms import (
     SPEAKERS,
     clips_form,
     clips_of,
+    common_voice_form,
     kaldi_cuts_form,
     manifest_form,
     records_of,
@@ -102,11 +103,16 @@ def test_clips_in_formats_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can read as another user")
 @pytest.mark.parametrize("drop_invalid", [False, True])
-def test_a_folder_that_cannot_be_entered_stops_the_build(drop_invalid: bool) -> None:
+@pytest.mark.parametrize("form", ["clips", "table"])
+def test_a_folder_that_cannot_be_entered_stops_the_build(form: str, drop_invalid: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
         Path(folder).chmod(0o755)
-        source = clips_form(Path(folder) / "source")
-        (source / "badr").chmod(0o700)
+        if form == "clips":
+            source, closed = clips_form(Path(folder) / "source"), "badr"
+        else:
+            (Path(folder) / "source").mkdir()
+            source, closed = common_voice_form(Path(folder) / "source").parent, "clips"
+        (source / closed).chmod(0o700)
 
         def build_as_nobody() -> None:
             os.setgid(65534)
@@ -114,7 +120,8 @@ def test_a_folder_that_cannot_be_entered_stops_the_build(drop_invalid: bool) -> 
             build_data(source, Path(folder) / "out", drop_invalid=drop_invalid)
 
         outcome = run_apart(build_as_nobody)
-    assert outcome.error and "badr: this folder cannot be entered (Permission denied)" in outcome.error
+    wanted = "badr: this folder cannot be entered" if form == "clips" else ".wav: cannot be read"
+    assert outcome.error and f"{wanted} (Permission denied)" in outcome.error
 
 
 SIDE_FILES: dict[str, Callable[[list[tuple[str, str]]], str]] = {
@@ -122,6 +129,7 @@ SIDE_FILES: dict[str, Callable[[list[tuple[str, str]]], str]] = {
     "speakers.json": lambda rows: json.dumps({name: {"speaker": who, "age": 3} for name, who in rows}),
     "info.json": lambda rows: json.dumps({"version": 1, "clips": [{"id": n, "spk": w} for n, w in rows]}),
     "info.jsonl": lambda rows: "".join(json.dumps({"clip": f"x/{n}.wav", "speaker": w}) + "\n" for n, w in rows),
+    "utt2spk": lambda rows: "".join(f"{n} {w}\n" for n, w in rows),
     "speakers.csv": lambda rows: "clip,Speaker\n" + "".join(f"{n}.wav,{w}\n" for n, w in rows),
     "speakers.tsv": lambda rows: "clip\tspeaker_name\n" + "".join(f"{n}\t{w}\n" for n, w in rows),
 }
@@ -185,6 +193,17 @@ def test_cuts_of_a_manifest_are_cuts_with_names_of_their_own(tmp_path: Path) -> 
         assert Path(target["audio_url"]).name == f"{speaker}.wav"
         assert (target["offset"], target["duration"]) == pytest.approx((0.5 * i, 0.4))
         assert record["misc"]["sample_id"] == f"{speaker}_{0.5 * i:.3f}_{0.5 * i + 0.4:.3f}"
+
+
+@pytest.mark.parametrize("name", ["start_ms", "seg_from", "utt_end", "Begin_Sample"])
+def test_times_under_another_name_are_not_passed_over(name: str, tmp_path: Path) -> None:
+    rows = [f"{file},{text},{who},{i}" for i, (file, text, who) in enumerate(sources(tmp_path))]
+    table = write_lines(tmp_path / "list.csv", [f"file,text,speaker,{name}", *rows])
+    with pytest.raises(InputError, match=f"column {name} looks like a time of cuts, such as 11, but is not read"):
+        build_data(table, tmp_path / "out", drop_invalid=True)
+    rows = [row.rsplit(",", 1)[0] + ",0" for row in rows]
+    write_lines(table, [f"file,text,speaker,{name}", *rows])
+    assert built(table, tmp_path / "out")[0] == TEXTS, "0 for all is the start of each file"
 
 
 @pytest.mark.parametrize(("start", "end"), [("start", "end"), ("start_time", "end_time"), ("Start", "END")])
