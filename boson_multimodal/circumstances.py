@@ -161,4 +161,4 @@ def cache_for_libraries() -> Iterator[None]:
 def _can_be_written(folder: Path) -> bool:
     """Return whether a folder can be written, or else be made."""
     existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
-    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK)
+    return os.path.isdir(existing) and os.access(existing, os.W_OK | os.X_OK, effective_ids=True)

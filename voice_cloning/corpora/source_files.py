@@ -98,7 +98,7 @@ def find_audio(folder: Path, name: str) -> Path:
     """Return the audio file that a table names; if none exists, the path where it most likely should be."""
     if found := existing_audio(folder, name):
         return found
-    closed = [folder / place for place in AUDIO_FOLDERS if not os.access(folder / place, os.X_OK)]
+    closed = [folder / place for place in AUDIO_FOLDERS if not os.access(folder / place, os.X_OK, effective_ids=True)]
     return next((place for place in closed if os.path.isdir(place)), folder) / name
 
 

@@ -136,7 +136,7 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"--output_dir {folder}: cannot be created ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
+    if not os.access(folder, os.W_OK, effective_ids=True):
         raise InputError(f"--output_dir {folder}: cannot be written to")
 
 
