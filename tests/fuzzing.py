@@ -152,3 +152,73 @@ def _cut(content: bytes, generator: random.Random) -> bytes:
 
 
 _CHANGES = (_flip, _flip, _overwrite, _remove, _repeat, _insert, _insert, _cut)
+
+
+def mutated_lines(content: bytes, generator: random.Random) -> bytes:
+    """Return the lines of a text with one to three changes that people and programs make: fields, quotes, line ends."""
+    lines = content.split(b"\n")
+    for _ in range(generator.randint(1, 3)):
+        at = generator.randrange(len(lines))
+        lines = generator.choice(_LINE_CHANGES)(lines, at, generator)
+    return b"\n".join(lines)
+
+
+def _fields_of(line: bytes) -> tuple[bytes, list[bytes]]:
+    delimiter = max((b"\t", b"|", b",", b" "), key=line.count)
+    return delimiter, line.split(delimiter)
+
+
+def _swap_fields(lines: list[bytes], at: int, generator: random.Random) -> list[bytes]:
+    delimiter, fields = _fields_of(lines[at])
+    generator.shuffle(fields)
+    return [*lines[:at], delimiter.join(fields), *lines[at + 1 :]]
+
+
+def _change_field(lines: list[bytes], at: int, generator: random.Random) -> list[bytes]:
+    delimiter, fields = _fields_of(lines[at])
+    _, others = _fields_of(generator.choice(lines))
+    fields[generator.randrange(len(fields))] = generator.choice([*others, b"", b"nan", b"3", b"null", b"[]"])
+    return [*lines[:at], delimiter.join(fields), *lines[at + 1 :]]
+
+
+def _add_delimiter(lines: list[bytes], at: int, generator: random.Random) -> list[bytes]:
+    line, place = lines[at], generator.randrange(len(lines[at]) + 1)
+    return [*lines[:at], line[:place] + _fields_of(line)[0] + line[place:], *lines[at + 1 :]]
+
+
+def _quote_over_lines(lines: list[bytes], at: int, generator: random.Random) -> list[bytes]:
+    """Put one quotation mark before a field of a line, and perhaps one after a field of a later line."""
+    lines = list(lines)
+    for number, is_start in ((at, True), (generator.randrange(at, len(lines)), False)):
+        delimiter, fields = _fields_of(lines[number])
+        place = generator.randrange(len(fields))
+        fields[place] = b'"' + fields[place] if is_start else fields[place] + b'"'
+        lines[number] = delimiter.join(fields)
+        if generator.random() < 0.3:
+            break
+    return lines
+
+
+def _join_lines(lines: list[bytes], at: int, generator: random.Random) -> list[bytes]:
+    return [*lines[:at], b"".join(lines[at : at + 2]), *lines[at + 2 :]]
+
+
+def _repeat_line(lines: list[bytes], at: int, generator: random.Random) -> list[bytes]:
+    place = generator.randrange(len(lines) + 1)
+    return [*lines[:place], lines[at], *lines[place:]]
+
+
+def _drop_line(lines: list[bytes], at: int, generator: random.Random) -> list[bytes]:
+    return [*lines[:at], *lines[at + 1 :]] or [b""]
+
+
+_LINE_CHANGES = (
+    _swap_fields,
+    _change_field,
+    _add_delimiter,
+    _quote_over_lines,
+    _quote_over_lines,
+    _join_lines,
+    _repeat_line,
+    _drop_line,
+)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.fuzzing import MUTATIONS, Outcome, check_bounds, mutated, run_apart
+from tests.fuzzing import MUTATIONS, Outcome, check_bounds, mutated, mutated_lines, run_apart
 from tests.voice_cloning.corpora.source_forms import (
     clips_form,
     clips_of,
@@ -77,7 +77,8 @@ def test_a_damaged_source_is_named_or_all_that_is_not_damaged_is_right(
         files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (*TEXT_SUFFIXES, ".parquet"))
         damaged = generator.choice(files)
         before = damaged.read_bytes()
-        after = mutated(before, generator)
+        is_text = damaged.suffix in TEXT_SUFFIXES and generator.random() < 0.5
+        after = mutated_lines(before, generator) if is_text else mutated(before, generator)
         damaged.write_bytes(after)
         out = tmp_path / "out"
         outcome = run_apart(built, source, out)
