@@ -12,7 +12,7 @@ from torch import Tensor
 from boson_multimodal.audio_processing.clips import read_waveform
 from boson_multimodal.audio_processing.code_cache import CodeCache, FoundCodes
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
-from boson_multimodal.audio_processing.sound_files import Clip
+from boson_multimodal.audio_processing.sound_files import CUT_TOLERANCE_SECONDS, Clip
 from boson_multimodal.errors import InputError, listed
 from boson_multimodal.process_group import all_results, barrier, rank, share
 from boson_multimodal.progress import progress
@@ -170,6 +170,25 @@ def _check_clip(use: ClipUse, source: CodeSource, frames_per_second: float) -> C
         return ClipFacts(problem=f"{clip.name}: {waveform.seconds:g} s of audio; a clip has at least {least:g} s")
     samples, rate = waveform.samples.numel(), waveform.sampling_rate
     return ClipFacts(found.key, frames, samples, rate, is_silent=waveform.is_silent)
+
+
+def late_cut_lines(place: str, cuts: Mapping[str, tuple[Clip, ClipFacts]], frames_per_second: float) -> list[str]:
+    """Return a warning that names the cuts that end after their file, because their texts say more than their audio.
+
+    Args:
+        place: the file of the records.
+        cuts: clips with their facts, by the clip's name in messages.
+    """
+    late = []
+    for name, (clip, facts) in cuts.items():
+        seconds = facts.samples / facts.sampling_rate if facts.frames is None else facts.frames / frames_per_second
+        # The number of frames gives a length to within one frame.
+        if clip.duration is not None and clip.duration > seconds + CUT_TOLERANCE_SECONDS + 1 / frames_per_second:
+            late.append(
+                f"{name}: {clip.duration:g} s from {clip.offset:g} s on are asked for, {seconds:.2f} s are there"
+            )
+    heading = f"warning: {place}: {len(late)} cuts end after their files; their texts may say more than their audio"
+    return ["\n".join(listed(heading, late))] if late else []
 
 
 def silence_lines(place: str, clips: Mapping[str, ClipFacts]) -> list[str]:

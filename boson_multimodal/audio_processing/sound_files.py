@@ -34,6 +34,8 @@ LARGEST_SAMPLE = 1e10
 LARGEST_LEVEL = 16.0
 """The largest sample of usable audio, as a multiple of full scale. Sound with a larger one was not scaled to -1..1: its
 numbers are those of 8, 16 or 32 bits."""
+CUT_TOLERANCE_SECONDS = 0.1
+"""A cut may end this much after its file, because lists round times. Beyond that, the end of the audio is missing."""
 BLOCK_SAMPLES = 1 << 22
 """Samples that one call reads, of all channels together: 3 minutes of mono at 24 kHz."""
 # libsndfile's log on an AIFF, W64 or AU file whose stated size differs from the file's.

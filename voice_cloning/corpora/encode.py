@@ -14,6 +14,7 @@ from boson_multimodal.audio_processing.clip_encoding import (
     ClipUse,
     check_clips,
     encode_clips,
+    late_cut_lines,
     silence_lines,
 )
 from boson_multimodal.audio_processing.code_cache import CodeCache
@@ -75,8 +76,10 @@ def encode_files(
     missing = {key: clips[key] for key in sorted(clips) if clips[key][1].frames is None}
     encode_clips(missing, cache, lambda: load_higgs_audio_tokenizer(codec.folder, device))
     if rank() == 0:
-        silences = silence_lines(", ".join(map(str, files)), {use.name: facts for use, facts in found})
-        print(*silences, sep="\n", end="\n" if silences else "", file=sys.stderr)
+        place = ", ".join(map(str, files))
+        lines = late_cut_lines(place, {use.name: (use.clip, facts) for use, facts in found}, config.frame_rate)
+        lines += silence_lines(place, {use.name: facts for use, facts in found})
+        print(*lines, sep="\n", end="\n" if lines else "", file=sys.stderr)
     frames = {key: facts.frames or _read(cache, key).shape[1] for key, (_, facts) in clips.items()}
     if export is not None and rank() == 0:
         shapes = {name: (cache.num_codebooks, frames[key]) for name, key in names.items()}

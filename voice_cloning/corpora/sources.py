@@ -38,7 +38,7 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     if collection.speaker_is_guessed and form != "huggingface":
         folder = source.parent if source.is_file() else source
         take_speakers_from_side_files(collection, folder, collection.table)
-    collection.check_ids()
+    collection.check_repeats()
     measure(collection)
     find_contradictions(collection, columns)
     for utterance in collection.utterances:

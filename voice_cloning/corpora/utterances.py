@@ -2,11 +2,12 @@
 
 import errno
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from boson_multimodal.audio_processing.sound_files import Clip, read_samples, sound_length
 from boson_multimodal.chatml import text_problem
@@ -127,17 +128,26 @@ class Collection:
                 self.refuse(where, reason)
         self.utterances.append(replace(utterance, text=text, speaker=utterance.speaker.strip()))
 
-    def check_ids(self) -> None:
-        """Add a problem for each utterance whose id another one has too."""
-        counts = Counter(u.utterance_id for u in self.utterances)
-        wheres: dict[str, list[str]] = {name: [] for name, count in counts.items() if count > 1}
+    def check_repeats(self) -> None:
+        """Add a problem for each utterance whose id, or whose audio, another one has too."""
+        for what, places in self._places(lambda u: u.utterance_id).items():
+            self._refuse_all(places, f"{what}: {len(places)} utterances have this id")
+        ids = {utterance.where: utterance.utterance_id for utterance in self.utterances}
+        for (audio, *_), places in self._places(lambda u: (u.audio, u.offset, u.duration)).items():
+            if len({ids[where] for where in places}) > 1:
+                self._refuse_all(places, f"{len(places)} utterances have the audio {getattr(audio, 'path', audio)}")
+
+    def _places(self, key: Callable[[Utterance], Hashable]) -> dict[Any, list[str]]:
+        """Return the places of the utterances with a key, for each key that several have."""
+        places: dict[Any, list[str]] = defaultdict(list)
         for utterance in self.utterances:
-            if utterance.utterance_id in wheres:
-                wheres[utterance.utterance_id].append(utterance.where)
-        for name, places in wheres.items():
-            shown = ", ".join(places[:3])
-            for where in places:
-                self.refuse(where, f"{name}: {len(places)} utterances have this id ({shown}); keep one")
+            places[key(utterance)].append(utterance.where)
+        return {name: found for name, found in places.items() if len(found) > 1}
+
+    def _refuse_all(self, places: Sequence[str], problem: str) -> None:
+        shown = ", ".join(places[:3])
+        for where in places:
+            self.refuse(where, f"{problem} ({shown}); keep one")
 
     def usable(self) -> list[Utterance]:
         """Return the utterances without a problem."""

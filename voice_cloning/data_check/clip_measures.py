@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 import librosa
 import numpy as np
 
-from boson_multimodal.audio_processing.sound_files import AudioError, Clip, content_hash, mono, read_samples
+from boson_multimodal.audio_processing.sound_files import (
+    CUT_TOLERANCE_SECONDS,
+    AudioError,
+    Clip,
+    content_hash,
+    mono,
+    read_samples,
+)
 from boson_multimodal.audio_processing.sound_levels import is_silent
 from boson_multimodal.constants import CODEC_SAMPLE_RATE, FRAMES_PER_SECOND
 from boson_multimodal.errors import InputError
@@ -29,8 +36,6 @@ DIGITAL_SILENCE_DBFS = -115.0
 """Level of zeros. The smallest steps of 16 bits are at -95 dBFS."""
 PAUSE_SECONDS = 0.2
 """Shorter silences are part of speech, such as the closures of plosives."""
-CUT_TOLERANCE_SECONDS = 0.1
-"""Lengths in data files are often rounded by this much."""
 
 OLD_NYQUISTS = (4000.0, 5512.5, 8000.0, 11025.0)
 """Nyquist frequencies of the usual rates below 24 kHz."""

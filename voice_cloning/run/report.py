@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
-from boson_multimodal.audio_processing.clip_encoding import ClipFacts, silence_lines
+from boson_multimodal.audio_processing.clip_encoding import ClipFacts, late_cut_lines, silence_lines
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.process_group import Ranks
 from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
@@ -76,7 +76,9 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
     for dataset in data.datasets:
         if dataset.num_absent:
             lines.append(f"{dataset.data_path}: {dataset.num_absent} clips are missing; their codes are in the cache")
-        lines += silence_lines(str(dataset.data_path), _clips_by_name(dataset))
+        cuts = _clips_by_name(dataset)
+        lines += late_cut_lines(str(dataset.data_path), cuts, dataset.frames_per_second)
+        lines += silence_lines(str(dataset.data_path), {name: facts for name, (_, facts) in cuts.items()})
     if dataset_config.codes:
         files, made_by = " ".join(dataset_config.codes), data.train_dataset.cache.codec
         compared = "the same codec as" if data.codec.is_whole else "not compared with"
@@ -84,14 +86,14 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
     return lines
 
 
-def _clips_by_name(dataset: ArabicVoiceCloningDataset) -> dict[str, ClipFacts]:
-    """Return the facts of each clip by the clip's name and the first place that uses it."""
+def _clips_by_name(dataset: ArabicVoiceCloningDataset) -> dict[str, tuple[Clip, ClipFacts]]:
+    """Return each clip with its facts by the clip's name and the first place that uses it."""
     names: dict[Clip, str] = {}
     facts = {}
     for record in dataset.records:
         for used in record.clips:
             name = names.setdefault(used.clip, f"{record.sample_id}: {used.where}: {used.clip.name}")
-            facts[name] = used.facts
+            facts[name] = used.clip, used.facts
     return facts
 
 

@@ -308,6 +308,17 @@ def test_wrong_lines_of_kaldi_are_named(name: str, number: int, line: str, messa
     assert all(TEXTS[text] == speaker for text, speaker in found.items()) and len(found) >= 8
 
 
+def test_two_utterances_with_one_audio_are_refused(tmp_path: Path) -> None:
+    source = kaldi_cuts_form(tmp_path)
+    lines = (source / "segments").read_text(encoding="utf-8").splitlines()
+    lines[1] = lines[1].split()[0] + " " + lines[0].split(maxsplit=1)[1]
+    write_lines(source / "segments", lines)
+    with pytest.raises(InputError, match=r"\(2\):\n.*text, line 1: 2 utterances have the audio .*wav \("):
+        build_data(source, tmp_path / "out", eval_share=0)
+    found, _ = built(source, tmp_path / "out", drop_invalid=True)
+    assert found.keys() == TEXTS.keys() - {words(SPEAKERS[0], 0), words(SPEAKERS[0], 1)}
+
+
 def test_a_cut_that_ends_a_little_late_is_shortened_with_a_word(tmp_path: Path) -> None:
     source = kaldi_cuts_form(tmp_path)
     lines = (source / "segments").read_text(encoding="utf-8").replace("1.50 1.90", "1.50 2.30").splitlines()
