@@ -75,7 +75,7 @@ def list_files(source: Path) -> Listing:
         entered.add(os.path.realpath(folder))
         below = Path(folder)
         kept = []
-        for name in sorted(folders):
+        for name in sorted(folders, key=lambda name: (os.path.islink(below / name), name)):  # its own name comes first
             if is_no_data(name) or os.path.realpath(below / name) in entered:
                 listing.aside.append(below / name)
             else:
