@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import AnyStr
 
 from boson_multimodal.errors import InputError
 
@@ -206,7 +207,8 @@ def _lines(path: Path, encoding: str, texts: list[str], problems: list[tuple[str
     return Lines(encoding, lines, problems, len(texts) - len(lines) - len(problems))
 
 
-def _split(content, feed, carriage):  # noqa: ANN001, ANN202
+def _split(content: AnyStr, feed: AnyStr, carriage: AnyStr) -> list[AnyStr]:
+    """Return the lines of a text, which end with line feeds; or with carriage returns, if there is no line feed."""
     end = feed if feed in content or carriage not in content else carriage
     return [line.removesuffix(carriage) for line in content.removesuffix(end).split(end)] if content else []
 
