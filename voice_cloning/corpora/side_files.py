@@ -43,6 +43,7 @@ def take_speakers_from_side_files(collection: Collection, folder: Path, table: P
             collection.utterances = [
                 replace(u, speaker=found[stems[u.where]]) if u.where in stems else u for u in collection.utterances
             ]
+            collection.facts = [fact for fact in collection.facts if not fact.startswith("speaker: ")]
             collection.facts.append(f"speaker: {path.name}, which names {len(speakers_of(collection.utterances))}")
             collection.speaker_is_guessed = False
             return
