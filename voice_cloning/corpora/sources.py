@@ -11,7 +11,7 @@ from voice_cloning.corpora.contradictions import find_contradictions
 from voice_cloning.corpora.kaldi import KALDI_FILES, read_kaldi
 from voice_cloning.corpora.side_files import take_speakers_from_side_files
 from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, list_files, normal
-from voice_cloning.corpora.tables import open_table, read_table, tables_in
+from voice_cloning.corpora.tables import TABLE_SUFFIXES, open_table, read_table, tables_in
 from voice_cloning.corpora.utterances import Channel, Collection, Utterance, measure, speakers_of
 
 LJSPEECH_TABLE = "metadata.csv"
@@ -96,10 +96,12 @@ def detect_form(source: Path) -> str:
         return _form_of_table(tables[0]) if len(tables) == 1 else "table"  # which names them all
     if has_texts or any(path.suffix.lower() == ".txt" for path in listing.files):
         return "clips"
+    deeper = [path.relative_to(source).as_posix() for path in listing.files if path.suffix.lower() in TABLE_SUFFIXES]
+    hint = f"; give one of the tables in its folders: {', '.join(deeper[:5])}" if deeper else ""
     faults = "".join(f"\n  {fault}" for fault in listing.faults)
     raise InputError(
         f"{source}: looks like none of {list(FORMS)}: it has no text files beside clips, no table, no data set and no "
-        f"wav.scp{faults}"
+        f"wav.scp{hint}{faults}"
     )
 
 

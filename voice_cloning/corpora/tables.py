@@ -6,6 +6,7 @@ first line is a problem. The csv module of Python splits the lines, in its stric
 
 import csv
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -115,6 +116,9 @@ def add_rows(collection: Collection, rows: Sequence[tuple[str, dict[str, Any]]],
             collection.refuse(where, str(error))
             continue
         path = find_audio(folder, name)
+        if re.match(r"[A-Za-z]:[\\/]", name) and not os.path.exists(path):
+            collection.refuse(where, f"{name}: no such file: a path of Windows; write it relative to {folder}")
+            continue
         utterance_id = name_of(name)
         if offset is not None or duration is not None:
             utterance_id += f"_{offset or 0:.3f}" + ("" if duration is None else f"_{(offset or 0) + duration:.3f}")

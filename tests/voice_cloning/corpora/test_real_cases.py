@@ -51,7 +51,7 @@ REFUSED: dict[str, tuple[str, int | None]] = {
     "b01b_commas_two_columns": (r"(?s)--speaker_from.*metadata\.csv, line 2: has 3 fields", None),
     "b06b_cv_short_row": (r"validated\.tsv, line 6: has 5 fields.*remove a tab", 11),
     "b08b_kaldi_nan": (r"(?s)segments, line 1: the start.*'nan'.*segments, line 2: the end.*'inf'", 6),
-    "b11b_windows_abs": (r"metadata\.csv, line 2: .*: no such file", None),
+    "b11b_windows_abs": (r"metadata\.csv, line 2: C:.*: no such file: a path of Windows; write it relative to", None),
     "b17_text_list": (r"train\.jsonl, line 1: text must be a string", None),
     "b17b_text_dict": (r"train\.jsonl, line 1: text must be a string", None),
     "b17c_json_null": (r"\(1\):\n.*train\.jsonl, line 2: no speaker is named", 11),

@@ -60,6 +60,13 @@ def test_a_path_that_is_no_source_is_refused(tmp_path: Path) -> None:
         build_data(tmp_path / "absent", tmp_path / "out")
     with pytest.raises(InputError, match="looks like none"):
         build_data(tmp_path, tmp_path / "out")
+    (tmp_path / "train").mkdir()
+    write_lines(tmp_path / "train" / "metadata.csv", ["file_name,text,speaker"])
+    with pytest.raises(
+        InputError, match=r"looks like none.*; give one of the tables in its folders: train/metadata\.csv"
+    ):
+        build_data(tmp_path, tmp_path / "out")
+    (tmp_path / "train" / "metadata.csv").unlink()
     for name in ("train.tsv", "dev.tsv"):
         write_lines(tmp_path / name, ["path\tsentence\tclient_id"])
     with pytest.raises(InputError, match=r"give the table itself.*dev\.tsv, train\.tsv"):
