@@ -173,7 +173,7 @@ def unread_times(header: Sequence[str], roles: Roles, rows: Sequence[Row]) -> li
             if any(float(number) for number in numbers):
                 faults.append(
                     f"column {name} looks like a time of cuts, such as {numbers[-1]}, but is not read; call the "
-                    "columns start and end, in seconds, or remove it"
+                    "columns start and end, in seconds, or give it another name"
                 )
     return faults
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from voice_cloning.corpora.columns import Columns, has_no_letter
-from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, first_part
+from voice_cloning.corpora.source_files import first_part
 from voice_cloning.corpora.utterances import Collection, speakers_of
 
 FEWEST_ROWS = 10
@@ -16,9 +16,7 @@ FEWEST_ROWS = 10
 LABEL_REPEATS = 4
 """Texts of one word that are repeated as often as this on the average are labels."""
 
-_FILE_NAME = re.compile(
-    rf"[^\s|,;]+(?:{'|'.join(map(re.escape, (*AUDIO_SUFFIXES, '.txt', '.lab')))})(?![^\W_])", re.IGNORECASE
-)
+_FILE_NAME = re.compile(r"[^\s|,;]+\.(?:wav|flac|mp3|ogg|opus|txt|lab)(?![^\W_])", re.IGNORECASE)
 
 
 def find_contradictions(collection: Collection, columns: Columns) -> None:
