@@ -10,7 +10,7 @@ from voice_cloning.corpora.columns import Columns, roles_of_header
 from voice_cloning.corpora.contradictions import find_contradictions
 from voice_cloning.corpora.kaldi import KALDI_FILES, read_kaldi
 from voice_cloning.corpora.side_files import take_speakers_from_side_files
-from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, list_files, normal
+from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, is_no_data, list_files, normal
 from voice_cloning.corpora.tables import TABLE_SUFFIXES, open_table, read_table, tables_in
 from voice_cloning.corpora.utterances import Channel, Collection, Utterance, measure, speakers_of
 
@@ -22,6 +22,7 @@ FORMS: dict[str, Callable[[Path, Columns, str | None], Collection]] = {
     "huggingface": read_data_set,
     "kaldi": read_kaldi,
 }
+LISTING_FORMS = ("clips", "huggingface")
 SHOWN_SAMPLES = 2
 LONGEST_SHOWN_TEXT = 80
 
@@ -35,6 +36,8 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     form = detect_form(source) if form == "auto" else form
     collection = FORMS[form](source, columns, encoding)
     collection.form = form
+    if collection.form not in LISTING_FORMS and source.is_dir():  # the others list all files below the source
+        collection.aside += sorted(path for path in source.iterdir() if is_no_data(path.name))
     if collection.speaker_is_guessed and form != "huggingface":
         folder = source.parent if source.is_file() else source
         take_speakers_from_side_files(collection, folder, collection.table)

@@ -248,7 +248,8 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
 ) -> None:
     rows = [f'{name},"{text}, نعم",{who},3' for name, text, who in sources(tmp_path)]
     write_lines(tmp_path / "metadata.csv", ["file_name,text,speaker,votes", *rows])
-    (tmp_path / ".DS_Store").write_bytes(b"Bud1")
+    for name in (".DS_Store", "._metadata.csv"):
+        (tmp_path / name).write_bytes(b"Bud1")
     assert main(["build", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--dry_run"]) == 0
     said = capsys.readouterr().out
     for fact in (
@@ -261,6 +262,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(
         "speaker: column speaker",
         "columns that are not used: votes",
         "12 utterances, voices: 3, 0.00 h",
+        "left aside, because they hold no data: 2 (.DS_Store, ._metadata.csv)",
         "sample: ",
         "speaker أمل: جملة ا من أمل, نعم",
         "--dry_run: nothing was written",
