@@ -199,6 +199,8 @@ def measure(collection: Collection) -> None:
         else:
             late += seconds + ROUNDING < (utterance.duration or 0.0)
         mixed += channels > 1 and not isinstance(utterance.audio, Channel)
+        if isinstance(utterance.audio, Channel) and channels == 1 and not problem:
+            utterance = replace(utterance, audio=utterance.audio.path)  # the only channel needs no clip of its own
         collection.utterances[i] = replace(utterance, seconds=seconds)
     if late:
         collection.facts.append(f"cuts that end up to {LATEST_END} s after their file and are shortened: {late}")

@@ -264,6 +264,14 @@ def test_a_channel_becomes_a_clip_of_its_own(place: str, tmp_path: Path) -> None
         assert np.array_equal(wave, waves[f"call{j}"][6000:18_000, channel])
 
 
+def test_the_only_channel_of_a_file_needs_no_clip(tmp_path: Path) -> None:
+    source = kaldi_cuts_form(tmp_path)
+    write_lines(source / "reco2file_and_channel", [f"{speaker} {speaker} A" for speaker in SPEAKERS])
+    assert built(source, tmp_path / "out")[0] == TEXTS
+    assert not (tmp_path / "out" / "clips").exists()
+    assert all(clips_of(record)[1]["offset"] is not None for record in records_of(tmp_path / "out"))
+
+
 def test_voices_are_not_mixed(tmp_path: Path) -> None:
     for j in range(2):
         stereo(tmp_path / "wav" / f"call{j}.wav", j)
