@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from arabic_text.characters import HARAKAT
 from arabic_text.nouns import NOUN_OF_FORM, SCALE_WORDS
-from arabic_text.numbers import Noun, counted
+from arabic_text.numbers import Noun
 
 _NOT_COUNTED = set(
     "في من إلى الى على عن حتى منذ مع بين قبل بعد خلال عند لدى ثم أو او أم بل لا لم لن ما أن إن لكن قد كان كانت "
@@ -88,10 +88,3 @@ def form_after(value: int, noun: Noun, word: str) -> str:
     if 3 <= value % 100 <= 10:
         return noun.plural
     return noun.accusative if 11 <= value % 100 <= 99 and word not in SCALE_WORDS else word
-
-
-def with_fraction(value: int, noun: Noun, word: str, oblique: bool) -> str:
-    """Return a whole number of nouns before "and a half": for one, the noun alone."""
-    if value % 100 in (1, 2):
-        return counted(value, noun, oblique, bare=True)
-    return counted(value, noun, oblique) if word == noun.singular else ""

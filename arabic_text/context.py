@@ -61,7 +61,7 @@ VERSIONED = set("نسخة النسخة إصدار الإصدار اصدار ال
 METRES_AFTER = set("ارتفاع طول عرض عمق مسافة سباق بعد علو قطر محيط سماكة سمك انخفاض منسوب".split())
 """Words of length, near which the letter meem means metres."""
 
-_OBLIQUE_SIGN = re.compile(r"(?:[÷×=≤≥]|[0-9] ?[-*<>]) ?\Z")
+_OBLIQUE_SIGN = re.compile(r"(?:[\u00d7\u00f7=\u2264\u2265]|[0-9] ?[-*<>]) ?\Z")
 """A sign whose word puts the following number in genitive."""
 _ERA = r"(?:هـ|ه|م|ق\.م|ق\.هـ)"
 _CHAIN = re.compile(rf"(?:[0-9]+(?:[-/][0-9]+)? ?{_ERA} ?[/(-] ?|[0-9][0-9.,]* ?(?:{_ERA} ?)?(?:و|أو |او ))+(?:ال)?\Z")

@@ -92,12 +92,8 @@ def check_voices(
     plan: VoiceCheck,
     findings: Findings,
     workers: int = 1,
-    known: Embeddings | None = None,
 ) -> dict[str, Any]:
     """Add the findings about voices to ``findings``.
-
-    Args:
-        known: embeddings of clips that are not read from their files, such as clips decoded from codes.
 
     Returns:
         The ``voices`` of the summary: how many references were compared, how many are of another voice, and a
@@ -105,11 +101,10 @@ def check_voices(
     """
     if plan.model is None:
         return {"statement": f"not compared ({plan.reason})"}
-    known = dict(known or {})
     clips = {same.group(u.clip) for s in samples for u in s.clips if _has_sound(measures[u.clip])}
     ordered = [clip for clip in same.groups() if clip in clips]
-    embeddings = known | embed_clips([c for c in ordered if c not in known], plan.model, workers, plan.is_on_gpu)
-    return find_other_voices(samples, same, {clip: embeddings[clip] for clip in ordered}, plan, findings)
+    embeddings = embed_clips(ordered, plan.model, workers, plan.is_on_gpu)
+    return find_other_voices(samples, same, embeddings, plan, findings)
 
 
 def _has_sound(measured: ClipMeasures) -> bool:

@@ -230,13 +230,6 @@ def load_speaker_model(name: str, device: torch.device | None = None) -> Speaker
     return XVectorModel(name, device)
 
 
-def embed_waves(
-    waves: Iterable[tuple[Key, np.ndarray, int]], model: SpeakerModel
-) -> dict[Key, SpeakerEmbedding | None]:
-    """Return the embedding of each (key, wave of (samples,), rate in Hz); None where there is too little speech."""
-    return {key: model.embed(wave, sampling_rate) for key, wave, sampling_rate in waves}
-
-
 def scaled_vectors(embeddings: Iterable[SpeakerEmbedding], half_seconds: float) -> np.ndarray:
     """Return (clips, dimensions) vectors whose products are similarities that do not depend on the clips' lengths.
 
