@@ -19,7 +19,7 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.process_group import Ranks
 from tests.checkpoint_folders import edit_json
 from tests.fuzzing import MUTATIONS, check_bounds, mutated, run_apart
-from tests.run_damages import DAMAGES, FOLDER_DAMAGES, SETTINGS, Runs, files_of, make_runs
+from tests.run_damages import DAMAGES, FOLDER_DAMAGES, SETTINGS, Runs, files_of
 from tests.training_runs import EVERY_GROUP, PROJECT, adapter, assert_same_adapter, command, flags, metrics, trainer
 from tests.training_runs import run as command_ends
 from voice_cloning.run.components import open_run_directory
@@ -43,16 +43,6 @@ FOLDER_CASES = [(place, way) for place in (NEWEST, "tensorboard") for way in FOL
 TOGETHER = 20
 """Folders that one process opens, because to fork it takes longer."""
 NO_FILE = ("a folder", "a broken link", "a link to itself")
-
-
-@pytest.fixture(scope="module")
-def runs(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return make_runs(demo, tmp_path_factory.mktemp("damaged"))
-
-
-@pytest.fixture
-def run(runs: Runs, tmp_path: Path) -> Path:
-    return shutil.copytree(runs.interrupted, tmp_path / "run")
 
 
 def path_of(run: Path, place: str) -> Path:

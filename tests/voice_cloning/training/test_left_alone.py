@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from boson_multimodal import whole_files
-from tests.run_damages import SETTINGS, Runs, make_runs
+from tests.run_damages import SETTINGS, Runs
 from tests.training_runs import adapter, assert_same_adapter, metrics, trainer
 from voice_cloning.run.report import closing_lines
 from voice_cloning.training import run_directory
@@ -28,16 +28,6 @@ FOREIGN_COPIES = [
     ".writing-mine",
     ".writing-checkpoint-best",
 ]
-
-
-@pytest.fixture(scope="module")
-def runs(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return make_runs(demo, tmp_path_factory.mktemp("left_alone"))
-
-
-@pytest.fixture
-def run(runs: Runs, tmp_path: Path) -> Path:
-    return shutil.copytree(runs.interrupted, tmp_path / "run")
 
 
 def put_in(folder: Path, checkpoint: Path) -> dict[str, bytes | str]:
