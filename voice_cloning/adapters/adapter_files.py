@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.strict_json import parse_json
 from lora_config import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 
 OTHER_FORMAT_FILE = "adapter_model.bin"
@@ -154,21 +155,13 @@ def incomplete_modules(tensors: dict[str, Tensor], settings: LoraConfig) -> list
 
 def _read_object(path: Path, heading: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_without_repeats)
+        content = parse_json(path.read_bytes().decode("utf-8-sig"))
     except OSError as error:
         raise InputError(f"{heading} cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{heading} is not JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
         raise InputError(f"{heading} does not hold a JSON object; fetch it again")
-    return content
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
     return content
 
 

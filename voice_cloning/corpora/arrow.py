@@ -159,6 +159,10 @@ def _held(value: Any, rate: Any) -> tuple[bytes, str]:
     return wav_of(wave.astype(np.float32), int(rate)), ".wav"
 
 
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() == ".parquet"
+
+
 def _data_files(files: Sequence[Path]) -> list[Path]:
     found = []
     for state in [path for path in files if path.name == STATE_FILE]:
@@ -167,7 +171,7 @@ def _data_files(files: Sequence[Path]) -> list[Path]:
             found += [state.parent / file["filename"] for file in named]
         except (ValueError, KeyError, TypeError, OSError):
             continue  # another program's state file
-    return found + [path for path in files if path.suffix.lower() == ".parquet"]
+    return found + [path for path in files if _is_parquet(path)]
 
 
 def _header(path: Path) -> tuple[list[str], str | None]:
@@ -176,7 +180,7 @@ def _header(path: Path) -> tuple[list[str], str | None]:
     Many data sets also have a column ``path``, whose files are not there.
     """
     with _opened(path) as file:
-        schema = file.schema_arrow if path.suffix.lower() == ".parquet" else file.schema
+        schema = file.schema_arrow if _is_parquet(path) else file.schema
         # A path is a string; audio is a structure, a list of samples, or bytes.
         holding = [field.name for field in schema if field.type.num_fields or "binary" in str(field.type)]
         return schema.names, next((name for name in AUDIO_COLUMNS if name in holding), None)
@@ -185,8 +189,7 @@ def _header(path: Path) -> tuple[list[str], str | None]:
 def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Yield the values of ``columns`` in each row."""
     with _opened(path) as file:
-        is_parquet = path.suffix.lower() == ".parquet"
-        batches = file.iter_batches(PARQUET_BATCH_ROWS, columns=columns) if is_parquet else file
+        batches = file.iter_batches(PARQUET_BATCH_ROWS, columns=columns) if _is_parquet(path) else file
         for batch in batches:
             found = [batch.column(name) for name in columns]
             for i in range(batch.num_rows):
@@ -221,7 +224,7 @@ def _opened(path: Path) -> Iterator[Any]:
         with path.open("rb") as file:
             if file.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise InputError(f"{path}: is a pointer of Git LFS, not the file; get the file with: git lfs pull")
-        if path.suffix.lower() == ".parquet":
+        if _is_parquet(path):
             with parquet.ParquetFile(path, memory_map=True) as file:
                 yield file
         else:

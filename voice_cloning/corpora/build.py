@@ -17,7 +17,7 @@ from voice_cloning.corpora.columns import Columns
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
 from voice_cloning.corpora.sources import FORMS, overview, read_source
-from voice_cloning.corpora.utterances import Cell, Channel, Collection, Utterance
+from voice_cloning.corpora.utterances import Cell, Channel, Collection, Utterance, speakers_of
 
 TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
 SUMMARY_FILE = "build_summary.json"
@@ -98,7 +98,7 @@ def _summary(source: Path, collection: Collection, sides: Sequence[Pairs], alone
         "form": collection.form,
         "read_as": collection.facts,
         "utterances": len(utterances),
-        "speakers": len(by_speaker(utterances)),
+        "speakers": len(speakers_of(utterances)),
         "hours": sum(u.seconds for u in utterances) / 3600,
         **{name: _side_summary(side) for name, side in zip(("train", "val"), sides, strict=True)},
         "left_out": left_out,

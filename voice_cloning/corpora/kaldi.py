@@ -44,14 +44,15 @@ def read_kaldi(source: Path, columns: Columns, encoding: str | None = None) -> C
     lists = _Lists(source, Collection("kaldi"), encoding)
     recordings = _recordings(lists)
     channels = _channels_of_recordings(lists) if (source / CHANNELS).is_file() else {}
-    cuts = _segments(lists) if (source / SEGMENTS).is_file() else {name: _Cut(name) for name in recordings}
+    are_cut = (source / SEGMENTS).is_file()
+    cuts = _segments(lists) if are_cut else {name: _Cut(name) for name in recordings}
     speakers = _speakers(lists)
     texts = lists.read("text")
     collection = lists.collection
     for name, (where, text) in texts.items():
         if name not in speakers:
             collection.refuse(where, f"{name} has no speaker in utt2spk")
-        elif name not in cuts and (source / SEGMENTS).is_file():
+        elif name not in cuts and are_cut:
             collection.refuse(where, f"{name} has no cut in segments")
         elif (cut := cuts.get(name, _Cut(name))).recording not in recordings:
             collection.refuse(where, f"{cut.recording} has no audio file in wav.scp")

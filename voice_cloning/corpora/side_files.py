@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.columns import SPEAKER_COLUMNS, Columns, Roles, WrongValue, speaker_in
-from voice_cloning.corpora.source_files import is_no_data, name_of, normal, read_lines
+from voice_cloning.corpora.source_files import is_no_data, normal, read_lines, stem_of
 from voice_cloning.corpora.tables import TABLE_SUFFIXES, open_table
 from voice_cloning.corpora.utterances import Collection, speakers_of
 
@@ -26,7 +26,7 @@ def take_speakers_from_side_files(collection: Collection, folder: Path, table: P
         for path in folder.iterdir()
         if path != table and (path.suffix.lower() in TABLE_SUFFIXES or path.name == KALDI_SPEAKERS)
     )
-    stems = {u.where: normal(PurePosixPath(name_of(str(u.file))).name) for u in collection.utterances if u.file}
+    stems = {u.where: _stem(str(u.file)) for u in collection.utterances if u.file}
     wanted = set(stems.values())
     for path in files:
         if is_no_data(path.name) or not path.is_file():
@@ -92,4 +92,4 @@ def _entries(value: Any, key: str = "") -> list[tuple[str, dict[str, Any]]]:
 
 
 def _stem(name: str) -> str:
-    return normal(PurePosixPath(name_of(name.replace("\\", "/"))).name)
+    return normal(stem_of(name))

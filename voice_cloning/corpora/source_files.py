@@ -128,10 +128,14 @@ def name_of(file_name: str) -> str:
     return stem if suffix.lower() in AUDIO_SUFFIXES else file_name
 
 
+def stem_of(file_name: str) -> str:
+    """Return the name of an audio file without its folder and suffix, also of a path of Windows."""
+    return PurePosixPath(name_of(file_name.replace("\\", "/"))).name
+
+
 def first_part(file_name: str) -> str:
     """Return the part of a clip's name before the first ``_`` or ``-``, which often names the speaker."""
-    stem = PurePosixPath(name_of(file_name.replace("\\", "/"))).name
-    return re.split("[-_]", stem, maxsplit=1)[0]
+    return re.split("[-_]", stem_of(file_name), maxsplit=1)[0]
 
 
 def control_problem(value: str) -> str | None:

@@ -11,7 +11,7 @@ from voice_cloning.corpora.contradictions import find_contradictions
 from voice_cloning.corpora.kaldi import KALDI_FILES, read_kaldi
 from voice_cloning.corpora.side_files import take_speakers_from_side_files
 from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, is_no_data, list_files, normal
-from voice_cloning.corpora.tables import TABLE_SUFFIXES, open_table, read_table, tables_in
+from voice_cloning.corpora.tables import TABLE_SUFFIXES, names_its_columns, open_table, read_table, tables_in
 from voice_cloning.corpora.utterances import Channel, Collection, Utterance, measure, speakers_of
 
 LJSPEECH_TABLE = "metadata.csv"
@@ -22,6 +22,8 @@ FORMS: dict[str, Callable[[Path, Columns, str | None], Collection]] = {
     "huggingface": read_data_set,
     "kaldi": read_kaldi,
 }
+USUAL = Columns()
+"""Columns with usual names."""
 LISTING_FORMS = ("clips", "huggingface")
 SHOWN_SAMPLES = 2
 LONGEST_SHOWN_TEXT = 80
@@ -33,7 +35,7 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     Raises:
         InputError: if the source cannot be read at all.
     """
-    form = detect_form(source) if form == "auto" else form
+    form = detect_form(source, columns, encoding) if form == "auto" else form
     collection = FORMS[form](source, columns, encoding)
     collection.form = form
     if collection.form not in LISTING_FORMS and source.is_dir():  # the others list all files below the source
@@ -76,14 +78,14 @@ def _sample(utterance: Utterance) -> str:
     return f"{file}{cut} ({utterance.seconds:.2f} s), speaker {utterance.speaker}: {shown}"
 
 
-def detect_form(source: Path) -> str:
+def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = None) -> str:
     """Return the form of a source, which its files show.
 
     Raises:
         InputError: if the source does not exist or has none of the forms.
     """
     if source.is_file():
-        return "huggingface" if source.suffix.lower() == ".parquet" else _form_of_table(source)
+        return "huggingface" if source.suffix.lower() == ".parquet" else _form_of_table(source, columns, encoding)
     if not source.is_dir():
         raise InputError(
             f"{source}: no such file or folder; give the folder of the clips, or the table that names them"
@@ -95,8 +97,8 @@ def detect_form(source: Path) -> str:
         return "huggingface"
     tables = tables_in(source)
     has_texts = _clips_have_texts(listing.files)
-    if tables and not (has_texts and not any(_names_clips(table) for table in tables)):
-        return _form_of_table(tables[0]) if len(tables) == 1 else "table"  # which names them all
+    if tables and not (has_texts and not any(_names_clips(table, encoding) for table in tables)):
+        return _form_of_table(tables[0], columns, encoding) if len(tables) == 1 else "table"  # which names them all
     if has_texts or any(path.suffix.lower() == ".txt" for path in listing.files):
         return "clips"
     deeper = [path.relative_to(source).as_posix() for path in listing.files if path.suffix.lower() in TABLE_SUFFIXES]
@@ -108,8 +110,8 @@ def detect_form(source: Path) -> str:
     )
 
 
-def _form_of_table(table: Path) -> str:
-    if table.name == LJSPEECH_TABLE and not open_table(table, Columns()).has_header:
+def _form_of_table(table: Path, columns: Columns, encoding: str | None) -> str:
+    if table.name == LJSPEECH_TABLE and not names_its_columns(table, columns, encoding):
         return "ljspeech"
     return "table"
 
@@ -121,10 +123,10 @@ def _clips_have_texts(files: Sequence[Path]) -> bool:
     return bool(clips) and 2 * len(clips & texts) >= len(clips)
 
 
-def _names_clips(table: Path) -> bool:
+def _names_clips(table: Path, encoding: str | None) -> bool:
     """Return whether a table names clips and their texts itself, so that it is no side file."""
     try:
-        found = open_table(table, Columns())
+        found = open_table(table, USUAL, encoding)
         if found.has_header:
             roles_of_header(found.header, Columns(speaker_from="one"), str(table))
     except InputError:

@@ -5,7 +5,6 @@ first line is a problem. The csv module of Python splits the lines, in its stric
 """
 
 import csv
-import json
 import os
 import re
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.strict_json import parse_json
 from voice_cloning.corpora.columns import (
     AUDIO_COLUMNS,
     SPEAKER_COLUMNS,
@@ -32,6 +32,7 @@ from voice_cloning.corpora.columns import (
 from voice_cloning.corpora.source_files import (
     AUDIO_SUFFIXES,
     Line,
+    Lines,
     control_problem,
     existing_audio,
     find_audio,
@@ -185,27 +186,70 @@ def open_table(path: Path, columns: Columns, encoding: str | None = None) -> Tab
     Raises:
         InputError: if the file cannot be read, is empty, or its first line has one field only.
     """
-    found = read_lines(path, encoding)
-    if not found.lines:
-        raise InputError(f"{path}: is empty; it must hold a line for each clip")
+    found = _lines_of(path, encoding)
     facts = [f"encoding: {found.encoding}" + (f"; blank lines: {found.blank}" if found.blank else "")]
-    first = found.lines[0].text.lstrip()
-    if first[0] in "{[" or path.suffix.lower() in JSON_SUFFIXES:
+    if _is_json(path, found.lines):
         table = _json_table(path, found.lines)
     else:
         table = _delimited_table(path, found.lines, columns)
-    return Table(table.header, table.has_header, table.rows, found.problems + table.problems, table.facts + facts)
+    return replace(table, problems=found.problems + table.problems, facts=table.facts + facts)
+
+
+def names_its_columns(path: Path, columns: Columns, encoding: str | None = None) -> bool:
+    """Return whether the first line of a table names its columns; rows of JSON always do.
+
+    Raises:
+        InputError: as :func:`open_table`.
+    """
+    lines = _lines_of(path, encoding).lines
+    return _is_json(path, lines) or _shape(path, _without_note(lines), columns).has_header
+
+
+def _lines_of(path: Path, encoding: str | None) -> Lines:
+    found = read_lines(path, encoding)
+    if not found.lines:
+        raise_if_any(f"{path}: none of its lines can be read", [f"{where}: {what}" for where, what in found.problems])
+        raise InputError(f"{path}: is empty; it must hold a line for each clip")
+    return found
+
+
+def _is_json(path: Path, lines: Sequence[Line]) -> bool:
+    return lines[0].text.lstrip()[0] in "{[" or path.suffix.lower() in JSON_SUFFIXES
+
+
+def _without_note(lines: Sequence[Line]) -> Sequence[Line]:
+    """Return the lines without a first one such as ``sep=;``, a note of Excel to itself."""
+    return lines[1:] if len(lines) > 1 and re.fullmatch('"?sep=.?"?', lines[0].text.strip()) else lines
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """How the lines of a table are divided, as its first lines show.
+
+    Attributes:
+        header: the fields of the first line.
+        has_header: whether these are the names of the columns.
+        all_quoted: whether every field is in quotes, also where no rule asks for it.
+    """
+
+    delimiter: str
+    header: tuple[str, ...]
+    has_header: bool
+    all_quoted: bool
+
+
+def _shape(path: Path, lines: Sequence[Line], columns: Columns) -> _Shape:
+    delimiter = _delimiter(path, lines)
+    first = _literal(lines[0].text, delimiter)
+    all_quoted = all(re.fullmatch('".*"', name) for name in first)
+    header = tuple(name.strip().strip('"').strip() for name in first)
+    return _Shape(delimiter, header, _is_header(path, header, delimiter, columns), all_quoted)
 
 
 def _delimited_table(path: Path, lines: Sequence[Line], columns: Columns) -> Table:
-    if len(lines) > 1 and re.fullmatch('"?sep=.?"?', lines[0].text.strip()):  # a note of Excel to itself
-        lines = lines[1:]
-    delimiter = _delimiter(path, lines)
-    first = _literal(lines[0].text, delimiter)
-    # Some programs put every field into quotes, also where no rule asks for it.
-    all_quoted = all(re.fullmatch('".*"', name) for name in first)
-    header = tuple(name.strip().strip('"').strip() for name in first)
-    has_header = _is_header(path, header, delimiter, columns)
+    lines = _without_note(lines)
+    shape = _shape(path, lines, columns)
+    header, has_header, delimiter, all_quoted = shape.header, shape.has_header, shape.delimiter, shape.all_quoted
     widths = Counter(len(_fields(line.text, delimiter, None, all_quoted)) for line in lines)
     width = len(header) if has_header else widths.most_common(1)[0][0]
     header = header if has_header else tuple(str(i + 1) for i in range(width))
@@ -319,31 +363,13 @@ def _json_table(path: Path, lines: Sequence[Line]) -> Table:
 def _json_values(path: Path, lines: Sequence[Line], problems: list[tuple[str, str]]) -> Iterator[tuple[str, Any]]:
     if lines[0].text.lstrip()[0] == "[":
         try:
-            values = _parsed("\n".join(line.text for line in lines))
+            values = parse_json("\n".join(line.text for line in lines))
         except ValueError as error:
             raise InputError(f"{path}: not JSON ({error})") from error
         yield from ((f"{path}, entry {i}", value) for i, value in enumerate(values, 1))
         return
     for line in lines:
         try:
-            yield line.where, _parsed(line.text)
+            yield line.where, parse_json(line.text)
         except ValueError as error:
             problems.append((line.where, f"not JSON ({error})"))
-
-
-def _parsed(text: str) -> Any:
-    """Return a JSON value.
-
-    Raises:
-        ValueError: if it is no JSON, names a field twice or is nested too deeply.
-    """
-    try:
-        return json.loads(text, object_pairs_hook=_object)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
-        raise ValueError(f"names {', '.join(twice)} twice")
-    return dict(pairs)

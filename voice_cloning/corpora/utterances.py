@@ -66,7 +66,7 @@ class Utterance:
         audio: the file of its audio, one channel of a file, or a cell of a data set.
         offset, duration: the cut of that file, in seconds; None for the file's start and end.
         where: the file and line that name the utterance, for messages.
-        seconds: the length; 0 before :func:`measured`.
+        seconds: the length; 0 before :func:`measure`.
     """
 
     utterance_id: str

@@ -8,7 +8,7 @@ import pytest
 
 from arabic_voice_cloning_dataset import read_json_records
 from tests.chatml_files import write_clip
-from voice_cloning.corpora.build import TRAIN_FILE
+from voice_cloning.corpora.build import TRAIN_FILE, build_data
 
 SPEAKERS = ("أمل", "badr", "dina")
 CLIPS_EACH = 4
@@ -152,3 +152,14 @@ def records_of(folder: Path, name: str = TRAIN_FILE) -> list[dict[str, Any]]:
 def clips_of(record: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the audio parts of (reference, target)."""
     return record["messages"][1]["content"][1], record["messages"][2]["content"][1]
+
+
+TEXTS = {words(speaker, i): speaker for speaker in SPEAKERS for i in range(CLIPS_EACH)}
+"""Text -> speaker of all clips of a form."""
+
+
+def built(source: Path, out: Path, **flags: Any) -> tuple[dict[str, str], str]:
+    """Build and return text -> speaker, and what was announced."""
+    said: list[str] = []
+    build_data(source, out, eval_share=0, announce=said.append, **flags)
+    return {r["misc"]["target_transcript"]: r["speaker"] for r in records_of(out)}, said[0]

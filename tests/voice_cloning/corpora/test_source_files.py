@@ -6,7 +6,6 @@ import tempfile
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +17,8 @@ from tests.fuzzing import run_apart
 from tests.voice_cloning.corpora.source_forms import (
     CLIPS_EACH,
     SPEAKERS,
+    TEXTS,
+    built,
     clips_form,
     clips_of,
     common_voice_form,
@@ -29,15 +30,6 @@ from tests.voice_cloning.corpora.source_forms import (
     write_lines,
 )
 from voice_cloning.corpora.build import SUMMARY_FILE, build_data
-
-TEXTS = {words(speaker, i): speaker for speaker in SPEAKERS for i in range(CLIPS_EACH)}
-
-
-def built(source: Path, out: Path, **flags: Any) -> tuple[dict[str, str], str]:
-    """Build and return text -> speaker, and what was announced."""
-    said: list[str] = []
-    build_data(source, out, eval_share=0, announce=said.append, **flags)
-    return {r["misc"]["target_transcript"]: r["speaker"] for r in records_of(out)}, said[0]
 
 
 def test_what_holds_no_data_is_left_aside_and_counted(tmp_path: Path) -> None:

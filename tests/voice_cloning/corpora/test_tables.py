@@ -9,18 +9,9 @@ import pytest
 
 from boson_multimodal.errors import InputError
 from tests.chatml_files import write_clip
-from tests.voice_cloning.corpora.source_forms import SPEAKERS, records_of, sources, words, write_lines
+from tests.voice_cloning.corpora.source_forms import SPEAKERS, TEXTS, built, sources, words, write_lines
 from tools.prepare_data.__main__ import main
 from voice_cloning.corpora.build import SUMMARY_FILE, build_data
-
-TEXTS = {words(speaker, i): speaker for speaker in SPEAKERS for i in range(4)}
-
-
-def built(source: Path, out: Path, **flags: Any) -> tuple[dict[str, str], str]:
-    """Build and return text -> speaker, and what was announced."""
-    said: list[str] = []
-    build_data(source, out, eval_share=0, announce=said.append, **flags)
-    return {r["misc"]["target_transcript"]: r["speaker"] for r in records_of(out)}, said[0]
 
 
 @pytest.mark.parametrize(
@@ -86,6 +77,17 @@ def test_encodings_and_ends_of_lines(
     table.write_bytes(encode("".join(f"{row}\n" for row in ["file\ttext\tspeaker", *rows])))
     found, announced = built(table, tmp_path / "out", **flags)
     assert found == TEXTS and said in announced
+
+
+@pytest.mark.parametrize("header", [["file|text|speaker"], []])
+def test_the_encoding_counts_when_the_form_is_detected(header: list[str], tmp_path: Path) -> None:
+    rows = [f"wavs/{i}.wav|{text}|{who}" for i, (_, text, who) in enumerate(sources(tmp_path))]
+    for i, (name, _, _) in enumerate(sources(tmp_path)):
+        write_clip(tmp_path / "wavs" / f"{i}.wav").write_bytes((tmp_path / name).read_bytes())
+    (tmp_path / "metadata.csv").write_bytes("\n".join([*header, *rows]).encode("cp1256"))
+    assert built(tmp_path, tmp_path / "out", encoding="cp1256")[0] == TEXTS
+    with pytest.raises(InputError, match=r"metadata\.csv, line 1?\d: byte 0x.* is not UTF-8.*--encoding"):
+        build_data(tmp_path, tmp_path / "out2")
 
 
 def test_text_in_another_encoding_is_named_by_line(tmp_path: Path) -> None:
@@ -228,7 +230,7 @@ def test_a_speaker_may_be_the_number_0(tmp_path: Path) -> None:
     [
         ("", "is empty; it must hold a line for each clip"),
         ("only words\n", "holds no tab, comma, semicolon or bar"),
-        ('{"audio": "a.wav", "text": "x", "text": "y"}\n', "line 1: not JSON .*names text twice"),
+        ('{"audio": "a.wav", "text": "x", "text": "y"}\n', "line 1: not JSON \\(it has 'text' twice"),
         ("[" * 100_000, "not JSON .*nested too deeply"),
         ('{"messages": []}\n', "holds ChatML records already"),
         ("[1, 2]", "entry 1: it must be a JSON object"),
