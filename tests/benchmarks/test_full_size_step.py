@@ -1,8 +1,6 @@
 """The full-size step on the null CUDA device, with few layers; the device runs in a process of its own."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +8,24 @@ import pytest
 import torch
 
 from benchmarks.full_size_step import NULL_CUDA, parse_arguments
-from tests.goldens import SHARED_DIR
+from tests.null_cuda import needs_null_cuda, run_null_cuda
 
-PROJECT = Path(__file__).resolve().parents[2]
-NULL_CUDA_RUN = SHARED_DIR / "nullcuda" / "run"
-needs_null_cuda = pytest.mark.skipif(not NULL_CUDA_RUN.exists(), reason="../shared/nullcuda is absent")
 LAYERS, RANK, WIDTH, KEY_WIDTH = 2, 4, 3072, 1024
 SMALL = f"--layers {LAYERS} --rank {RANK} --samples 2 --targets attention".split()
 
 
 def measure(*arguments: str) -> dict[str, Any]:
     """What the benchmark prints on the null device."""
-    command = [str(NULL_CUDA_RUN), sys.executable, "-m", "benchmarks.full_size_step", *SMALL, *arguments]
-    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=300)
+    result = run_null_cuda("-m", "benchmarks.full_size_step", *SMALL, *arguments)
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
+
+
+@needs_null_cuda
+def test_a_step_takes_varlen_attention_in_bfloat16_and_waits_for_nothing() -> None:
+    report = measure()
+    assert report["attention"] == {"varlen q torch.bfloat16 v torch.bfloat16": LAYERS}
+    assert report["per_step"]["syncs"] == 0 and report["syncs_by_line"] == {}
 
 
 @needs_null_cuda

@@ -525,7 +525,9 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
     def _embed_audio(self, codes_KC: Tensor) -> Tensor:
         """Embed (K, C) code columns as (C, D): the sum of the embeddings of a column's K codes."""
         first_row = torch.arange(self.config.audio_num_codebooks, device=codes_KC.device) * self.config.codebook_rows
-        return self.audio_codebook_embeddings(to_device(codes_KC.T + first_row, self.device)).sum(dim=1)
+        embedded = self.audio_codebook_embeddings(to_device(codes_KC.T + first_row, self.device))
+        # Under CUDA autocast a sum without a type is fp32, and then the whole residual stream would be.
+        return embedded.sum(dim=1, dtype=embedded.dtype)
 
     def _add_losses(
         self, output: HiggsAudioModelOutput, hidden: Tensor, packed: PackedBatch, label_audio_ids: Tensor | None
@@ -539,7 +541,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         rows = (targets != IGNORE_INDEX).nonzero().squeeze(-1)
         text_rows = to_device(packed.sample_from_routed[rows], self.device)
         text_targets = to_device(targets[rows], self.device)
-        output.text_label_count = torch.tensor(rows.numel(), device=self.device)
+        output.text_label_count = torch.full((), rows.numel(), device=self.device)  # torch.tensor() would wait
         output.text_loss_sum = head_loss_sums(
             heads.text_lm_head, hidden[text_rows], text_targets[:, None], config.vocab_size
         ).squeeze(0)
