@@ -119,7 +119,7 @@ def set_up(args: argparse.Namespace, null_cuda: NullCuda | None) -> Bench:
     model = add_adapter(base, settings, None if args.plain else args.recompute)
     note("adapter")
     step = build_step(model)
-    note("gradients")
+    note("optimizer")  # gradients and AdamW's two moments
     collator = ArabicVoiceCloningTrainingCollator.from_config(base.config)
     sample_of = partial(build_sample, base.config, args.text, args.ref)
 
@@ -147,10 +147,10 @@ def recorded_attention() -> Iterator[Counter[str]]:
 
 
 def first_steps(bench: Bench) -> dict[str, Any]:
-    """Two steps: one after which AdamW's state exists, and one that is counted. Peaks of memory are of the second."""
+    """Two steps: one after which all that lasts exists, and one that is counted. Peaks of memory are of the second."""
     with recorded_attention() as calls:
         bench.run(0)
-    bench.memory["optimizer"] = torch.cuda.memory_allocated() / GB - sum(bench.memory.values())
+    bench.memory["workspace"] = torch.cuda.memory_allocated() / GB - sum(bench.memory.values())
     torch.cuda.reset_peak_memory_stats()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
