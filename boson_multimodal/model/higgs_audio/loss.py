@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.errors import InputError
 from boson_multimodal.flags import flag
+from boson_multimodal.model.higgs_audio.packing import PackedBatch
 
 LOGITS_PER_CHUNK = 2**25
 """The most logits of one head in memory: 134 MB in fp32, 261 rows of the released text head."""
@@ -69,15 +70,53 @@ def next_audio_labels(label_audio_ids_KC: Tensor) -> Tensor:
     return following.T
 
 
-def head_loss_sums(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, targets_RG: Tensor, num_logits: int) -> Tensor:
+@dataclass(frozen=True)
+class LabelRows:
+    """The positions of a packed batch that predict a label, in routed order, and what they predict. All on the CPU.
+
+    Attributes:
+        text_R, text_labels_R: the rows that predict a text label, in sample order, and these labels.
+        audio_R, audio_labels_RK: the rows that predict an audio label in any codebook, and the labels of each codebook;
+            ``IGNORE_INDEX`` where a codebook has none.
+    """
+
+    text_R: Tensor
+    text_labels_R: Tensor
+    audio_R: Tensor
+    audio_labels_RK: Tensor
+
+    @classmethod
+    def of(cls, packed: PackedBatch, label_audio_ids_KC: Tensor | None, num_codebooks: int) -> "LabelRows":
+        """Find the rows of a batch. Without labels of a kind, there are no rows of this kind."""
+        text_labels = packed.label_ids_N
+        if text_labels is None:
+            text_labels = torch.full_like(packed.input_ids_N, IGNORE_INDEX)
+        if label_audio_ids_KC is None:
+            label_audio_ids_KC = torch.full((num_codebooks, packed.num_audio_out), IGNORE_INDEX)
+        text_labels = next_text_labels(text_labels, packed.position_ids_N)
+        audio_labels = next_audio_labels(label_audio_ids_KC)
+        text = (text_labels != IGNORE_INDEX).nonzero().squeeze(-1)
+        audio = (audio_labels != IGNORE_INDEX).any(dim=1).nonzero().squeeze(-1)
+        first_audio_out = packed.num_text + packed.num_audio_in
+        return cls(packed.sample_from_routed[text], text_labels[text], audio + first_audio_out, audio_labels[audio])
+
+
+def head_loss_sums(
+    norm: Callable[[Tensor], Tensor],
+    head: Callable[[Tensor], Tensor],
+    hidden_RD: Tensor,
+    targets_RG: Tensor,
+    num_logits: int,
+) -> Tensor:
     """Return the summed cross entropy of one head over R rows, for each of its G groups of classes.
 
-    The head runs on chunks of rows, so that at most ``LOGITS_PER_CHUNK`` logits exist at a time. With gradients it runs
-    again in the backward pass. It is called as a module, so an adapter on it is applied.
+    Norm and head run on chunks of rows, so that at most ``LOGITS_PER_CHUNK`` logits exist at a time. With gradients
+    they run again in the backward pass. The head is called as a module, so an adapter on it is applied.
 
     Args:
+        norm: the final norm, (rows, D) to (rows, D).
         head: maps (rows, D) to (rows, G * V) logits.
-        hidden_RD: (R, D) hidden states of the rows with a label.
+        hidden_RD: (R, D) hidden states before the final norm, of the rows with a label.
         targets_RG: (R, G) labels, ``IGNORE_INDEX`` where a group of a row has no label.
         num_logits: G * V.
 
@@ -89,13 +128,15 @@ def head_loss_sums(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, targets_
     for hidden, targets in zip(hidden_RD.split(rows_per_chunk), targets_RG.split(rows_per_chunk), strict=True):
         if hidden.shape[0] == 0:  # split() of an empty tensor yields one empty chunk
             continue
-        sums = sums + checkpoint(_chunk_loss_sums, head, hidden, targets, use_reentrant=False)
+        sums = sums + checkpoint(_chunk_loss_sums, norm, head, hidden, targets, use_reentrant=False)
     return sums
 
 
-def _chunk_loss_sums(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, targets_RG: Tensor) -> Tensor:
+def _chunk_loss_sums(
+    norm: Callable[[Tensor], Tensor], head: Callable[[Tensor], Tensor], hidden_RD: Tensor, targets_RG: Tensor
+) -> Tensor:
     rows, groups = targets_RG.shape
-    logits = head(hidden_RD).float().view(rows * groups, -1)
+    logits = head(norm(hidden_RD)).float().view(rows * groups, -1)
     losses = F.cross_entropy(logits, targets_RG.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
     return losses.view(rows, groups).sum(dim=0)
 
