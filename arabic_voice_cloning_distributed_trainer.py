@@ -55,6 +55,7 @@ from voice_cloning.run.components import (
     FinishedRun,
     Placement,
     TrainingComponents,
+    install_layers,
     leave_casts_to_autocast,
     make_evaluator,
     name_base,
@@ -215,15 +216,15 @@ class ArabicVoiceCloningDistributedTrainer:
         # Not earlier: loading the codec draws random numbers, and only a run that encodes clips loads it.
         torch.manual_seed(config.seed)
         if initial is None:
-            model, _, _ = create_higgs_audio_lora_model(
-                folder, self.lora_config, device_map, self.placement.dtype, config.recompute == "layer"
-            )
+            model, _, _ = create_higgs_audio_lora_model(folder, self.lora_config, device_map, self.placement.dtype)
         else:
-            base = load_base_model(folder, device_map, self.placement.dtype, config.recompute == "layer")
+            base = load_base_model(folder, device_map, self.placement.dtype)
             model = start_from(base, initial, self.lora_config)
         name_base(model, config)
         if self.placement.dtype != torch.float32:
             leave_casts_to_autocast(model)
+        if (reason := install_layers(model, config.recompute)) is not None:
+            self._log_main("the plain layers are used, which need more memory and time: %s", reason)
         return model
 
     def _check_wrapped_model(self, model: PeftModel) -> None:
