@@ -40,6 +40,7 @@ from boson_multimodal.errors import NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
+from boson_multimodal.model.higgs_audio.transfer import to_device
 from boson_multimodal.process_group import Ranks, leave_process_group
 from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.seeds import seed_of
@@ -263,7 +264,7 @@ class ArabicVoiceCloningDistributedTrainer:
             (micro-batches, 1 + K + 1), on the device: loss sums of this process; the last column is the gradient norm.
         """
         run, state = self.components, self.components.state
-        counts = label_counts.to(self.placement.device, torch.float32, non_blocking=True)
+        counts = to_device(label_counts.float(), self.placement.device)
         sums = []
         for index, batch in enumerate(batches.micro_batches):
             torch.manual_seed(seed_of(self.config.seed, batches.epoch, state.step, index, self.ranks.rank))

@@ -8,8 +8,20 @@ TORCH_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float
 """The values of ``--torch_dtype``. The meaning of ``auto`` depends on the device."""
 
 
+def turn_off_cudnn_attention() -> None:
+    """Keep scaled dot-product attention off cuDNN in this process; the flash and the efficient kernel stay.
+
+    On Hopper PyTorch prefers cuDNN's attention, which builds a plan for each new shape. Samples differ in length, and
+    each column of generated speech has a longer cache: nearly every call would build one, which takes longer than the
+    attention.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def pick_device(local_rank: int) -> torch.device:
     """Return the GPU of this process and make it the current one, or return the CPU if there is no GPU.
+
+    cuDNN's attention is turned off, for the models that come with a library too (see :func:`turn_off_cudnn_attention`).
 
     Args:
         local_rank: the rank of this process on its machine; -1 for a single process.
@@ -18,6 +30,7 @@ def pick_device(local_rank: int) -> torch.device:
         return torch.device("cpu")
     device = torch.device("cuda", max(local_rank, 0))
     torch.cuda.set_device(device)
+    turn_off_cudnn_attention()
     return device
 
 

@@ -9,6 +9,7 @@ from transformers import WhisperFeatureExtractor
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
+from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.data import (
@@ -75,8 +76,10 @@ def load_run_data(
 
 
 def encode_clips_of(data: RunData, device: torch.device) -> int:
-    """Encode the clips whose codes are missing. Return the number of these clips."""
-    return sum(
+    """Encode the clips whose codes are missing. Return the number of these clips. The codec leaves no memory in use."""
+    encoded = sum(
         dataset.encode_missing(lambda: load_higgs_audio_tokenizer(data.codec.folder, device))
         for dataset in data.datasets
     )
+    release_cached_memory(device)
+    return encoded
