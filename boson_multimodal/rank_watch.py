@@ -72,7 +72,8 @@ class RankWatch:
             heading, message: what is printed, one after the other. The message does not name this rank.
             status: the exit status.
         """
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the status is decided, and the end is near
+        if threading.current_thread() is threading.main_thread():  # no other thread may set it
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # the status is decided, and the end is near
         # In each of these waits the watch ends this process if the word comes that another rank has ended.
         if _comes_from_a_collective(error):
             time.sleep(WAIT_FOR_WORD_SECONDS)
@@ -107,7 +108,7 @@ class RankWatch:
             self._tell_next(failed, digest)
             why = f"rank {failed} failed; its message says why"
             if digest == 0:
-                why = f"rank {failed} ended without a word; it was killed, perhaps because memory ran out"
+                why = f"rank {failed} ended without a word; perhaps it was killed because memory ran out"
             own_digest, own_error = self._own_error
             if own_error and own_digest != digest:
                 why += f"\nrank {self._rank} had an error of its own: {own_error}"

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -204,7 +205,7 @@ def test_a_killed_rank_is_named_by_the_others(case: Case, endings: dict[str, End
     assert tuple(ended.statuses) == case.statuses, ended.logs
     assert ended.seconds < LIMIT_SECONDS
     for rank in {0, 1, 2} - {killed}:
-        said = f"rank {rank} ends: rank {killed} ended without a word; it was killed, perhaps because memory ran out\n"
+        said = f"rank {rank} ends: rank {killed} ended without a word; perhaps it was killed because memory ran out\n"
         assert ended.logs[rank] == said
 
 
@@ -283,16 +284,30 @@ os._exit(run_command(work))
 """
 
 
+def run_beside_nccl(folder: Path, failing: int, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run two processes with NCCL. The null CUDA prints a line when a communicator is destroyed."""
+    script = folder / "script.py"
+    script.write_text(NCCL_SCRIPT)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    settings = {"NULLCUDA_DEVICES": "2", "OMP_NUM_THREADS": "1", **variables}
+    return run_null_cuda(*launcher, str(script), str(failing), timeout=120, **settings)
+
+
 @needs_null_cuda
 @pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_error_beside_nccl_ends_all(failing: int, tmp_path: Path) -> None:
     """NCCL's communicator cannot be destroyed after an error; here that would block without end."""
-    script = tmp_path / "script.py"
-    script.write_text(NCCL_SCRIPT)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    settings = {"NULLCUDA_DEVICES": "2", "NULLCUDA_FINALIZE_BLOCKS": "1", "OMP_NUM_THREADS": "1"}
-    result = run_null_cuda(*launcher, str(script), str(failing), timeout=120, **settings)
+    result = run_beside_nccl(tmp_path, failing, NULLCUDA_FINALIZE_BLOCKS="1")
     (line,) = (line for line in result.stderr.splitlines() if line.startswith("failed at "))
     assert time.time() - float(line.removeprefix("failed at ")) < LIMIT_SECONDS
     assert result.returncode != 0 and result.stderr.count(MESSAGE) == 1
     assert f"error on rank {failing}: out of GPU memory ({MESSAGE})" in result.stderr
+    assert "ncclCommFinalize" not in result.stderr
+
+
+@pytest.mark.slow
+@needs_null_cuda
+def test_after_the_work_nccl_is_destroyed_on_all_ranks(tmp_path: Path) -> None:
+    result = run_beside_nccl(tmp_path, -1)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("ncclCommFinalize") == 2

@@ -1,6 +1,7 @@
 """Run the program as a user does: with python and torchrun, with wrong inputs, stopped and killed."""
 
 import json
+import os
 import random
 import re
 import signal
@@ -185,6 +186,21 @@ def test_sigterm_and_ctrl_c_save_then_end(demo: Path, tmp_path: Path, number: si
     step = int(re.search(r"stopped at step (\d+) of 500; run the same command again to resume from there", printed)[1])
     assert (out / f"checkpoint-{step:06d}" / "trainer_state.json").is_file()
     assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_terminal_of_torchrun_saves_then_ends(demo: Path, tmp_path: Path) -> None:
+    """The terminal sends it to torchrun and to its processes, and torchrun sends it to them once more."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    words = command(flags(demo, out, max_steps=5000, logging_steps=1, save_steps=5000, eval_data_path=None), 2)
+    process = start(words, log)
+    assert wait_until(lambda: (out / "metrics.jsonl").exists() and len(metrics(out)) >= 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    printed = log.read_text()
+    step = int(re.search(r"stopped at step (\d+) of 5000; run the same command again", printed)[1])
+    assert (out / f"checkpoint-{step:06d}" / "trainer_state.json").is_file()
+    assert "interrupted" not in printed and "ends: rank" not in printed
 
 
 class KillRun:
