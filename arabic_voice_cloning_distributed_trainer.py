@@ -41,7 +41,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.model.higgs_audio.transfer import to_device
-from boson_multimodal.process_group import Ranks, leave_process_group
+from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.seeds import seed_of
 from lora_config import (
@@ -359,9 +359,7 @@ class ArabicVoiceCloningDistributedTrainer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Return its exit status: 0 for a finished run, 1 for an error, 128 + N if signal N stopped it."""
     interrupted = "interrupted before the first step; the clips encoded so far stay in the cache"
-    status = run_command(lambda: _run(sys.argv[1:] if arguments is None else arguments), interrupted)
-    leave_process_group()  # not after an error without a name: other ranks may wait for this one
-    return status
+    return run_command(lambda: _run(sys.argv[1:] if arguments is None else arguments), interrupted)
 
 
 def _run(arguments: Sequence[str]) -> int:

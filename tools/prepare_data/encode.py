@@ -14,7 +14,7 @@ from pathlib import Path
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION
 from boson_multimodal.device import pick_device
-from boson_multimodal.process_group import join_process_group, leave_process_group, rank
+from boson_multimodal.process_group import join_process_group, rank
 from boson_multimodal.progress import limit_library_bars
 from voice_cloning.corpora.encode import encode_files
 
@@ -56,5 +56,4 @@ def run(flags: argparse.Namespace) -> int:
         )
         if flags.export is not None:
             print(f"codes: {flags.export} ({flags.export.stat().st_size:,} bytes); train with --codes {flags.export}")
-    leave_process_group()
     return 0
