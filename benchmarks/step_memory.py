@@ -27,6 +27,7 @@ from benchmarks.step_sides import OurStep, our_side, side_as_used
 from benchmarks.transformers_training import TransformersStep, build_peft_model, pad_batches
 from boson_multimodal.device import pick_device
 from lora_config import HiggsAudioLoRATrainingConfig
+from voice_cloning.training.fused_layers import RECOMPUTE
 
 SIDES = ("ours", "transformers")
 PROCESS = Path("/proc/self")
@@ -67,7 +68,7 @@ def measure(args: argparse.Namespace, device: torch.device, is_computing: bool) 
     side: OurStep | TransformersStep
     if args.side == "ours":
         collate = ArabicVoiceCloningTrainingCollator.from_config(config)
-        side, measured = our_side(add_adapter(base, settings), [collate([short])]), [collate(samples)]
+        side, measured = our_side(add_adapter(base, settings, args.recompute), [collate([short])]), [collate(samples)]
     else:
         side = side_as_used(build_peft_model(base, settings), config, [short], 1)
         measured = pad_batches(samples, config, [range(len(samples))])
@@ -97,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--layers", type=int, help="Layers of the model, by default those of its kind.")
     parser.add_argument("--rank", type=int, default=16, help="Rank of the adapter.")
+    parser.add_argument("--recompute", choices=RECOMPUTE, default="none", help="What our side computes twice.")
     parser.add_argument("--positions", type=int, default=2048, help="Positions of the step, without padding.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the samples.")
     args = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
 """Our training step, and transformers' under PEFT, over the same samples with the same weights and adapter."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -25,6 +25,7 @@ from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import to_original_name
 from boson_multimodal.model.higgs_audio.loss import LossConfig
+from boson_multimodal.model.higgs_audio.products import default_products
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.adapters.adapter_files import PREFIX
 from voice_cloning.training.batch_planning import plan_epoch
@@ -53,6 +54,19 @@ class Side(Protocol):
         """Take the whole step: gradients, clipping, update."""
 
 
+@dataclass(frozen=True)
+class StepForm:
+    """What is chosen for a step.
+
+    Attributes:
+        adapter: settings of the adapter, on both sides.
+        recompute: level of recompute of our layers.
+    """
+
+    adapter: HiggsAudioLoRATrainingConfig
+    recompute: str
+
+
 @dataclass
 class OurStep:
     """The trainer's step over the micro-batches of its batch plan.
@@ -61,26 +75,30 @@ class OurStep:
         model: base and adapter.
         step: of the trainer; its loss is the mean over all labels of the step, of both heads.
         batches: micro-batches, on the host.
+        settings: gives a context for the step.
         steps_done: number of steps taken.
     """
 
     model: PeftModel
     step: TrainerStep
     batches: list[HiggsAudioBatchInput]
+    settings: Callable[[], AbstractContextManager] = nullcontext
     steps_done: int = 0
 
     def accumulate(self) -> Tensor:
         device = self.model.device
         counts = self.step.count_labels(self.batches).to(device, torch.float32)
         total = torch.zeros((), device=device)
-        for batch in self.batches:
-            loss = self.step.loss(batch, counts)
-            loss.backward()
-            total += loss.detach()
+        with self.settings():
+            for batch in self.batches:
+                loss = self.step.loss(batch, counts)
+                loss.backward()
+                total += loss.detach()
         return total
 
     def run(self) -> None:
-        self.step.run(self.steps_done, self.batches)
+        with self.settings():
+            self.step.run(self.steps_done, self.batches)
         self.steps_done += 1
 
 
@@ -96,12 +114,10 @@ class Models:
     theirs: PeftModel
 
 
-def build_models(
-    base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig, adapter: dict[str, Tensor] | None = None
-) -> Models:
+def build_models(base: HiggsAudioModel, form: StepForm, adapter: dict[str, Tensor] | None = None) -> Models:
     """Put an adapter on the base and on transformers' class, random or of the given values."""
-    theirs = build_peft_model(base, settings)
-    ours = add_adapter(base, settings)
+    theirs = build_peft_model(base, form.adapter)
+    ours = add_adapter(base, form.adapter, form.recompute)
     randomise_adapter(ours)
     parameters, twins = our_adapter(ours), their_adapter(theirs)
     if parameters.keys() != twins.keys():
@@ -143,6 +159,13 @@ def our_batches(
     )
     collate = ArabicVoiceCloningTrainingCollator.from_config(config)
     return [collate([samples[i] for i in indices]) for step in plan for by_rank in step for indices in by_rank]
+
+
+def with_default_products(step: OurStep) -> OurStep | None:
+    """The same step with the GEMM backend of the other side; None if ours takes no other."""
+    base = step.model.get_base_model()
+    takes_another = base.device.type == "cpu" and base.dtype == torch.float32 and torch.backends.mkldnn.is_available()
+    return replace(step, settings=default_products) if takes_another else None
 
 
 def our_side(model: PeftModel, batches: list[HiggsAudioBatchInput]) -> OurStep:

@@ -38,6 +38,7 @@ from benchmarks.step_sides import (
     Models,
     Outcome,
     Side,
+    StepForm,
     build_models,
     our_adapter,
     our_batches,
@@ -48,14 +49,17 @@ from benchmarks.step_sides import (
     side_as_used,
     side_at_best,
     their_adapter,
+    with_default_products,
 )
 from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.device import pick_device
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from lora_config import HiggsAudioLoRATrainingConfig
+from voice_cloning.training.fused_layers import RECOMPUTE
 
 Row = dict[str, Any]
 """One measurement: what was measured, and its figures."""
+OURS, OURS_SAME_PRODUCTS = "ours", "ours, same products"
 AS_USED, BEST = "transformers, as used", "transformers, best settings"
 CHECKED_AT_RELEASED_SIZE = 2
 """Samples of the comparison at the released size, whose fp32 twin leaves little room on a GPU."""
@@ -84,14 +88,16 @@ class Bench:
         return our_batches(self.config, self.samples, self.lengths, self.budget)
 
     def sides(self, models: Models) -> dict[str, Side]:
-        """All sides, ours first. A batch of the side as used has as many samples as ours have on average."""
+        """All sides by name. A batch of the side as used has as many samples as ours have on average."""
         batches = self.batches()
         samples_per_batch = max(1, round(len(self.samples) / len(batches)))
-        return {
-            "ours": our_side(models.ours, batches),
-            AS_USED: side_as_used(models.theirs, self.config, self.samples, samples_per_batch),
-            BEST: side_at_best(models.theirs, self.config, self.samples, self.budget),
-        }
+        ours = our_side(models.ours, batches)
+        sides: dict[str, Side] = {OURS: ours}
+        if same := with_default_products(ours):
+            sides[OURS_SAME_PRODUCTS] = same
+        sides[AS_USED] = side_as_used(models.theirs, self.config, self.samples, samples_per_batch)
+        sides[BEST] = side_at_best(models.theirs, self.config, self.samples, self.budget)
+        return sides
 
 
 def set_up(args: argparse.Namespace) -> Bench:
@@ -105,15 +111,13 @@ def set_up(args: argparse.Namespace) -> Bench:
 
 def outcomes_of(bench: Bench, models: Models) -> dict[str, Outcome]:
     """Loss and gradients of each side's step."""
-    adapters = {"ours": our_adapter(models.ours)}
-    return {
-        name: outcome_of(side, adapters.get(name, their_adapter(models.theirs)))
-        for name, side in bench.sides(models).items()
-    }
+    ours, theirs = our_adapter(models.ours), their_adapter(models.theirs)
+    sides = bench.sides(models)
+    return {name: outcome_of(side, theirs if name in (AS_USED, BEST) else ours) for name, side in sides.items()}
 
 
 def build_equal_models(
-    bench: Bench, settings: HiggsAudioLoRATrainingConfig, device: torch.device, dtype: torch.dtype
+    bench: Bench, form: StepForm, device: torch.device, dtype: torch.dtype
 ) -> tuple[Models, list[Row]]:
     """Build the models of both sides, and compare their steps.
 
@@ -126,20 +130,20 @@ def build_equal_models(
         UnequalStepsError: if two sides differ by more than rounding.
     """
     base = build_base(bench.config, device, dtype)
-    exact_models = build_models(base if dtype == torch.float32 else copy.deepcopy(base).float(), settings)
+    exact_models = build_models(base if dtype == torch.float32 else copy.deepcopy(base).float(), form)
     exact = outcomes_of(bench, exact_models)
     rows = []
-    for name in (AS_USED, BEST):
-        apart = require_equal(exact["ours"], exact[name], name)
+    for name in [name for name in exact if name != OURS]:
+        apart = require_equal(exact[OURS], exact[name], name)
         rows.append({"measured": "equal steps", "dtype": "float32", "with": name, **vars(apart)})
     if dtype == torch.float32:
         return exact_models, rows
     adapter = {name: parameter.detach().clone() for name, parameter in our_adapter(exact_models.ours).items()}
     del exact_models
-    models = build_models(base, settings, adapter)
+    models = build_models(base, form, adapter)
     found = outcomes_of(bench, models)
     for name in (AS_USED, BEST):
-        ours, theirs = require_equal_rounding(found["ours"], found[name], exact["ours"], name)
+        ours, theirs = require_equal_rounding(found[OURS], found[name], exact[OURS], name)
         row = {"measured": "distance to fp32", "dtype": str(dtype).removeprefix("torch."), "with": name}
         rows.append(row | {"ours": vars(ours), "theirs": vars(theirs)})
     return models, rows
@@ -173,10 +177,12 @@ def speed_rows(seconds: dict[str, list[float]], positions: int) -> list[Row]:
                 "positions_per_s": positions / median,
             }
         )
+    ours_of = {"as shipped": OURS, "the same backend": OURS_SAME_PRODUCTS if OURS_SAME_PRODUCTS in seconds else OURS}
     for name in (AS_USED, BEST):
-        ratios = [theirs / ours for theirs, ours in zip(seconds[name], seconds["ours"], strict=True)]
-        row = {"measured": "speed", "against": name, "products": "as shipped"}
-        rows.append(row | {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)})
+        for products, own_name in ours_of.items():
+            ratios = [theirs / ours for theirs, ours in zip(seconds[name], seconds[own_name], strict=True)]
+            row = {"measured": "speed", "against": name, "products": products}
+            rows.append(row | {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)})
     return rows
 
 
@@ -195,7 +201,7 @@ def product_row(products: Products, seconds: float, device: torch.device, dtype:
 def memory_rows(args: argparse.Namespace, device: torch.device, is_null: bool) -> list[Row]:
     """A row for each side's peak of memory."""
     rows: list[Row] = []
-    names = ("model", "dtype", "layers", "rank", "positions", "seed")
+    names = ("model", "dtype", "layers", "rank", "recompute", "positions", "seed")
     arguments = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     for side in SIDES:
         row = {"measured": "peak of a step over the model", "side": side, "positions": args.positions}
@@ -225,16 +231,16 @@ def run(args: argparse.Namespace, show: Callable[[Row], None]) -> None:
         flops = total_flops(products) / 1e12
         show({"measured": "step", "needed_tflop": flops, "not_measured": "the null device computes no number"})
     else:
-        settings = HiggsAudioLoRATrainingConfig(lora_rank=args.rank)
+        form = StepForm(HiggsAudioLoRATrainingConfig(lora_rank=args.rank), args.recompute)
         checked = bench.first(CHECKED_AT_RELEASED_SIZE) if args.model == "released" else bench
-        models, rows = build_equal_models(checked, settings, device, dtype)
+        models, rows = build_equal_models(checked, form, device, dtype)
         for row in rows:
             show(row)
         seconds = time_sides(bench.sides(models), args.rounds, device)
         for row in speed_rows(seconds, sum(bench.lengths)):
             show(row)
         del models
-        show(product_row(products, statistics.median(seconds["ours"]), device, dtype))
+        show(product_row(products, statistics.median(seconds[OURS]), device, dtype))
     for row in memory_rows(args, device, is_null):
         show(row)
 
@@ -247,6 +253,7 @@ def describe(args: argparse.Namespace, bench: Bench, micro_batches: int, device:
         "layers": bench.config.text_config.num_hidden_layers,
         "dtype": args.dtype,
         "rank": args.rank,
+        "recompute": args.recompute,
         "samples": len(bench.samples),
         "positions": sum(bench.lengths),
         "shortest": min(bench.lengths),
@@ -295,6 +302,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--layers", type=int, help="Layers of the model; by default 6, released 28.")
     parser.add_argument("--rank", type=int, default=16, help="Rank of the adapter.")
+    parser.add_argument("--recompute", choices=RECOMPUTE, default="none", help="What our side computes twice.")
     parser.add_argument("--samples", type=int, default=32, help="Samples of a step.")
     parser.add_argument("--budget", type=int, default=2048, help="The most positions of a micro-batch.")
     parser.add_argument("--positions", type=int, default=2048, help="Positions of the step whose memory is measured.")
