@@ -140,6 +140,7 @@ def build_equal_models(
         return exact_models, rows
     adapter = {name: parameter.detach().clone() for name, parameter in our_adapter(exact_models.ours).items()}
     del exact_models
+    give_back_memory()
     models = build_models(base, form, adapter)
     found = outcomes_of(bench, models)
     for name in (AS_USED, BEST):
@@ -147,6 +148,13 @@ def build_equal_models(
         row = {"measured": "distance to fp32", "dtype": str(dtype).removeprefix("torch."), "with": name}
         rows.append(row | {"ours": vars(ours), "theirs": vars(theirs)})
     return models, rows
+
+
+def give_back_memory() -> None:
+    """Free what nobody refers to any more; models refer to themselves."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def time_sides(sides: dict[str, Side], rounds: int, device: torch.device) -> dict[str, list[float]]:
@@ -211,8 +219,7 @@ def memory_rows(args: argparse.Namespace, device: torch.device, is_null: bool) -
         elif device.type == "cuda":
             given = argparse.Namespace(**{"layers": None, **arguments}, side=side)
             rows.append(row | measure(given, device, is_computing=not is_null))
-            gc.collect()
-            torch.cuda.empty_cache()
+            give_back_memory()
         else:
             rows.append(row | measure_apart(side=side, **arguments))
     return rows
@@ -240,6 +247,7 @@ def run(args: argparse.Namespace, show: Callable[[Row], None]) -> None:
         for row in speed_rows(seconds, sum(bench.lengths)):
             show(row)
         del models
+        give_back_memory()
         show(product_row(products, statistics.median(seconds[OURS]), device, dtype))
     for row in memory_rows(args, device, is_null):
         show(row)
