@@ -351,23 +351,21 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         )
         output = _masks(packed, self.config)
         output.cache = past_key_values
-        needs_all = bool(output_hidden_states or output_logits or not has_labels)
-        if self.label_layers is not None and not needs_all:
-            rows = LabelRows.of(packed, label_audio_ids, self.config.audio_num_codebooks)
+        needs_logits = bool(output_logits or not has_labels)
+        rows = LabelRows.of(packed, label_audio_ids, self.config.audio_num_codebooks) if has_labels else None
+        if self.label_layers is not None and not (needs_logits or output_hidden_states):
             self._add_losses(output, *self._label_states(hidden, routing, rows), rows)
             return output
         hidden, all_hidden = self._run_layers(hidden, packed, routing, past_key_values, bool(output_hidden_states))
-        if has_labels:
-            rows = LabelRows.of(packed, label_audio_ids, self.config.audio_num_codebooks)
+        if rows is not None:
             text, audio = (hidden[to_device(rows_R, self.device)] for rows_R in (rows.text_R, rows.audio_R))
             self._add_losses(output, text, audio, rows)
-        if needs_all:
-            normed = self.norm(hidden)
-            if output_hidden_states:
-                in_sample_order = packed.sample_from_routed.to(self.device)
-                output.hidden_states = tuple(packed.pad(h[in_sample_order], 0.0) for h in [*all_hidden, normed])
-            if output_logits or not has_labels:
-                self._add_logits(output, normed, packed)
+        if output_hidden_states:
+            in_sample_order = packed.sample_from_routed.to(self.device)
+            states = [*all_hidden, self.norm(hidden)]
+            output.hidden_states = tuple(packed.pad(state[in_sample_order], 0.0) for state in states)
+        if needs_logits:
+            self._add_logits(output, self.norm(hidden), packed)
         return output
 
     def generate(
