@@ -27,7 +27,7 @@ from benchmarks.step_sides import OurStep, our_side, side_as_used
 from benchmarks.transformers_training import TransformersStep, build_peft_model, pad_batches
 from boson_multimodal.device import pick_device
 from lora_config import HiggsAudioLoRATrainingConfig
-from voice_cloning.training.fused_layers import RECOMPUTE
+from voice_cloning.training.config import RECOMPUTE_LEVELS
 
 SIDES = ("ours", "transformers")
 PROCESS = Path("/proc/self")
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--layers", type=int, help="Layers of the model, by default those of its kind.")
     parser.add_argument("--rank", type=int, default=16, help="Rank of the adapter.")
-    parser.add_argument("--recompute", choices=RECOMPUTE, default="none", help="What our side computes twice.")
+    parser.add_argument("--recompute", choices=RECOMPUTE_LEVELS, default="none", help="What our side computes twice.")
     parser.add_argument("--positions", type=int, default=2048, help="Positions of the step, without padding.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of the samples.")
     args = parser.parse_args(arguments)

@@ -55,7 +55,7 @@ from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.device import pick_device
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from lora_config import HiggsAudioLoRATrainingConfig
-from voice_cloning.training.fused_layers import RECOMPUTE
+from voice_cloning.training.config import RECOMPUTE_LEVELS
 
 Row = dict[str, Any]
 """One measurement: what was measured, and its figures."""
@@ -310,7 +310,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--layers", type=int, help="Layers of the model; by default 6, released 28.")
     parser.add_argument("--rank", type=int, default=16, help="Rank of the adapter.")
-    parser.add_argument("--recompute", choices=RECOMPUTE, default="none", help="What our side computes twice.")
+    parser.add_argument("--recompute", choices=RECOMPUTE_LEVELS, default="none", help="What our side computes twice.")
     parser.add_argument("--samples", type=int, default=32, help="Samples of a step.")
     parser.add_argument("--budget", type=int, default=2048, help="The most positions of a micro-batch.")
     parser.add_argument("--positions", type=int, default=2048, help="Positions of the step whose memory is measured.")
