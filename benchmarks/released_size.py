@@ -86,13 +86,15 @@ def add_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig, r
     return model.train()
 
 
-def build_step(model: PeftModel) -> TrainerStep:
+def build_step(
+    model: PeftModel, dtype: torch.dtype = WEIGHTS_DTYPE, loss_config: LossConfig | None = None
+) -> TrainerStep:
     """The step of a trainer that has this model; no other function knows what the trainer is made of."""
     config = model.get_base_model().config
     trainer = object.__new__(ArabicVoiceCloningDistributedTrainer)
     trainer.config = DistributedTrainingConfig(data_path="none", output_dir="none")
-    trainer.loss_config = LossConfig()
-    trainer.ranks, trainer.placement = Ranks(), Placement(model.device, WEIGHTS_DTYPE)
+    trainer.loss_config = loss_config or LossConfig()
+    trainer.ranks, trainer.placement = Ranks(), Placement(model.device, dtype)
     optimizer = AdapterOptimizer(model.parameters(), trainer.config, trainer.ranks)
     state = TrainingState(total_steps=100, totals=LossTotals.zeros(config.audio_num_codebooks))
     # The step takes no more of the components than these.
