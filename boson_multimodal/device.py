@@ -2,6 +2,7 @@
 
 import torch
 
+from boson_multimodal.cards import require_bfloat16, require_kernels
 from boson_multimodal.errors import InputError
 
 TORCH_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -13,11 +14,15 @@ def pick_device(local_rank: int) -> torch.device:
 
     Args:
         local_rank: the rank of this process on its machine; -1 for a single process.
+
+    Raises:
+        InputError: if this build of PyTorch has no kernels for the GPU.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", max(local_rank, 0))
     torch.cuda.set_device(device)
+    require_kernels(device)
     return device
 
 
@@ -25,9 +30,13 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the type that ``name`` stands for on ``device``: ``auto`` is bfloat16 on a GPU, else float32.
 
     Raises:
-        InputError: if ``name`` is not in ``TORCH_DTYPES``.
+        InputError: if ``name`` is not in ``TORCH_DTYPES``, or stands for bfloat16 on a GPU that has none.
     """
     if name not in TORCH_DTYPES:
         raise InputError(f"torch_dtype is {name!r}; it must be one of {list(TORCH_DTYPES)}")
     automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return TORCH_DTYPES[name] or automatic
+    dtype = TORCH_DTYPES[name] or automatic
+    require_kernels(device)
+    if dtype == torch.bfloat16:
+        require_bfloat16(device)
+    return dtype

@@ -226,6 +226,11 @@ class VoiceCloner:
         """The model with its adapter. It is loaded at the first use."""
         return load_speaking_model(self.model_folder, self._adapter_weights, self.device, self.dtype)
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights of the model are loaded."""
+        return "model" in vars(self)
+
     @cached_property
     def codec(self) -> HiggsAudioTokenizer:
         """The codec. It is loaded at the first use."""
