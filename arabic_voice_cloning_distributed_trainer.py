@@ -35,7 +35,7 @@ from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.command_line import run_command
-from boson_multimodal.device import pick_device, resolve_dtype
+from boson_multimodal.device import pick_device, usable_dtype
 from boson_multimodal.errors import NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
@@ -163,7 +163,7 @@ class ArabicVoiceCloningDistributedTrainer:
     def _setup_device(self) -> Placement:
         """Choose one GPU for this process, or the CPU, and the type of the frozen weights."""
         device = pick_device(self.ranks.local_rank)
-        return Placement(device, resolve_dtype(self.config.torch_dtype, device))
+        return Placement(device, usable_dtype(self.config.torch_dtype, device))
 
     def _initialize_components(self) -> TrainingComponents | FinishedRun:
         """Check the data, then the output folder, and load weights last, so that mistakes are found within seconds."""

@@ -30,12 +30,22 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the type that ``name`` stands for on ``device``: ``auto`` is bfloat16 on a GPU, else float32.
 
     Raises:
-        InputError: if ``name`` is not in ``TORCH_DTYPES``, or stands for bfloat16 on a GPU that has none.
+        InputError: if ``name`` is not in ``TORCH_DTYPES``.
     """
     if name not in TORCH_DTYPES:
         raise InputError(f"torch_dtype is {name!r}; it must be one of {list(TORCH_DTYPES)}")
     automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype = TORCH_DTYPES[name] or automatic
+    return TORCH_DTYPES[name] or automatic
+
+
+def usable_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the type that ``name`` stands for, if the device of this process computes in it.
+
+    Raises:
+        InputError: as :func:`resolve_dtype`; if this build of PyTorch has no kernels for the GPU; or if the GPU is too
+            old for bfloat16.
+    """
+    dtype = resolve_dtype(name, device)
     require_kernels(device)
     if dtype == torch.bfloat16:
         require_bfloat16(device)

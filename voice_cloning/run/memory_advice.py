@@ -258,10 +258,11 @@ def _without_longest_samples(start: NextStart, sizes: Sizes) -> list[Remedy]:
     config = start.config
     if config.batch_size not in (None, 1) or sizes.smaller <= MUCH * sizes.fullest:
         return []
-    limit = max(sizes.budget // 2, *map(min, sizes.lengths))
-    if limit > MUCH * sizes.fullest:
+    kept = [length for lengths in sizes.lengths for length in lengths if length <= MUCH * sizes.fullest]
+    limit = max(kept, default=0)  # as much of the data as possible stays
+    if any(min(lengths) > limit for lengths in sizes.lengths):
         return []
-    dropped = sum(length > limit for lengths in sizes.lengths for length in lengths)
+    dropped = sum(map(len, sizes.lengths)) - len(kept)
     words = ["--max_positions_per_sample", str(limit), "--drop_invalid"]
     if config.batch_size is None:
         number = max(1, round(config.gradient_accumulation_steps * sizes.budget / limit))

@@ -345,11 +345,13 @@ class RunDirectory:
 
 
 def holds_steps(folder: Path) -> bool:
-    """Return whether a run has left anything of its steps in a folder: a checkpoint, or lines of metrics.
+    """Return whether a run has left anything of its steps in a folder, which need not exist: a checkpoint or metrics.
 
     A run that ended before its first step, for want of memory or by Ctrl-C, leaves its description alone.
     """
     metrics = folder / METRICS_FILE
+    if not folder.is_dir():
+        return False
     return bool(named_checkpoints(folder)) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
