@@ -63,8 +63,10 @@ from voice_cloning.run.components import (
     restore,
 )
 from voice_cloning.run.data import encode_clips_of, load_run_data
+from voice_cloning.run.dry_run import dry_run
 from voice_cloning.run.identity import flag_values, require_equal_flags
 from voice_cloning.run.memory_advice import encoding_memory, loading_memory, training_memory
+from voice_cloning.run.memory_flags import settle_memory_flags
 from voice_cloning.run.memory_trial import try_fullest_micro_batches
 from voice_cloning.run.report import (
     TrainingSummary,
@@ -179,7 +181,8 @@ class ArabicVoiceCloningDistributedTrainer:
             check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
         for line in data_lines(data, self.dataset_config):
             self._log_main("%s", line)
-        opened = open_run_directory(self.ranks, flags, data, self.placement.dtype, PROJECT_FOLDER)
+        config = self.config = settle_memory_flags(config, self.lora_config, data, self.ranks, self.placement)
+        opened = open_run_directory(self.ranks, self._flags(), data, self.placement.dtype, PROJECT_FOLDER)
         if opened.checkpoint is not None and read_state(opened.checkpoint)["finished"]:
             return FinishedRun(opened)
         with encoding_memory(config, self.dataset_config, self.placement.device):
@@ -217,10 +220,10 @@ class ArabicVoiceCloningDistributedTrainer:
         torch.manual_seed(config.seed)
         if initial is None:
             model, _, _ = create_higgs_audio_lora_model(
-                folder, self.lora_config, device_map, self.placement.dtype, config.gradient_checkpointing
+                folder, self.lora_config, device_map, self.placement.dtype, config.recompute == "layer"
             )
         else:
-            base = load_base_model(folder, device_map, self.placement.dtype, config.gradient_checkpointing)
+            base = load_base_model(folder, device_map, self.placement.dtype, config.recompute == "layer")
             model = start_from(base, initial, self.lora_config)
         name_base(model, config)
         if self.placement.dtype != torch.float32:
@@ -367,6 +370,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     _set_up_messages()
     configs = parse_arguments(arguments, __doc__)
+    if configs[0].dry_run:
+        return dry_run(*configs[:3])
     trainer = ArabicVoiceCloningDistributedTrainer(*configs)
     summary = trainer.train()
     if trainer.ranks.is_main:

@@ -68,6 +68,11 @@ class TrainingPlan:
             position += len(epoch)
             number += 1
 
+    @property
+    def positions_per_step(self) -> float:
+        """Positions of an optimizer step on average, over all ranks."""
+        return sum(self._lengths) / len(self.epoch(0))
+
     def positions_of(self, micro_batch: MicroBatch) -> int:
         """Return the number of positions of a micro-batch; 0 for an empty one."""
         return sum(self._lengths[index] for index in micro_batch)
