@@ -15,11 +15,12 @@ from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.run.data import RunData, load_run_data
 from voice_cloning.run.memory_flags import choose_memory_flags, fullest_shape, shape_of, smallest_card
+from voice_cloning.training.activation_memory import BatchShape
 from voice_cloning.training.batch_planning import TrainingPlan
-from voice_cloning.training.config import AUTO, RECOMPUTE_LEVELS, DistributedTrainingConfig
+from voice_cloning.training.config import AUTO, DistributedTrainingConfig
 from voice_cloning.training.data import check_data_files
 from voice_cloning.training.gpu_cards import CONTEXT_BYTES, GB, GpuCard, named_card
-from voice_cloning.training.memory_estimate import FRAGMENTATION, BatchShape, MemoryEstimate, TrainedModel
+from voice_cloning.training.memory_estimate import FRAGMENTATION, MemoryEstimate, TrainedModel
 from voice_cloning.training.memory_table import CARD_SIZES, table_rows
 from voice_cloning.training.time_estimate import ASSUMED_SHARE, forward_flops, head_flops, seconds_on, training_flops
 
@@ -139,7 +140,7 @@ def _memory_lines(model: TrainedModel, shape: BatchShape, recompute: str, card: 
         f"  {'together':<44} {found.allocated / GB:6.2f} GB; with {100 * FRAGMENTATION:.0f} % for gaps between tensors "
         f"{found.needed / GB:.2f} GB, which {fits}"
     )
-    others = [level for level in RECOMPUTE_LEVELS if level != recompute]
+    others = [level for level in model.levels if level != recompute]
     needs = ", ".join(f"{level} {model.memory(shape, level).needed / GB:.2f} GB" for level in others)
     return [*lines, f"with another --recompute: {needs}"]
 
@@ -147,7 +148,7 @@ def _memory_lines(model: TrainedModel, shape: BatchShape, recompute: str, card: 
 def memory_parts(found: MemoryEstimate) -> list[tuple[str, int]]:
     """Return the parts of a step's peak with their bytes. They add up to ``found.allocated``."""
     top = "heads (logits of the loss)", found.heads
-    if found.layer > found.heads:
+    if found.layer:
         top = "one layer, for a moment", found.layer
     return [
         ("weights", found.weights),

@@ -13,10 +13,11 @@ from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.run.components import Placement
 from voice_cloning.run.data import RunData
+from voice_cloning.training.activation_memory import BatchShape
 from voice_cloning.training.batch_planning import TrainingPlan
-from voice_cloning.training.config import AUTO, RECOMPUTE_LEVELS, DistributedTrainingConfig
-from voice_cloning.training.gpu_cards import GpuCard, present_card
-from voice_cloning.training.memory_estimate import GB, BatchShape, TrainedModel
+from voice_cloning.training.config import AUTO, DistributedTrainingConfig
+from voice_cloning.training.gpu_cards import GB, GpuCard, present_card
+from voice_cloning.training.memory_estimate import TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def choose_memory_flags(
         if available is not None:
             train = datasets[0]
             plan = TrainingPlan(train.expected_lengths(train.records), config, world_size)
-            level = model.cheapest_recompute(available, fullest_shape(train, plan)) or RECOMPUTE_LEVELS[-1]
+            level = model.cheapest_recompute(available, fullest_shape(train, plan)) or model.levels[-1]
         config = replace(config, recompute=level)
     return config
 
@@ -99,7 +100,7 @@ def _budget(config: DistributedTrainingConfig, model: TrainedModel, longest: int
     least = max(DEFAULT_BUDGET, longest)
     if available is None:
         return least
-    levels = RECOMPUTE_LEVELS if config.recompute == AUTO else (config.recompute,)
+    levels = model.levels if config.recompute == AUTO else (config.recompute,)
     found = [model.largest_budget(available, level, longest) for level in levels]
     return next((budget for budget in found if budget >= least), found[-1])
 

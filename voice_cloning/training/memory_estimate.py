@@ -20,48 +20,19 @@ import torch
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LOGITS_PER_CHUNK
 from lora_config import HiggsAudioLoRATrainingConfig, adapter_form
-from voice_cloning.training.activation_memory import LayerMemory, layer_memory
+from voice_cloning.training.activation_memory import Activations, BatchShape, activations, takes_fused_layers
 from voice_cloning.training.config import RECOMPUTE_LEVELS
 
-GB = 1e9
 FRAGMENTATION = 0.05
 """Reserved over allocated memory, at most, over steps of varied lengths: the margin of every decision."""
 WORKSPACE_BYTES = 2 * 2**25
 """What the matrix products keep for themselves on a Hopper card; other cards take less."""
 BUDGET_STEP = 64
 """``--max_tokens_per_batch auto`` is a multiple of this number of positions."""
-LOSS_BYTES_PER_LOGIT = 12
-"""Logits of a chunk in fp32 exist three times in the backward pass of the cross entropy."""
+FP32_LOGITS = 2
+"""How often the logits of a chunk exist in fp32 at a time, besides once in the type of the computation."""
 NF4_BYTES_PER_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 """4 bits, one byte for a block of 64 weights, and one fp32 number for 256 of these bytes."""
-QUANTISE_KINDS = ("none", "nf4")
-
-
-@dataclass(frozen=True)
-class BatchShape:
-    """What the memory of a micro-batch depends on.
-
-    Attributes:
-        lengths: positions of each sample.
-        audio_positions: how many of all positions are audio columns.
-        text_rows, audio_rows: positions that predict a text label, and those that predict an audio label.
-    """
-
-    lengths: tuple[int, ...]
-    audio_positions: int
-    text_rows: int
-    audio_rows: int
-
-    @classmethod
-    def full_of(cls, positions: int, longest: int) -> "BatchShape":
-        """Return the shape of so many positions that takes most memory, with samples of at most ``longest``."""
-        whole, rest = divmod(positions, max(1, longest))
-        return cls((longest,) * whole + ((rest,) if rest else ()), positions, positions, positions)
-
-    @property
-    def positions(self) -> int:
-        """Positions of all samples."""
-        return sum(self.lengths)
 
 
 @dataclass(frozen=True)
@@ -70,9 +41,9 @@ class MemoryEstimate:
 
     Attributes:
         weights, adapter, gradients, optimizer, workspace: what lasts from step to step.
-        activations: what the forward pass keeps for the backward pass.
-        heads: logits of the loss, at the end of the forward pass.
-        layer: what one layer needs for a moment; with recompute, also what it computes again.
+        activations: what the forward pass has kept for the backward pass.
+        heads: logits of the loss; 0 if the peak is not there.
+        layer: what one layer needs for a moment, with what it computes again; 0 if the peak is not there.
     """
 
     weights: int
@@ -92,7 +63,7 @@ class MemoryEstimate:
     @property
     def allocated(self) -> int:
         """The most bytes that tensors take at a time."""
-        return self.lasting + self.activations + max(self.heads, self.layer)
+        return self.lasting + self.activations + self.heads + self.layer
 
     @property
     def needed(self) -> int:
@@ -133,39 +104,66 @@ class TrainedModel:
         """Weights of the adapter, which are fp32."""
         return sum(prod(shape) for shape in adapter_form(self.config, self.lora).parameters)
 
-    def layers(self, recompute: str) -> LayerMemory:
-        """Return what the layers keep and need at a level of recompute."""
-        return layer_memory(self.config, self.lora, self.dtype, recompute, self.quantise)
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The levels of recompute that the layers know, from the fastest to the one that needs least memory."""
+        return RECOMPUTE_LEVELS if takes_fused_layers(self.config, self.lora) else ("none", "layer")
 
     def memory(self, shape: BatchShape, recompute: str) -> MemoryEstimate:
-        """Return the memory of a step whose micro-batches are of this shape."""
-        layers, master = self.layers(recompute), 4 * self.trainable
-        kept, top = layers.of(shape.lengths, shape.audio_positions)
-        row = (shape.text_rows + shape.audio_rows) * self.config.hidden_size * self.dtype.itemsize
-        casts = 0 if self.dtype == torch.float32 else self.trainable * self.dtype.itemsize
-        return MemoryEstimate(
-            weights=self.weight_bytes,
-            adapter=master,
-            gradients=master,
-            optimizer=2 * master,
-            workspace=WORKSPACE_BYTES,
-            activations=kept + casts + row,
-            heads=self._logits(shape) * LOSS_BYTES_PER_LOGIT,
-            layer=top,
-        )
+        """Return the memory of a training step whose micro-batches are of this shape, at its peak."""
+        found = self._activations(shape, recompute)
+        states = 2 * self._state_bytes(shape)  # of the rows with a label, and their gradients
+        if found.kept + states + self._head_bytes(shape) >= found.kept_below + found.momentary:
+            return self._at_peak(found.kept + states, heads=self._head_bytes(shape))
+        return self._at_peak(found.kept_below, layer=found.momentary + self._dequantised)
 
     def evaluation(self, shape: BatchShape) -> MemoryEstimate:
         """Return the memory of an evaluation step, which keeps nothing for a backward pass."""
-        whole = self.memory(shape, "layer")
-        return whole
+        found, states = self._activations(shape, "none"), self._state_bytes(shape)
+        if states + self._head_bytes(shape) >= found.evaluation:
+            return self._at_peak(states, heads=self._head_bytes(shape))
+        return self._at_peak(0, layer=found.evaluation + self._dequantised)
 
-    def _logits(self, shape: BatchShape) -> int:
-        """Return the logits of the larger chunk of the two heads."""
+    def _activations(self, shape: BatchShape, recompute: str) -> Activations:
+        return activations(self.config, self.lora, self.dtype, recompute, shape)
+
+    def _at_peak(self, kept: int, heads: int = 0, layer: int = 0) -> MemoryEstimate:
+        master = 4 * self.trainable
+        return MemoryEstimate(
+            weights=self.weight_bytes,
+            adapter=master + self._copies,
+            gradients=master,
+            optimizer=2 * master,
+            workspace=WORKSPACE_BYTES,
+            activations=kept,
+            heads=heads,
+            layer=layer,
+        )
+
+    @property
+    def _copies(self) -> int:
+        """Bytes of the adapter in the type of the computation, besides fp32."""
+        is_fused = takes_fused_layers(self.config, self.lora)
+        return self.trainable * self.dtype.itemsize if is_fused or self.dtype != torch.float32 else 0
+
+    @property
+    def _dequantised(self) -> int:
+        """Bytes of the largest matrix of the fused layers, which is made of 4-bit weights for a moment."""
+        width = max(self.config.text_config.intermediate_size, self.config.audio_ffn_intermediate_size)
+        return 2 * width * self.config.hidden_size * self.dtype.itemsize if self.quantise == "nf4" else 0
+
+    def _state_bytes(self, shape: BatchShape) -> int:
+        """Return the bytes of the hidden states of the rows that each head reads."""
+        return (shape.text_rows + shape.audio_rows) * self.config.hidden_size * self.dtype.itemsize
+
+    def _head_bytes(self, shape: BatchShape) -> int:
+        """Return the bytes of the logits of one chunk of rows, of the head whose chunk is larger."""
         audio = self.config.audio_num_codebooks * self.config.codebook_rows
-        found = []
-        for rows, width in ((shape.text_rows, self.config.vocab_size), (shape.audio_rows, audio)):
-            found.append(min(rows, max(1, LOGITS_PER_CHUNK // width)) * width)
-        return max(found)
+        chunks = [
+            min(rows, max(1, LOGITS_PER_CHUNK // width)) * width
+            for rows, width in ((shape.text_rows, self.config.vocab_size), (shape.audio_rows, audio))
+        ]
+        return max(chunks) * (FP32_LOGITS * 4 + self.dtype.itemsize)
 
     def largest_budget(self, available: int, recompute: str, longest: int) -> int:
         """Return the most positions of a micro-batch that fit ``available`` bytes; 0 if none do.
@@ -190,7 +188,7 @@ class TrainedModel:
 
     def cheapest_recompute(self, available: int, shape: BatchShape) -> str | None:
         """Return the fastest level of recompute that fits ``available`` bytes; None if none does."""
-        for level in RECOMPUTE_LEVELS:
+        for level in self.levels:
             if self.memory(shape, level).needed <= available:
                 return level
         return None

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from voice_cloning.training.config import RECOMPUTE_LEVELS
 from voice_cloning.training.gpu_cards import CONTEXT_BYTES, GB
 from voice_cloning.training.memory_estimate import TrainedModel
 
@@ -35,6 +34,6 @@ def table_rows(models: Sequence[TrainedModel], longest: int, sizes: Sequence[int
     for card in sizes:
         available = int(card * GB) - CONTEXT_BYTES
         for model in models:
-            for level in RECOMPUTE_LEVELS:
+            for level in model.levels:
                 budget = model.largest_budget(available, level, longest)
                 yield TableRow(card, available, model, level, budget if budget >= longest else 0)

@@ -1,6 +1,7 @@
 """How many floating-point operations training takes, and how long that is on a card: a rough estimate."""
 
-from voice_cloning.training.memory_estimate import BatchShape, TrainedModel
+from voice_cloning.training.activation_memory import BatchShape
+from voice_cloning.training.memory_estimate import TrainedModel
 
 ASSUMED_SHARE = 0.3
 """The part of a card's bf16 peak that a step is assumed to use. No run of this program on a GPU has confirmed it."""
