@@ -340,3 +340,16 @@ def test_the_same_command_goes_on_with_these_words(
     start = NextStart(DistributedTrainingConfig(data_path="d", output_dir="EXPMT/a b", **flags_given), checkpoint)
     assert shlex.join(start.words_of_same_run()) == same_run
     assert another_run in shlex.join(start.another_run("less", "--less").words[1:])
+
+
+def test_four_bits_are_advised_where_they_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = DistributedTrainingConfig(data_path="d", output_dir="EXPMT/a")
+    config.quantise = "none"
+    installed = True
+    monkeypatch.setattr(memory_advice.importlib.util, "find_spec", lambda name: object() if installed else None)
+    (remedy,) = memory_advice._quantising(NextStart(config, CHECKPOINT), GPU)
+    assert shlex.join(remedy.words).startswith("--quantise nf4 --init_adapter 'EXPMT/a b/checkpoint-000100' ")
+    installed = False
+    assert memory_advice._quantising(NextStart(config, CHECKPOINT), GPU) == []
+    installed, config.quantise = True, "nf4"
+    assert memory_advice._quantising(NextStart(config, CHECKPOINT), GPU) == []
