@@ -35,7 +35,7 @@ from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.command_line import run_command
-from boson_multimodal.device import pick_device, resolve_dtype
+from boson_multimodal.device import pick_device, usable_dtype
 from boson_multimodal.errors import NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
@@ -67,13 +67,14 @@ from voice_cloning.run.components import (
 from voice_cloning.run.data import encode_clips_of, load_run_data
 from voice_cloning.run.dry_run import dry_run
 from voice_cloning.run.identity import flag_values, require_equal_flags
+from voice_cloning.run.memory_advice import encoding_memory, loading_memory, training_memory
 from voice_cloning.run.memory_flags import settle_memory_flags
+from voice_cloning.run.memory_trial import try_fullest_micro_batches
 from voice_cloning.run.report import (
     TrainingSummary,
     closing_lines,
     data_lines,
     finished_summary,
-    memory_advice,
     start_line,
     summary_of,
 )
@@ -166,7 +167,7 @@ class ArabicVoiceCloningDistributedTrainer:
     def _setup_device(self) -> Placement:
         """Choose one GPU for this process, or the CPU, and the type of the frozen weights."""
         device = pick_device(self.ranks.local_rank)
-        return Placement(device, resolve_dtype(self.config.torch_dtype, device))
+        return Placement(device, usable_dtype(self.config.torch_dtype, device))
 
     def _initialize_components(self) -> TrainingComponents | FinishedRun:
         """Check the data, then the output folder, and load weights last, so that mistakes are found within seconds."""
@@ -186,14 +187,17 @@ class ArabicVoiceCloningDistributedTrainer:
         opened = open_run_directory(self.ranks, self._flags(), data, self.placement.dtype, PROJECT_FOLDER)
         if opened.checkpoint is not None and read_state(opened.checkpoint)["finished"]:
             return FinishedRun(opened)
-        encoded = encode_clips_of(data, self.placement.device)
+        with encoding_memory(config, self.dataset_config, self.placement.device):
+            encoded = encode_clips_of(data, self.placement.device)
         if encoded:
             self._log_main("%d clips were encoded", encoded)
         plan = TrainingPlan(data.train_dataset.lengths, config, self.ranks.world_size)
-        model = self._load_model(model_folder, initial)
-        self._check_wrapped_model(model)
-        optimizer = AdapterOptimizer(model.parameters(), config, self.ranks)
-        state = restore(opened.checkpoint, model, optimizer, plan.total_steps, data.model_config.audio_num_codebooks)
+        with loading_memory(config, opened, data, self.placement):
+            model = self._load_model(model_folder, initial)
+            self._check_wrapped_model(model)
+            optimizer = AdapterOptimizer(model.parameters(), config, self.ranks)
+            codebooks = data.model_config.audio_num_codebooks
+            state = restore(opened.checkpoint, model, optimizer, plan.total_steps, codebooks)
         components = TrainingComponents(
             data=data,
             opened=opened,
@@ -295,7 +299,8 @@ class ArabicVoiceCloningDistributedTrainer:
         state = run.state
         run.model.train()
         log = open_log(run, self.config, self.loss_config, self._flags(), self.ranks, self.placement.device)
-        with run.opened, StopSignals() as stop, log:
+        with run.opened, StopSignals() as stop, log, training_memory(self.config, run, self.placement.device):
+            try_fullest_micro_batches(run, self._training_step, self.config, self.loss_config, self.ranks)
             if state.evaluation_due:
                 self._evaluate(log, stop)
                 self._save(log)
@@ -367,11 +372,8 @@ def _run(arguments: Sequence[str]) -> int:
     configs = parse_arguments(arguments, __doc__)
     if configs[0].dry_run:
         return dry_run(*configs[:3])
-    try:
-        trainer = ArabicVoiceCloningDistributedTrainer(*configs)
-        summary = trainer.train()
-    except torch.OutOfMemoryError as error:
-        raise NamedError(f"out of GPU memory ({error}).\n{memory_advice(configs[0])}") from error
+    trainer = ArabicVoiceCloningDistributedTrainer(*configs)
+    summary = trainer.train()
     if trainer.ranks.is_main:
         print("\n".join(closing_lines(summary)))
     return 0 if summary.stopped_by is None else 128 + summary.stopped_by

@@ -24,13 +24,15 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
+from boson_multimodal.cards import has_bfloat16
 from boson_multimodal.circumstances import home_path, is_misread
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.device import TORCH_DTYPES
-from boson_multimodal.errors import InputError, NamedError, raise_if_any
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.memory_remedies import Remedy, naming_lack_of_memory
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.progress import progress
 from boson_multimodal.whole_files import write_whole
@@ -245,11 +247,22 @@ def synthesize(flags: argparse.Namespace) -> int:
         raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
     prompts = f"prompt_style {prompt_style}, text_normalisation {text_normalisation}"
     print(f"{prompts}, {cloner.dtype} on {cloner.device}", file=sys.stderr)
-    try:
+    place = "while speech was generated; the files that are written are complete"
+    with naming_lack_of_memory(cloner.device, lambda: place, lambda: memory_remedies(cloner, flags.batch_size)):
         results = make_outputs(cloner, requests, files, flags)
-    except torch.OutOfMemoryError as error:
-        raise NamedError(f"out of GPU memory ({error}); try a smaller --batch_size") from error
     return report(results)
+
+
+def memory_remedies(cloner: VoiceCloner, batch_size: int) -> list[Remedy]:
+    """Return what helps when memory is used up, best first."""
+    found = []
+    if cloner.is_loaded and batch_size > 1:
+        found.append(Remedy("take fewer pieces at a time", ("--batch_size", str(batch_size // 2))))
+    if cloner.dtype == torch.float32 and has_bfloat16(cloner.device):
+        found.append(Remedy("hold the weights in half the memory", ("--torch_dtype", "bfloat16")))
+    if cloner.device.type == "cuda":
+        found.append(Remedy("use the CPU, which is slower", ("--device", "cpu")))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -40,7 +40,7 @@ from boson_multimodal.circumstances import home_path
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, IGNORE_INDEX, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
-from boson_multimodal.device import resolve_dtype
+from boson_multimodal.device import usable_dtype
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
@@ -201,7 +201,7 @@ class VoiceCloner:
             found = f"text_normalisation is {self.text_normalisation!r}"
             raise InputError(f"{found}; it must be one of {list(TEXT_NORMALISATIONS)}")
         self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = resolve_dtype(torch_dtype, self.device)
+        self.dtype = usable_dtype(torch_dtype, self.device)
         self.model_folder = resolve_checkpoint(
             model_path, model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
@@ -225,6 +225,11 @@ class VoiceCloner:
     def model(self) -> HiggsAudioModel:
         """The model with its adapter. It is loaded at the first use."""
         return load_speaking_model(self.model_folder, self._adapter_weights, self.device, self.dtype)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights of the model are loaded."""
+        return "model" in vars(self)
 
     @cached_property
     def codec(self) -> HiggsAudioTokenizer:

@@ -263,7 +263,11 @@ class RunDirectory:
         heading = f"--output_dir {self.folder}: holds another run"
         damage = None
         try:
-            self._require_own(read_run(self.folder), heading)
+            recorded = read_run(self.folder)
+            if holds_steps(self.folder):
+                self._require_own(recorded, heading)
+            elif search:
+                self._log_changes(recorded)
         except DamageError as error:
             damage = str(error)
         found = self._newest_sound() if search or damage else None
@@ -274,6 +278,12 @@ class RunDirectory:
         if damage:
             logger.warning("%s; %s has one, and is of the same run, so the run goes on", damage, found)
         return found
+
+    def _log_changes(self, recorded: dict[str, Any]) -> None:
+        """Log what differs from the start that ended before any step, since nothing of it can be lost."""
+        was = self._as_recorded_today(recorded["identity"])
+        for difference in differences(was, json.loads(json.dumps(self.identity))):
+            logger.info("changed since a start that ended before its first step was logged: %s", difference)
 
     def _newest_sound(self) -> Path | None:
         """Return the newest sound checkpoint of this run and log which newer ones are not; None if there is none."""
@@ -332,6 +342,17 @@ class RunDirectory:
         }
         added = {name: self._flags_before[name] for name in today - identity["flags"].keys()}
         return {**identity, "flags": {**added, **recorded}}
+
+
+def holds_steps(folder: Path) -> bool:
+    """Return whether a run has left anything of its steps in a folder, which need not exist: a checkpoint or metrics.
+
+    A run that ended before its first step, for want of memory or by Ctrl-C, leaves its description alone.
+    """
+    metrics = folder / METRICS_FILE
+    if not folder.is_dir():
+        return False
+    return bool(named_checkpoints(folder)) or (metrics.is_file() and metrics.stat().st_size > 0)
 
 
 def differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
