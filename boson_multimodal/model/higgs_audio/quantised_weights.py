@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAudioConfig
 
 if TYPE_CHECKING:
     from bitsandbytes.nn import Linear4bit, Params4bit
@@ -51,25 +52,38 @@ def require_quantisation(quantise: str, device: torch.device) -> None:
         ) from error
 
 
-def check_shapes(model: nn.Module, heading: str) -> None:
+def check_widths(config: HiggsAudioConfig, shown: str) -> None:
     """Check that no block of 64 weights spans two rows: bitsandbytes' CPU kernel would silently read wrong weights.
 
+    Args:
+        config: of the model to quantise.
+        shown: what error messages call the model.
+
     Raises:
-        InputError: listing the modules whose rows are no multiple of 64.
+        InputError: listing the widths that are no multiple of 64.
     """
-    offenders = [
-        f"{name}: its rows have {linear.in_features} weights"
-        for name, linear in linears_of_layers(model).items()
-        if linear.in_features % BLOCK_SIZE
-    ]
-    raise_if_any(f"{heading}: --quantise {NF4} needs rows of a multiple of {BLOCK_SIZE} weights", offenders)
+    text = config.text_config
+    widths = {
+        "hidden_size": text.hidden_size,
+        "num_attention_heads * head_dim": text.num_attention_heads * text.head_dim,
+        "intermediate_size": text.intermediate_size,
+    }
+    if config.audio_dual_ffn_layers:
+        widths["audio_ffn_intermediate_size"] = config.audio_ffn_intermediate_size
+    offenders = [f"{name} is {width}" for name, width in widths.items() if width % BLOCK_SIZE]
+    raise_if_any(f"{shown}: --quantise {NF4} needs widths that are multiples of {BLOCK_SIZE}", offenders)
+
+
+def check_quantisation(quantise: str, device: torch.device, config: HiggsAudioConfig, shown: str) -> None:
+    """Make both checks for a model. Raise the errors of :func:`require_quantisation` and :func:`check_widths`."""
+    require_quantisation(quantise, device)
+    if quantise != NOT_QUANTISED:
+        check_widths(config, shown)
 
 
 def linears_of_layers(model: nn.Module) -> dict[str, nn.Linear]:
     """Return the linear modules of ``model.layers`` by their names in the model."""
-    return {
-        f"layers.{name}": module for name, module in model.layers.named_modules() if isinstance(module, nn.Linear)
-    }
+    return {f"layers.{name}": module for name, module in model.layers.named_modules() if isinstance(module, nn.Linear)}
 
 
 def replace_linears(model: nn.Module, dtype: torch.dtype) -> dict[str, "Linear4bit"]:
@@ -104,7 +118,7 @@ def load_quantised(model: nn.Module, weights: Iterable[tuple[str, Tensor]], dtyp
     """Fill a model on the meta device, one tensor after the other; those of the layers' linear modules are quantised.
 
     Args:
-        model: a ``HiggsAudioModel`` that :func:`check_shapes` accepted.
+        model: a ``HiggsAudioModel`` whose configuration :func:`check_widths` accepted.
         weights: all its tensors by name, in ``dtype`` on their device. None is kept longer than it is needed.
         dtype: the type in which the quantised modules compute.
     """
