@@ -43,6 +43,7 @@ from benchmarks.released_size import (
     shortest_clip,
 )
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, attention
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, QUANTISATIONS
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig
 
 NULL_CUDA = "NULLCUDA_SO"
@@ -112,7 +113,7 @@ def set_up(args: argparse.Namespace, null_cuda: NullCuda | None) -> Bench:
     def note(part: str) -> None:
         memory[part] = torch.cuda.memory_allocated() / GB - sum(memory.values())
 
-    base = build_base(args.layers, null_cuda is None, args.ckpt)
+    base = build_base(args.layers, null_cuda is None, args.ckpt, args.quantise)
     note("weights")
     model = add_adapter(base, HiggsAudioLoRATrainingConfig(lora_rank=args.rank, lora_targets=args.targets))
     note("adapter")
@@ -322,6 +323,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=16, help="Rank of the adapter.")
     parser.add_argument("--targets", nargs="+", default=["attention", "audio_mlp", "text_mlp"], choices=TARGET_GROUPS)
     parser.add_argument("--ckpt", action="store_true", help="Use gradient checkpointing.")
+    parser.add_argument("--quantise", choices=QUANTISATIONS, default=NOT_QUANTISED, help="As the trainer's flag.")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--eval", action="store_true", help="Memory of a forward pass without gradients.")
     mode.add_argument("--vary", action="store_true", help=f"Memory over {VARIED_STEPS} steps of different lengths.")

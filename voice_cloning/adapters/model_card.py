@@ -247,9 +247,9 @@ def _adapter_code(base: dict[str, Any], layout: str, needs_text_head: bool, quan
         if quantise != NOT_QUANTISED:
             note = [
                 "",
-                f'The adapter was trained on {quantise} weights: `from_pretrained(..., quantise="{quantise}")`.',
+                f"The adapter was trained on {quantise} weights. To get them, give `from_pretrained` the argument",
             ]
-            note[-1] += " On weights in full precision its logits are slightly different."
+            note[-1] += f' `quantise="{quantise}"`. On weights in full precision, the logits are slightly different.'
     else:
         model_class = "HiggsAudioV2ForConditionalGeneration"
         source = f"from transformers import {model_class}"

@@ -98,6 +98,7 @@ class DistributedTrainingConfig:
         "nf4 holds the base's weights in 4 bits (QLoRA): a third of the memory, slower, slightly other losses. Needs "
         "bitsandbytes. The adapter, norms, embeddings and heads are as without it.",
         QUANTISATIONS,
+        before=NOT_QUANTISED,
     )
     gradient_checkpointing: bool = flag(False, "Recompute each layer in the backward pass: less memory, slower.")
     seed: int = _setting(42, "Seeds the adapter, the data order and dropout; the same seed gives the same run.")
