@@ -26,8 +26,8 @@ QUANTISATIONS = (NOT_QUANTISED, NF4)
 """The values of ``--quantise``."""
 INSTALL = "pip install 'bitsandbytes>=0.50.2,<1'"
 BLOCK_SIZE, SCALES_PER_BLOCK = 64, 256
-CHUNK = 2**20
-"""Weights that are quantised at once. On a CPU, bitsandbytes needs 20 bytes for each. A multiple of the block size."""
+CHUNK = 2**18
+"""Weights that are quantised at once on a CPU, where bitsandbytes needs 20 bytes for each. A multiple of the block."""
 
 
 def require_quantisation(quantise: str, device: torch.device) -> None:
@@ -139,16 +139,12 @@ def set_weight(module: "Linear4bit", weight: Tensor) -> None:
 
 @torch.no_grad()
 def quantise_weight(weight: Tensor) -> "Params4bit":
-    """Quantise an (out, in) weight on its device. The result is that of bitsandbytes for the whole weight at once.
-
-    It is made in chunks, because on a CPU bitsandbytes' temporaries are 20 bytes a weight.
-    """
+    """Quantise an (out, in) weight on its device. The result is that of bitsandbytes for the whole weight at once."""
     from bitsandbytes import functional
     from bitsandbytes.nn import Params4bit
 
-    chunks = [
-        functional.quantize_4bit(chunk, blocksize=BLOCK_SIZE, quant_type=NF4) for chunk in weight.view(-1).split(CHUNK)
-    ]
+    pieces = weight.view(-1).split(CHUNK if weight.device.type == "cpu" else weight.numel())
+    chunks = [functional.quantize_4bit(piece, blocksize=BLOCK_SIZE, quant_type=NF4) for piece in pieces]
     scales = torch.cat([state.absmax for _, state in chunks])
     offset = scales.mean()
     scales, scales_of_scales = functional.quantize_blockwise(scales - offset, blocksize=SCALES_PER_BLOCK)
