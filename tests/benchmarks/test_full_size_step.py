@@ -74,6 +74,7 @@ def test_the_peak_on_quantised_weights_at_full_size(flags: list[str], most: floa
     assert 0.8 * most < json.loads(result.stdout)["peak_allocated_gb"] < most
 
 
+@pytest.mark.slow
 @needs_bitsandbytes
 @needs_null_cuda
 def test_a_dequantised_weight_costs_three_launches_and_no_sync() -> None:
