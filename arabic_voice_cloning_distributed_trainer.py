@@ -40,6 +40,7 @@ from boson_multimodal.errors import NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
+from boson_multimodal.model.higgs_audio.quantised_weights import require_quantisation
 from boson_multimodal.model.higgs_audio.transfer import to_device
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import limit_library_bars
@@ -167,6 +168,7 @@ class ArabicVoiceCloningDistributedTrainer:
     def _setup_device(self) -> Placement:
         """Choose one GPU for this process, or the CPU, and the type of the frozen weights."""
         device = pick_device(self.ranks.local_rank)
+        require_quantisation(self.config.quantise, device)
         return Placement(device, usable_dtype(self.config.torch_dtype, device))
 
     def _initialize_components(self) -> TrainingComponents | FinishedRun:
@@ -217,16 +219,16 @@ class ArabicVoiceCloningDistributedTrainer:
 
     def _load_model(self, folder: Path, initial: Adapter | None) -> PeftModel:
         """Load the base model and add a new or a trained adapter to it."""
-        config, device_map = self.config, {"": self.placement.device}
+        config, placement = self.config, self.placement
+        how = {"": placement.device}, placement.dtype, False, config.quantise
         # Not earlier: loading the codec draws random numbers, and only a run that encodes clips loads it.
         torch.manual_seed(config.seed)
         if initial is None:
-            model, _, _ = create_higgs_audio_lora_model(folder, self.lora_config, device_map, self.placement.dtype)
+            model, _, _ = create_higgs_audio_lora_model(folder, self.lora_config, *how)
         else:
-            base = load_base_model(folder, device_map, self.placement.dtype)
-            model = start_from(base, initial, self.lora_config)
+            model = start_from(load_base_model(folder, *how), initial, self.lora_config)
         name_base(model, config)
-        if self.placement.dtype != torch.float32:
+        if placement.dtype != torch.float32:
             leave_casts_to_autocast(model)
         if (reason := install_layers(model, config.recompute)) is not None:
             self._log_main("the plain layers are used, which need more memory and time: %s", reason)

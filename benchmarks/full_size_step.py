@@ -44,6 +44,7 @@ from benchmarks.released_size import (
 )
 from boson_multimodal.device_memory import hold_one_block
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, attention
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, QUANTISATIONS
 from boson_multimodal.model.higgs_audio.transfer import to_device
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig
 from voice_cloning.training.config import RECOMPUTE_LEVELS
@@ -115,7 +116,8 @@ def set_up(args: argparse.Namespace, null_cuda: NullCuda | None) -> Bench:
     def note(part: str) -> None:
         memory[part] = torch.cuda.memory_allocated() / GB - sum(memory.values())
 
-    base = build_base(args.layers, null_cuda is None, args.plain and args.recompute != "none")
+    checkpointing = args.plain and args.recompute != "none"
+    base = build_base(args.layers, null_cuda is None, checkpointing, args.quantise)
     note("weights")
     settings = HiggsAudioLoRATrainingConfig(lora_rank=args.rank, lora_targets=args.targets)
     model = add_adapter(base, settings, None if args.plain else args.recompute)
@@ -329,6 +331,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", default=["attention", "audio_mlp", "text_mlp"], choices=TARGET_GROUPS)
     parser.add_argument("--recompute", default="none", choices=RECOMPUTE_LEVELS, help="What is computed twice.")
     parser.add_argument("--plain", action="store_true", help="Take the plain layers, which know none and layer.")
+    parser.add_argument("--quantise", choices=QUANTISATIONS, default=NOT_QUANTISED, help="As the trainer's flag.")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--eval", action="store_true", help="Memory of a forward pass without gradients.")
     mode.add_argument("--vary", action="store_true", help=f"Memory over {VARIED_STEPS} steps of different lengths.")

@@ -34,6 +34,7 @@ from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.memory_remedies import Remedy, naming_lack_of_memory
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
+from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
 from boson_multimodal.progress import progress
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
@@ -96,6 +97,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_generation_flags(parser)
     types = [name for name in TORCH_DTYPES if name != "float16"]
     add("--torch_dtype", choices=types, default="auto", help="auto is bfloat16 on a GPU and float32 on CPU.")
+    add(
+        "--quantise",
+        choices=QUANTISATIONS,
+        help="nf4 holds the model's weights in 4 bits; by default as the adapter was trained, none without an adapter.",
+    )
     add("--device", help="cpu, cuda, cuda:1; by default the GPU, or the CPU if there is no GPU.")
     flags = parser.parse_args(arguments)
     raise_if_any("wrong flags", _flag_problems(flags))
@@ -235,6 +241,7 @@ def synthesize(flags: argparse.Namespace) -> int:
         prompt_style=prompt_style,
         text_normalisation=text_normalisation,
         torch_dtype=flags.torch_dtype,
+        quantise=flags.quantise,
         device=flags.device,
         settings=settings,
     )
@@ -246,7 +253,7 @@ def synthesize(flags: argparse.Namespace) -> int:
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
     prompts = f"prompt_style {prompt_style}, text_normalisation {text_normalisation}"
-    print(f"{prompts}, {cloner.dtype} on {cloner.device}", file=sys.stderr)
+    print(f"{prompts}, {cloner.dtype} on {cloner.device}, quantise {cloner.quantise}", file=sys.stderr)
     place = "while speech was generated; the files that are written are complete"
     with naming_lack_of_memory(cloner.device, lambda: place, lambda: memory_remedies(cloner, flags.batch_size)):
         results = make_outputs(cloner, requests, files, flags)

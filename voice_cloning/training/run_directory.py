@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "torchaudio", "soundfile", "numpy")
+OPTIONAL_PACKAGES = ("bitsandbytes",)
 _HEX = "[0-9a-f]{32}"
 _LEFT_OVER = re.compile(
     re.escape(TEMPORARY_PREFIX)
@@ -388,7 +390,8 @@ def environment(project: Path) -> dict[str, Any]:
         commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or not a checkout
         commit = None
-    versions = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
+    packages = [*RECORDED_PACKAGES, *(name for name in OPTIONAL_PACKAGES if find_spec(name) is not None)]
+    versions = {name: importlib.metadata.version(name) for name in packages}
     return {
         "version": __version__,
         "versions": versions,
