@@ -1,6 +1,6 @@
 """Measures generation at the released model's size on a GPU: milliseconds per column, and what bounds them.
 
-    python -m benchmarks.gpu_generation [--batch 1 --columns 64 --layers 28]
+    python -m benchmarks.gpu_generation [--batch 1 16 --columns 64 --layers 28]
     NULLCUDA/run python -m benchmarks.gpu_generation [...]    counts launches, products and waits per column instead
 
 The weights are random. The prompts have 400 positions, half of them columns of a reference clip; with ``--ragged`` each
@@ -98,22 +98,23 @@ def count(model: HiggsAudioModel, prompts: dict[str, torch.Tensor], columns: int
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print one result as JSON."""
+    """Print a result as JSON for each number of samples."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=1, help="Samples that are generated together.")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="Samples that are generated together.")
     parser.add_argument("--columns", type=int, default=64, help="Columns that are timed.")
     parser.add_argument("--layers", type=int, default=28, help="Layers of the model.")
     parser.add_argument("--ragged", action="store_true", help="Prompts of different lengths.")
     args = parser.parse_args(arguments)
-    if min(args.batch, args.columns, args.layers) < 1:
+    if min(*args.batch, args.columns, args.layers) < 1:
         parser.error("--batch, --columns and --layers must be at least 1")
     _, null_cuda = open_device()
     torch.manual_seed(0)
     model = build_base(args.layers, null_cuda is None, False)
     model.config.audio_stream_eos_id = NEVER_DRAWN  # random weights would end a clip after a few columns
-    prompts = build_prompts(model, args.batch, args.ragged)
-    took = count(model, prompts, args.columns, null_cuda) if null_cuda else measure(model, prompts, args.columns)
-    print_result({**vars(args), "prompt_positions": PROMPT_POSITIONS, **took})
+    for batch in args.batch:
+        prompts = build_prompts(model, batch, args.ragged)
+        took = count(model, prompts, args.columns, null_cuda) if null_cuda else measure(model, prompts, args.columns)
+        print_result({**vars(args), "batch": batch, "prompt_positions": PROMPT_POSITIONS, **took})
     leave(null_cuda)
     return 0
 

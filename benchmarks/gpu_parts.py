@@ -10,6 +10,7 @@ runs out of time leaves the reason, and the next one begins. The exit status is 
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,9 +23,11 @@ from typing import IO, Any
 
 PROJECT = Path(__file__).resolve().parents[1]
 NULL_CUDA = "NULLCUDA_SO"
-REASON_LINES, REASON_WIDTH = 4, 300
+REASON_LINES, REASON_WIDTH = 3, 300
 """Last lines of a failed command that its reason repeats, and the most characters of each."""
-DONE, FAILED, LATE, LEFT_OUT = "done", "failed", "out of time", "not begun"
+DONE, FAILED, LATE, STOPPED, LEFT_OUT = "done", "failed", "out of time", "stopped", "not begun"
+"""States of a part at its end."""
+MOST_SECONDS = 480
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Part:
         name: what ``--only`` calls it.
         purpose: what is measured.
         seconds: the deadline of each command.
-        commands: arguments of the interpreter.
+        commands: arguments of the interpreter, as a shell would split them.
     """
 
     name: str
@@ -70,8 +73,8 @@ def all_parts(layers: int) -> tuple[Part, ...]:
         Part(
             "generation",
             "milliseconds per column, for 1 and for 16 samples",
-            45,
-            tuple(f"-m benchmarks.gpu_generation --layers {layers} --batch {batch}" for batch in (1, 16)),
+            75,
+            (f"-m benchmarks.gpu_generation --layers {layers} --batch 1 16",),
         ),
         Part(
             "long",
@@ -132,7 +135,7 @@ def run_command(command: str, seconds: float, log: IO[str], found: Callable[[dic
     print(f"\n== {command}", file=log, flush=True)
     start = Path(log.name).stat().st_size
     process = subprocess.Popen(
-        [sys.executable, *command.split()],
+        [sys.executable, *shlex.split(command)],
         cwd=PROJECT,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -185,39 +188,42 @@ def _last_lines(log: IO[str], start: int) -> str:
 
 def run_part(part: Part, results: Results, end: float) -> None:
     """Run the commands of a part until it is done or the time of all parts is over."""
-    began, reasons = time.monotonic(), []
+    began, reasons, is_late = time.monotonic(), [], True
     for command in part.commands:
-        left = min(part.seconds, end - time.monotonic())
-        if left <= 0:
-            reasons.append(LATE)
-            break
+        seconds = max(0.0, min(part.seconds, end - time.monotonic()))
         reason = run_command(
             command,
-            left,
+            seconds,
             results.log,
             lambda result, command=command: results.write(part.name, command=command, result=result),
         )
         if reason is not None:
-            reasons.append(f"{command}: {reason}" if reason != LATE else LATE)
+            is_late = is_late and reason == LATE
+            reasons.append(f"{command}: {reason}" + (f" after {seconds:.0f} s" if reason == LATE else ""))
     fields: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1)}
     if reasons:
         fields["reason"] = reasons
-    results.end(part.name, DONE if not reasons else LATE if set(reasons) == {LATE} else FAILED, **fields)
+    results.end(part.name, DONE if not reasons else LATE if is_late else FAILED, **fields)
 
 
 def run_parts(parts: Sequence[Part], results: Results, seconds: float) -> None:
     """Run all parts. Those for which no time is left get a line too, and so do all when this process is stopped."""
     end = time.monotonic() + seconds
+    begun = 0
     try:
         for part in parts:
             if time.monotonic() >= end:
-                results.end(part.name, LEFT_OUT, reason=f"the {seconds:g} seconds of all parts are over")
-            else:
-                run_part(part, results, end)
+                break
+            begun += 1
+            run_part(part, results, end)
+        reason = f"the {seconds:g} seconds of all parts are over"
+    except (KeyboardInterrupt, SystemExit):  # SIGTERM is turned into the latter
+        reason = "the script was stopped"
+        raise
     finally:
-        for part in parts:
+        for number, part in enumerate(parts):
             if part.name not in results.states:
-                results.end(part.name, LEFT_OUT, reason="the script was stopped")
+                results.end(part.name, STOPPED if number < begun else LEFT_OUT, reason=reason)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -228,7 +234,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="Print the parts, and run none.")
     parser.add_argument("--out", type=Path, help="The file of results, which is added to; default: on_gpu.jsonl.")
     parser.add_argument("--layers", type=int, default=28, help="Layers of the model; fewer for a trial.")
-    parser.add_argument("--seconds", type=float, default=480, help="The time of all parts together.")
+    parser.add_argument("--seconds", type=float, default=MOST_SECONDS, help="The time of all parts together.")
     args = parser.parse_args(arguments)
     wanted = args.only.split(",") if args.only else names
     if unknown := [name for name in wanted if name not in names]:
