@@ -1,6 +1,6 @@
 """One optimizer step of the trainer at the released model's size: what it launches and holds, or how long it takes.
 
-    NULLCUDA/run .venv/bin/python -m benchmarks.full_size_step [--samples 5 --each 409 --ckpt]
+    NULLCUDA/run .venv/bin/python -m benchmarks.full_size_step [--samples 5 --each 409 --recompute ffn]
     python -m benchmarks.full_size_step [--samples 5 --each 409]
 
 The first command needs no GPU. NULLCUDA/run starts a program under a CUDA runtime that does nothing, and says so in the
@@ -44,6 +44,7 @@ from benchmarks.released_size import (
 )
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, attention
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig
+from voice_cloning.training.fused_layers import RECOMPUTE
 
 NULL_CUDA = "NULLCUDA_SO"
 GB = 1e9
@@ -112,12 +113,13 @@ def set_up(args: argparse.Namespace, null_cuda: NullCuda | None) -> Bench:
     def note(part: str) -> None:
         memory[part] = torch.cuda.memory_allocated() / GB - sum(memory.values())
 
-    base = build_base(args.layers, null_cuda is None, args.ckpt)
+    base = build_base(args.layers, null_cuda is None, args.plain and args.recompute != "none")
     note("weights")
-    model = add_adapter(base, HiggsAudioLoRATrainingConfig(lora_rank=args.rank, lora_targets=args.targets))
+    settings = HiggsAudioLoRATrainingConfig(lora_rank=args.rank, lora_targets=args.targets)
+    model = add_adapter(base, settings, None if args.plain else args.recompute)
     note("adapter")
     step = build_step(model)
-    note("gradients")
+    note("optimizer")  # gradients and AdamW's two moments
     collator = ArabicVoiceCloningTrainingCollator.from_config(base.config)
     sample_of = partial(build_sample, base.config, args.text, args.ref)
 
@@ -145,10 +147,10 @@ def recorded_attention() -> Iterator[Counter[str]]:
 
 
 def first_steps(bench: Bench) -> dict[str, Any]:
-    """Two steps: one after which AdamW's state exists, and one that is counted. Peaks of memory are of the second."""
+    """Two steps: one after which all that lasts exists, and one that is counted. Peaks of memory are of the second."""
     with recorded_attention() as calls:
         bench.run(0)
-    bench.memory["optimizer"] = torch.cuda.memory_allocated() / GB - sum(bench.memory.values())
+    bench.memory["workspace"] = torch.cuda.memory_allocated() / GB - sum(bench.memory.values())
     torch.cuda.reset_peak_memory_stats()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -321,7 +323,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=28, help="Layers of the model.")
     parser.add_argument("--rank", type=int, default=16, help="Rank of the adapter.")
     parser.add_argument("--targets", nargs="+", default=["attention", "audio_mlp", "text_mlp"], choices=TARGET_GROUPS)
-    parser.add_argument("--ckpt", action="store_true", help="Use gradient checkpointing.")
+    parser.add_argument("--recompute", default="none", choices=RECOMPUTE, help="What is computed twice.")
+    parser.add_argument("--plain", action="store_true", help="Take the plain layers, which know none and layer.")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--eval", action="store_true", help="Memory of a forward pass without gradients.")
     mode.add_argument("--vary", action="store_true", help=f"Memory over {VARIED_STEPS} steps of different lengths.")

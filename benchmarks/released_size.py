@@ -21,6 +21,7 @@ from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.run.components import Placement, leave_casts_to_autocast
 from voice_cloning.training.batches import StepBatches, count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.fused_layers import install_fused_layers
 from voice_cloning.training.losses import LossTotals
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.state import TrainingState
@@ -74,10 +75,16 @@ class TrainerStep:
     run: Callable[[int, list[HiggsAudioBatchInput]], None]
 
 
-def add_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig) -> PeftModel:
-    """Put a fresh adapter on the base, in training mode, as the trainer has it."""
+def add_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig, recompute: str | None) -> PeftModel:
+    """Put a fresh adapter on the base, in training mode, as the trainer has it.
+
+    Args:
+        recompute: level of recompute of the fused layers; None keeps the plain layers.
+    """
     model = get_peft_model(base, settings.to_peft())
     leave_casts_to_autocast(model)
+    if recompute is not None and (reason := install_fused_layers(model, recompute)):
+        raise ValueError(f"the fused layers do not take this adapter: {reason}")
     return model.train()
 
 

@@ -33,8 +33,8 @@ def test_a_step_is_counted_and_its_memory_is_that_of_its_tensors(tmp_path: Path)
     report = measure("--ops", str(tmp_path / "ops"), "--kernels", str(tmp_path / "kernels"))
     trainable = LAYERS * RANK * 2 * ((WIDTH + WIDTH) + (WIDTH + KEY_WIDTH))
     assert report["trainable"] == trainable
-    assert report["memory_gb"]["gradients"] == pytest.approx(4e-9 * trainable, abs=1e-3)
-    assert report["memory_gb"]["optimizer"] >= 8e-9 * trainable  # two moments, and workspace of cuBLAS
+    assert report["memory_gb"]["optimizer"] == pytest.approx(12e-9 * trainable, abs=1e-3)  # gradients, two moments
+    assert report["memory_gb"]["workspace"] > 0  # of cuBLAS
     assert sum(report["attention"].values()) == LAYERS
     assert report["peak_allocated_gb"] > report["lasting_gb"] + report["held_after_forward_gb"]
 

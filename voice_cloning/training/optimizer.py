@@ -1,7 +1,8 @@
-"""AdamW on the adapter, with all gradients in one flat buffer."""
+"""AdamW on the adapter: weights, gradients and moments each lie in one flat buffer, which one kernel updates."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,40 +11,68 @@ from boson_multimodal.process_group import Ranks
 from voice_cloning.training.checkpoints import OPTIMIZER_FILE
 from voice_cloning.training.config import DistributedTrainingConfig
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's names of its two moments, which have one entry for each weight."""
+
 
 class AdapterOptimizer:
     """Sums gradients over processes, clips them, and updates the adapter.
 
-    The constructor copies the parameters of rank 0 to all processes.
+    The constructor moves each parameter into the flat buffer, where it stays the same ``nn.Parameter`` of its module:
+    whoever writes into the parameter writes into the buffer. It also copies the weights of rank 0 to all processes.
 
     Args:
         parameters: the parameters of the model. Frozen parameters are ignored.
         config: settings of AdamW and ``max_grad_norm``.
         ranks: the processes that train together.
+        order: the trained parameters in the order in which they lie in the buffers; by default that of ``parameters``.
+            Checkpoints do not depend on it.
 
     Attributes:
-        parameters: the trained parameters.
+        parameters: the trained parameters, in the order of the buffers.
+        values: (number of trained weights,) fp32. Each parameter is a view into this buffer.
         gradients: (number of trained weights,) fp32. The gradient of each parameter is a view into this buffer,
             so that ranks sum all gradients in one call.
+
+    Raises:
+        ValueError: if ``order`` does not hold each trained parameter once, or a trained parameter is not fp32.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], config: DistributedTrainingConfig, ranks: Ranks) -> None:
-        self.parameters: list[nn.Parameter] = [p for p in parameters if p.requires_grad]
-        self.gradients: Tensor = torch.zeros(sum(p.numel() for p in self.parameters), device=self.parameters[0].device)
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        config: DistributedTrainingConfig,
+        ranks: Ranks,
+        order: Sequence[nn.Parameter] | None = None,
+    ) -> None:
+        trained = [p for p in parameters if p.requires_grad]
+        self.parameters: list[nn.Parameter] = trained if order is None else list(order)
+        _check_order(trained, self.parameters)
+        self.values: Tensor = torch.cat([p.detach().flatten() for p in self.parameters])
+        self.gradients: Tensor = torch.zeros_like(self.values)
         self._ranks = ranks
         self._max_grad_norm = config.max_grad_norm
-        start = 0
-        for parameter in self.parameters:
-            ranks.broadcast(parameter.data)
-            parameter.grad = self.gradients[start : start + parameter.numel()].view_as(parameter)
-            start += parameter.numel()
+        ranks.broadcast(self.values)
+        views = self._views(self.values), self._views(self.gradients)
+        for parameter, value, gradient in zip(self.parameters, *views, strict=True):
+            parameter.data, parameter.grad = value, gradient
+        places = {id(parameter): place for place, parameter in enumerate(self.parameters)}
+        self._places = [places[id(parameter)] for parameter in trained]
+        self._flat = nn.Parameter(self.values)
+        self._flat.grad = self.gradients
+        # The fused kernel takes its step from the device, so that no step waits for the device, resumed or not.
         self._adamw = torch.optim.AdamW(
-            self.parameters,
+            [self._flat],
             lr=config.learning_rate,
             betas=(config.adam_beta1, config.adam_beta2),
             eps=config.adam_epsilon,
             weight_decay=config.weight_decay,
+            fused=True,
         )
+        # AdamW would make the same state in the first step, in whatever holes a forward and backward pass have left.
+        self._state: dict[str, Tensor] = {name: torch.zeros_like(self.values) for name in MOMENTS}
+        self._state["step"] = torch.zeros((), device=self.values.device)
+        self._adamw.state[self._flat] = self._state
 
     def step(self, learning_rate: float) -> Tensor:
         """Make one update from the gradients that were accumulated, then set them to zero.
@@ -62,13 +91,46 @@ class AdapterOptimizer:
         return norm
 
     def save(self, folder: Path) -> None:
-        """Write AdamW's state into a checkpoint's folder."""
+        """Write AdamW's state into a checkpoint's folder, as AdamW on the model's separate parameters has it."""
         # torch's own file would hide the reason for which a write fails.
         with (folder / OPTIMIZER_FILE).open("wb") as file:
-            torch.save(self._adamw.state_dict(), file)
+            torch.save(self._separate_state(), file)
 
     def load(self, checkpoint: Path) -> None:
-        """Load AdamW's state from a checkpoint."""
-        self._adamw.load_state_dict(
-            torch.load(checkpoint / OPTIMIZER_FILE, map_location=self.gradients.device, weights_only=True)
+        """Load AdamW's state from a checkpoint. The settings of AdamW stay those of the constructor."""
+        # To the host first: a copy of the whole state on the device would raise the peak of its memory.
+        found = torch.load(checkpoint / OPTIMIZER_FILE, map_location="cpu", weights_only=True)["state"]
+        for name in MOMENTS:
+            views = self._views(self._state[name])
+            for number, place in enumerate(self._places):
+                views[place].copy_(found[number][name])
+        self._state["step"].copy_(found[0]["step"])
+
+    def _separate_state(self) -> dict[str, Any]:
+        """Return the ``state_dict`` of AdamW on the separate parameters in the model's order, on the host.
+
+        Each tensor has a storage of its own: releases that update the parameters one by one also count each step apart.
+        """
+        step = self._state["step"].cpu()
+        moments = {name: self._views(self._state[name].cpu()) for name in MOMENTS}
+        state = {
+            number: {"step": step.clone()} | {name: views[place].clone() for name, views in moments.items()}
+            for number, place in enumerate(self._places)
+        }
+        group = self._adamw.state_dict()["param_groups"][0]
+        return {"state": state, "param_groups": [{**group, "fused": None, "params": list(range(len(state)))}]}
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """Return the part of each parameter in a flat buffer, in the buffer's order and in the parameter's shape."""
+        parts = flat.split([parameter.numel() for parameter in self.parameters])
+        return [part.view(parameter.shape) for part, parameter in zip(parts, self.parameters, strict=True)]
+
+
+def _check_order(trained: Sequence[nn.Parameter], order: Sequence[nn.Parameter]) -> None:
+    if sorted(map(id, order)) != sorted(map(id, trained)):
+        raise ValueError(
+            f"the order holds {len(order)} parameters; it must hold each of the {len(trained)} trained ones once"
         )
+    dtypes = sorted({str(parameter.dtype) for parameter in trained})
+    if dtypes != ["torch.float32"]:
+        raise ValueError(f"the trained parameters are {', '.join(dtypes)}; they must all be torch.float32")
