@@ -104,6 +104,33 @@ def test_varlen_attention_does_not_see_other_samples() -> None:
     assert not torch.equal(alone[1], beside[1])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_decoded_row_attends_to_its_own_sample_whatever_the_lengths(dtype: torch.dtype) -> None:
+    """Against fp32 on the CPU; the rows of the cache beyond a sample hold numbers that nobody may see."""
+    past, capacity = (300, 5, 129, 0), 320
+    query, keys, values = (
+        torch.randn(len(past), *shape, 128).to(dtype) for shape in ((24,), (capacity, 8), (capacity, 8))
+    )
+
+    def attended(device: str, kind: torch.dtype) -> Tensor:
+        angles = torch.ones(len(past), 128, device=device, dtype=kind)
+        rows = torch.arange(len(past))
+        told = attention.build_sequences((1,) * len(past), angles, angles, past, rows)
+        return attention.attend_to_cache(*(x.to(device, kind) for x in (query, keys, values)), told).cpu().float()
+
+    found, expected = attended("cuda", dtype), attended("cpu", torch.float32)
+    alone = torch.cat([_attend_alone(query, keys, values, sample, held + 1) for sample, held in enumerate(past)])
+    assert distance(expected, alone) < 1e-5
+    assert distance(found, expected) < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+def _attend_alone(query: Tensor, keys: Tensor, values: Tensor, sample: int, held: int) -> Tensor:
+    """(1, heads, d) of one sample by definition."""
+    k, v = (x[sample, :held].float().repeat_interleave(3, dim=1) for x in (keys, values))
+    weights = torch.einsum("hd,khd->hk", query[sample].float(), k).div(128**0.5).softmax(-1)
+    return torch.einsum("hk,khd->hd", weights, v)[None]
+
+
 # -- a step ------------------------------------------------------------------------------------------------------------
 
 
@@ -111,7 +138,7 @@ def released_step(layers: int = LAYERS) -> tuple[TrainerStep, Callable[[int], Hi
     """The trainer's step at the released widths, and a maker of batches of two samples with so many positions each."""
     base = build_base(layers, True, False)
     collate = ArabicVoiceCloningTrainingCollator.from_config(base.config)
-    step = build_step(add_adapter(base, HiggsAudioLoRATrainingConfig(lora_rank=16)))
+    step = build_step(add_adapter(base, HiggsAudioLoRATrainingConfig(lora_rank=16), "none"))
     return step, lambda each: collate([build_sample(base.config, 110, 134, each) for _ in range(2)])
 
 
@@ -153,13 +180,10 @@ def adapted(dtype: torch.dtype, recompute: str | None) -> PeftModel:
     """A tiny model with an adapter that changes its results, on the device; ``recompute`` None has plain layers."""
     torch.manual_seed(0)
     base = HiggsAudioModel(tiny_config()).to("cuda", dtype).requires_grad_(False)
-    model = add_adapter(base, HiggsAudioLoRATrainingConfig(lora_rank=4, lora_dropout=0.0))
+    model = add_adapter(base, HiggsAudioLoRATrainingConfig(lora_rank=4, lora_dropout=0.0), recompute)
     with torch.no_grad():
         for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
             parameter.copy_(0.1 * torch.randn(parameter.shape))  # drawn on the CPU: the same for every type
-    if recompute is not None:
-        fused_layers = pytest.importorskip("voice_cloning.training.fused_layers")
-        assert fused_layers.install_fused_layers(model, recompute) is None
     return model
 
 

@@ -1,5 +1,6 @@
 """What only a CUDA device can show of whole runs and of the codec; see ``tests/test_gpu.py``."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from benchmarks.full_size_step import NULL_CUDA
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer, load_higgs_audio_tokenizer
 from tests.training_runs import adapter, assert_same_adapter, metrics, trainer
 from tests.voice_cloning.training.test_resume import crash_after
@@ -53,8 +55,10 @@ def test_a_crashed_run_ends_with_the_bits_of_an_uninterrupted_one(demo: Path, tm
     uninterrupted, crashed = tmp_path / "uninterrupted", tmp_path / "crashed"
     settings = {"max_steps": 8, "logging_steps": 5, "save_steps": 3, "torch_dtype": torch_dtype}
     summary = trainer(demo, uninterrupted, **settings).train()
-    for step in (5, 7):
-        crash_after(trainer(demo, crashed, **settings), step)
+    crash_after(trainer(demo, crashed, **settings), 5)
+    if NULL_CUDA in os.environ:
+        pytest.skip("the null device says that AdamW has made 0 steps, so its checkpoints are rightly refused")
+    crash_after(trainer(demo, crashed, **settings), 7)
     assert trainer(demo, crashed, **settings).train().finished
     assert_same_adapter(summary.checkpoint, crashed / summary.checkpoint.name)
     assert metrics(crashed) == metrics(uninterrupted)
