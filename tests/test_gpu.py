@@ -4,6 +4,7 @@
 cannot fail on a GPU for another reason. Such an assertion therefore comes last in its test.
 """
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
-from benchmarks.released_size import TrainerStep, add_adapter, build_base, build_sample, build_step
-from boson_multimodal.model.higgs_audio import HiggsAudioModel, attention
+from benchmarks.released_size import RELEASED_TEXT, TrainerStep, add_adapter, build_base, build_sample, build_step
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel, attention
 from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint
 from lora_config import HiggsAudioLoRATrainingConfig
 from tests.native_oracle import random_sample, tiny_config
@@ -134,11 +135,13 @@ def _attend_alone(query: Tensor, keys: Tensor, values: Tensor, sample: int, held
 # -- a step ------------------------------------------------------------------------------------------------------------
 
 
-def released_step(layers: int = LAYERS) -> tuple[TrainerStep, Callable[[int], HiggsAudioBatchInput]]:
+def released_step(
+    layers: int = LAYERS, recompute: str = "none"
+) -> tuple[TrainerStep, Callable[[int], HiggsAudioBatchInput]]:
     """The trainer's step at the released widths, and a maker of batches of two samples with so many positions each."""
     base = build_base(layers, True, False)
     collate = ArabicVoiceCloningTrainingCollator.from_config(base.config)
-    step = build_step(add_adapter(base, HiggsAudioLoRATrainingConfig(lora_rank=16), "none"))
+    step = build_step(add_adapter(base, HiggsAudioLoRATrainingConfig(lora_rank=16), recompute))
     return step, lambda each: collate([build_sample(base.config, 110, 134, each) for _ in range(2)])
 
 
@@ -286,3 +289,28 @@ def test_clips_end_by_the_delay_pattern() -> None:
     eos, codebooks = model.config.audio_stream_eos_id, model.config.audio_num_codebooks
     at_end = [(segment[:, -1] == eos).sum().item() for segment in found.audio_sequences]
     assert found.ended == [True] * 3 and at_end == [codebooks - 1] * 3
+
+
+@pytest.mark.parametrize("recompute", ["none", "ffn", "layer"])
+def test_the_peak_of_a_step_is_within_5_percent_of_the_estimate(recompute: str) -> None:
+    memory_estimate = pytest.importorskip("voice_cloning.training.memory_estimate")
+    each, text, layers = 1024, 110, 8
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    step, batch = released_step(layers, recompute)
+    batches = [batch(each)]
+    step.run(0, batches)
+    torch.cuda.reset_peak_memory_stats()
+    step.run(1, batches)
+    peak = torch.cuda.max_memory_allocated() - before
+    counts = step.count_labels(batches)
+    shape = memory_estimate.BatchShape(
+        lengths=(each, each),
+        audio_positions=2 * (each - text + 2),  # both slots expand to columns
+        text_rows=int(counts[0]),
+        audio_rows=int(counts[1:].max()),
+    )
+    config = HiggsAudioConfig(text_config={**RELEASED_TEXT, "num_hidden_layers": layers})
+    lora = HiggsAudioLoRATrainingConfig(lora_rank=16)
+    model = memory_estimate.TrainedModel(config, lora, torch.bfloat16, "none")
+    assert model.memory(shape, recompute).allocated == pytest.approx(peak, rel=0.05)
