@@ -63,7 +63,8 @@ def all_parts(layers: int) -> tuple[Part, ...]:
             "the step beside transformers' class with PEFT",
             90,
             (
-                f"-m benchmarks.training_speed --model released --dtype bfloat16 --layers {layers} --samples 16 --rounds 3",
+                f"-m benchmarks.training_speed --model released --dtype bfloat16 --layers {layers} "
+                "--samples 16 --rounds 3",
             ),
         ),
         Part(
