@@ -55,6 +55,7 @@ from voice_cloning.run.components import (
     FinishedRun,
     Placement,
     TrainingComponents,
+    install_layers,
     leave_casts_to_autocast,
     make_evaluator,
     name_base,
@@ -63,7 +64,9 @@ from voice_cloning.run.components import (
     restore,
 )
 from voice_cloning.run.data import encode_clips_of, load_run_data
+from voice_cloning.run.dry_run import dry_run
 from voice_cloning.run.identity import flag_values, require_equal_flags
+from voice_cloning.run.memory_flags import settle_memory_flags
 from voice_cloning.run.report import (
     TrainingSummary,
     closing_lines,
@@ -178,7 +181,8 @@ class ArabicVoiceCloningDistributedTrainer:
             check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
         for line in data_lines(data, self.dataset_config):
             self._log_main("%s", line)
-        opened = open_run_directory(self.ranks, flags, data, self.placement.dtype, PROJECT_FOLDER)
+        config = self.config = settle_memory_flags(config, self.lora_config, data, self.ranks, self.placement)
+        opened = open_run_directory(self.ranks, self._flags(), data, self.placement.dtype, PROJECT_FOLDER)
         if opened.checkpoint is not None and read_state(opened.checkpoint)["finished"]:
             return FinishedRun(opened)
         encoded = encode_clips_of(data, self.placement.device)
@@ -212,15 +216,15 @@ class ArabicVoiceCloningDistributedTrainer:
         # Not earlier: loading the codec draws random numbers, and only a run that encodes clips loads it.
         torch.manual_seed(config.seed)
         if initial is None:
-            model, _, _ = create_higgs_audio_lora_model(
-                folder, self.lora_config, device_map, self.placement.dtype, config.gradient_checkpointing
-            )
+            model, _, _ = create_higgs_audio_lora_model(folder, self.lora_config, device_map, self.placement.dtype)
         else:
-            base = load_base_model(folder, device_map, self.placement.dtype, config.gradient_checkpointing)
+            base = load_base_model(folder, device_map, self.placement.dtype)
             model = start_from(base, initial, self.lora_config)
         name_base(model, config)
         if self.placement.dtype != torch.float32:
             leave_casts_to_autocast(model)
+        if (reason := install_layers(model, config.recompute)) is not None:
+            self._log_main("the plain layers are used, which need more memory and time: %s", reason)
         return model
 
     def _check_wrapped_model(self, model: PeftModel) -> None:
@@ -362,6 +366,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     _set_up_messages()
     configs = parse_arguments(arguments, __doc__)
+    if configs[0].dry_run:
+        return dry_run(*configs[:3])
     try:
         trainer = ArabicVoiceCloningDistributedTrainer(*configs)
         summary = trainer.train()

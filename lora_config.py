@@ -131,7 +131,7 @@ def load_base_model(
     model_path: str | Path,
     device_map: str | dict[str, torch.device],
     torch_dtype: torch.dtype,
-    enable_gradient_checkpointing: bool,
+    enable_gradient_checkpointing: bool = False,
 ) -> HiggsAudioModel:
     """Load the checkpoint with frozen weights. Raise the errors of :func:`create_higgs_audio_lora_model`."""
     if torch_dtype == torch.float16:
@@ -139,8 +139,15 @@ def load_base_model(
     base = HiggsAudioModel.from_pretrained(model_path, dtype=torch_dtype, device_map=device_map)
     base.requires_grad_(False)
     if enable_gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(base)
     return base
+
+
+def enable_checkpointing(base: HiggsAudioModel) -> None:
+    """Let the plain layers compute their activations again in the backward pass."""
+    # transformers 5.24 has a new name for it.
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def print_trainable(model: PeftModel) -> None:

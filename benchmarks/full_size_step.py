@@ -44,7 +44,7 @@ from benchmarks.released_size import (
 )
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, attention
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig
-from voice_cloning.training.fused_layers import RECOMPUTE
+from voice_cloning.training.config import RECOMPUTE_LEVELS
 
 NULL_CUDA = "NULLCUDA_SO"
 GB = 1e9
@@ -328,7 +328,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=28, help="Layers of the model.")
     parser.add_argument("--rank", type=int, default=16, help="Rank of the adapter.")
     parser.add_argument("--targets", nargs="+", default=["attention", "audio_mlp", "text_mlp"], choices=TARGET_GROUPS)
-    parser.add_argument("--recompute", default="none", choices=RECOMPUTE, help="What is computed twice.")
+    parser.add_argument("--recompute", default="none", choices=RECOMPUTE_LEVELS, help="What is computed twice.")
     parser.add_argument("--plain", action="store_true", help="Take the plain layers, which know none and layer.")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--eval", action="store_true", help="Memory of a forward pass without gradients.")

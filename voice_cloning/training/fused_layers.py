@@ -8,15 +8,15 @@ audio; see ``packing.py``); attention needs sample order. ``[x]`` marks what is 
                  |                                                                                        |
                  +------------------------------------- + <-----W_o + LoRA-----to routed order------------+
                                                         |
-    FFN:               text rows, audio rows:          [x] --norm--> n --W_gate_up + LoRA--> [g u] --silu(g) u--> h
-                                                        |                                                         |
-                                                        + <------------------------W_down + LoRA------------------+
+    FFN:               text rows, audio rows:          [x] --norm--> n --W_gate_up + LoRA--> [g u] --silu(g) u--> [h]
+                                                        |                                                          |
+                                                        + <------------------------W_down + LoRA-------------------+
 
-Norms, ``n`` and ``h`` are computed again in the backward pass. The levels of recompute keep less:
+Of the norms only the scale of each row is kept. The levels of recompute (``RECOMPUTE_LEVELS``) keep less:
 
     none    what the drawing marks
-    ffn     not [g u]: one product again
-    layer   only the input of the layer: everything again
+    ffn     not [g u] and [h], which one product gives again
+    layer   the input of the layer, which gives everything again
 
 Matrices that read the same input lie in one storage, so that they are one product. The parameters of the model are
 views into it. The gradients of the LoRA factors are added to ``.grad`` by the products that compute them.
@@ -44,16 +44,13 @@ from boson_multimodal.model.higgs_audio.rms_norm import FrozenRMSNorm
 from boson_multimodal.model.higgs_audio.transfer import to_device
 from voice_cloning.training.adapted_matrix import AdaptedMatrix, NormedRows
 
-RECOMPUTE = ("none", "ffn", "layer")
-"""The levels of recompute, from the fastest to the one that needs the least memory."""
-
 
 def install_fused_layers(model: PeftModel, recompute: str) -> str | None:
     """Let a model with a LoRA adapter compute its training loss with fused layers.
 
     Args:
         model: the frozen base with one adapter, on its device, in its final type.
-        recompute: one of ``RECOMPUTE``.
+        recompute: one of ``RECOMPUTE_LEVELS``.
 
     Returns:
         None, or the reason why the model keeps its plain layers.
@@ -284,7 +281,7 @@ class FusedLayers:
 
     Args:
         base: the model with LoRA layers inside.
-        recompute: one of ``RECOMPUTE``.
+        recompute: one of ``RECOMPUTE_LEVELS``.
     """
 
     def __init__(self, base: HiggsAudioModel, recompute: str) -> None:
@@ -292,13 +289,12 @@ class FusedLayers:
         self._layers = [FusedLayer(layer, recompute) for layer in base.layers]
         self._factors = [f for layer in self._layers for matrix in layer.matrices() for f in matrix.factors]
         self._trained = self._factors[0].a if self._factors else None
+        self._adapted = [module for module in base.layers.modules() if isinstance(module, LoraLayer)]
         self._dtype = base.layers[0].self_attn.q_proj.weight.dtype
 
     def __call__(self, hidden_ND: Tensor, routing: Routing, rows_R: Tensor) -> Tensor:
         """Return (R, D) after the last layer. In the last layer, only these rows go on from the attention."""
-        with torch.no_grad():
-            copies = [copy for f in self._factors for copy in (f.a_copy, f.b_copy)]
-            torch._foreach_copy_(copies, [factor for f in self._factors for factor in (f.a, f.b)])
+        self._copy_factors()
         last = LastRows(to_device(rows_R, hidden_ND.device), int((rows_R < routing.num_text).sum()))
         with torch.autocast(hidden_ND.device.type, enabled=False):
             x = hidden_ND.to(self._dtype)
@@ -312,6 +308,16 @@ class FusedLayers:
                 else:
                     x = layer(x, self._trained, routing, wanted)
         return x
+
+    @torch.no_grad()
+    def _copy_factors(self) -> None:
+        """Copy the factors in the type of the computation. A disabled adapter (PEFT's term) adds zero."""
+        if not self._factors:
+            return
+        copies = [copy for f in self._factors for copy in (f.a_copy, f.b_copy)]
+        torch._foreach_copy_(copies, [factor for f in self._factors for factor in (f.a, f.b)])
+        if self._adapted[0].disable_adapters:
+            torch._foreach_zero_([f.b_copy for f in self._factors])
 
 
 @dataclass(frozen=True)

@@ -26,14 +26,14 @@ def default_products() -> Iterator[None]:
 
 def product(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
     """Return ``x @ weight.T``, (N, O). The weight may be a transposed view."""
-    if _takes_onednn(x_NI):
+    if _takes_onednn(x_NI, weight_OI):
         return torch.ops.mkldnn._linear_pointwise(x_NI, weight_OI, None, "none", [], "")
     return x_NI @ weight_OI.t()
 
 
 def product_plus(x_NI: Tensor, weight_OI: Tensor, addend_NO: Tensor, out_NO: Tensor | None = None) -> Tensor:
     """Return ``x @ weight.T + addend``, (N, O), in ``out`` if it is given, which may be the addend."""
-    if _takes_onednn(x_NI):  # the operator has no ``out``
+    if _takes_onednn(x_NI, weight_OI):  # the operator has no ``out``
         y = torch.ops.mkldnn._linear_pointwise.binary(x_NI, addend_NO, weight_OI, None, "add")
         return y if out_NO is None else out_NO.copy_(y)
     return torch.addmm(addend_NO, x_NI, weight_OI.t(), out=out_NO)
@@ -56,5 +56,8 @@ def add_outer(total_IJ: Tensor, a_NI: Tensor, b_NJ: Tensor, scale: float = 1.0) 
         torch.addmm(total_IJ, a_NI.t(), b_NJ, out_dtype=torch.float32, alpha=scale, out=total_IJ)
 
 
-def _takes_onednn(x: Tensor) -> bool:
-    return _onednn and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
+def _takes_onednn(x: Tensor, weight: Tensor) -> bool:
+    if not (_onednn and x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0):
+        return False
+    # With any other layout of the weight, oneDNN takes a reference kernel that is a thousand times slower.
+    return weight.is_contiguous() or weight.t().is_contiguous()
