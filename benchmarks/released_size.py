@@ -61,6 +61,7 @@ class TrainerStep:
 
     Attributes:
         trainable: parameters of the adapter.
+        optimizer: holds them and AdamW's state.
         count_labels: gives the (1 + K,) label counts of some micro-batches, on the host.
         loss: gives the loss of one micro-batch by a forward pass; takes the step's label counts, on the device.
         update: clips the gradients, updates the adapter, and sets the gradients to zero.
@@ -68,6 +69,7 @@ class TrainerStep:
     """
 
     trainable: list[nn.Parameter]
+    optimizer: AdapterOptimizer
     count_labels: Callable[[list[HiggsAudioBatchInput]], Tensor]
     loss: Callable[[HiggsAudioBatchInput, Tensor], Tensor]
     update: Callable[[], None]
@@ -115,7 +117,7 @@ def build_step(
         state.step = steps_before
         trainer._optimizer_step(StepBatches(0, (), tuple(batches), 0), count(batches))
 
-    return TrainerStep(optimizer.parameters, count, loss, update, run)
+    return TrainerStep(optimizer.parameters, optimizer, count, loss, update, run)
 
 
 def build_base(
