@@ -351,21 +351,17 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         )
         output = _masks(packed, self.config)
         output.cache = past_key_values
-        needs_logits = bool(output_logits or not has_labels)
         rows = LabelRows.of(packed, label_audio_ids, self.config.audio_num_codebooks) if has_labels else None
-        if self.label_layers is not None and not (needs_logits or output_hidden_states):
+        needs_all = bool(output_logits or output_hidden_states or not has_labels)
+        if self.label_layers is not None and not needs_all:
             self._add_losses(output, *self._label_states(hidden, routing, rows), rows)
             return output
         hidden, all_hidden = self._run_layers(hidden, packed, routing, past_key_values, bool(output_hidden_states))
         if rows is not None:
             text, audio = (hidden[to_device(rows_R, self.device)] for rows_R in (rows.text_R, rows.audio_R))
             self._add_losses(output, text, audio, rows)
-        if output_hidden_states:
-            in_sample_order = packed.sample_from_routed.to(self.device)
-            states = [*all_hidden, self.norm(hidden)]
-            output.hidden_states = tuple(packed.pad(state[in_sample_order], 0.0) for state in states)
-        if needs_logits:
-            self._add_logits(output, self.norm(hidden), packed)
+        if needs_all:
+            self._add_states(output, self.norm(hidden), all_hidden, packed, bool(output_logits or not has_labels))
         return output
 
     def generate(
@@ -587,15 +583,28 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             LossConfig(),
         )
 
-    def _add_logits(self, output: HiggsAudioModelOutput, hidden: Tensor, packed: PackedBatch) -> None:
-        """Add both heads' logits to ``output``: text logits at every position (padded), audio logits at targets."""
+    def _add_states(
+        self,
+        output: HiggsAudioModelOutput,
+        normed_ND: Tensor,
+        all_hidden: list[Tensor],
+        packed: PackedBatch,
+        with_logits: bool,
+    ) -> None:
+        """Add to ``output`` the hidden states if there are any, and both heads' logits if they are wanted.
+
+        The text logits are those of every position, padded; the audio logits those of the targets.
+        """
         heads, config = self.audio_decoder_proj, self.config
-        in_sample_order = to_device(packed.sample_from_routed, self.device)
-        output.logits = packed.pad(heads.text_lm_head(hidden[in_sample_order]), 0.0)
-        output.audio_hidden_states = hidden[packed.num_text + packed.num_audio_in :]
-        output.audio_logits = heads.audio_lm_head(output.audio_hidden_states).view(
-            -1, config.audio_num_codebooks, config.codebook_rows
-        )
+        order = to_device(packed.sample_from_routed, self.device)
+        if all_hidden:
+            output.hidden_states = tuple(packed.pad(state[order], 0.0) for state in [*all_hidden, normed_ND])
+        if with_logits:
+            output.logits = packed.pad(heads.text_lm_head(normed_ND[order]), 0.0)
+            output.audio_hidden_states = normed_ND[packed.num_text + packed.num_audio_in :]
+            output.audio_logits = heads.audio_lm_head(output.audio_hidden_states).view(
+                -1, config.audio_num_codebooks, config.codebook_rows
+            )
 
 
 def _segments(
