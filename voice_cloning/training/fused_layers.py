@@ -34,7 +34,8 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from boson_multimodal.model.higgs_audio.attention import attend
+from boson_multimodal.model.higgs_audio import attention
+from boson_multimodal.model.higgs_audio.cpu_attention import attend_on_cpu
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import (
     HiggsAudioDualFFNDecoderLayer,
     HiggsAudioModel,
@@ -105,13 +106,13 @@ class AttentionBlock:
     """Attention of a layer, with its norms and the residual."""
 
     def __init__(self, layer: HiggsAudioDualFFNDecoderLayer) -> None:
-        attention = layer.self_attn
-        self.head_dim = attention.head_dim
-        self.qkv = AdaptedMatrix([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.out = AdaptedMatrix([attention.o_proj])
+        plain = layer.self_attn
+        self.head_dim = plain.head_dim
+        self.qkv = AdaptedMatrix([plain.q_proj, plain.k_proj, plain.v_proj])
+        self.out = AdaptedMatrix([plain.o_proj])
         self.norms = FrozenRMSNorm(layer.input_layernorm), FrozenRMSNorm(layer.audio_input_layernorm)
-        self.rotated_columns = attention.q_proj.out_features + attention.k_proj.out_features
-        self.query_heads = attention.q_proj.out_features // attention.head_dim
+        self.rotated_columns = plain.q_proj.out_features + plain.k_proj.out_features
+        self.query_heads = plain.q_proj.out_features // plain.head_dim
 
     def __call__(self, x: Tensor, trained: Tensor | None, routing: Routing, rows_R: Tensor | None) -> Tensor:
         """Return (N, D), or (R, D) for the given rows only.
@@ -122,7 +123,10 @@ class AttentionBlock:
             rows_R: the wanted rows; None for all.
         """
         query, key, value, x = QueryKeyValue.apply(x, trained, self, routing)
-        attended = attend(query, key, value, routing.every)
+        if x.device.type == "cpu" and x.dtype == torch.float32:
+            attended = attend_on_cpu(query, key, value, routing.every.lengths)
+        else:
+            attended = attention.attend(query, key, value, routing.every)
         return AttentionOutput.apply(attended.flatten(-2), x, trained, self.out, routing, rows_R)
 
 
