@@ -42,7 +42,10 @@ from benchmarks.released_size import (
     build_step,
     shortest_clip,
 )
+from boson_multimodal.device_memory import hold_one_block
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, attention
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, QUANTISATIONS
+from boson_multimodal.model.higgs_audio.transfer import to_device
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig
 from voice_cloning.training.config import RECOMPUTE_LEVELS
 
@@ -100,7 +103,7 @@ class Bench:
 
     def device_counts(self) -> Tensor:
         """(1 + K,) label counts of the step, on the device."""
-        return self.step.count_labels(self.batches).to(self.model.device, torch.float32, non_blocking=True)
+        return to_device(self.step.count_labels(self.batches).float(), self.model.device)
 
     def run(self, steps_before: int) -> None:
         self.step.run(steps_before, self.batches)
@@ -113,7 +116,8 @@ def set_up(args: argparse.Namespace, null_cuda: NullCuda | None) -> Bench:
     def note(part: str) -> None:
         memory[part] = torch.cuda.memory_allocated() / GB - sum(memory.values())
 
-    base = build_base(args.layers, null_cuda is None, args.plain and args.recompute != "none")
+    checkpointing = args.plain and args.recompute != "none"
+    base = build_base(args.layers, null_cuda is None, checkpointing, args.quantise)
     note("weights")
     settings = HiggsAudioLoRATrainingConfig(lora_rank=args.rank, lora_targets=args.targets)
     model = add_adapter(base, settings, None if args.plain else args.recompute)
@@ -148,8 +152,10 @@ def recorded_attention() -> Iterator[Counter[str]]:
 
 def first_steps(bench: Bench) -> dict[str, Any]:
     """Two steps: one after which all that lasts exists, and one that is counted. Peaks of memory are of the second."""
+    torch.cuda.reset_peak_memory_stats()
     with recorded_attention() as calls:
         bench.run(0)
+    hold_one_block(bench.model.device, torch.cuda.max_memory_allocated())
     bench.memory["workspace"] = torch.cuda.memory_allocated() / GB - sum(bench.memory.values())
     torch.cuda.reset_peak_memory_stats()
     with warnings.catch_warnings(record=True) as caught:
@@ -281,7 +287,7 @@ def time_host(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
         with part("collate"):
             batch = bench.collate([args.each] * args.samples)
         with part("count"):
-            counts = bench.step.count_labels([batch]).to(bench.model.device, torch.float32, non_blocking=True)
+            counts = to_device(bench.step.count_labels([batch]).float(), bench.model.device)
         with part("forward"):
             loss = bench.step.loss(batch, counts)
         with part("backward"):
@@ -330,6 +336,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", default=["attention", "audio_mlp", "text_mlp"], choices=TARGET_GROUPS)
     parser.add_argument("--recompute", default="none", choices=RECOMPUTE_LEVELS, help="What is computed twice.")
     parser.add_argument("--plain", action="store_true", help="Take the plain layers, which know none and layer.")
+    parser.add_argument("--quantise", choices=QUANTISATIONS, default=NOT_QUANTISED, help="As the trainer's flag.")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--eval", action="store_true", help="Memory of a forward pass without gradients.")
     mode.add_argument("--vary", action="store_true", help=f"Memory over {VARIED_STEPS} steps of different lengths.")
@@ -372,7 +379,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     null_cuda = None
     if library := os.environ.get(NULL_CUDA):
         null_cuda = NullCuda(library)
-        torch.backends.cuda.enable_cudnn_sdp(False)  # the null cuDNN has no graphs
     bench = set_up(args, null_cuda)
     report: dict[str, Any] = {
         "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()},

@@ -1,6 +1,6 @@
 """A model of the released size on a GPU, without a checkpoint; random samples for it, and the trainer's step on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -16,6 +16,7 @@ from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, load_quantised
 from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.run.components import Placement, leave_casts_to_autocast
@@ -88,13 +89,15 @@ def add_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig, r
     return model.train()
 
 
-def build_step(model: PeftModel) -> TrainerStep:
+def build_step(
+    model: PeftModel, dtype: torch.dtype = WEIGHTS_DTYPE, loss_config: LossConfig | None = None
+) -> TrainerStep:
     """The step of a trainer that has this model; no other function knows what the trainer is made of."""
     config = model.get_base_model().config
     trainer = object.__new__(ArabicVoiceCloningDistributedTrainer)
     trainer.config = DistributedTrainingConfig(data_path="none", output_dir="none")
-    trainer.loss_config = LossConfig()
-    trainer.ranks, trainer.placement = Ranks(), Placement(model.device, WEIGHTS_DTYPE)
+    trainer.loss_config = loss_config or LossConfig()
+    trainer.ranks, trainer.placement = Ranks(), Placement(model.device, dtype)
     optimizer = AdapterOptimizer(model.parameters(), trainer.config, trainer.ranks)
     state = TrainingState(total_steps=100, totals=LossTotals.zeros(config.audio_num_codebooks))
     # The step takes no more of the components than these.
@@ -117,16 +120,28 @@ def build_step(model: PeftModel) -> TrainerStep:
     return TrainerStep(optimizer.parameters, optimizer, count, loss, update, run)
 
 
-def build_base(layers: int, is_computing: bool, gradient_checkpointing: bool) -> HiggsAudioModel:
+def build_base(
+    layers: int, is_computing: bool, gradient_checkpointing: bool, quantise: str = NOT_QUANTISED
+) -> HiggsAudioModel:
     """The frozen base on the GPU; its weights are random where numbers are computed, and unset elsewhere."""
+
+    def weights(shapes: dict[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
+        for name, shape in shapes.items():
+            weight = torch.empty(shape, dtype=WEIGHTS_DTYPE, device="cuda:0")
+            if is_computing:
+                weight.fill_(1.0) if "norm" in name else weight.normal_(0, 0.02)
+            yield name, weight
+
     config = HiggsAudioConfig(text_config={**RELEASED_TEXT, "num_hidden_layers": layers})
     with torch.device("meta"):
-        model = HiggsAudioModel(config).to(WEIGHTS_DTYPE)
-    model = model.to_empty(device="cuda:0").requires_grad_(False).eval()
+        model = HiggsAudioModel(config)
+    made = weights({name: tensor.shape for name, tensor in model.state_dict().items()})
+    if quantise == NOT_QUANTISED:
+        model.load_state_dict(dict(made), assign=True)
+    else:
+        load_quantised(model, made, WEIGHTS_DTYPE)
+    model.requires_grad_(False).eval()
     model.rotary_emb = LlamaRotaryEmbedding(config.text_config).to("cuda:0")
-    if is_computing:
-        for name, parameter in model.named_parameters():
-            parameter.fill_(1.0) if "norm" in name else parameter.normal_(0, 0.02)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model

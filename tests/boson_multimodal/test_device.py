@@ -5,6 +5,7 @@ import torch
 
 from boson_multimodal.device import TORCH_DTYPES, pick_device, resolve_dtype
 from boson_multimodal.errors import InputError
+from tests.null_cuda import needs_null_cuda, report_of
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,39 @@ def test_each_process_has_its_own_gpu(local_rank: int, number: int, monkeypatch:
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert pick_device(local_rank) == torch.device("cuda", number)
     assert chosen == [torch.device("cuda", number)]
+
+
+BACKENDS = """
+import torch
+from torch.nn.attention import SDPBackend
+
+def backend(queries, keys, is_causal, masked):
+    q = torch.empty(1, 24, queries, 128, dtype=torch.bfloat16, device="cuda")
+    k = v = torch.empty(1, 8, keys, 128, dtype=torch.bfloat16, device="cuda")
+    mask = torch.empty(1, 1, queries, keys, dtype=torch.bool, device="cuda") if masked else None
+    return SDPBackend(torch._fused_sdp_choice(q, k, v, mask, 0.0, is_causal, enable_gqa=True)).name
+
+def backends():
+    shapes = [(1, 300, False, False), (1, 301, False, True), (400, 400, True, False), (400, 700, False, True)]
+    return [backend(*shape) for shape in shapes]
+
+torch.backends.cuda.enable_cudnn_sdp(True)
+found = {"on": backends()}
+from boson_multimodal.device import pick_device
+pick_device(-1)
+found["picked"] = backends()
+torch.backends.cuda.enable_cudnn_sdp(True)
+del sys.modules["boson_multimodal.model.higgs_audio.attention"]
+import boson_multimodal.model.higgs_audio.attention
+found["imported"] = backends()
+report({**found, "benchmark": torch.backends.cudnn.benchmark})
+"""
+
+
+@needs_null_cuda
+def test_no_attention_of_one_column_or_one_sample_runs_on_cudnn() -> None:
+    """The shapes are those of generation, alone and beside a longer sample, and of whole and continued samples."""
+    found = report_of(BACKENDS)
+    assert "CUDNN_ATTENTION" in found["on"]  # so this GPU would take it
+    assert "CUDNN_ATTENTION" not in found["picked"] + found["imported"]
+    assert found["benchmark"] is False

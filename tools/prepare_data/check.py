@@ -21,6 +21,7 @@ from typing import Any
 from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_voice_cloning_dataset import PROMPT_STYLES
 from boson_multimodal.errors import raise_if_any
+from boson_multimodal.memory_remedies import advising_cpu
 from voice_cloning.data_check.check import REPORT_FILE, check_files
 from voice_cloning.data_check.summary import PlannedRun
 from voice_cloning.data_check.voice_rules import AUTOMATIC, NO_MODEL
@@ -76,18 +77,19 @@ def run(flags: argparse.Namespace) -> int:
     if flags.num_workers is not None and flags.num_workers < 1:
         too_low.append(f"--num_workers {flags.num_workers}: must be at least 1")
     raise_if_any("settings of check", too_low)
-    report = check_files(
-        flags.files,
-        flags.output_dir,
-        eval_files=flags.eval_data_path,
-        run=PlannedRun(**settings),
-        model_path=flags.model_path,
-        num_workers=flags.num_workers,
-        codes=flags.codes,
-        audio_tokenizer_path=flags.audio_tokenizer_path,
-        speaker_model=flags.speaker_model,
-        speaker_threshold=flags.speaker_threshold,
-    )
+    with advising_cpu("while the data were checked"):
+        report = check_files(
+            flags.files,
+            flags.output_dir,
+            eval_files=flags.eval_data_path,
+            run=PlannedRun(**settings),
+            model_path=flags.model_path,
+            num_workers=flags.num_workers,
+            codes=flags.codes,
+            audio_tokenizer_path=flags.audio_tokenizer_path,
+            speaker_model=flags.speaker_model,
+            speaker_threshold=flags.speaker_threshold,
+        )
     print("\n".join(_lines(report)))
     print(f"all findings: {flags.output_dir / REPORT_FILE} and report.html beside it")
     return 1 if report["errors"] else 0

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.process_group import Ranks
@@ -199,11 +200,16 @@ def readings_hint(flags: dict[str, Any], problem: str) -> str:
 def restore(
     checkpoint: Path | None, model: PeftModel, optimizer: AdapterOptimizer, total_steps: int, num_codebooks: int
 ) -> TrainingState:
-    """Load a checkpoint into model and optimizer. Return its state, or that of step 0 if there is no checkpoint."""
+    """Load a checkpoint into model and optimizer. Return its state, or that of step 0 if there is no checkpoint.
+
+    Afterwards all that lasts is loaded, and what loading took besides goes back to the GPU.
+    """
+    if checkpoint is not None:
+        set_peft_model_state_dict(model, load_file(checkpoint / ADAPTER_FILE))
+        optimizer.load(checkpoint)
+    release_cached_memory(optimizer.values.device)
     if checkpoint is None:
         return TrainingState(total_steps, LossTotals.zeros(num_codebooks))
-    set_peft_model_state_dict(model, load_file(checkpoint / ADAPTER_FILE))
-    optimizer.load(checkpoint)
     return TrainingState.load(checkpoint, total_steps)
 
 

@@ -9,7 +9,9 @@ from transformers import WhisperFeatureExtractor
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
+from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.data import (
     Codec,
@@ -61,6 +63,8 @@ def load_run_data(
     else:
         codec = find_codec(*named_codec, Path(dataset_config.code_cache_dir))
     model_config = HiggsAudioConfig.from_pretrained(model_folder)
+    if config.quantise != NOT_QUANTISED:
+        check_widths(model_config, f"--model_path {config.model_path}")
     feature_extractor = load_feature_extractor(config, model_config)
     train_dataset, eval_dataset = load_datasets(config, dataset_config, model_config, model_folder, codec)
     return RunData(
@@ -75,8 +79,10 @@ def load_run_data(
 
 
 def encode_clips_of(data: RunData, device: torch.device) -> int:
-    """Encode the clips whose codes are missing. Return the number of these clips."""
-    return sum(
+    """Encode the clips whose codes are missing. Return the number of these clips. The codec leaves no memory in use."""
+    encoded = sum(
         dataset.encode_missing(lambda: load_higgs_audio_tokenizer(data.codec.folder, device))
         for dataset in data.datasets
     )
+    release_cached_memory(device)
+    return encoded

@@ -8,24 +8,45 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from boson_multimodal.model.higgs_audio.products import add_outer, outer, product, product_plus
+from boson_multimodal.model.higgs_audio.quantised_weights import dequantised, is_quantised
 from boson_multimodal.model.higgs_audio.rms_norm import FrozenRMSNorm
 
 
 class FrozenMatrix:
-    """The weights of linear layers that read the same input, one below the other: (O, I)."""
+    """The weights of linear layers that read the same input, one below the other: (O, I).
+
+    Full-precision weights are joined in one storage, into which the parameters become views. Quantised weights stay as
+    they are, and are made full for each product.
+    """
 
     def __init__(self, linears: Sequence[nn.Linear]) -> None:
+        self._linears = linears
+        self._storage: Tensor | None = None
+        if is_quantised(linears[0]):
+            return
         if len(linears) == 1:
             self._storage = linears[0].weight.data
             return
         self._storage = torch.cat([linear.weight.data for linear in linears])
-        sizes = [linear.weight.shape[0] for linear in linears]
-        for linear, rows in zip(linears, self._storage.split(sizes), strict=True):
+        for linear, rows in zip(linears, self.rows(self._storage), strict=True):
             linear.weight.data = rows
 
     def read(self) -> Tensor:
         """Return (O, I) in the type of the computation."""
-        return self._storage
+        if self._storage is not None:
+            return self._storage
+        if len(self._linears) == 1:
+            return dequantised(self._linears[0])
+        like = self._linears[0]
+        shape = sum(linear.out_features for linear in self._linears), like.in_features
+        matrix = torch.empty(shape, dtype=like.compute_dtype, device=like.weight.device)
+        for linear, rows in zip(self._linears, self.rows(matrix), strict=True):
+            dequantised(linear, out=rows)
+        return matrix
+
+    def rows(self, matrix: Tensor) -> Sequence[Tensor]:
+        """Return the rows of each layer."""
+        return matrix.split([linear.out_features for linear in self._linears])
 
 
 @dataclass(frozen=True)
@@ -84,7 +105,6 @@ class AdaptedMatrix:
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         linears = [m.get_base_layer() if isinstance(m, LoraLayer) else m for m in modules]
         self._weight = FrozenMatrix(linears)
-        self._sizes = [linear.out_features for linear in linears]
         like = self._weight.read()
         adapted = [(m, m.active_adapters[0]) for m in modules if isinstance(m, LoraLayer)]
         self._a = like.new_empty(sum(m.r[name] for m, name in adapted), like.shape[1])
@@ -150,7 +170,7 @@ class AdaptedMatrix:
 
     def backward_input(self, dys: Sequence[Tensor], dxa: Tensor) -> Tensor:
         """Return the gradient of x, (N, I)."""
-        first, *others = (rows.t() for rows in self._weight.read().split(self._sizes))
+        first, *others = (rows.t() for rows in self._weight.rows(self._weight.read()))
         dx = product(dys[0], first)
         for dy, rows in zip(dys[1:], others, strict=True):
             dx = product_plus(dy, rows, dx, dx)

@@ -130,6 +130,14 @@ def plan_evaluation(
     return _deal(fill_micro_batches(order, lengths, max_tokens_per_batch, batch_size), world_size, 1)
 
 
+def fullest_evaluation_batch(lengths: Sequence[int], config: DistributedTrainingConfig) -> MicroBatch:
+    """Return the micro-batch with the most positions of an evaluation, on any number of processes."""
+    steps = plan_evaluation(
+        lengths, max_tokens_per_batch=config.max_tokens_per_batch, batch_size=config.batch_size, world_size=1
+    )
+    return max((step[0][0] for step in steps), key=lambda indices: sum(lengths[i] for i in indices))
+
+
 def fill_micro_batches(
     order: Sequence[int], lengths: Sequence[int], max_tokens_per_batch: int, batch_size: int | None
 ) -> list[MicroBatch]:

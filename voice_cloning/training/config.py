@@ -20,6 +20,7 @@ from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.flags import GIVEN, facts_of, flag, value_before
 from boson_multimodal.model.higgs_audio.loss import LossConfig
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, QUANTISATIONS
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning import __version__
 from voice_cloning.training.checkpoints import RUN_FILE, read_run_flags
@@ -111,6 +112,13 @@ class DistributedTrainingConfig:
         "float16 is refused: it overflows in this model.",
         list(TORCH_DTYPES),
     )
+    quantise: str = _setting(
+        NOT_QUANTISED,
+        "nf4 holds the base's weights in 4 bits (QLoRA): a third of the memory, slower, slightly other losses. Needs "
+        "bitsandbytes. The adapter, norms, embeddings and heads are as without it.",
+        QUANTISATIONS,
+        before=NOT_QUANTISED,
+    )
     recompute: str = _housekeeping(
         AUTO,
         "What the backward pass computes again, to save memory: none, the FFN of each layer, or the whole layer, which "
@@ -169,11 +177,14 @@ class DistributedTrainingConfig:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 problems.append(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        for name, allowed in (
-            ("lr_scheduler_type", SCHEDULES),
-            ("torch_dtype", TORCH_DTYPES),
-            ("recompute", (AUTO, *RECOMPUTE_LEVELS)),
-        ):
+        problems += self._memory_problems()
+        choices = {
+            "lr_scheduler_type": SCHEDULES,
+            "torch_dtype": TORCH_DTYPES,
+            "recompute": (AUTO, *RECOMPUTE_LEVELS),
+            "quantise": QUANTISATIONS,
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 problems.append(f"{name} is {getattr(self, name)!r}; it must be one of {list(allowed)}")
         if self.torch_dtype == "float16":

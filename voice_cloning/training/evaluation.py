@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
@@ -61,13 +62,17 @@ class Evaluator:
             world_size=self._ranks.world_size,
         )
         totals = LossTotals.zeros(self._num_codebooks)
+        sums: Tensor | None = None  # on the device, so that no batch waits for it
         for step_plan in progress(plan, "evaluating", unit="batch", leave=False, disable=not self._ranks.is_main):
             if self._ranks.any(stop_requested()):
                 return None
             micro_batches = self._loader.load(step_plan).micro_batches
-            counts = self._ranks.sum(count_labels(micro_batches, self._num_codebooks))
-            sums = torch.zeros_like(totals.sums)
+            totals.counts += count_labels(micro_batches, self._num_codebooks)
             for batch in filter(None, micro_batches):
-                sums += loss_sums(forward(batch)).double().cpu()
-            totals.add(self._ranks.sum(sums), counts)
+                added = loss_sums(forward(batch)).double()
+                sums = added if sums is None else sums + added
+        if sums is not None:
+            totals.sums += sums.cpu()
+        self._ranks.sum(totals.sums)
+        self._ranks.sum(totals.counts)
         return totals.losses(self._loss_config, prefix="eval_")

@@ -290,7 +290,7 @@ class FusedLayers:
         self._factors = [f for layer in self._layers for matrix in layer.matrices() for f in matrix.factors]
         self._trained = self._factors[0].a if self._factors else None
         self._adapted = [module for module in base.layers.modules() if isinstance(module, LoraLayer)]
-        self._dtype = base.layers[0].self_attn.q_proj.weight.dtype
+        self._dtype = base.norm.weight.dtype
 
     def __call__(self, hidden_ND: Tensor, routing: Routing, rows_R: Tensor) -> Tensor:
         """Return (R, D) after the last layer. In the last layer, only these rows go on from the attention."""

@@ -112,8 +112,9 @@ class StepLedger:
         if not self._pending:
             return
         local = torch.stack([pending.sums for pending in self._pending]).double()
-        rows = self._ranks.sum(local[:, :, :-1].sum(dim=1))
-        local, rows = local.cpu(), rows.cpu()
+        rows = self._ranks.sum(local.sum(dim=1))
+        numbers = torch.cat([local, rows[:, None]], dim=1).cpu()  # one copy, because each copy waits for the device
+        local, rows = numbers[:, :-1], numbers[:, -1, :-1]
         if not (rows.isfinite().all() and local.isfinite().all()):
             self._raise_non_finite(local)
         for pending, row in zip(self._pending, rows, strict=True):

@@ -9,9 +9,12 @@ from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
+from boson_multimodal.device import turn_off_cudnn_attention
 from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
 from boson_multimodal.model.higgs_audio.transfer import to_device
+
+turn_off_cudnn_attention()  # here, so that it holds for whoever uses the model, on a device chosen in any way
 
 VARLEN_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 """Whether the varlen kernel supports grouped-query attention. In torch 2.11 it does not."""

@@ -40,6 +40,7 @@ from boson_multimodal.model.higgs_audio.loss import (
     weighted_loss,
 )
 from boson_multimodal.model.higgs_audio.packing import PackedBatch, pack_batch, segment_lengths
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_quantisation, load_quantised
 from boson_multimodal.model.higgs_audio.transfer import to_device
 
 
@@ -266,6 +267,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         dtype: str | torch.dtype | None = "auto",
         torch_dtype: str | torch.dtype | None = None,
         device_map: str | torch.device | dict[str, Any] | None = None,
+        quantise: str = NOT_QUANTISED,
     ) -> Any:
         """Load a checkpoint in either published layout, in evaluation mode. Tensors are read directly into the model.
 
@@ -277,14 +279,16 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             torch_dtype: the older name of ``dtype``.
             device_map: one device, or ``{"": device}``. None is the CPU; ``"auto"`` is the first CUDA device, or the
                 CPU if there is none.
+            quantise: ``nf4`` holds the layers' linear weights in 4 bits (``quantised_weights.py``); ``none`` does not.
 
         Raises:
             InputError: if a file is missing or damaged, or listing the tensors that are missing, are unexpected or have
-                a wrong shape. It is raised before any weight is read.
+                a wrong shape; or if the model cannot be quantised here. It is raised before any weight is read.
         """
         folder = resolve_checkpoint(str(pretrained_model_name_or_path), revision, "model", ())
         config = HiggsAudioConfig.from_pretrained(folder) if config is None else copy.deepcopy(config)
         device = single_device(device_map)
+        check_quantisation(quantise, device, config, str(pretrained_model_name_or_path))
         with torch.device("meta"):
             model = cls(config)
         stored = stored_tensors(folder)
@@ -292,7 +296,11 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         fitting = check_fit(stored, wanted, f"{pretrained_model_name_or_path}: tensors do not fit the configuration")
         config.dtype = weights_dtype(torch_dtype or dtype, config, stored.values())
         config.name_or_path = model.name_or_path = str(pretrained_model_name_or_path)
-        model.load_state_dict(read_weights(fitting, wanted, config.dtype, device), assign=True)
+        weights = read_weights(fitting, wanted, config.dtype, device)
+        if quantise == NOT_QUANTISED:
+            model.load_state_dict(dict(weights), assign=True)
+        else:
+            load_quantised(model, weights, config.dtype)
         model.rotary_emb = LlamaRotaryEmbedding(config.text_config).to(device)  # computed: files do not contain it
         return model.eval()
 

@@ -264,6 +264,7 @@ report(found)
 """
 
 
+@pytest.mark.slow
 @needs_null_cuda
 def test_an_update_on_a_gpu_is_a_few_launches_and_waits_for_nothing_after_a_resume_too() -> None:
     found = report_of(UPDATE_ON_CUDA)
