@@ -24,30 +24,11 @@ from voice_cloning.training.batches import StepBatches, count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.fused_layers import install_fused_layers
 from voice_cloning.training.losses import LossTotals
+from voice_cloning.training.memory_estimate import RELEASED_TEXT
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.state import TrainingState
 
 WEIGHTS_DTYPE = torch.bfloat16
-RELEASED_TEXT = {
-    "hidden_size": 3072,
-    "num_attention_heads": 24,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 8192,
-    "vocab_size": 128256,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 131072,
-    "tie_word_embeddings": False,
-    "rope_parameters": {
-        "rope_type": "llama3",
-        "rope_theta": 500000.0,
-        "factor": 32.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    },
-}
-"""Backbone of the released model, without its number of layers."""
 BEGIN_OF_TEXT, AUDIO_BOS = 128000, 128011
 INSTRUCTION_TOKENS, TARGET_TEXT_TOKENS = 40, 28
 """Text tokens of a sample before its reference clip, and those of its trained turn."""

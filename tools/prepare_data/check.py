@@ -25,6 +25,7 @@ from boson_multimodal.memory_remedies import advising_cpu
 from voice_cloning.data_check.check import REPORT_FILE, check_files
 from voice_cloning.data_check.summary import PlannedRun
 from voice_cloning.data_check.voice_rules import AUTOMATIC, NO_MODEL
+from voice_cloning.training.config import AUTO, RECOMPUTE_LEVELS
 
 PRINTED_SAMPLES = 3
 """Samples of one finding that are printed."""
@@ -67,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default = getattr(run, name)
         add(f"--{name}", type=int, default=default, metavar="N", help=f"{AS_YOU_TRAIN} Default {default}.")
     add("--num_processes", type=int, default=1, metavar="N", help="Processes of torchrun, for the number of steps.")
-    add("--gradient_checkpointing", action="store_true", help=AS_YOU_TRAIN)
+    levels = add("--recompute", default=run.recompute, choices=[AUTO, *RECOMPUTE_LEVELS], help=AS_YOU_TRAIN)
+    add("--gradient_checkpointing", dest=levels.dest, action="store_const", const="layer", help="--recompute layer.")
 
 
 def run(flags: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import torch
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.checkpoints import CONFIG_FILES, resolve_checkpoint
 from boson_multimodal.device import pick_device, resolve_dtype
+from boson_multimodal.errors import InputError
 from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.run.data import RunData, load_run_data
@@ -52,6 +53,11 @@ def dry_run(
         data = load_run_data(config, readable, model_folder)
         # A card that is named stands for a GPU. Without any card, the table is about GPUs too.
         dtype = resolve_dtype(config.torch_dtype, torch.device("cuda"))
+        if card is not None and card.has_bf16 is False and dtype == torch.bfloat16:
+            raise InputError(
+                f"gpu: {card.name} has no bfloat16, and float16 overflows in this model; give --torch_dtype float32, "
+                "which takes 4 bytes a weight, or another card (docs/troubleshooting.md)"
+            )
         model = TrainedModel(data.model_config, lora_config, dtype)
         lines = _lines(config, model, data, ranks.world_size, card)
     if ranks.is_main:
@@ -89,13 +95,10 @@ def _lines(
 
 
 def _card_line(card: GpuCard) -> str:
-    taken = (
+    return (
         f"card: {card.name}, {card.memory / GB:.1f} GB, of which tensors can have {card.available / GB:.1f} GB "
         f"(about {CONTEXT_BYTES / GB} GB is the CUDA context)"
     )
-    if card.has_bf16 is False:
-        taken += "; it has no bfloat16, see docs/troubleshooting.md"
-    return taken
 
 
 def _data_lines(data: RunData) -> list[str]:

@@ -8,7 +8,7 @@ import torch
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from boson_multimodal.constants import IGNORE_INDEX
-from boson_multimodal.errors import raise_if_any
+from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.run.components import Placement
@@ -17,10 +17,11 @@ from voice_cloning.training.activation_memory import BatchShape
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
 from voice_cloning.training.gpu_cards import GB, GpuCard, present_card
-from voice_cloning.training.memory_estimate import TrainedModel
+from voice_cloning.training.memory_estimate import BUDGET_STEP, TrainedModel
 
 logger = logging.getLogger(__name__)
 
+REMEDIES = "--recompute layer, a smaller --lora_rank, or a larger GPU"
 DEFAULT_BUDGET: int = DistributedTrainingConfig.max_tokens_per_batch
 
 
@@ -77,6 +78,8 @@ def choose_memory_flags(
         lengths = [dataset.expected_lengths(dataset.records) for dataset in datasets]
         longest, per_step = max(map(max, lengths)), world_size * config.gradient_accumulation_steps
         budget = _budget(config, model, longest, available)
+        if budget == 0:
+            raise InputError(_nothing_fits(config, model, available))
         # More than this share of the data would leave processes without a micro-batch.
         share = max(longest, -(-sum(lengths[0]) // per_step))
         config = replace(config, max_tokens_per_batch=min(budget, share))
@@ -105,6 +108,15 @@ def _budget(config: DistributedTrainingConfig, model: TrainedModel, longest: int
     return next((budget for budget in found if budget >= least), found[-1])
 
 
+def _nothing_fits(config: DistributedTrainingConfig, model: TrainedModel, available: int) -> str:
+    level = model.levels[-1] if config.recompute == AUTO else config.recompute
+    least = model.memory(BatchShape.full_of(BUDGET_STEP, BUDGET_STEP), level).needed
+    return (
+        f"--max_tokens_per_batch auto: {BUDGET_STEP} positions need {least / GB:.1f} GB with --recompute {level}, and "
+        f"the GPU has {available / GB:.1f} GB for them. Take {REMEDIES}"
+    )
+
+
 def _require_fit(datasets: Sequence[ArabicVoiceCloningDataset], budget: int) -> None:
     problems = [
         f"{dataset.data_path}: {record.sample_id}: is {length} positions long"
@@ -113,8 +125,8 @@ def _require_fit(datasets: Sequence[ArabicVoiceCloningDataset], budget: int) -> 
         if length > budget
     ]
     raise_if_any(
-        f"--max_tokens_per_batch auto: the GPU holds micro-batches of {budget} positions; cut the clips of these "
-        "samples, or take a smaller --lora_rank, or a larger GPU",
+        f"--max_tokens_per_batch auto: the GPU holds micro-batches of {budget} positions. Cut the clips of these "
+        f"samples, or take {REMEDIES}",
         problems,
     )
 

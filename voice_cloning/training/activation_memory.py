@@ -166,10 +166,9 @@ class PlainLayerBytes(LayerBytes):
 
     def step(self, recompute: str) -> Activations:
         """Return what all layers take."""
-        one, kept = 2 * self.size * (self.larger_ffn + self.hidden * self.positions), self._kept_by_layer()
-        if self.lora.use_dora:
-            one += DORA_NORM * self.hidden * self.widest
-        forward = 5 * self.size * self.larger_ffn + 4 * self.stream
+        norms = DORA_NORM * self.hidden * self.widest if self.lora.use_dora else 0
+        one = 2 * self.size * (self.larger_ffn + self.hidden * self.positions) + norms
+        kept, forward = self._kept_by_layer(), 5 * self.size * self.larger_ffn + 4 * self.stream + norms
         if recompute == "none":
             return self.blocks(self.layers * kept, self.layers * kept, one, forward)
         inputs = self.layers * self.stream

@@ -30,9 +30,33 @@ WORKSPACE_BYTES = 2 * 2**25
 BUDGET_STEP = 64
 """``--max_tokens_per_batch auto`` is a multiple of this number of positions."""
 FP32_LOGITS = 2
-"""How often the logits of a chunk exist in fp32 at a time, besides once in the type of the computation."""
+"""How often the logits of a chunk exist in fp32 at a time, besides once in the type of the computation. Once in each
+they stay until the next chunk has its own."""
 NF4_BYTES_PER_WEIGHT = 0.5 + 1 / 64 + 4 / (64 * 256)
 """4 bits, one byte for a block of 64 weights, and one fp32 number for 256 of these bytes."""
+
+RELEASED_TEXT = {
+    "hidden_size": 3072,
+    "num_attention_heads": 24,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 8192,
+    "vocab_size": 128256,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 131072,
+    "tie_word_embeddings": False,
+    "rope_parameters": {
+        "rope_type": "llama3",
+        "rope_theta": 500000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
+"""Backbone of the released model, without its number of layers."""
+RELEASED_MODEL = HiggsAudioConfig(text_config={**RELEASED_TEXT, "num_hidden_layers": 28})
+"""The released model, for those who have no checkpoint at hand."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +181,18 @@ class TrainedModel:
         return (shape.text_rows + shape.audio_rows) * self.config.hidden_size * self.dtype.itemsize
 
     def _head_bytes(self, shape: BatchShape) -> int:
-        """Return the bytes of the logits of one chunk of rows, of the head whose chunk is larger."""
+        """Return the bytes of the logits of the head that needs more."""
         audio = self.config.audio_num_codebooks * self.config.codebook_rows
-        chunks = [
-            min(rows, max(1, LOGITS_PER_CHUNK // width)) * width
-            for rows, width in ((shape.text_rows, self.config.vocab_size), (shape.audio_rows, audio))
-        ]
-        return max(chunks) * (FP32_LOGITS * 4 + self.dtype.itemsize)
+        pairs = (shape.text_rows, self.config.vocab_size), (shape.audio_rows, audio)
+        return max(self._logit_bytes(rows, width) for rows, width in pairs)
+
+    def _logit_bytes(self, rows: int, width: int) -> int:
+        """Return the bytes of the logits of one head: those of a chunk of rows, and what is left of the one before."""
+        chunk = max(1, LOGITS_PER_CHUNK // width)
+        size = self.dtype.itemsize
+        first, second = min(rows, chunk), min(max(0, rows - chunk), chunk)
+        left = (4 + size) * first if second else 0
+        return width * max(first * (4 * FP32_LOGITS + size), left + second * (4 * FP32_LOGITS + size))
 
     def largest_budget(self, available: int, recompute: str, longest: int) -> int:
         """Return the most positions of a micro-batch that fit ``available`` bytes; 0 if none do.
