@@ -112,13 +112,18 @@ class Results:
         self.write(part, state=state, **fields)
 
 
-def json_objects(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
-    """JSON objects among the lines of an output, each as soon as it is whole; it begins and ends a line."""
+def json_objects(lines: Iterable[str], log: IO[str]) -> Iterator[dict[str, Any]]:
+    """JSON objects among the lines of an output, each as soon as it is whole; it begins and ends a line.
+
+    All other lines are written to the log. Objects are not, so that the end of the log tells why a command failed.
+    """
     held = ""
     for line in lines:
         if line.startswith("{"):
+            _write(log, held)
             held = ""
         elif not held:
+            _write(log, line)
             continue
         held += line
         try:
@@ -127,6 +132,11 @@ def json_objects(lines: Iterator[str]) -> Iterator[dict[str, Any]]:
             continue
         yield found
         held = ""
+    _write(log, held)
+
+
+def _write(log: IO[str], text: str) -> None:
+    print(text, end="", file=log, flush=True)
 
 
 def run_command(command: str, seconds: float, log: IO[str], found: Callable[[dict[str, Any]], None]) -> str | None:
@@ -154,7 +164,7 @@ def run_command(command: str, seconds: float, log: IO[str], found: Callable[[dic
     timer = threading.Timer(seconds, stop)
     timer.start()
     try:
-        for result in json_objects(_copied(process.stdout, log)):
+        for result in json_objects(process.stdout, log):
             found(result)
         status = process.wait()
     finally:
@@ -172,13 +182,6 @@ def end_group(process: subprocess.Popen[str]) -> None:
     except ProcessLookupError:
         return  # all have ended
     process.wait()
-
-
-def _copied(lines: Iterable[str], log: IO[str]) -> Iterator[str]:
-    """The lines, each of which is also written to the log."""
-    for line in lines:
-        print(line, end="", file=log, flush=True)
-        yield line
 
 
 def _last_lines(log: IO[str], start: int) -> str:

@@ -27,7 +27,7 @@ from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCol
 from benchmarks.device_measures import leave, noted_waits, open_device, print_result, seconds_of
 from benchmarks.released_size import TrainerStep, add_adapter, build_base, build_sample, build_step
 from lora_config import HiggsAudioLoRATrainingConfig
-from voice_cloning.training.fused_layers import RECOMPUTE
+from voice_cloning.training.config import RECOMPUTE_LEVELS
 
 TEXT, REFERENCE = 110, 134
 STEPS_BEFORE, STEPS_AFTER = 3, 3
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--samples", type=int, default=4, help="Samples of a step.")
     parser.add_argument("--each", type=int, default=512, help="Positions of each sample; at least 300.")
     parser.add_argument("--layers", type=int, default=28, help="Layers of the model.")
-    parser.add_argument("--recompute", default="none", choices=RECOMPUTE, help="What is computed twice.")
+    parser.add_argument("--recompute", default="none", choices=RECOMPUTE_LEVELS, help="What is computed twice.")
     args = parser.parse_args(arguments)
     if min(args.samples, args.layers) < 1 or args.each < 300:
         parser.error("--samples and --layers must be at least 1, and --each at least 300")

@@ -1,5 +1,6 @@
 """The script for a machine with a GPU: how its parts are run, and that all of them run on a null device."""
 
+import io
 import json
 import os
 import re
@@ -48,7 +49,9 @@ def test_results_of_one_line_and_of_many_are_found_between_other_output() -> Non
         "end\n",
         '{"c": 3}\n',
     ]
-    assert list(json_objects(iter(lines))) == [{"a": 1}, {"b": [2]}, {"c": 3}]
+    log = io.StringIO()
+    assert list(json_objects(lines, log)) == [{"a": 1}, {"b": [2]}, {"c": 3}]
+    assert log.getvalue() == "loading\n{no object\nend\n"
 
 
 def test_a_part_that_fails_leaves_its_reason_and_the_next_one_runs(tmp_path: Path) -> None:
@@ -210,7 +213,7 @@ def test_the_gpu_tests_of_whole_runs_run_up_to_their_assertions_on_numbers() -> 
 def check_gpu_tests(path: str) -> None:
     """Run the tests under the null device; no error but that of an assertion may end one."""
     result = run_null_cuda("-m", "pytest", "-s", "-m", "gpu", "-p", "tests.gpu_outcomes", path)
-    tests = [found for found in json_objects(result.stdout.splitlines(keepends=True)) if "test" in found]
+    tests = [found for found in json_objects(result.stdout.splitlines(keepends=True), io.StringIO()) if "test" in found]
     assert result.returncode == 0, [test for test in tests if test["outcome"] == "failed"] or result.stdout
     assert len(tests) >= 6 and {test["outcome"] for test in tests} <= {"passed", "skipped", "reached its assertion"}
 
