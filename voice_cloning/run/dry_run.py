@@ -58,7 +58,7 @@ def dry_run(
                 f"gpu: {card.name} has no bfloat16, and float16 overflows in this model; give --torch_dtype float32, "
                 "which takes 4 bytes a weight, or another card (docs/troubleshooting.md)"
             )
-        model = TrainedModel(data.model_config, lora_config, dtype)
+        model = TrainedModel(data.model_config, lora_config, dtype, config.quantise)
         lines = _lines(config, model, data, ranks.world_size, card)
     if ranks.is_main:
         print("\n".join(lines))
@@ -127,7 +127,7 @@ def _step_lines(
     level = f"--recompute {chosen.recompute}" + (" (auto)" if was.recompute == AUTO else "")
     processes = "1 process" if world_size == 1 else f"{world_size} processes"
     return [
-        f"{size} {level}",
+        f"{size} {level} --quantise {chosen.quantise}",
         f"{plan.total_steps:,} optimizer steps, {len(plan.epoch(0)):,} in an epoch; {plan.positions_per_step:,.0f} "
         f"positions in a step on average ({processes}, {chosen.gradient_accumulation_steps} micro-batches each)",
         f"the fullest micro-batch: {shape.positions:,} positions in {len(shape.lengths)} samples",

@@ -21,7 +21,7 @@ from voice_cloning.training.memory_estimate import BUDGET_STEP, TrainedModel
 
 logger = logging.getLogger(__name__)
 
-REMEDIES = "--recompute layer, a smaller --lora_rank, or a larger GPU"
+REMEDIES = "--recompute layer, --quantise nf4, a smaller --lora_rank, or a larger GPU"
 DEFAULT_BUDGET: int = DistributedTrainingConfig.max_tokens_per_batch
 
 
@@ -47,7 +47,7 @@ def settle_memory_flags(
     chosen = config
     with ranks.failing_together():
         if ranks.is_main:
-            model = TrainedModel(data.model_config, lora, placement.dtype)
+            model = TrainedModel(data.model_config, lora, placement.dtype, config.quantise)
             chosen = choose_memory_flags(config, model, data.datasets, ranks.world_size, available)
             log_choice(config, chosen, available)
     return ranks.broadcast_object(chosen)

@@ -1,17 +1,24 @@
 """The estimate of memory agrees with torch's allocator at the released size, and decides what fits."""
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from peft import get_peft_model
 
 from benchmarks.memory_table import markdown
+from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from lora_config import HiggsAudioLoRATrainingConfig
-from tests.null_cuda import needs_null_cuda, report_of
-from voice_cloning.training.activation_memory import BatchShape
+from tests.null_cuda import needs_null_cuda, report_of, run_null_cuda
+from tests.quantised_models import needs_bitsandbytes
+from voice_cloning.training.activation_memory import BatchShape, takes_fused_layers
 from voice_cloning.training.config import RECOMPUTE_LEVELS
+from voice_cloning.training.fused_layers import install_fused_layers
 from voice_cloning.training.memory_estimate import BUDGET_STEP, RELEASED_MODEL, RELEASED_TEXT, TrainedModel
 from voice_cloning.training.memory_table import table_rows
+from voice_cloning.training.time_estimate import training_flops
 
 TRAINED_TEXT = 32
 """Positions of a sample of the benchmarks that predict a text label."""
@@ -23,8 +30,8 @@ from benchmarks.released_size import (
 )
 torch.backends.cuda.enable_cudnn_sdp(False)
 
-def peaks(samples, each, text, ref, recompute, plain, layers, lora):
-    base = build_base(layers, False, plain and recompute != "none")
+def peaks(samples, each, text, ref, recompute, plain, layers, lora, quantise):
+    base = build_base(layers, False, plain and recompute != "none", quantise)
     model = add_adapter(base, HiggsAudioLoRATrainingConfig(**lora), None if plain else recompute)
     step = build_step(model)
     collate = ArabicVoiceCloningTrainingCollator.from_config(base.config)
@@ -49,13 +56,22 @@ report(found)
 
 def case(recompute: str = "none", **changes: Any) -> dict[str, Any]:
     """Arguments of one measurement: 5 samples of 410 positions, unless changed."""
-    usual = {"samples": 5, "each": 410, "text": 110, "ref": 134, "plain": False, "layers": 28, "lora": {}}
+    usual = {
+        "samples": 5,
+        "each": 410,
+        "text": 110,
+        "ref": 134,
+        "plain": False,
+        "layers": 28,
+        "lora": {},
+        "quantise": "none",
+    }
     return {**usual, "recompute": recompute, **changes}
 
 
-def model_of(lora: dict[str, Any] | None = None, layers: int = 28) -> TrainedModel:
+def model_of(lora: dict[str, Any] | None = None, layers: int = 28, quantise: str = "none") -> TrainedModel:
     config = type(RELEASED_MODEL)(text_config={**RELEASED_TEXT, "num_hidden_layers": layers})
-    return TrainedModel(config, HiggsAudioLoRATrainingConfig(**(lora or {})), torch.bfloat16)
+    return TrainedModel(config, HiggsAudioLoRATrainingConfig(**(lora or {})), torch.bfloat16, quantise)
 
 
 def shape_of(samples: int, each: int, text: int, ref: int) -> BatchShape:
@@ -67,7 +83,7 @@ def check(cases: list[dict[str, Any]], share_over_weights: float) -> None:
     """Compare with the allocator: all within 5 %, and within a share of what the step takes beside the weights."""
     measured = report_of(f"CASES = {cases!r}\n{MEASURE}", timeout=500)
     for one, peaks in zip(cases, measured, strict=True):
-        model = model_of(one["lora"], one["layers"])
+        model = model_of(one["lora"], one["layers"], one["quantise"])
         shape = shape_of(one["samples"], one["each"], one["text"], one["ref"])
         estimates = model.memory(shape, one["recompute"]), model.evaluation(shape)
         for found, peak in zip(estimates, peaks, strict=True):
@@ -122,6 +138,27 @@ def test_the_plain_layers_take_what_is_estimated(lora: dict[str, Any], level: st
     check([case(level, plain=True, layers=8, samples=n, lora=lora) for n in (5, 20)], 0.08)
 
 
+@pytest.mark.slow
+@needs_bitsandbytes
+@needs_null_cuda
+def test_quantised_weights_take_what_is_estimated_at_full_size() -> None:
+    cases = [case(level, quantise="nf4", each=each) for level in RECOMPUTE_LEVELS for each in (410, 720)]
+    check([*cases, case(quantise="nf4", plain=True, layers=8, lora={"lora_dropout": 0.1})], 0.08)
+
+
+@pytest.mark.slow
+@needs_null_cuda
+@pytest.mark.parametrize("level", RECOMPUTE_LEVELS)
+def test_the_operations_are_those_that_torch_counts(level: str) -> None:
+    """torch counts no operation of varlen attention; so the estimate is made without it here."""
+    result = run_null_cuda("-m", "benchmarks.full_size_step", "--recompute", level)
+    assert result.returncode == 0, result.stderr
+    shape = replace(shape_of(5, 409, 110, 134), lengths=(1,) * 2045)
+    assert training_flops(model_of(), shape, level) / 1e12 == pytest.approx(
+        json.loads(result.stdout)["tflop"], rel=0.05
+    )
+
+
 # -- without a device ------------------------------------------------------------------------------------------------
 
 
@@ -146,6 +183,26 @@ def test_the_cheapest_level_that_fits_is_taken() -> None:
 def test_plain_layers_know_two_levels() -> None:
     assert model_of().levels == RECOMPUTE_LEVELS
     assert model_of({"use_dora": True}).levels == model_of({"lora_dropout": 0.1}).levels == ("none", "layer")
+
+
+@pytest.mark.parametrize(
+    ("lora", "changes"),
+    [
+        ({}, {}),
+        ({"use_dora": True}, {}),
+        ({"lora_dropout": 0.1}, {}),
+        ({"use_rslora": True, "lora_targets": ["attention", "heads"]}, {}),
+        ({}, {"audio_dual_ffn_layers": [0]}),
+    ],
+)
+def test_the_estimate_knows_who_takes_the_fused_layers(lora: dict[str, Any], changes: dict[str, Any]) -> None:
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 128, "head_dim": 16}
+    text = {**RELEASED_TEXT, **small, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = type(RELEASED_MODEL)(text_config=text, **changes)
+    settings = HiggsAudioLoRATrainingConfig(**lora)
+    base = HiggsAudioModel(config).requires_grad_(False)
+    reason = install_fused_layers(get_peft_model(base, settings.to_peft()), "none")
+    assert takes_fused_layers(config, settings) == (reason is None)
 
 
 def test_the_table_has_a_row_for_each_card() -> None:
