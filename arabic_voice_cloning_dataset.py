@@ -241,6 +241,10 @@ class ArabicVoiceCloningDataset(Dataset):
         self.lengths = [self._positions(r, [frames.get(key, 0) for key in r.keys]) for r in self.records]
         return len(missing)
 
+    def expected_lengths(self, records: Sequence[Record]) -> list[int]:
+        """Return the number of positions of records of this dataset. Their clips need not be encoded."""
+        return [self._positions(record, self._expected_frames(record)) for record in records]
+
     def _is_coded(self, is_reference: bool) -> bool:
         return self.reference.codes or not is_reference
 
@@ -270,6 +274,10 @@ class ArabicVoiceCloningDataset(Dataset):
                 positions += sum(chunks) + TOKENS_AROUND_CHUNK * max(0, len(chunks) - 1)
         return positions
 
+    def _expected_frames(self, record: Record) -> list[int]:
+        found = [used.facts for used in record.clips]
+        return [f.frames or frames_of(f.samples, f.sampling_rate, self.frames_per_second) for f in found]
+
     def _check_clips(self, records: list[Record]) -> None:
         """Look up or open every clip, divided among the ranks. Add a problem to every record that uses the clip."""
         slots: dict[tuple[Clip, str], set[bool]] = defaultdict(set)
@@ -297,8 +305,7 @@ class ArabicVoiceCloningDataset(Dataset):
             if record.problems:
                 continue
             too_long = self._long_references(record)
-            found = [used.facts for used in record.clips]
-            frames = [f.frames or frames_of(f.samples, f.sampling_rate, self.frames_per_second) for f in found]
+            frames = self._expected_frames(record)
             positions = self._positions(record, frames)
             if positions > max_positions:
                 too_long.append(

@@ -35,13 +35,14 @@ from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.command_line import run_command
-from boson_multimodal.device import pick_device, resolve_dtype
+from boson_multimodal.device import pick_device, usable_dtype
 from boson_multimodal.errors import NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
+from boson_multimodal.model.higgs_audio.quantised_weights import require_quantisation
 from boson_multimodal.model.higgs_audio.transfer import to_device
-from boson_multimodal.process_group import Ranks, leave_process_group
+from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.seeds import seed_of
 from lora_config import (
@@ -56,6 +57,7 @@ from voice_cloning.run.components import (
     FinishedRun,
     Placement,
     TrainingComponents,
+    install_layers,
     leave_casts_to_autocast,
     make_evaluator,
     name_base,
@@ -64,13 +66,16 @@ from voice_cloning.run.components import (
     restore,
 )
 from voice_cloning.run.data import encode_clips_of, load_run_data
+from voice_cloning.run.dry_run import dry_run
 from voice_cloning.run.identity import flag_values, require_equal_flags
+from voice_cloning.run.memory_advice import encoding_memory, loading_memory, training_memory
+from voice_cloning.run.memory_flags import settle_memory_flags
+from voice_cloning.run.memory_trial import try_fullest_micro_batches
 from voice_cloning.run.report import (
     TrainingSummary,
     closing_lines,
     data_lines,
     finished_summary,
-    memory_advice,
     start_line,
     summary_of,
 )
@@ -163,7 +168,8 @@ class ArabicVoiceCloningDistributedTrainer:
     def _setup_device(self) -> Placement:
         """Choose one GPU for this process, or the CPU, and the type of the frozen weights."""
         device = pick_device(self.ranks.local_rank)
-        return Placement(device, resolve_dtype(self.config.torch_dtype, device))
+        require_quantisation(self.config.quantise, device)
+        return Placement(device, usable_dtype(self.config.torch_dtype, device))
 
     def _initialize_components(self) -> TrainingComponents | FinishedRun:
         """Check the data, then the output folder, and load weights last, so that mistakes are found within seconds."""
@@ -179,17 +185,21 @@ class ArabicVoiceCloningDistributedTrainer:
             check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
         for line in data_lines(data, self.dataset_config):
             self._log_main("%s", line)
-        opened = open_run_directory(self.ranks, flags, data, self.placement.dtype, PROJECT_FOLDER)
+        config = self.config = settle_memory_flags(config, self.lora_config, data, self.ranks, self.placement)
+        opened = open_run_directory(self.ranks, self._flags(), data, self.placement.dtype, PROJECT_FOLDER)
         if opened.checkpoint is not None and read_state(opened.checkpoint)["finished"]:
             return FinishedRun(opened)
-        encoded = encode_clips_of(data, self.placement.device)
+        with encoding_memory(config, self.dataset_config, self.placement.device):
+            encoded = encode_clips_of(data, self.placement.device)
         if encoded:
             self._log_main("%d clips were encoded", encoded)
         plan = TrainingPlan(data.train_dataset.lengths, config, self.ranks.world_size)
-        model = self._load_model(model_folder, initial)
-        self._check_wrapped_model(model)
-        optimizer = AdapterOptimizer(model.parameters(), config, self.ranks)
-        state = restore(opened.checkpoint, model, optimizer, plan.total_steps, data.model_config.audio_num_codebooks)
+        with loading_memory(config, opened, data, self.placement):
+            model = self._load_model(model_folder, initial)
+            self._check_wrapped_model(model)
+            optimizer = AdapterOptimizer(model.parameters(), config, self.ranks)
+            codebooks = data.model_config.audio_num_codebooks
+            state = restore(opened.checkpoint, model, optimizer, plan.total_steps, codebooks)
         components = TrainingComponents(
             data=data,
             opened=opened,
@@ -209,19 +219,19 @@ class ArabicVoiceCloningDistributedTrainer:
 
     def _load_model(self, folder: Path, initial: Adapter | None) -> PeftModel:
         """Load the base model and add a new or a trained adapter to it."""
-        config, device_map = self.config, {"": self.placement.device}
+        config, placement = self.config, self.placement
+        how = {"": placement.device}, placement.dtype, False, config.quantise
         # Not earlier: loading the codec draws random numbers, and only a run that encodes clips loads it.
         torch.manual_seed(config.seed)
         if initial is None:
-            model, _, _ = create_higgs_audio_lora_model(
-                folder, self.lora_config, device_map, self.placement.dtype, config.gradient_checkpointing
-            )
+            model, _, _ = create_higgs_audio_lora_model(folder, self.lora_config, *how)
         else:
-            base = load_base_model(folder, device_map, self.placement.dtype, config.gradient_checkpointing)
-            model = start_from(base, initial, self.lora_config)
+            model = start_from(load_base_model(folder, *how), initial, self.lora_config)
         name_base(model, config)
-        if self.placement.dtype != torch.float32:
+        if placement.dtype != torch.float32:
             leave_casts_to_autocast(model)
+        if (reason := install_layers(model, config.recompute)) is not None:
+            self._log_main("the plain layers are used, which need more memory and time: %s", reason)
         return model
 
     def _check_wrapped_model(self, model: PeftModel) -> None:
@@ -291,7 +301,8 @@ class ArabicVoiceCloningDistributedTrainer:
         state = run.state
         run.model.train()
         log = open_log(run, self.config, self.loss_config, self._flags(), self.ranks, self.placement.device)
-        with run.opened, StopSignals() as stop, log:
+        with run.opened, StopSignals() as stop, log, training_memory(self.config, run, self.placement.device):
+            try_fullest_micro_batches(run, self._training_step, self.config, self.loss_config, self.ranks)
             if state.evaluation_due:
                 self._evaluate(log, stop)
                 self._save(log)
@@ -355,19 +366,16 @@ class ArabicVoiceCloningDistributedTrainer:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Return its exit status: 0 for a finished run, 1 for an error, 128 + N if signal N stopped it."""
     interrupted = "interrupted before the first step; the clips encoded so far stay in the cache"
-    status = run_command(lambda: _run(sys.argv[1:] if arguments is None else arguments), interrupted)
-    leave_process_group()  # not after an error without a name: other ranks may wait for this one
-    return status
+    return run_command(lambda: _run(sys.argv[1:] if arguments is None else arguments), interrupted)
 
 
 def _run(arguments: Sequence[str]) -> int:
     _set_up_messages()
     configs = parse_arguments(arguments, __doc__)
-    try:
-        trainer = ArabicVoiceCloningDistributedTrainer(*configs)
-        summary = trainer.train()
-    except torch.OutOfMemoryError as error:
-        raise NamedError(f"out of GPU memory ({error}).\n{memory_advice(configs[0])}") from error
+    if configs[0].dry_run:
+        return dry_run(*configs[:3])
+    trainer = ArabicVoiceCloningDistributedTrainer(*configs)
+    summary = trainer.train()
     if trainer.ranks.is_main:
         print("\n".join(closing_lines(summary)))
     return 0 if summary.stopped_by is None else 128 + summary.stopped_by

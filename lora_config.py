@@ -11,6 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from boson_multimodal.errors import InputError
 from boson_multimodal.flags import flag
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED
 
 ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
@@ -109,18 +110,19 @@ def create_higgs_audio_lora_model(
     device_map: str | dict[str, torch.device] = "cpu",
     torch_dtype: torch.dtype = torch.bfloat16,
     enable_gradient_checkpointing: bool = False,
+    quantise: str = NOT_QUANTISED,
 ) -> tuple[PeftModel, HiggsAudioConfig, LoraConfig]:
     """Load a checkpoint and add a new adapter to it. The adapter's weights are always fp32.
 
-    The number of trainable parameters is printed.
+    The number of trainable parameters is printed. ``quantise`` is that of ``HiggsAudioModel.from_pretrained``.
 
     Returns:
         (model, its configuration, PEFT's configuration).
 
     Raises:
-        InputError: if the checkpoint's tensors do not fit, or ``torch_dtype`` is fp16.
+        InputError: if the checkpoint's tensors do not fit, ``torch_dtype`` is fp16, or the quantisation cannot work.
     """
-    base = load_base_model(model_path, device_map, torch_dtype, enable_gradient_checkpointing)
+    base = load_base_model(model_path, device_map, torch_dtype, enable_gradient_checkpointing, quantise)
     peft_config = (custom_config or HiggsAudioLoRATrainingConfig()).to_peft()
     model = get_peft_model(base, peft_config)
     print_trainable(model)
@@ -131,16 +133,24 @@ def load_base_model(
     model_path: str | Path,
     device_map: str | dict[str, torch.device],
     torch_dtype: torch.dtype,
-    enable_gradient_checkpointing: bool,
+    enable_gradient_checkpointing: bool = False,
+    quantise: str = NOT_QUANTISED,
 ) -> HiggsAudioModel:
     """Load the checkpoint with frozen weights. Raise the errors of :func:`create_higgs_audio_lora_model`."""
     if torch_dtype == torch.float16:
         raise InputError("torch_dtype float16: it overflows in this model; use bfloat16, or float32 on CPU")
-    base = HiggsAudioModel.from_pretrained(model_path, dtype=torch_dtype, device_map=device_map)
+    base = HiggsAudioModel.from_pretrained(model_path, dtype=torch_dtype, device_map=device_map, quantise=quantise)
     base.requires_grad_(False)
     if enable_gradient_checkpointing:
-        base.gradient_checkpointing_enable({"use_reentrant": False})
+        enable_checkpointing(base)
     return base
+
+
+def enable_checkpointing(base: HiggsAudioModel) -> None:
+    """Let the plain layers compute their activations again in the backward pass."""
+    # transformers 5.24 has a new name for it.
+    enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
 def print_trainable(model: PeftModel) -> None:

@@ -79,9 +79,11 @@ class OperationCounter(TorchDispatchMode):
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         self.calls[name] += 1
         self.moved[name] += size
-        flops, kind = _product_flops(func, args), "elementwise"
-        if flops:
-            kind = "skinny gemm" if min(*args[-2].shape, *args[-1].shape) <= SKINNY else "gemm"
+        factors, flops, kind = _factors(func, args), 0, "elementwise"
+        if factors:
+            left, right = factors
+            flops = 2 * left.shape[0] * left.shape[1] * right.shape[1]
+            kind = "skinny gemm" if min(*left.shape, *right.shape) <= SKINNY else "gemm"
         elif any(part in str(func) for part in ATTENTION):
             kind = "attention"
         for gpu, model in GPUS.items():
@@ -102,9 +104,9 @@ def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def _product_flops(func: Any, args: Sequence[Any]) -> int:
-    """Operations of ``mm`` and ``addmm``, whose factors come last; 0 for everything else."""
+def _factors(func: Any, args: Sequence[Any]) -> tuple[Tensor, Tensor] | None:
+    """The factors of ``mm`` and ``addmm``, which are the last tensors; None for everything else."""
     if func.overloadpacket not in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
-        return 0
-    left, right = args[-2:]
-    return 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        return None
+    left, right = [argument for argument in args if isinstance(argument, Tensor)][-2:]
+    return left, right

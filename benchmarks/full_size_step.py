@@ -1,6 +1,6 @@
 """One optimizer step of the trainer at the released model's size: what it launches and holds, or how long it takes.
 
-    NULLCUDA/run .venv/bin/python -m benchmarks.full_size_step [--samples 5 --each 409 --ckpt]
+    NULLCUDA/run .venv/bin/python -m benchmarks.full_size_step [--samples 5 --each 409 --recompute ffn]
     python -m benchmarks.full_size_step [--samples 5 --each 409]
 
 The first command needs no GPU. NULLCUDA/run starts a program under a CUDA runtime that does nothing, and says so in the
@@ -44,8 +44,10 @@ from benchmarks.released_size import (
 )
 from boson_multimodal.device_memory import hold_one_block
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, attention
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, QUANTISATIONS
 from boson_multimodal.model.higgs_audio.transfer import to_device
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig
+from voice_cloning.training.config import RECOMPUTE_LEVELS
 
 NULL_CUDA = "NULLCUDA_SO"
 GB = 1e9
@@ -114,9 +116,11 @@ def set_up(args: argparse.Namespace, null_cuda: NullCuda | None) -> Bench:
     def note(part: str) -> None:
         memory[part] = torch.cuda.memory_allocated() / GB - sum(memory.values())
 
-    base = build_base(args.layers, null_cuda is None, args.ckpt)
+    checkpointing = args.plain and args.recompute != "none"
+    base = build_base(args.layers, null_cuda is None, checkpointing, args.quantise)
     note("weights")
-    model = add_adapter(base, HiggsAudioLoRATrainingConfig(lora_rank=args.rank, lora_targets=args.targets))
+    settings = HiggsAudioLoRATrainingConfig(lora_rank=args.rank, lora_targets=args.targets)
+    model = add_adapter(base, settings, None if args.plain else args.recompute)
     note("adapter")
     step = build_step(model)
     note("optimizer")  # gradients and AdamW's two moments
@@ -218,13 +222,18 @@ def held_after_forward(bench: Bench) -> int:
 
 def count_flops(bench: Bench) -> dict[str, Any]:
     """Floating-point operations of a step, in all and by operation, in units of 1e12."""
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm: _addmm_flops}) as counter:
         bench.run(3)
     by_operation = counter.get_flop_counts()["Global"]
     return {
         "tflop": round(counter.get_total_flops() / 1e12, 2),
         "tflop_by_op": {str(name): round(flops / 1e12, 3) for name, flops in by_operation.items()},
     }
+
+
+def _addmm_flops(_: Any, a: Sequence[int], b: Sequence[int], *args: Any, **kwargs: Any) -> int:
+    """Operations of a product of these shapes; the counter of torch 2.11 has none for a product with another type."""
+    return 2 * a[0] * a[1] * b[1]
 
 
 def vary_lengths(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
@@ -325,7 +334,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=28, help="Layers of the model.")
     parser.add_argument("--rank", type=int, default=16, help="Rank of the adapter.")
     parser.add_argument("--targets", nargs="+", default=["attention", "audio_mlp", "text_mlp"], choices=TARGET_GROUPS)
-    parser.add_argument("--ckpt", action="store_true", help="Use gradient checkpointing.")
+    parser.add_argument("--recompute", default="none", choices=RECOMPUTE_LEVELS, help="What is computed twice.")
+    parser.add_argument("--plain", action="store_true", help="Take the plain layers, which know none and layer.")
+    parser.add_argument("--quantise", choices=QUANTISATIONS, default=NOT_QUANTISED, help="As the trainer's flag.")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--eval", action="store_true", help="Memory of a forward pass without gradients.")
     mode.add_argument("--vary", action="store_true", help=f"Memory over {VARIED_STEPS} steps of different lengths.")

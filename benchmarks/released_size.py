@@ -1,6 +1,6 @@
 """A model of the released size on a GPU, without a checkpoint; random samples for it, and the trainer's step on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -16,36 +16,19 @@ from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, load_quantised
 from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.run.components import Placement, leave_casts_to_autocast
 from voice_cloning.training.batches import StepBatches, count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.fused_layers import install_fused_layers
 from voice_cloning.training.losses import LossTotals
+from voice_cloning.training.memory_estimate import RELEASED_TEXT
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.state import TrainingState
 
 WEIGHTS_DTYPE = torch.bfloat16
-RELEASED_TEXT = {
-    "hidden_size": 3072,
-    "num_attention_heads": 24,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "intermediate_size": 8192,
-    "vocab_size": 128256,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 131072,
-    "tie_word_embeddings": False,
-    "rope_parameters": {
-        "rope_type": "llama3",
-        "rope_theta": 500000.0,
-        "factor": 32.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-    },
-}
-"""Backbone of the released model, without its number of layers."""
 BEGIN_OF_TEXT, AUDIO_BOS = 128000, 128011
 INSTRUCTION_TOKENS, TARGET_TEXT_TOKENS = 40, 28
 """Text tokens of a sample before its reference clip, and those of its trained turn."""
@@ -59,6 +42,7 @@ class TrainerStep:
 
     Attributes:
         trainable: parameters of the adapter.
+        optimizer: holds them and AdamW's state.
         count_labels: gives the (1 + K,) label counts of some micro-batches, on the host.
         loss: gives the loss of one micro-batch by a forward pass; takes the step's label counts, on the device.
         update: clips the gradients, updates the adapter, and sets the gradients to zero.
@@ -66,26 +50,35 @@ class TrainerStep:
     """
 
     trainable: list[nn.Parameter]
+    optimizer: AdapterOptimizer
     count_labels: Callable[[list[HiggsAudioBatchInput]], Tensor]
     loss: Callable[[HiggsAudioBatchInput, Tensor], Tensor]
     update: Callable[[], None]
     run: Callable[[int, list[HiggsAudioBatchInput]], None]
 
 
-def add_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig) -> PeftModel:
-    """Put a fresh adapter on the base, in training mode, as the trainer has it."""
+def add_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig, recompute: str | None) -> PeftModel:
+    """Put a fresh adapter on the base, in training mode, as the trainer has it.
+
+    Args:
+        recompute: level of recompute of the fused layers; None keeps the plain layers.
+    """
     model = get_peft_model(base, settings.to_peft())
     leave_casts_to_autocast(model)
+    if recompute is not None and (reason := install_fused_layers(model, recompute)):
+        raise ValueError(f"the fused layers do not take this adapter: {reason}")
     return model.train()
 
 
-def build_step(model: PeftModel) -> TrainerStep:
+def build_step(
+    model: PeftModel, dtype: torch.dtype = WEIGHTS_DTYPE, loss_config: LossConfig | None = None
+) -> TrainerStep:
     """The step of a trainer that has this model; no other function knows what the trainer is made of."""
     config = model.get_base_model().config
     trainer = object.__new__(ArabicVoiceCloningDistributedTrainer)
     trainer.config = DistributedTrainingConfig(data_path="none", output_dir="none")
-    trainer.loss_config = LossConfig()
-    trainer.ranks, trainer.placement = Ranks(), Placement(model.device, WEIGHTS_DTYPE)
+    trainer.loss_config = loss_config or LossConfig()
+    trainer.ranks, trainer.placement = Ranks(), Placement(model.device, dtype)
     optimizer = AdapterOptimizer(model.parameters(), trainer.config, trainer.ranks)
     state = TrainingState(total_steps=100, totals=LossTotals.zeros(config.audio_num_codebooks))
     # The step takes no more of the components than these.
@@ -105,19 +98,31 @@ def build_step(model: PeftModel) -> TrainerStep:
         state.step = steps_before
         trainer._optimizer_step(StepBatches(0, (), tuple(batches), 0), count(batches))
 
-    return TrainerStep(optimizer.parameters, count, loss, update, run)
+    return TrainerStep(optimizer.parameters, optimizer, count, loss, update, run)
 
 
-def build_base(layers: int, is_computing: bool, gradient_checkpointing: bool) -> HiggsAudioModel:
+def build_base(
+    layers: int, is_computing: bool, gradient_checkpointing: bool, quantise: str = NOT_QUANTISED
+) -> HiggsAudioModel:
     """The frozen base on the GPU; its weights are random where numbers are computed, and unset elsewhere."""
+
+    def weights(shapes: dict[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
+        for name, shape in shapes.items():
+            weight = torch.empty(shape, dtype=WEIGHTS_DTYPE, device="cuda:0")
+            if is_computing:
+                weight.fill_(1.0) if "norm" in name else weight.normal_(0, 0.02)
+            yield name, weight
+
     config = HiggsAudioConfig(text_config={**RELEASED_TEXT, "num_hidden_layers": layers})
     with torch.device("meta"):
-        model = HiggsAudioModel(config).to(WEIGHTS_DTYPE)
-    model = model.to_empty(device="cuda:0").requires_grad_(False).eval()
+        model = HiggsAudioModel(config)
+    made = weights({name: tensor.shape for name, tensor in model.state_dict().items()})
+    if quantise == NOT_QUANTISED:
+        model.load_state_dict(dict(made), assign=True)
+    else:
+        load_quantised(model, made, WEIGHTS_DTYPE)
+    model.requires_grad_(False).eval()
     model.rotary_emb = LlamaRotaryEmbedding(config.text_config).to("cuda:0")
-    if is_computing:
-        for name, parameter in model.named_parameters():
-            parameter.fill_(1.0) if "norm" in name else parameter.normal_(0, 0.02)
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     return model

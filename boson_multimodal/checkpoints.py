@@ -18,11 +18,17 @@ from huggingface_hub.errors import (
 from boson_multimodal.errors import InputError
 from boson_multimodal.hub import network_settings, require_connection
 
-CHECKPOINT_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
+CONFIG_FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+"""Files of a checkpoint that hold no weights."""
+CHECKPOINT_FILES = (*CONFIG_FILES, "*.safetensors")
 
 
 def resolve_checkpoint(
-    path_or_id: str, revision: str | None, flag: str, needed: Sequence[str | tuple[str, ...]]
+    path_or_id: str,
+    revision: str | None,
+    flag: str,
+    needed: Sequence[str | tuple[str, ...]],
+    fetched: Sequence[str] = CHECKPOINT_FILES,
 ) -> Path:
     """Return the local folder of a checkpoint, after a download from the hub if it is not on this machine.
 
@@ -32,13 +38,14 @@ def resolve_checkpoint(
         flag: the flag that gave ``path_or_id``, for the error message.
         needed: patterns of file names that the folder must contain in addition to ``config.json``. A tuple means that
             at least one of its patterns must match.
+        fetched: patterns of the files that are downloaded in addition to these.
 
     Raises:
         InputError: if ``path_or_id`` is not a folder with these files and cannot be downloaded from the hub.
     """
     folder, choices = Path(os.path.expanduser(path_or_id)), [(n,) if isinstance(n, str) else n for n in needed]
     if not folder.exists():
-        folder = _fetch(path_or_id, revision, flag, {pattern for choice in choices for pattern in choice})
+        folder = _fetch(path_or_id, revision, flag, {*fetched, *(pattern for choice in choices for pattern in choice)})
     read_config(folder, f"{flag} {path_or_id}")
     missing = [" or ".join(choice) for choice in choices if not any(any(folder.glob(p)) for p in choice)]
     if missing:
@@ -78,11 +85,11 @@ def is_hub_id(path_or_id: str) -> bool:
     return not is_path and not Path(path_or_id).exists()
 
 
-def _fetch(path_or_id: str, revision: str | None, flag: str, needed: set[str]) -> Path:
+def _fetch(path_or_id: str, revision: str | None, flag: str, patterns: set[str]) -> Path:
     if not is_hub_id(path_or_id):
         raise InputError(f"{flag} {path_or_id}: no such folder; give a checkpoint's folder or a hub id OWNER/NAME")
     what = f"{flag} {path_or_id}"
-    settings = {"revision": revision, "allow_patterns": sorted({*CHECKPOINT_FILES, *needed})}
+    settings = {"revision": revision, "allow_patterns": sorted(patterns)}
     try:
         require_connection(what)
     except InputError:

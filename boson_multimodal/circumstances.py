@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 
 from boson_multimodal.disk_errors import os_error_in
 from boson_multimodal.errors import InputError, NamedError, visible
+from boson_multimodal.memory_errors import Memory, memory_used_up, out_of_memory
 
 DISK_FULL = "make room there, or give another folder"
 NO_RIGHT = "give a folder that this user may use, or change the rights"
@@ -39,6 +40,11 @@ REMEDIES = {
     errno.ENAMETOOLONG: "give a shorter name",
 }
 """Error number of the system -> what to do."""
+MEMORY_REMEDIES = {
+    Memory.GPU: "give smaller batches, or use a GPU with more memory; nvidia-smi shows what other programs hold",
+    Memory.MACHINE: "give less data at once, close other programs, or use a machine with more",
+}
+"""What to do where a command has no better advice."""
 MAY_HAVE_A_NAME = (InputError, OSError, MemoryError, RuntimeError, KeyError, UnicodeEncodeError, SafetensorError)
 """The types of the errors that :func:`named` knows."""
 
@@ -68,16 +74,10 @@ def _system_problem(error: OSError) -> str | None:
 
 
 def _memory_problem(error: BaseException) -> str | None:
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(error, torch.OutOfMemoryError):
-        return f"out of GPU memory ({error}); give smaller batches, or use a GPU with more memory"
     if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
         return f"the system has no room for another thread; {REMEDIES[errno.EAGAIN]}"
-    # torch has no class of its own for the memory of the CPU.
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error):
-        details = f" ({str(error).splitlines()[0]})" if str(error) else ""
-        return f"out of memory{details}; give less data at once, close other programs, or use a machine with more"
-    return None
+    memory = memory_used_up(error)
+    return None if memory is None else f"{out_of_memory(error)}; {MEMORY_REMEDIES[memory]}"
 
 
 def _home_problem(error: BaseException) -> str | None:

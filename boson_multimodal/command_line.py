@@ -12,8 +12,10 @@
 import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable
+from types import ModuleType, TracebackType
 
 from boson_multimodal.circumstances import MAY_HAVE_A_NAME, cache_for_libraries, named
 from boson_multimodal.standard_streams import OutputUnreadError, StandardStreams
@@ -26,7 +28,8 @@ UNREAD = 141
 SECONDS_BEFORE_OTHER_RANKS_REPORT = 4.0
 """How long the other ranks wait before they report an error.
 
-A wrong input makes all ranks fail. Within this time torchrun stops the other ranks, so the message appears only once.
+A wrong input makes all ranks fail. Within this time the failure of rank 0 ends the other ranks, so the message appears
+only once.
 """
 
 
@@ -44,16 +47,21 @@ def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> in
     Raises:
         SystemExit: from argparse.
         BaseException: any error without a name, with its traceback.
+
+    In a process group no error returns or rises: the process prints it and ends at once, and so do the other processes
+    (``rank_watch.py``). After its work, the process leaves the group together with the others.
     """
     # PEFT still uses the old name of this property of transformers.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     with StandardStreams() as streams:
         try:
-            try:
-                with cache_for_libraries():
-                    status = work()
-            finally:
-                streams.flush()
+            with _EndsWithItsGroup(interrupted):
+                try:
+                    with cache_for_libraries():
+                        status = work()
+                        _leave_process_group()
+                finally:
+                    streams.flush()
         except SystemExit as end:
             if end.code or not streams.are_unread:
                 raise
@@ -72,8 +80,47 @@ def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> in
         return UNREAD if streams.are_unread and status == 0 else status
 
 
+class _EndsWithItsGroup:
+    """A context manager that ends this process at once after any error, if it belongs to a process group."""
+
+    def __init__(self, interrupted: str) -> None:
+        self._interrupted = interrupted
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        group = _process_group()
+        if error is None or group is None:
+            return
+        name = named(error) if isinstance(error, MAY_HAVE_A_NAME) else None
+        if isinstance(error, KeyboardInterrupt):
+            group.end_after_error(error, self._interrupted, INTERRUPTED, kind="")
+        elif isinstance(error, SystemExit):
+            status = error.code if isinstance(error.code, int) else 0
+            group.end_after_error(error, str(error), status or WRONG)
+        else:
+            group.end_after_error(error, name or "".join(traceback.format_exception(error)), WRONG)
+
+
+def _process_group() -> ModuleType | None:
+    """Return the module of the process group if the command has imported it; it takes seconds to import."""
+    return sys.modules.get("boson_multimodal.process_group")
+
+
+def _leave_process_group() -> None:
+    group = _process_group()
+    if group is not None:
+        group.leave_process_group()
+
+
 def _report(message: str, kind: str = "") -> None:
-    """Print why the command ends. If a wrong input makes all processes fail, only the message of rank 0 appears."""
+    """Print why the command ends. If a wrong input makes all processes fail, only the message of rank 0 appears.
+
+    This is for errors before the processes have met, such as a wrong flag. Later errors end in ``rank_watch.py``.
+    """
     rank = os.environ.get("RANK")
     if rank not in (None, "0"):
         time.sleep(SECONDS_BEFORE_OTHER_RANKS_REPORT)  # torchrun ends this process now if rank 0 failed too

@@ -2,6 +2,7 @@
 
 import torch
 
+from boson_multimodal.cards import require_bfloat16, require_kernels
 from boson_multimodal.errors import InputError
 
 TORCH_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32, "float16": torch.float16}
@@ -25,12 +26,16 @@ def pick_device(local_rank: int) -> torch.device:
 
     Args:
         local_rank: the rank of this process on its machine; -1 for a single process.
+
+    Raises:
+        InputError: if this build of PyTorch has no kernels for the GPU.
     """
     if not torch.cuda.is_available():
         return torch.device("cpu")
     device = torch.device("cuda", max(local_rank, 0))
     torch.cuda.set_device(device)
     turn_off_cudnn_attention()
+    require_kernels(device)
     return device
 
 
@@ -44,3 +49,17 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         raise InputError(f"torch_dtype is {name!r}; it must be one of {list(TORCH_DTYPES)}")
     automatic = torch.bfloat16 if device.type == "cuda" else torch.float32
     return TORCH_DTYPES[name] or automatic
+
+
+def usable_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Return the type that ``name`` stands for, if the device of this process computes in it.
+
+    Raises:
+        InputError: as :func:`resolve_dtype`; if this build of PyTorch has no kernels for the GPU; or if the GPU is too
+            old for bfloat16.
+    """
+    dtype = resolve_dtype(name, device)
+    require_kernels(device)
+    if dtype == torch.bfloat16:
+        require_bfloat16(device)
+    return dtype

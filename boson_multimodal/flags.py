@@ -1,7 +1,7 @@
 """Dataclass fields that are command-line flags, with facts about each flag."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ class FlagFacts:
         per_call: whether the value belongs to one call of the program and is never taken from a run's record.
         before: the value that describes releases without the flag; ``THE_DEFAULT`` if it is the default.
         revision_flag: for a flag that may hold a hub id, the name of the flag that holds its revision.
+        read: makes a value of a word of the command line, where the type of the field does not (``int | str``).
     """
 
     in_identity: bool = True
@@ -29,12 +30,15 @@ class FlagFacts:
     per_call: bool = False
     before: Any = THE_DEFAULT
     revision_flag: str | None = None
+    read: Callable[[str], Any] | None = None
 
 
 class FlagAction(argparse.Action):
     """Stores a flag's value and notes that the user gave it."""
 
     def __init__(self, *args: Any, facts: FlagFacts, **kwargs: Any) -> None:
+        if facts.read is not None:
+            kwargs["type"] = facts.read
         super().__init__(*args, **kwargs)
         self.facts = facts
 

@@ -11,12 +11,18 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, NamedError, raise_if_any
+from boson_multimodal.rank_watch import RankWatch, end_process
 
 Value = TypeVar("Value")
 
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 """How long a process waits for the others. One process may have far more audio to check or encode."""
+JOIN_TIMEOUT = timedelta(minutes=10)
+"""How long the first process waits at the start for the others."""
+
+_watch: RankWatch | None = None
+"""Watches over the other processes, from joining to leaving."""
 
 
 @dataclass(frozen=True)
@@ -103,19 +109,87 @@ class Ranks:
 
 
 def join_process_group() -> int:
-    """Join the process group if torchrun started this process. Return the local rank, or -1 without torchrun."""
-    local_rank = int(os.environ.get("LOCAL_RANK", -1))
-    if local_rank >= 0:
-        # gloo carries counts and objects, which the host needs at once, so that the host never waits for a GPU.
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    """Join the process group if this is one of several processes. Return the local rank, or -1 if it is not.
+
+    torchrun sets LOCAL_RANK, RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; another launcher must set them too. From
+    then on, this process ends soon after any other process of the group has ended early (``rank_watch.py``).
+
+    Raises:
+        InputError: if a variable of the environment is missing or no number.
+        NamedError: if the other processes do not come.
+    """
+    global _watch
+    if os.environ.get("LOCAL_RANK", "-1") == "-1":
+        return -1
+    local_rank, world_size = _check_environment()
+    # gloo carries counts and objects, which the host needs at once, so that the host never waits for a GPU.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        store, rank, _ = next(dist.rendezvous("env://", timeout=JOIN_TIMEOUT))
+    except dist.DistError as error:
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise NamedError(
+            f"the {world_size} processes have not met at {address} ({str(error).splitlines()[0]}); start all of them, "
+            "with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE and each with a RANK of its own"
+        ) from error
+    store.set_timeout(COLLECTIVE_TIMEOUT)
+    store = dist.PrefixStore("training", store)
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, store=store, rank=rank, world_size=world_size)
+    if world_size > 1:
+        _watch = RankWatch(store)
     return local_rank
 
 
+def _check_environment() -> tuple[int, int]:
+    """Return the local rank and the number of processes, which the launcher gives.
+
+    Raises:
+        InputError: listing the variables that are missing or no number.
+    """
+    variables, problems = os.environ, []
+    for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT"):
+        if not variables.get(name, "").isdecimal():
+            problems.append(f"{name} is {variables.get(name, 'missing')}; it must be a number")
+    if not problems and int(variables["RANK"]) >= int(variables["WORLD_SIZE"]):
+        problems.append(f"RANK is {variables['RANK']}; it must be less than WORLD_SIZE, {variables['WORLD_SIZE']}")
+    if not variables.get("MASTER_ADDR"):
+        problems.append("MASTER_ADDR is missing; it must be the name of the machine of rank 0")
+    raise_if_any("LOCAL_RANK is set, so this is one of several processes; variables of the environment", problems)
+    return int(variables["LOCAL_RANK"]), int(variables["WORLD_SIZE"])
+
+
 def leave_process_group() -> None:
-    """Leave the process group at the end of the program. NCCL prints a warning if a process exits without this."""
+    """Leave the process group when the work is done, together with all other processes.
+
+    Not after an error, because the other processes may never come here (:func:`end_after_error`). NCCL prints a warning
+    if a process exits without this.
+    """
+    global _watch
+    if not dist.is_initialized():
+        return
+    if _watch is not None:
+        barrier()
+        _watch.dismiss()
+        _watch = None
+    dist.destroy_process_group()
+
+
+def end_after_error(error: BaseException, message: str, status: int, kind: str = "error") -> None:
+    """End this process at once if it belongs to a process group; otherwise do nothing.
+
+    The other processes end too. Of all processes that fail, the first prints its message.
+
+    Args:
+        error: the error.
+        message: what is printed.
+        status: the exit status, not 0.
+        kind: printed before the message, with the rank, unless it is empty.
+    """
+    heading = f"{kind} on rank {rank()}: " if kind else ""
+    if _watch is not None:
+        _watch.end(error, heading, message, status)
     if dist.is_initialized():
-        dist.destroy_process_group()
+        end_process(heading + message, status)
 
 
 def rank() -> int:

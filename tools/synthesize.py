@@ -24,14 +24,17 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
+from boson_multimodal.cards import has_bfloat16
 from boson_multimodal.circumstances import home_path, is_misread
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.device import TORCH_DTYPES
-from boson_multimodal.errors import InputError, NamedError, raise_if_any
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.memory_remedies import Remedy, naming_lack_of_memory
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
+from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
 from boson_multimodal.progress import progress
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
@@ -94,6 +97,11 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_generation_flags(parser)
     types = [name for name in TORCH_DTYPES if name != "float16"]
     add("--torch_dtype", choices=types, default="auto", help="auto is bfloat16 on a GPU and float32 on CPU.")
+    add(
+        "--quantise",
+        choices=QUANTISATIONS,
+        help="nf4 holds the model's weights in 4 bits; by default as the adapter was trained, none without an adapter.",
+    )
     add("--device", help="cpu, cuda, cuda:1; by default the GPU, or the CPU if there is no GPU.")
     flags = parser.parse_args(arguments)
     raise_if_any("wrong flags", _flag_problems(flags))
@@ -233,6 +241,7 @@ def synthesize(flags: argparse.Namespace) -> int:
         prompt_style=prompt_style,
         text_normalisation=text_normalisation,
         torch_dtype=flags.torch_dtype,
+        quantise=flags.quantise,
         device=flags.device,
         settings=settings,
     )
@@ -244,12 +253,23 @@ def synthesize(flags: argparse.Namespace) -> int:
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
     prompts = f"prompt_style {prompt_style}, text_normalisation {text_normalisation}"
-    print(f"{prompts}, {cloner.dtype} on {cloner.device}", file=sys.stderr)
-    try:
+    print(f"{prompts}, {cloner.dtype} on {cloner.device}, quantise {cloner.quantise}", file=sys.stderr)
+    place = "while speech was generated; the files that are written are complete"
+    with naming_lack_of_memory(cloner.device, lambda: place, lambda: memory_remedies(cloner, flags.batch_size)):
         results = make_outputs(cloner, requests, files, flags)
-    except torch.OutOfMemoryError as error:
-        raise NamedError(f"out of GPU memory ({error}); try a smaller --batch_size") from error
     return report(results)
+
+
+def memory_remedies(cloner: VoiceCloner, batch_size: int) -> list[Remedy]:
+    """Return what helps when memory is used up, best first."""
+    found = []
+    if cloner.is_loaded and batch_size > 1:
+        found.append(Remedy("take fewer pieces at a time", ("--batch_size", str(batch_size // 2))))
+    if cloner.dtype == torch.float32 and has_bfloat16(cloner.device):
+        found.append(Remedy("hold the weights in half the memory", ("--torch_dtype", "bfloat16")))
+    if cloner.device.type == "cuda":
+        found.append(Remedy("use the CPU, which is slower", ("--device", "cpu")))
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 from benchmarks.full_size_step import NULL_CUDA, parse_arguments
-from tests.null_cuda import needs_null_cuda, run_null_cuda
+from tests.null_cuda import needs_null_cuda, report_of, run_null_cuda
+from tests.quantised_models import needs_bitsandbytes
 
 LAYERS, RANK, WIDTH, KEY_WIDTH = 2, 4, 3072, 1024
+FFN_WIDTH, TEXT_ROWS, CODE_ROWS = 8192, 128256, 8 * 1026
 SMALL = f"--layers {LAYERS} --rank {RANK} --samples 2 --targets attention".split()
 
 
@@ -45,6 +47,58 @@ def test_a_step_is_counted_and_its_memory_is_that_of_its_tensors(tmp_path: Path)
     assert sum(int(calls) for calls, *_ in operations) == report["aten_operations"]
     products = sum(int(calls) for calls, _, _, name in operations if name.startswith("aten.mm."))
     assert products == report["per_step"]["products"] > 0
+
+
+@needs_bitsandbytes
+@needs_null_cuda
+def test_a_step_on_quantised_weights_waits_for_nothing_and_holds_them_in_four_bits() -> None:
+    report = measure("--quantise", "nf4")
+    assert report["attention"] == {"varlen q torch.bfloat16 v torch.bfloat16": LAYERS}
+    assert report["per_step"]["syncs"] == 0 and report["syncs_by_line"] == {}
+    quantised = LAYERS * WIDTH * (2 * WIDTH + 2 * KEY_WIDTH + 6 * FFN_WIDTH)
+    others = WIDTH * (2 * TEXT_ROWS + 2 * CODE_ROWS)
+    # 4 bits, 8 for each 64 and 32 for each 64 * 256; the allocator rounds each of the small tensors up.
+    size = quantised * (1 / 2 + 1 / 64 + 4 / 64 / 256) + others * 2
+    assert report["memory_gb"]["weights"] == pytest.approx(size / 1e9, rel=2e-3)
+
+
+@pytest.mark.slow
+@needs_bitsandbytes
+@needs_null_cuda
+@pytest.mark.parametrize("level", "most"), [("none", 10.0), ("ffn", 8.0), ("layer", 6.5)])
+def test_the_peak_on_quantised_weights_at_full_size(level: str, most: float) -> None:
+    words = "-m benchmarks.full_size_step --quantise nf4 --samples 4 --each 512".split()
+    result = run_null_cuda(*words, "--recompute", level)
+    assert result.returncode == 0, result.stderr
+    assert 0.8 * most < json.loads(result.stdout)["peak_allocated_gb"] < most
+
+
+@pytest.mark.slow
+@needs_bitsandbytes
+@needs_null_cuda
+def test_a_dequantised_weight_costs_three_launches_and_no_sync() -> None:
+    code = """
+import torch
+from boson_multimodal.model.higgs_audio.quantised_weights import dequantised_by, quantise_weight, require_quantisation
+require_quantisation("nf4", torch.device("cuda"))
+weight = torch.empty(8192, 3072, dtype=torch.bfloat16, device="cuda")
+quantised, out = quantise_weight(weight), torch.empty_like(weight)
+found = []
+for buffer in (out, out, None):
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    cuda.reset()
+    result = dequantised_by(quantised, buffer)
+    counts = cuda.read()
+    held = torch.cuda.max_memory_allocated() - before
+    found.append({**{name: counts[name] for name in ("launches", "products", "syncs")}, "bytes": held})
+    assert result.dtype == torch.bfloat16 and (buffer is None or result is buffer)
+report({"found": found, "size": weight.nbytes})
+"""
+    report = report_of(code)
+    scales = report["size"] // 32
+    into_buffer = {"launches": 3, "products": 0, "syncs": 0, "bytes": scales}
+    assert report["found"] == [into_buffer, into_buffer, {**into_buffer, "bytes": report["size"] + scales}]
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ def varied(*arguments: str) -> dict[str, object]:
 
 @pytest.mark.slow
 @needs_null_cuda
-@pytest.mark.parametrize("arguments", ["", "--ckpt", "--layers 4"])
+@pytest.mark.parametrize("arguments", ["", "--recompute ffn", "--recompute layer", "--plain", "--layers 4"])
 def test_steps_of_varied_lengths_reserve_little_more_than_they_use(arguments: str) -> None:
     found = varied(*arguments.split())
     assert found["reserved_gb_after_steps"][-1] <= MARGIN * found["peak_allocated_gb"]

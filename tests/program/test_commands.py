@@ -1,10 +1,13 @@
 """Run the program as a user does: with python and torchrun, with wrong inputs, stopped and killed."""
 
 import json
+import os
 import random
 import re
 import signal
+import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -83,23 +86,74 @@ def test_a_wrong_input_under_torchrun_is_reported_once(demo: Path, tmp_path: Pat
     assert f'File "{PROGRAM}"' not in result.stderr, "a trace of ours; torchrun adds one of its own"
 
 
+FAILING = """
+import os, sys, time
+sys.path.insert(0, {folder!r})
+import arabic_voice_cloning_distributed_trainer as program
+def fail(*arguments):
+    print("failed at", time.time(), file=sys.stderr)
+    raise program.NamedError("a clip is missing")
+if os.environ["RANK"] == "{rank}":
+    {place} = fail
+sys.exit(program.main())
+"""
+TRAINER = "program.ArabicVoiceCloningDistributedTrainer"
+
+
+def failing_script(folder: Path, place: str, rank: int) -> Path:
+    """The program, in which one function fails on one rank."""
+    script = folder / "failing.py"
+    script.write_text(FAILING.format(folder=str(PROGRAM.parent), rank=rank, place=place))
+    return script
+
+
+def seconds_since_the_failure(printed: str) -> float:
+    (line,) = re.findall("^failed at (.*)", printed, re.MULTILINE)
+    return time.time() - float(line)
+
+
 def test_an_error_on_another_rank_names_it_and_ends_all(demo: Path, tmp_path: Path) -> None:
-    script = tmp_path / "failing.py"
-    script.write_text(
-        "import os, sys\n"
-        f"sys.path.insert(0, {str(PROBE.parents[1])!r})\n"
-        "import arabic_voice_cloning_distributed_trainer as program\n"
-        "def fail(self, batch):\n"
-        "    raise program.NamedError('a clip is missing')\n"
-        "if os.environ['RANK'] == '1':\n"
-        "    program.ArabicVoiceCloningDistributedTrainer._training_step = fail\n"
-        "sys.exit(program.main())\n"
-    )
-    started = time.monotonic()
+    script = failing_script(tmp_path, f"{TRAINER}._training_step", rank=1)
     result = run(command(flags(demo, tmp_path / "out"), 2, script), timeout=120)
+    assert seconds_since_the_failure(result.stderr) < 30
     assert result.returncode != 0
-    assert "error on rank 1: a clip is missing" in result.stderr
-    assert time.monotonic() - started < 100
+    assert result.stderr.count("error on rank 1: a clip is missing") == 1
+    assert f'File "{script}"' not in result.stderr, "a trace of ours; torchrun adds one of its own"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("place", "rank"),
+    [
+        ("program.load_run_data", 0),
+        ("program.encode_clips_of", 1),
+        (f"{TRAINER}._load_model", 1),
+        (f"{TRAINER}._evaluate", 1),
+        (f"{TRAINER}._write_checkpoint", 0),
+    ],
+)
+def test_an_error_anywhere_ends_all_without_a_launcher(demo: Path, tmp_path: Path, place: str, rank: int) -> None:
+    """Nothing but the processes themselves ends them."""
+    script = failing_script(tmp_path, place, rank)
+    words = [sys.executable, str(script), *flags(demo, tmp_path / "out")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            words,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**ENVIRONMENT, **address, "RANK": str(number), "LOCAL_RANK": str(number)},
+        )
+        for number in range(2)
+    ]
+    printed = [process.communicate(timeout=120)[1] for process in processes]
+    assert seconds_since_the_failure("".join(printed)) < 30
+    assert [process.returncode for process in processes] == [1, 1]
+    assert f"error on rank {rank}: a clip is missing\n" in printed[rank]
+    assert printed[1 - rank].endswith(f"rank {1 - rank} ends: rank {rank} failed; its message says why\n")
+    assert "Traceback" not in "".join(printed)
 
 
 def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -132,6 +186,21 @@ def test_sigterm_and_ctrl_c_save_then_end(demo: Path, tmp_path: Path, number: si
     step = int(re.search(r"stopped at step (\d+) of 500; run the same command again to resume from there", printed)[1])
     assert (out / f"checkpoint-{step:06d}" / "trainer_state.json").is_file()
     assert "Traceback" not in printed
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_the_terminal_of_torchrun_saves_then_ends(demo: Path, tmp_path: Path) -> None:
+    """The terminal sends it to torchrun and to its processes, and torchrun sends it to them once more."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    words = command(flags(demo, out, max_steps=5000, logging_steps=1, save_steps=5000, eval_data_path=None), 2)
+    process = start(words, log)
+    assert wait_until(lambda: (out / "metrics.jsonl").exists() and len(metrics(out)) >= 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) != 0
+    printed = log.read_text()
+    step = int(re.search(r"stopped at step (\d+) of 5000; run the same command again", printed)[1])
+    assert (out / f"checkpoint-{step:06d}" / "trainer_state.json").is_file()
+    assert "interrupted" not in printed and "ends: rank" not in printed
 
 
 class KillRun:

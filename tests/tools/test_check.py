@@ -259,10 +259,12 @@ def test_positions_and_steps_are_those_of_training(
     assert not estimate["tokens_are_counted"] and estimate["tokens"] > 0
 
 
-def test_memory_grows_with_positions_and_shrinks_with_checkpointing() -> None:
-    assert memory_class(2048, False) == "32 GB (about 24 GB at 2048 positions, estimated, not measured)"
-    assert memory_class(2048, True).startswith("16 GB")
-    assert memory_class(100_000, False).startswith("more than 141 GB")
+def test_memory_grows_with_positions_and_shrinks_with_recompute() -> None:
+    many = [512] * 4
+    assert memory_class(many, "none").startswith("24 GB (needs 18.8) with --recompute none (2048 positions")
+    assert memory_class(many, "layer").startswith("16 GB (needs 14.4) with --recompute layer")
+    assert memory_class(many, "auto").startswith("24 GB (needs 18.8) with --recompute none; 16 GB (needs ")
+    assert memory_class([2000] * 50, "none").startswith("more than 141 GB")
 
 
 # -- the command -----------------------------------------------------------------------------------------------------

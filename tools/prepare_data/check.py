@@ -21,9 +21,11 @@ from typing import Any
 from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_voice_cloning_dataset import PROMPT_STYLES
 from boson_multimodal.errors import raise_if_any
+from boson_multimodal.memory_remedies import advising_cpu
 from voice_cloning.data_check.check import REPORT_FILE, check_files
 from voice_cloning.data_check.summary import PlannedRun
 from voice_cloning.data_check.voice_rules import AUTOMATIC, NO_MODEL
+from voice_cloning.training.config import AUTO, RECOMPUTE_LEVELS
 
 PRINTED_SAMPLES = 3
 """Samples of one finding that are printed."""
@@ -66,7 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default = getattr(run, name)
         add(f"--{name}", type=int, default=default, metavar="N", help=f"{AS_YOU_TRAIN} Default {default}.")
     add("--num_processes", type=int, default=1, metavar="N", help="Processes of torchrun, for the number of steps.")
-    add("--gradient_checkpointing", action="store_true", help=AS_YOU_TRAIN)
+    levels = add("--recompute", default=run.recompute, choices=[AUTO, *RECOMPUTE_LEVELS], help=AS_YOU_TRAIN)
+    add("--gradient_checkpointing", dest=levels.dest, action="store_const", const="layer", help="--recompute layer.")
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -76,18 +79,19 @@ def run(flags: argparse.Namespace) -> int:
     if flags.num_workers is not None and flags.num_workers < 1:
         too_low.append(f"--num_workers {flags.num_workers}: must be at least 1")
     raise_if_any("settings of check", too_low)
-    report = check_files(
-        flags.files,
-        flags.output_dir,
-        eval_files=flags.eval_data_path,
-        run=PlannedRun(**settings),
-        model_path=flags.model_path,
-        num_workers=flags.num_workers,
-        codes=flags.codes,
-        audio_tokenizer_path=flags.audio_tokenizer_path,
-        speaker_model=flags.speaker_model,
-        speaker_threshold=flags.speaker_threshold,
-    )
+    with advising_cpu("while the data were checked"):
+        report = check_files(
+            flags.files,
+            flags.output_dir,
+            eval_files=flags.eval_data_path,
+            run=PlannedRun(**settings),
+            model_path=flags.model_path,
+            num_workers=flags.num_workers,
+            codes=flags.codes,
+            audio_tokenizer_path=flags.audio_tokenizer_path,
+            speaker_model=flags.speaker_model,
+            speaker_threshold=flags.speaker_threshold,
+        )
     print("\n".join(_lines(report)))
     print(f"all findings: {flags.output_dir / REPORT_FILE} and report.html beside it")
     return 1 if report["errors"] else 0

@@ -14,7 +14,8 @@ from pathlib import Path
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION
 from boson_multimodal.device import pick_device
-from boson_multimodal.process_group import join_process_group, leave_process_group, rank
+from boson_multimodal.memory_remedies import advising_cpu
+from boson_multimodal.process_group import join_process_group, rank
 from boson_multimodal.progress import limit_library_bars
 from voice_cloning.corpora.encode import encode_files
 
@@ -39,15 +40,16 @@ def run(flags: argparse.Namespace) -> int:
     """Encode the clips and print a summary. Returns the exit status."""
     local_rank = join_process_group()
     limit_library_bars(disable=rank() > 0)
-    summary = encode_files(
-        flags.files,
-        flags.codec,
-        flags.code_cache_dir,
-        revision=flags.audio_tokenizer_revision,
-        drop_invalid=flags.drop_invalid,
-        export=flags.export,
-        device=pick_device(local_rank),
-    )
+    with advising_cpu("while clips were encoded; those that are done stay in the cache"):
+        summary = encode_files(
+            flags.files,
+            flags.codec,
+            flags.code_cache_dir,
+            revision=flags.audio_tokenizer_revision,
+            drop_invalid=flags.drop_invalid,
+            export=flags.export,
+            device=pick_device(local_rank),
+        )
     if rank() == 0:
         hours = summary.seconds_of_audio / 3600
         print(
@@ -56,5 +58,4 @@ def run(flags: argparse.Namespace) -> int:
         )
         if flags.export is not None:
             print(f"codes: {flags.export} ({flags.export.stat().st_size:,} bytes); train with --codes {flags.export}")
-    leave_process_group()
     return 0

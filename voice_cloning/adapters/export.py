@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import HiggsAudioV2ForConditionalGeneration
 
 from boson_multimodal.checkpoints import is_hub_id
@@ -24,6 +24,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
     to_original_name,
     to_transformers_name,
 )
+from boson_multimodal.model.higgs_audio.quantised_weights import is_quantised
 from lora_config import ADAPTER_CONFIG_FILE, ADAPTER_FILE, TARGET_GROUPS
 from voice_cloning.adapters.adapter_files import (
     PREFIX,
@@ -171,7 +172,12 @@ def merge_adapter(model: PeftModel, dtype: torch.dtype) -> HiggsAudioModel:
     For each module, the weight is converted to fp32, PEFT merges the adapter into it (it knows rsLoRA's scale, DoRA's
     norms and an embedding's transposed factors), and the result is rounded once. With a bf16 weight, PEFT would already
     round an embedding's update before the addition.
+
+    Raises:
+        InputError: if the base's weights are quantised. The sum would be quantised again.
     """
+    if any(isinstance(module, nn.Linear) and is_quantised(module) for module in model.modules()):
+        raise InputError("the base's weights are quantised; merge the adapter into a base in full precision")
     for module in model.modules():
         if isinstance(module, LoraLayer):
             weight = module.get_base_layer().weight

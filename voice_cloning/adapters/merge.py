@@ -21,6 +21,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import (
     TRANSFORMERS,
     to_transformers_config,
 )
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_quantisation
 from boson_multimodal.whole_files import whole_folder
 from lora_config import ADAPTER_CONFIG_FILE, ADAPTER_FILE
 from voice_cloning import __version__
@@ -86,8 +87,11 @@ def merge(
     output: Path,
     layout: str,
     torch_dtype: torch.dtype | None = None,
+    trained_on: str = NOT_QUANTISED,
 ) -> list[str]:
     """Write base + adapter as one model with its tokenizer to ``output``, and verify it.
+
+    The adapter is always merged into the weights in full precision, also if it was trained on quantised ones.
 
     Args:
         adapter: an adapter in either layout.
@@ -95,9 +99,11 @@ def merge(
         output: an existing, empty folder.
         layout: the layout of the output.
         torch_dtype: the type of the output; None means the base's type.
+        trained_on: the quantisation of the base's weights during the training of the adapter.
 
     Returns:
-        The results of the verification as lines of text.
+        The results of the verification as lines of text. If the adapter was trained on quantised weights, one of them
+        says how far the merged model is from the adapter on those weights.
 
     Raises:
         InputError: if adapter, base and layout do not fit each other. It is raised before any weight is loaded.
@@ -110,6 +116,7 @@ def merge(
     check_fit(adapter, config, f"the adapter does not fit {base_folder}")
     dtype, held_dtype = _dtypes(base_folder, config, torch_dtype)
     batch = fixed_batch(config)
+    quantised = _quantised_logits(adapter, base_folder, config, batch, trained_on)
     print(f"loading the base ({held_dtype}) and computing its logits with the adapter")
     model = apply_adapter(HiggsAudioModel.from_pretrained(base_folder, dtype=held_dtype), adapter)
     reference = _reference(model, batch, dtype)
@@ -120,7 +127,27 @@ def merge(
         if (base_folder / name).is_file():
             shutil.copyfile(base_folder / name, output / name)
     print("loading the output to verify it")
-    return _verify(output, layout, batch, reference, dtype)
+    lines, merged = _verify(output, layout, batch, reference, dtype)
+    if trained_on != NOT_QUANTISED:
+        shown = "not measured" if quantised is None else _by_head(differences(merged, quantised))
+        lines.append(f"merged, compared with the adapter on {trained_on} weights, on which it was trained: {shown}")
+    return lines
+
+
+def _quantised_logits(
+    adapter: Adapter, base_folder: Path, config: HiggsAudioConfig, batch: HiggsAudioBatchInput, quantise: str
+) -> Logits | None:
+    """Return the logits of the adapter on the quantised base, in fp32; None if that cannot be computed here."""
+    if quantise == NOT_QUANTISED:
+        return None
+    try:
+        check_quantisation(quantise, torch.device("cpu"), config, str(base_folder))
+    except InputError as error:
+        print(f"the adapter was trained on {quantise} weights, and its difference to them is not measured: {error}")
+        return None
+    print(f"loading the base ({quantise}), and computing its logits with the adapter that was trained on it")
+    base = HiggsAudioModel.from_pretrained(base_folder, dtype=torch.float32, quantise=quantise)
+    return our_logits(apply_adapter(base, adapter), batch)
 
 
 def _dtypes(folder: Path, config: HiggsAudioConfig, wanted: torch.dtype | None) -> tuple[torch.dtype, torch.dtype]:
@@ -148,8 +175,12 @@ def _reference(model: torch.nn.Module, batch: HiggsAudioBatchInput, dtype: torch
 
 def _verify(
     folder: Path, layout: str, batch: HiggsAudioBatchInput, reference: Reference, dtype: torch.dtype
-) -> list[str]:
-    """Load the output with our class, and with transformers' if possible, and compare the logits."""
+) -> tuple[list[str], Logits]:
+    """Load the output with our class, and with transformers' if possible, and compare the logits.
+
+    Returns:
+        The results as lines of text; the logits that our class computes.
+    """
     config = HiggsAudioConfig.from_pretrained(folder)
     found = {"HiggsAudioModel": our_logits(HiggsAudioModel.from_pretrained(folder), batch)}
     if layout == TRANSFORMERS and config.encode_audio_in_tokens:
@@ -177,7 +208,7 @@ def _verify(
         raise VerificationError(
             "\n  ".join(["the merged model differs from base + adapter; it is not kept", *offenders])
         )
-    return lines
+    return lines, found["HiggsAudioModel"]
 
 
 def _by_head(found: dict[str, object]) -> str:
@@ -231,11 +262,12 @@ def export_merged(
     facts, fingerprint = read_facts(adapter_folder), folder_fingerprint(folder)
     with new_output_folder(output) as temporary:
         _require_space(temporary, folder, torch_dtype)
-        lines = merge(adapter, folder, temporary, layout, torch_dtype)
-        trained_on = facts.get("base_fingerprint")
-        if trained_on not in (None, fingerprint):
+        trained_on = facts.get("flags", {}).get("quantise") or NOT_QUANTISED
+        lines = merge(adapter, folder, temporary, layout, torch_dtype, trained_on)
+        trained_base = facts.get("base_fingerprint")
+        if trained_base not in (None, fingerprint):
             lines.append(
-                f"the base has the fingerprint {fingerprint}, but the adapter was trained on {trained_on}: either "
+                f"the base has the fingerprint {fingerprint}, but the adapter was trained on {trained_base}: either "
                 "another model, or the same model in another layout or type"
             )
         print("\n".join(lines))

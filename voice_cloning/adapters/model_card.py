@@ -13,6 +13,7 @@ import yaml
 from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.flags import facts_of
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED
 from lora_config import ADAPTER_CONFIG_FILE
 from voice_cloning.adapters.run_record import check_results, read_json_object, read_record
 from voice_cloning.training.checkpoints import RUN_FILE, STATE_FILE
@@ -145,7 +146,7 @@ def adapter_card(
             "",
             *_base_lines(base),
             *_section("Use", [CONSENT, "", BASE_LANGUAGES]),
-            *_section("How to load it", _adapter_code(base, layout, needs_text_head)),
+            *_section("How to load it", _adapter_code(base, layout, needs_text_head, _quantise(facts))),
             *_training_sections(facts, settings),
             *_closing_sections(facts, exporter_version),
         ]
@@ -231,13 +232,24 @@ def _section(title: str, lines: list[str]) -> list[str]:
     return ["", f"## {title}", "", *lines] if lines else []
 
 
-def _adapter_code(base: dict[str, Any], layout: str, needs_text_head: bool) -> list[str]:
+def _quantise(facts: dict[str, Any]) -> str:
+    """Return the quantisation of the base's weights during the training."""
+    return facts.get("flags", {}).get("quantise") or NOT_QUANTISED
+
+
+def _adapter_code(base: dict[str, Any], layout: str, needs_text_head: bool, quantise: str) -> list[str]:
     name = base["name"] if base["hub"] else BASE_FOLDER
     revision = f', revision="{base["revision"]}"' if base["revision"] and layout == ORIGINAL else ""
     if layout == ORIGINAL:
         model_class = "HiggsAudioModel"
         source = "from boson_multimodal.model.higgs_audio import HiggsAudioModel  # from the trainer's repository"
         note = []
+        if quantise != NOT_QUANTISED:
+            note = [
+                "",
+                f"The adapter was trained on {quantise} weights. To get them, give `from_pretrained` the argument",
+            ]
+            note[-1] += f' `quantise="{quantise}"`. On weights in full precision, the logits are slightly different.'
     else:
         model_class = "HiggsAudioV2ForConditionalGeneration"
         source = f"from transformers import {model_class}"

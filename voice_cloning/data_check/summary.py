@@ -6,26 +6,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.constants import FRAMES_PER_SECOND
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.data_check.clip_measures import ClipMeasures
 from voice_cloning.data_check.corpus_rules import SpeechRate, hours_of_speakers
 from voice_cloning.data_check.sample_rules import Measures, positions_of
 from voice_cloning.data_check.samples import TRAIN, CheckedSample, characters_of
+from voice_cloning.training.activation_memory import BatchShape
 from voice_cloning.training.batch_planning import plan_epoch
-from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.config import AUTO, DistributedTrainingConfig
+from voice_cloning.training.gpu_cards import CONTEXT_BYTES, GB
+from voice_cloning.training.memory_estimate import RELEASED_MODEL, TrainedModel
 
 HISTOGRAM_BINS = 30
-WEIGHT_GB = 11.54
-"""Memory of the released model's weights in bf16."""
-LAYERS = 28
-POSITION_KB = {False: 197.2, True: 6.1}
-"""Memory for the backward pass per layer and position, without and with gradient checkpointing. Measured as the tensors
-that autograd saves in a bf16 layer of the release's size, with adapters on attention and both FFNs; not on a GPU."""
-OTHER_GB = 1.5
-"""Memory of the adapter, the optimizer, the heads and the unused part of the allocator's blocks."""
-GPU_GB = (16, 24, 32, 40, 48, 80, 141)
+GPU_GB = (8, 12, 16, 24, 32, 40, 48, 80, 141)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +35,7 @@ class PlannedRun:
     gradient_accumulation_steps: int = DistributedTrainingConfig.gradient_accumulation_steps
     num_processes: int = 1
     num_train_epochs: int = DistributedTrainingConfig.num_train_epochs
-    gradient_checkpointing: bool = DistributedTrainingConfig.gradient_checkpointing
+    recompute: str = DistributedTrainingConfig.recompute
     prompt_style: str = ArabicVoiceCloningDatasetConfig.prompt_style
     text_normalisation: str = ArabicVoiceCloningDatasetConfig.text_normalisation
 
@@ -125,7 +123,8 @@ def _training(
         seed=DistributedTrainingConfig.seed,
         epoch=0,
     )
-    fullest = max((sum(trained[i] for i in batch) for step in steps for row in step for batch in row), default=0)
+    batches = [[trained[i] for i in batch] for step in steps for row in step for batch in row]
+    fullest = max(batches, key=sum, default=[])
     found = [measures[clip] for clip in dict.fromkeys(used.clip for s in samples for used in s.clips)]
     seconds = sum(m.seconds for m in found if not m.codes)
     return {
@@ -134,13 +133,26 @@ def _training(
         "frames": round(seconds * FRAMES_PER_SECOND) + sum(m.codes.frames for m in found if m.codes),
         "positions": {"max": max(lengths, default=0), "mean": round(float(np.mean(lengths)), 1) if lengths else 0},
         "expected_steps": len(steps) * run.num_train_epochs,
-        "memory_class": memory_class(fullest, run.gradient_checkpointing),
+        "memory_class": memory_class(fullest, run.recompute),
     }
 
 
-def memory_class(positions: int, gradient_checkpointing: bool) -> str:
-    """Return in words the smallest GPU that is expected to hold a micro-batch of ``positions``."""
-    need = WEIGHT_GB + OTHER_GB + positions * LAYERS * POSITION_KB[gradient_checkpointing] / 1e6
-    fitting = [size for size in GPU_GB if need <= 0.95 * size]
+def memory_class(lengths: Sequence[int], recompute: str, config: HiggsAudioConfig = RELEASED_MODEL) -> str:
+    """Return in words the smallest GPU that is expected to hold a micro-batch, with the default adapter in bf16.
+
+    Args:
+        lengths: positions of each sample of the micro-batch.
+        recompute: the flag. ``auto`` gives the size for each level.
+        config: of the model; by default the released one.
+    """
+    model = TrainedModel(config, HiggsAudioLoRATrainingConfig(), torch.bfloat16)
+    shape = BatchShape(tuple(lengths), *[sum(lengths)] * 3)
+    levels = model.levels if recompute == AUTO else (recompute,)
+    found = [f"{_smallest_gpu(model.memory(shape, level).needed)} with --recompute {level}" for level in levels]
+    return f"{'; '.join(found)} ({shape.positions} positions in the fullest micro-batch; estimated)"
+
+
+def _smallest_gpu(needed: int) -> str:
+    fitting = [size for size in GPU_GB if needed + CONTEXT_BYTES <= size * GB]
     size = f"{fitting[0]} GB" if fitting else f"more than {GPU_GB[-1]} GB"
-    return f"{size} (about {need:.0f} GB at {positions} positions, estimated, not measured)"
+    return f"{size} (needs {(needed + CONTEXT_BYTES) / GB:.1f})"

@@ -15,7 +15,13 @@ from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.process_group import Ranks
-from lora_config import ADAPTER_FILE, AdapterForm, HiggsAudioLoRATrainingConfig, adapter_form
+from lora_config import (
+    ADAPTER_FILE,
+    AdapterForm,
+    HiggsAudioLoRATrainingConfig,
+    adapter_form,
+    enable_checkpointing,
+)
 from voice_cloning.run.data import RunData
 from voice_cloning.run.identity import flags_before, run_details, run_identity
 from voice_cloning.training.batch_planning import TrainingPlan
@@ -23,6 +29,7 @@ from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.checkpoints import check_checkpoint, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.evaluation import Evaluator
+from voice_cloning.training.fused_layers import install_fused_layers
 from voice_cloning.training.log import ProgressLog
 from voice_cloning.training.losses import LossTotals
 from voice_cloning.training.metrics import MetricsWriter
@@ -228,6 +235,18 @@ def leave_casts_to_autocast(model: PeftModel) -> None:
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
             module.cast_input_dtype_enabled = False
+
+
+def install_layers(model: PeftModel, recompute: str) -> str | None:
+    """Install the fused layers, or prepare the plain ones, which know two levels of recompute: none and layer.
+
+    Returns:
+        None, or the reason for the plain layers.
+    """
+    reason = install_fused_layers(model, recompute)
+    if reason is not None and recompute != "none":
+        enable_checkpointing(model.get_base_model())
+    return reason
 
 
 def open_log(

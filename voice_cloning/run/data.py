@@ -11,6 +11,7 @@ from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCol
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
 from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.data import (
     Codec,
@@ -62,6 +63,8 @@ def load_run_data(
     else:
         codec = find_codec(*named_codec, Path(dataset_config.code_cache_dir))
     model_config = HiggsAudioConfig.from_pretrained(model_folder)
+    if config.quantise != NOT_QUANTISED:
+        check_widths(model_config, f"--model_path {config.model_path}")
     feature_extractor = load_feature_extractor(config, model_config)
     train_dataset, eval_dataset = load_datasets(config, dataset_config, model_config, model_folder, codec)
     return RunData(

@@ -9,7 +9,6 @@ from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.process_group import Ranks
 from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
 from voice_cloning.run.data import RunData
-from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.log import peak_memory_gb
 from voice_cloning.training.run_directory import RunDirectory
 from voice_cloning.training.state import BestEvaluation
@@ -135,16 +134,3 @@ def closing_lines(summary: TrainingSummary) -> list[str]:
     elif summary.best_step is not None:
         lines.append(f"best by evaluation loss: step {summary.best_step}, whose checkpoint is not in this folder")
     return lines
-
-
-def memory_advice(config: DistributedTrainingConfig) -> str:
-    """Return the flags that reduce GPU memory."""
-    if config.batch_size is not None:
-        smaller = f"--batch_size {max(1, config.batch_size // 2)}"
-    else:
-        smaller = f"--max_tokens_per_batch {max(1, config.max_tokens_per_batch // 2)}"
-    accumulation = 2 * config.gradient_accumulation_steps
-    advice = [f"{smaller} --gradient_accumulation_steps {accumulation} (the same optimizer step)"]
-    if not config.gradient_checkpointing:
-        advice.append("--gradient_checkpointing (far less memory, more time)")
-    return "Try: " + "; or ".join(advice)

@@ -10,6 +10,7 @@ from arabic_voice_cloning_dataset import parse_record, read_json_records
 from boson_multimodal.cloning_example import PROMPT_STYLES, has_as_written_turns
 from boson_multimodal.errors import InputError
 from boson_multimodal.flags import value_before
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, QUANTISATIONS
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.run_directory import RUN_FILE
 
@@ -41,6 +42,19 @@ def normalisation_of_adapter(folder: Path) -> str:
     if not (folder / RUN_FILE).is_file():
         return of_older_runs
     return _choice({name: of_older_runs, **_flags_of_run(folder, name)}, folder, name, TEXT_NORMALISATIONS)
+
+
+def quantisation_of_adapter(folder: Path | None) -> str:
+    """Return the ``--quantise`` with which an adapter was trained; ``none`` without an adapter or for older runs.
+
+    A merged model has no such record of its own weights: they are always in full precision.
+
+    Raises:
+        InputError: if ``run.json`` is not one of the trainer's.
+    """
+    if folder is None or not (folder / RUN_FILE).is_file():
+        return NOT_QUANTISED
+    return _choice({"quantise": NOT_QUANTISED, **_flags_of_run(folder, "quantise")}, folder, "quantise", QUANTISATIONS)
 
 
 def _flags_of_run(folder: Path, name: str) -> dict[str, Any]:

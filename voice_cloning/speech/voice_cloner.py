@@ -40,16 +40,22 @@ from boson_multimodal.circumstances import home_path
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, IGNORE_INDEX, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
-from boson_multimodal.device import resolve_dtype
+from boson_multimodal.device import usable_dtype
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig, codes_of_columns
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths, require_quantisation
 from boson_multimodal.seeds import seed_of
 from lora_config import ADAPTER_FILE, load_base_model
 from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, read_adapter
-from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter, turns_warning
+from voice_cloning.speech.adapter_run import (
+    normalisation_of_adapter,
+    quantisation_of_adapter,
+    style_of_adapter,
+    turns_warning,
+)
 from voice_cloning.speech.audio import join_pieces
 from voice_cloning.speech.requests import (
     Piece,
@@ -148,13 +154,17 @@ def fitting_adapter(folder: Path, config: HiggsAudioConfig) -> Adapter:
 
 
 def load_speaking_model(
-    folder: Path, adapter: Adapter | None, device: torch.device, torch_dtype: torch.dtype
+    folder: Path,
+    adapter: Adapter | None,
+    device: torch.device,
+    torch_dtype: torch.dtype,
+    quantise: str = NOT_QUANTISED,
 ) -> HiggsAudioModel:
-    """Load the checkpoint in inference mode and apply an adapter to it.
+    """Load the checkpoint in inference mode and apply an adapter to it. ``quantise`` is that of the trainer.
 
     The adapter is not merged, because merging in bfloat16 would round the sum of both weights.
     """
-    base = load_base_model(folder, {"": device}, torch_dtype, enable_gradient_checkpointing=False)
+    base = load_base_model(folder, {"": device}, torch_dtype, False, quantise)
     if adapter is not None:
         base = apply_adapter(base, adapter).get_base_model()
     return base.eval()
@@ -169,6 +179,7 @@ class VoiceCloner:
         adapter: the folder of a trained adapter.
         prompt_style: ``as_written`` or ``voice_clone``; None means the style with which the adapter was trained.
         text_normalisation: one of ``TEXT_NORMALISATIONS``; None means the one with which the adapter was trained.
+        quantise: ``none`` or ``nf4``, for the base's weights; None means as the adapter was trained.
         device: by default the GPU, or the CPU if there is no GPU.
         settings: the settings of generation.
 
@@ -187,6 +198,7 @@ class VoiceCloner:
         prompt_style: str | None = None,
         text_normalisation: str | None = None,
         torch_dtype: str = "auto",
+        quantise: str | None = None,
         device: torch.device | str | None = None,
         settings: SpeechSettings | None = None,
     ) -> None:
@@ -201,7 +213,8 @@ class VoiceCloner:
             found = f"text_normalisation is {self.text_normalisation!r}"
             raise InputError(f"{found}; it must be one of {list(TEXT_NORMALISATIONS)}")
         self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = resolve_dtype(torch_dtype, self.device)
+        self.dtype = usable_dtype(torch_dtype, self.device)
+        self.quantise = usable_quantisation(quantise, self.adapter, self.device)
         self.model_folder = resolve_checkpoint(
             model_path, model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
@@ -209,6 +222,8 @@ class VoiceCloner:
             audio_tokenizer_path, audio_tokenizer_revision, "--audio_tokenizer_path", (CODEC_WEIGHTS,)
         )
         self.config = HiggsAudioConfig.from_pretrained(self.model_folder)
+        if self.quantise != NOT_QUANTISED:
+            check_widths(self.config, f"--model_path {model_path}")
         self.tokenizer = AutoTokenizer.from_pretrained(self.model_folder)
         codec = codec_config(self.codec_folder)
         self.frames_per_second = codec.frame_rate
@@ -224,7 +239,12 @@ class VoiceCloner:
     @cached_property
     def model(self) -> HiggsAudioModel:
         """The model with its adapter. It is loaded at the first use."""
-        return load_speaking_model(self.model_folder, self._adapter_weights, self.device, self.dtype)
+        return load_speaking_model(self.model_folder, self._adapter_weights, self.device, self.dtype, self.quantise)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the weights of the model are loaded."""
+        return "model" in vars(self)
 
     @cached_property
     def codec(self) -> HiggsAudioTokenizer:
@@ -294,6 +314,7 @@ class VoiceCloner:
             "prompt_style": self.prompt_style,
             **self._checkpoints,
             "torch_dtype": str(self.dtype),
+            **({} if self.quantise == NOT_QUANTISED else {"quantise": self.quantise}),
             "settings": asdict(self.settings),
         }
 
@@ -389,6 +410,25 @@ class VoiceCloner:
         rate = self.codec.sampling_rate
         waves = [self.codec.decode(piece.codes).float() for piece in pieces if piece.codes.shape[1]]
         return Speech(join_pieces(waves, rate), rate, pieces)
+
+
+def usable_quantisation(wanted: str | None, adapter: Path | None, device: torch.device) -> str:
+    """Return the wanted quantisation, or the one with which an adapter was trained if that is None.
+
+    Raises:
+        InputError: if it cannot be computed on this device.
+    """
+    quantise = wanted or quantisation_of_adapter(adapter)
+    try:
+        require_quantisation(quantise, device)
+    except InputError as error:
+        if wanted is not None:
+            raise
+        raise InputError(
+            f"--adapter {adapter} was trained with --quantise {quantise}. {error}. Or give --quantise {NOT_QUANTISED}: "
+            "weights in full precision, with which the adapter was not trained"
+        ) from error
+    return quantise
 
 
 def _usable_device(device: torch.device | str) -> torch.device:

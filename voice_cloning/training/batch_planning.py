@@ -4,6 +4,7 @@ A plan is a pure function of its arguments, so all ranks and resumed runs have t
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 import torch
 
@@ -67,6 +68,23 @@ class TrainingPlan:
             position += len(epoch)
             number += 1
 
+    @property
+    def positions_per_step(self) -> float:
+        """Positions of an optimizer step on average, over all ranks."""
+        return sum(self._lengths) / len(self.epoch(0))
+
+    def positions_of(self, micro_batch: MicroBatch) -> int:
+        """Return the number of positions of a micro-batch; 0 for an empty one."""
+        return sum(self._lengths[index] for index in micro_batch)
+
+    def fullest_micro_batch(self) -> MicroBatch:
+        """Return the micro-batch with the most positions among all steps and ranks of the run: the first of these."""
+        steps = (step for _, step in self.steps_from(0))
+        if len(self._lengths) <= WINDOW_SAMPLES:
+            # One window is sorted by length whatever the order was, so all epochs have micro-batches of equal lengths.
+            steps = islice(steps, len(self.epoch(0)))
+        return max((batch for step in steps for row in step for batch in row), key=self.positions_of, default=())
+
 
 def plan_epoch(
     lengths: Sequence[int],
@@ -110,6 +128,14 @@ def plan_evaluation(
     """Return steps of one micro-batch per rank. They take every sample once, longest first."""
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     return _deal(fill_micro_batches(order, lengths, max_tokens_per_batch, batch_size), world_size, 1)
+
+
+def fullest_evaluation_batch(lengths: Sequence[int], config: DistributedTrainingConfig) -> MicroBatch:
+    """Return the micro-batch with the most positions of an evaluation, on any number of processes."""
+    steps = plan_evaluation(
+        lengths, max_tokens_per_batch=config.max_tokens_per_batch, batch_size=config.batch_size, world_size=1
+    )
+    return max((step[0][0] for step in steps), key=lambda indices: sum(lengths[i] for i in indices))
 
 
 def fill_micro_batches(

@@ -20,6 +20,7 @@ from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.flags import GIVEN, facts_of, flag, value_before
 from boson_multimodal.model.higgs_audio.loss import LossConfig
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, QUANTISATIONS
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning import __version__
 from voice_cloning.training.checkpoints import RUN_FILE, read_run_flags
@@ -28,6 +29,10 @@ from voice_cloning.training.schedule import SCHEDULES
 logger = logging.getLogger(__name__)
 
 REPORTERS = ("tensorboard", "wandb", "none")
+AUTO = "auto"
+"""The value of a flag that the program chooses by the memory of the card."""
+RECOMPUTE_LEVELS = ("none", "ffn", "layer")
+"""What the backward pass computes again, from the fastest to the one that needs least memory."""
 
 _source = partial(flag, in_identity=False)
 """A flag that names data or a checkpoint. The identity of a run holds a fingerprint of the content instead."""
@@ -35,6 +40,20 @@ _setting = partial(flag, card="setting")
 """A flag that affects the result of training and is listed on the model card."""
 _housekeeping = partial(flag, in_identity=False, card="private")
 """A flag that does not affect the result of training."""
+
+
+def read_positions(word: str) -> int | str:
+    """Return the value of ``--max_tokens_per_batch``: a number of positions, or ``auto``.
+
+    Raises:
+        argparse.ArgumentTypeError: for any other word. argparse shows it with the name of the flag.
+    """
+    if word == AUTO:
+        return word
+    try:
+        return int(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number of positions; give one, or {AUTO}") from error
 
 
 @dataclass(kw_only=True)
@@ -71,10 +90,11 @@ class DistributedTrainingConfig:
 
     num_train_epochs: int = flag(3, "Passes over the data, unless max_steps is given.")
     max_steps: int | None = flag(None, "Optimizer steps to run, instead of num_train_epochs.")
-    max_tokens_per_batch: int = _setting(
+    max_tokens_per_batch: int | str = _setting(
         2048,
         "Maximum number of sequence positions of a micro-batch (text tokens and audio columns; there is no padding). "
-        "Memory grows with it.",
+        "Memory grows with it. auto takes the largest number that the GPU holds, and keeps it for the run.",
+        read=read_positions,
     )
     batch_size: int | None = _setting(None, "Number of samples of a micro-batch, instead of max_tokens_per_batch.")
     gradient_accumulation_steps: int = _setting(1, "Micro-batches of each process per optimizer step.")
@@ -92,7 +112,22 @@ class DistributedTrainingConfig:
         "float16 is refused: it overflows in this model.",
         list(TORCH_DTYPES),
     )
-    gradient_checkpointing: bool = flag(False, "Recompute each layer in the backward pass: less memory, slower.")
+    quantise: str = _setting(
+        NOT_QUANTISED,
+        "nf4 holds the base's weights in 4 bits (QLoRA): a third of the memory, slower, slightly other losses. Needs "
+        "bitsandbytes. The adapter, norms, embeddings and heads are as without it.",
+        QUANTISATIONS,
+        before=NOT_QUANTISED,
+    )
+    recompute: str = _housekeeping(
+        AUTO,
+        "What the backward pass computes again, to save memory: none, the FFN of each layer, or the whole layer, which "
+        "is slowest. auto takes the first of these with which the fullest micro-batch fits the GPU; on a CPU, none. "
+        "The result is the same.",
+        [AUTO, *RECOMPUTE_LEVELS],
+        before="none",
+    )
+    gradient_checkpointing: bool = _housekeeping(False, "The same as --recompute layer.", per_call=True)
     seed: int = _setting(42, "Seeds the adapter, the data order and dropout; the same seed gives the same run.")
 
     logging_steps: int = _housekeeping(10, "Optimizer steps between lines of metrics.jsonl.")
@@ -108,6 +143,20 @@ class DistributedTrainingConfig:
         per_call=True,
     )
     overwrite: bool = _housekeeping(False, "Remove the run in output_dir and start a new one.", per_call=True)
+    dry_run: bool = _housekeeping(
+        False,
+        "Check the flags and the data, print the memory by part, the steps and a rough time, and end. No weight is "
+        "loaded and output_dir is not touched.",
+        per_call=True,
+        before=False,
+    )
+    gpu: str | None = _housekeeping(
+        None,
+        "For dry_run: the card to reckon with, instead of the one in this machine. A name (RTX 4090, A100-80GB, T4) or "
+        "the memory in GB (24).",
+        per_call=True,
+        before=None,
+    )
     init_adapter: str | None = _source(None, "Folder of a trained adapter to start a new run from.")
     report_to: list[str] = _housekeeping(["tensorboard"], "Where metrics go besides metrics.jsonl.", REPORTERS)
 
@@ -115,8 +164,9 @@ class DistributedTrainingConfig:
 
     def __post_init__(self) -> None:
         problems = []
-        for name in ("num_train_epochs", "max_tokens_per_batch", "gradient_accumulation_steps", "logging_steps"):
+        for name in ("num_train_epochs", "gradient_accumulation_steps", "logging_steps"):
             problems += self._below(name, 1)
+        problems += self._memory_problems()
         for name in ("eval_steps", "save_steps", "max_steps", "batch_size"):
             problems += self._below(name, 1)
         for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit"):
@@ -127,7 +177,14 @@ class DistributedTrainingConfig:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 problems.append(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        for name, allowed in (("lr_scheduler_type", SCHEDULES), ("torch_dtype", TORCH_DTYPES)):
+        problems += self._memory_problems()
+        choices = {
+            "lr_scheduler_type": SCHEDULES,
+            "torch_dtype": TORCH_DTYPES,
+            "recompute": (AUTO, *RECOMPUTE_LEVELS),
+            "quantise": QUANTISATIONS,
+        }
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 problems.append(f"{name} is {getattr(self, name)!r}; it must be one of {list(allowed)}")
         if self.torch_dtype == "float16":
@@ -141,6 +198,26 @@ class DistributedTrainingConfig:
             if not getattr(self, name):
                 problems.append(f"{name} is empty; give a path")
         raise_if_any("wrong settings", problems)
+        if self.gradient_checkpointing:
+            self.recompute = "layer"
+
+    def _memory_problems(self) -> list[str]:
+        """Return what is wrong with the flags that determine the memory."""
+        problems, budget = [], self.max_tokens_per_batch
+        if isinstance(budget, str) and budget != AUTO:
+            problems.append(f"max_tokens_per_batch is {budget!r}; it must be a number of positions, or {AUTO}")
+        elif not isinstance(budget, str):
+            problems += self._below("max_tokens_per_batch", 1)
+        elif self.batch_size is not None:
+            problems.append(
+                f"max_tokens_per_batch is {AUTO}, and batch_size is {self.batch_size}, which sets the size of "
+                "micro-batches too; give one of them"
+            )
+        if self.gradient_checkpointing and self.recompute not in (AUTO, "layer"):
+            problems.append(_two_levels("on", self.recompute))
+        if self.gpu is not None and not self.dry_run:
+            problems.append(f"gpu is {self.gpu!r}, which is for dry_run; training takes the card of this machine")
+        return problems
 
     def _below(self, name: str, least: float) -> list[str]:
         value = getattr(self, name)
@@ -180,16 +257,45 @@ def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
         known = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(unknown[0], known, n=1)
         parser.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
+    given = _given_flags(configs[0], getattr(namespace, GIVEN))
     recorded = _recorded_flags(configs[0])
     if recorded is None:
         return tuple(configs)
     try:
-        changes = [_recorded_values(config, recorded, getattr(namespace, GIVEN)) for config in configs]
+        changes = [_recorded_values(config, _in_todays_terms(recorded), given) for config in configs]
         resumed = tuple(replace(config, **found) for config, found in zip(configs, changes, strict=True))
     except InputError as error:
         raise InputError(f"the run that is resumed has wrong flags in its {RUN_FILE}: {error}") from error
     _log_changes({name: value for found in changes for name, value in found.items()})
     return resumed
+
+
+def _given_flags(config: DistributedTrainingConfig, given: frozenset[str]) -> frozenset[str]:
+    """Return the names of the flags that a run's record must not replace.
+
+    Raises:
+        InputError: if ``gradient_checkpointing`` is given as off and ``recompute`` as ``layer``.
+    """
+    if "gradient_checkpointing" in given:
+        if not config.gradient_checkpointing and "recompute" in given and config.recompute == "layer":
+            raise InputError(_two_levels("off", config.recompute))
+        given |= {"recompute"}
+    # The number was found when the run began. Another one would be another run.
+    return given - {"max_tokens_per_batch"} if config.max_tokens_per_batch == AUTO else given
+
+
+def _two_levels(checkpointing: str, recompute: str) -> str:
+    return (
+        f"gradient_checkpointing is {checkpointing}, and recompute is {recompute!r}; gradient_checkpointing is another "
+        "name of recompute 'layer', so give one of them"
+    )
+
+
+def _in_todays_terms(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags of a run's record with ``recompute``, for which older runs have ``gradient_checkpointing``."""
+    if "recompute" in recorded or not recorded.get("gradient_checkpointing"):
+        return recorded
+    return {**recorded, "recompute": "layer"}
 
 
 def _make_parser(description: str) -> HfArgumentParser:

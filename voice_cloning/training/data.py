@@ -23,7 +23,7 @@ from boson_multimodal.checkpoints import local_checkpoint, resolve_checkpoint
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.hub import hub_access
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
-from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.config import AUTO, DistributedTrainingConfig
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def load_datasets(
     raise_if_any(f"{model_folder}: tokenizer or codec do not fit", checkpoint_misfits(model_config, tokenizer, config))
     cache, problems = _open_codes(dataset_config, model_config, codec)
     max_positions = dataset_config.max_positions_per_sample
-    if training_config.batch_size is None:
+    if training_config.batch_size is None and training_config.max_tokens_per_batch != AUTO:
         max_positions = min(max_positions, training_config.max_tokens_per_batch)
     datasets = []
     for path in filter(None, (training_config.data_path, training_config.eval_data_path)):

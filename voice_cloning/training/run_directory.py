@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
 RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "torchaudio", "soundfile", "numpy")
+OPTIONAL_PACKAGES = ("bitsandbytes",)
 _HEX = "[0-9a-f]{32}"
 _LEFT_OVER = re.compile(
     re.escape(TEMPORARY_PREFIX)
@@ -263,7 +265,11 @@ class RunDirectory:
         heading = f"--output_dir {self.folder}: holds another run"
         damage = None
         try:
-            self._require_own(read_run(self.folder), heading)
+            recorded = read_run(self.folder)
+            if holds_steps(self.folder):
+                self._require_own(recorded, heading)
+            elif search:
+                self._log_changes(recorded)
         except DamageError as error:
             damage = str(error)
         found = self._newest_sound() if search or damage else None
@@ -274,6 +280,12 @@ class RunDirectory:
         if damage:
             logger.warning("%s; %s has one, and is of the same run, so the run goes on", damage, found)
         return found
+
+    def _log_changes(self, recorded: dict[str, Any]) -> None:
+        """Log what differs from the start that ended before any step, since nothing of it can be lost."""
+        was = self._as_recorded_today(recorded["identity"])
+        for difference in differences(was, json.loads(json.dumps(self.identity))):
+            logger.info("changed since a start that ended before its first step was logged: %s", difference)
 
     def _newest_sound(self) -> Path | None:
         """Return the newest sound checkpoint of this run and log which newer ones are not; None if there is none."""
@@ -334,6 +346,17 @@ class RunDirectory:
         return {**identity, "flags": {**added, **recorded}}
 
 
+def holds_steps(folder: Path) -> bool:
+    """Return whether a run has left anything of its steps in a folder, which need not exist: a checkpoint or metrics.
+
+    A run that ended before its first step, for want of memory or by Ctrl-C, leaves its description alone.
+    """
+    metrics = folder / METRICS_FILE
+    if not folder.is_dir():
+        return False
+    return bool(named_checkpoints(folder)) or (metrics.is_file() and metrics.stat().st_size > 0)
+
+
 def differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
     """Return each name whose value differs, as ``name: was X, is Y``. Nested names are joined by dots."""
     found = []
@@ -367,7 +390,8 @@ def environment(project: Path) -> dict[str, Any]:
         commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or not a checkout
         commit = None
-    versions = {name: importlib.metadata.version(name) for name in RECORDED_PACKAGES}
+    packages = [*RECORDED_PACKAGES, *(name for name in OPTIONAL_PACKAGES if find_spec(name) is not None)]
+    versions = {name: importlib.metadata.version(name) for name in packages}
     return {
         "version": __version__,
         "versions": versions,

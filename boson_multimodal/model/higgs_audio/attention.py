@@ -20,6 +20,10 @@ VARLEN_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 """Whether the varlen kernel supports grouped-query attention. In torch 2.11 it does not."""
 
 
+MASK_ALIGNMENT = 16
+"""The rows of a mask begin at multiples of so many numbers; otherwise SDPA on CUDA would copy it in each layer."""
+
+
 @dataclass(frozen=True)
 class Sequences:
     """The samples in N rows of hidden states. They follow one another, and each row attends to its own sample only.
@@ -30,6 +34,8 @@ class Sequences:
         cos_Nd, sin_Nd: cosine and sine of the rotary angles of each row's position.
         past_lengths: the number of cached positions of each sample before these rows; None without a cache.
         cache_rows_N: the rows of the cache for the new keys and values.
+        held_mask: with a cache, one new row per sample and samples of different lengths, what is added to the scores of
+            the longest sample's positions, (B, 1, 1, positions): 0, or -inf where another sample has none. Else None.
     """
 
     lengths: tuple[int, ...]
@@ -38,6 +44,7 @@ class Sequences:
     sin_Nd: Tensor
     past_lengths: tuple[int, ...] | None = None
     cache_rows_N: Tensor | None = None
+    held_mask: Tensor | None = None
 
 
 def build_sequences(
@@ -46,7 +53,19 @@ def build_sequences(
     """Build :class:`Sequences` on the device of the angles."""
     bounds = F.pad(torch.tensor(lengths, dtype=torch.int32).cumsum(0, dtype=torch.int32), (1, 0))
     rows = None if rows_N is None else to_device(rows_N, cos_Nd.device)
-    return Sequences(lengths, to_device(bounds, cos_Nd.device), cos_Nd, sin_Nd, past, rows)
+    mask = _held_mask(lengths, past, cos_Nd)
+    return Sequences(lengths, to_device(bounds, cos_Nd.device), cos_Nd, sin_Nd, past, rows, mask)
+
+
+def _held_mask(lengths: tuple[int, ...], past: tuple[int, ...] | None, cos_Nd: Tensor) -> Tensor | None:
+    """The mask of :class:`Sequences`, made once for all layers, of the type of the angles."""
+    if past is None or any(length != 1 for length in lengths) or min(past) == max(past):
+        return None
+    longest = max(past) + 1
+    width = -(-longest // MASK_ALIGNMENT) * MASK_ALIGNMENT
+    is_beyond = torch.arange(width) > torch.tensor(past)[:, None, None, None]
+    mask = torch.zeros(is_beyond.shape, dtype=cos_Nd.dtype).masked_fill(is_beyond, -torch.inf)
+    return to_device(mask, cos_Nd.device)[..., :longest]
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, sequences: Sequences) -> Tensor:
@@ -74,12 +93,14 @@ def attend_to_cache(query: Tensor, keys: Tensor, values: Tensor, sequences: Sequ
     """Like :func:`attend`, but attend to all cached positions too. Keys and values are (B, capacity, heads, d)."""
     past = sequences.past_lengths
     if all(length == 1 for length in sequences.lengths):
-        longest = max(past) + 1
-        mask = None
-        if min(past) + 1 < longest:
-            held = torch.tensor(past)[:, None, None, None] + 1
-            mask = to_device(torch.arange(longest) < held, query.device)
-        q, k, v = query.unsqueeze(2), keys[:, :longest].transpose(1, 2), values[:, :longest].transpose(1, 2)
+        longest, mask = max(past) + 1, sequences.held_mask
+        k, v = keys[:, :longest].transpose(1, 2), values[:, :longest].transpose(1, 2)
+        if query.is_cuda and mask is not None:
+            # No fused kernel of torch 2.11 takes a mask and groups of heads. With one row per sample, the heads of a
+            # group can be queries of one head, and the keys need not be repeated either.
+            q = query.unflatten(1, (k.shape[1], -1))
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).flatten(1, 2)
+        q = query.unsqueeze(2)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True).squeeze(2)
     outputs = []
     for sample, q in enumerate(query.split(sequences.lengths)):

@@ -8,7 +8,7 @@ changed in place.
 import copy
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,22 +231,24 @@ def read_weights(
     wanted: Mapping[str, Tensor],
     dtype: torch.dtype,
     device: torch.device,
-) -> dict[str, Tensor]:
-    """Read the model's tensors from the files, in ``dtype`` on ``device``.
+) -> Iterator[tuple[str, Tensor]]:
+    """Read the model's tensors from the files, one after the other, in ``dtype`` on ``device``.
 
-    In addition to the tensors, memory holds one buffer of :data:`CHUNK_BYTES`.
+    In addition to the tensors that the caller keeps, memory holds one buffer of :data:`CHUNK_BYTES`.
+
+    Yields:
+        Name and tensor.
 
     Raises:
         InputError: if a file has become shorter after its header was read.
     """
     buffer = torch.empty(CHUNK_BYTES, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    weights = {}
     for name, pieces in fitting.items():
-        weights[name] = torch.empty(wanted[name].shape, dtype=dtype, device=device)
-        rows = weights[name].split([piece.shape[0] for piece in pieces]) if len(pieces) > 1 else [weights[name]]
+        weight = torch.empty(wanted[name].shape, dtype=dtype, device=device)
+        rows = weight.split([piece.shape[0] for piece in pieces]) if len(pieces) > 1 else [weight]
         for target, piece in zip(rows, pieces, strict=True):
             _read_into(target.view(-1), piece, buffer)
-    return weights
+        yield name, weight
 
 
 def _read_into(target: Tensor, piece: StoredTensor, buffer: Tensor) -> None:
@@ -324,10 +326,13 @@ def save_checkpoint(
             files and an index.
 
     Raises:
-        InputError: if the layout cannot represent parts of the model. Nothing has been written then.
+        InputError: if the layout cannot represent parts of the model, or its weights are quantised. Nothing has been
+            written then.
     """
     if layout not in LAYOUTS:
         raise InputError(f"layout {layout!r} is not one of {LAYOUTS}")
+    if getattr(weights, "is_loaded_in_4bit", False):
+        raise InputError("the weights are quantised, which no layout has; load the model without quantise to save it")
     state = weights.state_dict() if isinstance(weights, nn.Module) else dict(weights)
     config = copy.deepcopy(config)
     config.dtype = next(iter(state.values())).dtype

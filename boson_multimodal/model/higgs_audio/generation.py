@@ -223,21 +223,21 @@ class Decoding:
 
     def next_inputs(self) -> dict[str, Tensor]:
         """Return the next inputs: the last token or column of each sample, or a dummy column if it has ended."""
-        ids, last = [], []
+        ids, audio = [], []
         for sample, ended in enumerate(self.ended):
             is_column = self.in_audio[sample] or ended
             ids.append([self.config.audio_out_token_idx if is_column else self.tokens[sample][-1]])
             if is_column:
-                last.append((sample, self.num_columns[sample] - 1))
+                audio.append(sample)
         inputs = {"input_ids": torch.tensor(ids)}
-        if last:
-            samples, columns = to_device(torch.tensor(last).T.contiguous(), self.device)
-            inputs["audio_out_ids"] = self.columns_BKC[samples, :, columns].T
-            inputs["audio_out_ids_start"] = torch.arange(len(last))
+        if audio:
+            rows, column_A = self._places(audio, -1)
+            inputs["audio_out_ids"] = self.columns_BKC[rows, :, column_A].T
+            inputs["audio_out_ids_start"] = torch.arange(len(audio))
         return inputs
 
     def _write_text(self, hidden_BD: Tensor, samples: list[int]) -> None:
-        logits = self.heads.text_lm_head(hidden_BD[self._rows(samples)])
+        logits = self.heads.text_lm_head(hidden_BD[self._places(samples)[0]])
         drawn = self.sampler.tokens(logits[:, None], samples).squeeze(1).tolist()
         for sample, token in zip(samples, drawn, strict=True):
             self.tokens[sample].append(token)
@@ -245,10 +245,9 @@ class Decoding:
             self.ended[sample] = token in (self.config.audio_eos_token_id, self.config.eot_token_id)
 
     def _write_columns(self, hidden_BD: Tensor, samples: list[int]) -> None:
-        config, rows = self.config, self._rows(samples)
+        config, (rows, column_A) = self.config, self._places(samples)
         logits = self.heads.audio_lm_head(hidden_BD[rows])
         logits_AKV = logits.view(len(samples), config.audio_num_codebooks, config.codebook_rows)
-        column_A = to_device(torch.tensor([self.num_columns[sample] for sample in samples]), self.device)
         codes_AK = self.sampler.columns(logits_AKV, self._history(rows, column_A), samples)
         codes_AK, remaining_A = force_delay(
             codes_AK, column_A, self.remaining_B[rows], config.audio_stream_bos_id, config.audio_stream_eos_id
@@ -270,8 +269,10 @@ class Decoding:
         held = self.columns_BKC[rows[:, None], :, position_AW.clamp(min=0)].transpose(1, 2)
         return held.masked_fill(position_AW[:, None] < 0, -1)
 
-    def _rows(self, samples: list[int]) -> Tensor:
-        return to_device(torch.tensor(samples), self.device)
+    def _places(self, samples: list[int], shift: int = 0) -> Tensor:
+        """Return (2, A), by one copy to the device: each sample's row, and the index of its next column plus shift."""
+        columns = [self.num_columns[sample] + shift for sample in samples]
+        return to_device(torch.tensor([samples, columns]), self.device)
 
 
 @torch.no_grad()
@@ -301,10 +302,10 @@ def generate(
     speaking = [sample for sample, count in enumerate(state.num_columns) if count]
     rows = [torch.tensor(tokens) for tokens in state.tokens]
     sequences = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)
-    columns = [state.columns_BKC[sample, :, : state.num_columns[sample]] for sample in speaking]
+    columns_BKC = state.columns_BKC.to(input_ids.device)  # one wait for the device, not one per segment
     return HiggsAudioGenerationOutput(
         sequences=sequences.to(input_ids.device),
-        audio_sequences=[segment.to(input_ids.device) for segment in columns],
+        audio_sequences=[columns_BKC[sample, :, : state.num_columns[sample]] for sample in speaking],
         audio_sequence_samples=speaking,
         ended=state.ended,
     )

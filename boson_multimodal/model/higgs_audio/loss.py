@@ -9,17 +9,21 @@ With ``audio_logits`` of shape (columns of all segments, K, V) and labels aligne
 The shift by one happens here (:func:`next_text_labels`, :func:`next_audio_labels`) and nowhere else.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.errors import InputError
 from boson_multimodal.flags import flag
+from boson_multimodal.model.higgs_audio.packing import PackedBatch
+from boson_multimodal.model.higgs_audio.products import product
+from boson_multimodal.model.higgs_audio.rms_norm import FrozenRMSNorm
 
 LOGITS_PER_CHUNK = 2**25
 """The most logits of one head in memory: 134 MB in fp32, 261 rows of the released text head."""
@@ -69,15 +73,48 @@ def next_audio_labels(label_audio_ids_KC: Tensor) -> Tensor:
     return following.T
 
 
-def head_loss_sums(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, targets_RG: Tensor, num_logits: int) -> Tensor:
+@dataclass(frozen=True)
+class LabelRows:
+    """The positions of a packed batch that predict a label, in routed order, and what they predict. All on the CPU.
+
+    Attributes:
+        text_R, text_labels_R: the rows that predict a text label, in sample order, and these labels.
+        audio_R, audio_labels_RK: the rows that predict an audio label in any codebook, and the labels of each codebook;
+            ``IGNORE_INDEX`` where a codebook has none.
+    """
+
+    text_R: Tensor
+    text_labels_R: Tensor
+    audio_R: Tensor
+    audio_labels_RK: Tensor
+
+    @classmethod
+    def of(cls, packed: PackedBatch, label_audio_ids_KC: Tensor | None, num_codebooks: int) -> "LabelRows":
+        """Find the rows of a batch. Without labels of a kind, there are no rows of this kind."""
+        text_labels = packed.label_ids_N
+        if text_labels is None:
+            text_labels = torch.full_like(packed.input_ids_N, IGNORE_INDEX)
+        if label_audio_ids_KC is None:
+            label_audio_ids_KC = torch.full((num_codebooks, packed.num_audio_out), IGNORE_INDEX)
+        text_labels = next_text_labels(text_labels, packed.position_ids_N)
+        audio_labels = next_audio_labels(label_audio_ids_KC)
+        text = (text_labels != IGNORE_INDEX).nonzero().squeeze(-1)
+        audio = (audio_labels != IGNORE_INDEX).any(dim=1).nonzero().squeeze(-1)
+        first_audio_out = packed.num_text + packed.num_audio_in
+        return cls(packed.sample_from_routed[text], text_labels[text], audio + first_audio_out, audio_labels[audio])
+
+
+def head_loss_sums(norm: nn.Module, head: nn.Module, hidden_RD: Tensor, targets_RG: Tensor, num_logits: int) -> Tensor:
     """Return the summed cross entropy of one head over R rows, for each of its G groups of classes.
 
-    The head runs on chunks of rows, so that at most ``LOGITS_PER_CHUNK`` logits exist at a time. With gradients it runs
-    again in the backward pass. It is called as a module, so an adapter on it is applied.
+    Norm and head run on chunks of rows, so that at most ``LOGITS_PER_CHUNK`` logits exist at a time. With gradients
+    they run again in the backward pass. A head that is not a plain frozen layer is called as a module, so an adapter on
+    it is applied.
 
     Args:
+        norm: the final norm, (rows, D) to (rows, D).
         head: maps (rows, D) to (rows, G * V) logits.
-        hidden_RD: (R, D) hidden states of the rows with a label.
+        hidden_RD: (R, D) hidden states before the final norm, of the rows with a label.
         targets_RG: (R, G) labels, ``IGNORE_INDEX`` where a group of a row has no label.
         num_logits: G * V.
 
@@ -85,19 +122,64 @@ def head_loss_sums(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, targets_
         (G,) sums in fp32.
     """
     rows_per_chunk = max(1, LOGITS_PER_CHUNK // num_logits)
+    is_frozen = not any(parameter.requires_grad for module in (norm, head) for parameter in module.parameters())
+    if type(head) is nn.Linear and head.bias is None and is_frozen:
+        return FrozenHeadLoss.apply(hidden_RD, FrozenRMSNorm(norm), head.weight, targets_RG, rows_per_chunk)
     sums = torch.zeros(targets_RG.shape[1], dtype=torch.float32, device=hidden_RD.device)
     for hidden, targets in zip(hidden_RD.split(rows_per_chunk), targets_RG.split(rows_per_chunk), strict=True):
         if hidden.shape[0] == 0:  # split() of an empty tensor yields one empty chunk
             continue
-        sums = sums + checkpoint(_chunk_loss_sums, head, hidden, targets, use_reentrant=False)
+        sums = sums + checkpoint(_chunk_loss_sums, norm, head, hidden, targets, use_reentrant=False)
     return sums
 
 
-def _chunk_loss_sums(head: Callable[[Tensor], Tensor], hidden_RD: Tensor, targets_RG: Tensor) -> Tensor:
+def _chunk_loss_sums(norm: nn.Module, head: nn.Module, hidden_RD: Tensor, targets_RG: Tensor) -> Tensor:
+    return _loss_sums(head(norm(hidden_RD)), targets_RG)
+
+
+def _loss_sums(logits: Tensor, targets_RG: Tensor) -> Tensor:
+    """Return the (G,) summed cross entropy of (R, G * V) logits."""
     rows, groups = targets_RG.shape
-    logits = head(hidden_RD).float().view(rows * groups, -1)
-    losses = F.cross_entropy(logits, targets_RG.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
+    log_p = F.log_softmax(logits.view(rows * groups, -1), dim=-1, dtype=torch.float32)
+    losses = F.nll_loss(log_p, targets_RG.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
     return losses.view(rows, groups).sum(dim=0)
+
+
+class FrozenHeadLoss(Function):
+    """The loss of a head whose weights are not trained, with its gradient: d logits = softmax(logits) - one-hot."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_RD: Tensor, norm: FrozenRMSNorm, weight: Tensor, targets_RG: Tensor, rows_per_chunk: int
+    ) -> Tensor:
+        """Return the (G,) sums of ``head_loss_sums``."""
+        ctx.save_for_backward(hidden_RD, targets_RG)
+        ctx.norm, ctx.weight, ctx.rows_per_chunk = norm, weight, rows_per_chunk
+        sums = torch.zeros(targets_RG.shape[1], dtype=torch.float32, device=hidden_RD.device)
+        if hidden_RD.shape[0] == 0:
+            return sums
+        with torch.autocast(hidden_RD.device.type, enabled=False):
+            for hidden, targets in zip(hidden_RD.split(rows_per_chunk), targets_RG.split(rows_per_chunk), strict=True):
+                sums += _loss_sums(product(norm.forward(hidden)[0], weight), targets)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, d_sums_G: Tensor) -> Any:
+        hidden_RD, targets_RG = ctx.saved_tensors
+        d_hidden = torch.empty_like(hidden_RD)
+        for start in range(0, hidden_RD.shape[0], ctx.rows_per_chunk):
+            rows = slice(start, start + ctx.rows_per_chunk)
+            hidden, targets = hidden_RD[rows], targets_RG[rows]
+            normed, scale = ctx.norm.forward(hidden)
+            logits = product(normed, ctx.weight).view(*targets.shape, -1)
+            p = F.softmax(logits, dim=-1, dtype=torch.float32)
+            is_label = targets != IGNORE_INDEX
+            minus_one = p.new_full((1,), -1.0).expand(*targets.shape, 1)
+            p.scatter_add_(-1, targets.clamp(min=0).unsqueeze(-1), minus_one)
+            d_logits = torch.mul(p, (d_sums_G * is_label).unsqueeze(-1), out=logits)
+            d_normed = product(d_logits.flatten(1), ctx.weight.t())
+            d_hidden[rows] = ctx.norm.backward(d_normed, hidden, scale)
+        return d_hidden, None, None, None, None
 
 
 def weighted_loss(

@@ -9,7 +9,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +34,13 @@ from boson_multimodal.model.higgs_audio.configuration_higgs_audio import HiggsAu
 from boson_multimodal.model.higgs_audio.generation import HiggsAudioGenerationOutput, SamplingConfig, generate
 from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
 from boson_multimodal.model.higgs_audio.loss import (
+    LabelRows,
     LossConfig,
     head_loss_sums,
-    next_audio_labels,
-    next_text_labels,
     weighted_loss,
 )
 from boson_multimodal.model.higgs_audio.packing import PackedBatch, pack_batch, segment_lengths
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_quantisation, load_quantised
 from boson_multimodal.model.higgs_audio.transfer import to_device
 
 
@@ -101,6 +101,19 @@ class Routing:
     routed_from_sample: Tensor
     every: Sequences
     text: Sequences | None
+
+
+class LabelLayers(Protocol):
+    """All layers at once, for the rows that predict a label. It can take the place of ``HiggsAudioModel.layers``."""
+
+    def __call__(self, hidden_ND: Tensor, routing: Routing, rows_R: Tensor) -> Tensor:
+        """Return (R, D) after the last layer.
+
+        Args:
+            hidden_ND: the embeddings in routed order.
+            rows_R: the wanted rows in ascending order, on the CPU.
+        """
+        ...
 
 
 class HiggsAudioDecoderLayer(GradientCheckpointingLayer):
@@ -220,7 +233,13 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
     - ``output_logits``: return logits although labels are given.
     - ``inputs_embeds``, ``output_attentions``: must not be given. ``output_audio_hidden_states``, ``return_dict``: not
       used. They are part of the original's signature.
+
+    Attributes:
+        label_layers: what computes the layers of a batch with labels, instead of ``layers``. By default None. Only the
+            loss is returned then.
     """
+
+    label_layers: LabelLayers | None = None
 
     def __init__(self, config: HiggsAudioConfig) -> None:
         super().__init__(config)
@@ -248,6 +267,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         dtype: str | torch.dtype | None = "auto",
         torch_dtype: str | torch.dtype | None = None,
         device_map: str | torch.device | dict[str, Any] | None = None,
+        quantise: str = NOT_QUANTISED,
     ) -> Any:
         """Load a checkpoint in either published layout, in evaluation mode. Tensors are read directly into the model.
 
@@ -259,14 +279,16 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             torch_dtype: the older name of ``dtype``.
             device_map: one device, or ``{"": device}``. None is the CPU; ``"auto"`` is the first CUDA device, or the
                 CPU if there is none.
+            quantise: ``nf4`` holds the layers' linear weights in 4 bits (``quantised_weights.py``); ``none`` does not.
 
         Raises:
             InputError: if a file is missing or damaged, or listing the tensors that are missing, are unexpected or have
-                a wrong shape. It is raised before any weight is read.
+                a wrong shape; or if the model cannot be quantised here. It is raised before any weight is read.
         """
         folder = resolve_checkpoint(str(pretrained_model_name_or_path), revision, "model", ())
         config = HiggsAudioConfig.from_pretrained(folder) if config is None else copy.deepcopy(config)
         device = single_device(device_map)
+        check_quantisation(quantise, device, config, str(pretrained_model_name_or_path))
         with torch.device("meta"):
             model = cls(config)
         stored = stored_tensors(folder)
@@ -274,7 +296,11 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         fitting = check_fit(stored, wanted, f"{pretrained_model_name_or_path}: tensors do not fit the configuration")
         config.dtype = weights_dtype(torch_dtype or dtype, config, stored.values())
         config.name_or_path = model.name_or_path = str(pretrained_model_name_or_path)
-        model.load_state_dict(read_weights(fitting, wanted, config.dtype, device), assign=True)
+        weights = read_weights(fitting, wanted, config.dtype, device)
+        if quantise == NOT_QUANTISED:
+            model.load_state_dict(dict(weights), assign=True)
+        else:
+            load_quantised(model, weights, config.dtype)
         model.rotary_emb = LlamaRotaryEmbedding(config.text_config).to(device)  # computed: files do not contain it
         return model.eval()
 
@@ -319,7 +345,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         has_labels = label_ids is not None or label_audio_ids is not None
         if past_key_values is not None or use_cache:
             past_key_values = self._cache(past_key_values, input_ids.shape[0], has_labels)
-        hidden, all_hidden, packed = self._run(
+        hidden, packed, routing = self._embed(
             input_ids=input_ids,
             attention_mask=attention_mask,
             audio_features=audio_features,
@@ -330,17 +356,20 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             audio_out_ids_start=audio_out_ids_start,
             label_ids=label_ids,
             cache=past_key_values,
-            keep_hidden=bool(output_hidden_states),
         )
         output = _masks(packed, self.config)
         output.cache = past_key_values
-        if all_hidden:
-            in_sample_order = packed.sample_from_routed.to(self.device)
-            output.hidden_states = tuple(packed.pad(h[in_sample_order], 0.0) for h in all_hidden)
-        if has_labels:
-            self._add_losses(output, hidden, packed, label_audio_ids)
-        if output_logits or not has_labels:
-            self._add_logits(output, hidden, packed)
+        rows = LabelRows.of(packed, label_audio_ids, self.config.audio_num_codebooks) if has_labels else None
+        needs_all = bool(output_logits or output_hidden_states or not has_labels)
+        if self.label_layers is not None and not needs_all:
+            self._add_losses(output, *self._label_states(hidden, routing, rows), rows)
+            return output
+        hidden, all_hidden = self._run_layers(hidden, packed, routing, past_key_values, bool(output_hidden_states))
+        if rows is not None:
+            text, audio = (hidden[to_device(rows_R, self.device)] for rows_R in (rows.text_R, rows.audio_R))
+            self._add_losses(output, text, audio, rows)
+        if needs_all:
+            self._add_states(output, self.norm(hidden), all_hidden, packed, bool(output_logits or not has_labels))
         return output
 
     def generate(
@@ -401,11 +430,12 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             cache: the cache of earlier positions. The new positions are added to it.
             inputs: ids, codes, features and masks, as for :meth:`forward`.
         """
-        hidden, _, packed = self._run(cache=cache, **inputs)
+        hidden, packed, routing = self._embed(cache=cache, **inputs)
+        hidden, _ = self._run_layers(hidden, packed, routing, cache, keep_hidden=False)
         last = torch.tensor(packed.sample_lengths).cumsum(0) - 1
-        return hidden[to_device(packed.sample_from_routed[last], self.device)]
+        return self.norm(hidden[to_device(packed.sample_from_routed[last], self.device)])
 
-    def _run(
+    def _embed(
         self,
         *,
         input_ids: Tensor,
@@ -418,14 +448,8 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         audio_out_ids_start: Tensor | None = None,
         label_ids: Tensor | None = None,
         cache: KeyValueCache | None = None,
-        keep_hidden: bool = False,
-    ) -> tuple[Tensor, list[Tensor], PackedBatch]:
-        """Embed, pack and run the layers.
-
-        Returns:
-            (N, D) after the final norm in routed order; with ``keep_hidden``, the input of every layer and the final
-            output, else an empty list; the packed batch.
-        """
+    ) -> tuple[Tensor, PackedBatch, Routing]:
+        """Pack a batch and embed it as (N, D) in routed order."""
         audio_in_ids, audio_in_lengths = _segments(audio_in_ids, audio_in_ids_start, input_ids, self.config)
         audio_out_ids, audio_out_lengths = _segments(audio_out_ids, audio_out_ids_start, input_ids, self.config)
         features, feature_lengths = self._embed_features(audio_features, audio_feature_attention_mask)
@@ -446,7 +470,12 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             is_feature = packed.is_feature_N[text_rows].nonzero().squeeze(-1)
             text = text.index_copy(0, to_device(is_feature, self.device), features)
         hidden = torch.cat([text, self._embed_audio(audio_in_ids), self._embed_audio(audio_out_ids)])
-        routing = self._routing(packed, hidden, cache)
+        return hidden, packed, self._routing(packed, hidden, cache)
+
+    def _run_layers(
+        self, hidden: Tensor, packed: PackedBatch, routing: Routing, cache: KeyValueCache | None, keep_hidden: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return (N, D) before the final norm in routed order, and with ``keep_hidden`` the input of every layer."""
         all_hidden = []
         for layer in self.layers:
             if keep_hidden:
@@ -454,10 +483,16 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             hidden = layer(hidden, routing, cache)
         if cache is not None:
             cache.advance(packed.sample_lengths, packed.text_lengths)
-        hidden = self.norm(hidden)
-        if keep_hidden:
-            all_hidden.append(hidden)
-        return hidden, all_hidden, packed
+        return hidden, all_hidden
+
+    def _label_states(self, hidden_ND: Tensor, routing: Routing, rows: LabelRows) -> tuple[Tensor, Tensor]:
+        """Run ``label_layers``; return the states of the rows with a text label, and of those with an audio label."""
+        rows_R, place = torch.cat([rows.text_R, rows.audio_R]).unique(return_inverse=True)
+        states_RD = self.label_layers(hidden_ND, routing, rows_R)
+        # index_select, because the gradient of an index by brackets sorts the index.
+        by_head = states_RD.index_select(0, to_device(place, self.device))
+        text, audio = by_head.split([rows.text_R.numel(), rows.audio_R.numel()])
+        return text, audio
 
     def _routing(self, packed: PackedBatch, hidden: Tensor, cache: KeyValueCache | None) -> Routing:
         """Compute the batch's index tensors and rotary angles on the device of ``hidden``."""
@@ -529,32 +564,24 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         # Under CUDA autocast a sum without a type is fp32, and then the whole residual stream would be.
         return embedded.sum(dim=1, dtype=embedded.dtype)
 
-    def _add_losses(
-        self, output: HiggsAudioModelOutput, hidden: Tensor, packed: PackedBatch, label_audio_ids: Tensor | None
-    ) -> None:
-        """Run each head on the rows that predict a label. Add sums, counts and the batch's loss to ``output``."""
-        heads, config = self.audio_decoder_proj, self.config
-        label_ids_N = packed.label_ids_N
-        if label_ids_N is None:
-            label_ids_N = torch.full_like(packed.input_ids_N, IGNORE_INDEX)
-        targets = next_text_labels(label_ids_N, packed.position_ids_N)
-        rows = (targets != IGNORE_INDEX).nonzero().squeeze(-1)
-        text_rows = to_device(packed.sample_from_routed[rows], self.device)
-        text_targets = to_device(targets[rows], self.device)
-        output.text_label_count = torch.full((), rows.numel(), device=self.device)  # torch.tensor() would wait
-        output.text_loss_sum = head_loss_sums(
-            heads.text_lm_head, hidden[text_rows], text_targets[:, None], config.vocab_size
-        ).squeeze(0)
+    def _add_losses(self, output: HiggsAudioModelOutput, text_RD: Tensor, audio_RD: Tensor, rows: LabelRows) -> None:
+        """Add sums, counts and the batch's loss to ``output``.
 
-        if label_audio_ids is None:
-            label_audio_ids = torch.full((config.audio_num_codebooks, packed.num_audio_out), IGNORE_INDEX)
-        targets = next_audio_labels(label_audio_ids)
-        rows = (targets != IGNORE_INDEX).any(dim=1).nonzero().squeeze(-1)
-        audio_rows = to_device(rows + packed.num_text + packed.num_audio_in, self.device)
-        audio_targets = to_device(targets[rows], self.device)
-        output.audio_label_count = (audio_targets != IGNORE_INDEX).sum(dim=0)
+        Args:
+            text_RD, audio_RD: states before the final norm, of the rows that predict a text label and an audio label.
+            rows: the labels.
+        """
+        heads, config = self.audio_decoder_proj, self.config
+        text_labels = to_device(rows.text_labels_R, self.device)[:, None]
+        audio_labels = to_device(rows.audio_labels_RK, self.device)
+        # torch.tensor() would wait for the device.
+        output.text_label_count = torch.full((), rows.text_labels_R.numel(), device=self.device)
+        output.audio_label_count = (audio_labels != IGNORE_INDEX).sum(dim=0)
+        output.text_loss_sum = head_loss_sums(
+            self.norm, heads.text_lm_head, text_RD, text_labels, config.vocab_size
+        ).squeeze(0)
         output.audio_loss_sum = head_loss_sums(
-            heads.audio_lm_head, hidden[audio_rows], audio_targets, config.audio_num_codebooks * config.codebook_rows
+            self.norm, heads.audio_lm_head, audio_RD, audio_labels, config.audio_num_codebooks * config.codebook_rows
         )
         output.loss = weighted_loss(
             output.text_loss_sum,
@@ -564,15 +591,28 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
             LossConfig(),
         )
 
-    def _add_logits(self, output: HiggsAudioModelOutput, hidden: Tensor, packed: PackedBatch) -> None:
-        """Add both heads' logits to ``output``: text logits at every position (padded), audio logits at targets."""
+    def _add_states(
+        self,
+        output: HiggsAudioModelOutput,
+        normed_ND: Tensor,
+        all_hidden: list[Tensor],
+        packed: PackedBatch,
+        with_logits: bool,
+    ) -> None:
+        """Add to ``output`` the hidden states if there are any, and both heads' logits if they are wanted.
+
+        The text logits are those of every position, padded; the audio logits those of the targets.
+        """
         heads, config = self.audio_decoder_proj, self.config
-        in_sample_order = to_device(packed.sample_from_routed, self.device)
-        output.logits = packed.pad(heads.text_lm_head(hidden[in_sample_order]), 0.0)
-        output.audio_hidden_states = hidden[packed.num_text + packed.num_audio_in :]
-        output.audio_logits = heads.audio_lm_head(output.audio_hidden_states).view(
-            -1, config.audio_num_codebooks, config.codebook_rows
-        )
+        order = to_device(packed.sample_from_routed, self.device)
+        if all_hidden:
+            output.hidden_states = tuple(packed.pad(state[order], 0.0) for state in [*all_hidden, normed_ND])
+        if with_logits:
+            output.logits = packed.pad(heads.text_lm_head(normed_ND[order]), 0.0)
+            output.audio_hidden_states = normed_ND[packed.num_text + packed.num_audio_in :]
+            output.audio_logits = heads.audio_lm_head(output.audio_hidden_states).view(
+                -1, config.audio_num_codebooks, config.codebook_rows
+            )
 
 
 def _segments(

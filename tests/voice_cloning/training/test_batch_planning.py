@@ -10,10 +10,12 @@ from voice_cloning.training.batch_planning import (
     WINDOW_SAMPLES,
     MicroBatch,
     StepPlan,
+    TrainingPlan,
     fill_micro_batches,
     plan_epoch,
     plan_evaluation,
 )
+from voice_cloning.training.config import DistributedTrainingConfig
 
 SPLITS = [(1, 1), (1, 3), (2, 1), (2, 2), (3, 1), (4, 5)]
 """(world size, accumulation) of the planned runs."""
@@ -143,3 +145,24 @@ def test_evaluation_takes_every_sample_once_longest_first(world: int) -> None:
     assert [lengths[i] for i in order] == sorted(lengths, reverse=True)
     assert {(len(step), len(step[0])) for step in steps} == {(1, world)}
     assert max(sum(lengths[i] for i in micro_batch) for micro_batch in in_order(steps)) <= 1000
+
+
+def slow_fullest(run: TrainingPlan) -> int:
+    """Return the positions of the fullest micro-batch, by looking at every one."""
+    steps = [step for _, step in run.steps_from(0)]
+    return max(run.positions_of(micro_batch) for micro_batch in in_order(steps))
+
+
+@pytest.mark.parametrize("count", [1, 301, WINDOW_SAMPLES + 500])
+@pytest.mark.parametrize("settings", [{"batch_size": 3}, {}, {"max_steps": 2}, {"max_steps": 700, "batch_size": 8}])
+def test_the_fullest_micro_batch_is_that_of_all_steps(count: int, settings: dict[str, Any]) -> None:
+    config = DistributedTrainingConfig(data_path="d", output_dir="o", max_tokens_per_batch=1000, **settings)
+    run = TrainingPlan(some_lengths(count), config, world_size=2)
+    fullest = run.fullest_micro_batch()
+    assert run.positions_of(fullest) == slow_fullest(run)
+    assert fullest in in_order([step for _, step in run.steps_from(0)])
+
+
+def test_the_fullest_micro_batch_of_a_long_run_is_found_without_planning_every_epoch() -> None:
+    config = DistributedTrainingConfig(data_path="d", output_dir="o", max_steps=10**9)
+    assert TrainingPlan([100, 300, 200], config, world_size=1).fullest_micro_batch() == (1, 2, 0)

@@ -1,0 +1,313 @@
+"""When one process of a group fails, all end soon, and one message says why. No launcher stops them here.
+
+All cases run at once, in processes that are forked from one that has imported torch.
+"""
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+
+from boson_multimodal import process_group
+from boson_multimodal.command_line import run_command
+from boson_multimodal.errors import InputError, NamedError
+from boson_multimodal.process_group import Ranks
+from tests.null_cuda import PROJECT, needs_null_cuda, run_null_cuda
+
+LIMIT_SECONDS = 30.0
+MESSAGE = "clip 7 is broken"
+
+
+def hide_in_a_thread() -> None:
+    """A thread that is no daemon would keep the interpreter alive."""
+    threading.Thread(target=time.sleep, args=(1000,)).start()
+    raise InputError(MESSAGE)
+
+
+def fail_while_saving(ranks: Ranks) -> None:
+    with ranks.failing_together():
+        if ranks.is_main:
+            raise InputError(MESSAGE)
+
+
+def fail_in_a_collective() -> None:
+    torch.distributed.all_reduce("this is no tensor")
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
+
+
+FAILURES: dict[str, Callable[[Ranks], None]] = {
+    "InputError": lambda ranks: raise_it(InputError(MESSAGE)),
+    "NamedError": lambda ranks: raise_it(NamedError(MESSAGE)),
+    "OutOfMemoryError": lambda ranks: raise_it(torch.OutOfMemoryError(MESSAGE)),
+    "AssertionError": lambda ranks: raise_it(AssertionError(MESSAGE)),
+    "KeyboardInterrupt": lambda ranks: raise_it(KeyboardInterrupt()),
+    "SystemExit": lambda ranks: sys.exit(MESSAGE),
+    "a thread that goes on": lambda ranks: hide_in_a_thread(),
+    "while rank 0 saves": fail_while_saving,
+    "a defect in a collective": lambda ranks: fail_in_a_collective(),
+    "another error on each rank": lambda ranks: raise_it(InputError(f"rank {ranks.rank} is unwell")),
+    "os._exit": lambda ranks: os._exit(5),
+    "SIGKILL": lambda ranks: os.kill(os.getpid(), signal.SIGKILL),
+    "none": lambda ranks: time.sleep(2 * ranks.rank),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """Which ranks of three fail, and how. Of the others, the first waits in a collective and the last works on."""
+
+    failure: str
+    ranks: tuple[int, ...]
+    message: str = MESSAGE
+    statuses: tuple[int, ...] = (1, 1, 1)
+
+    def __str__(self) -> str:
+        return f"{self.failure} on {', '.join(map(str, self.ranks))}"
+
+
+EVERY_RANK = (0, 1, 2)
+CASES = [
+    Case("InputError", (0,)),
+    Case("InputError", (2,)),
+    Case("InputError", EVERY_RANK),
+    Case("NamedError", (1,)),
+    Case("OutOfMemoryError", (2,)),
+    Case("AssertionError", (1,)),
+    Case("AssertionError", EVERY_RANK),
+    Case("KeyboardInterrupt", (1,), "all is well", (1, 130, 1)),
+    Case("SystemExit", (0,)),
+    Case("a thread that goes on", (0,)),
+    Case("while rank 0 saves", EVERY_RANK),
+    Case("another error on each rank", (0, 1), "error on rank 0: rank 0 is unwell"),
+]
+KILLS = [
+    Case("os._exit", (2,), "", (1, 1, 5)),
+    Case("SIGKILL", (0,), "", (-signal.SIGKILL, 1, 1)),
+]
+DEFECT = Case("a defect in a collective", (1,), "error on rank 1: Traceback")
+FINISHED = Case("none", EVERY_RANK, "", (0, 0, 0))
+
+
+def one_rank(case: Case, port: int, rank: int, folder: Path) -> None:
+    """What a process of a case does."""
+    with (folder / f"{rank}.log").open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "3"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    torch.set_num_threads(1)
+
+    def work() -> int:
+        ranks = Ranks.join()
+        ranks.sum(torch.ones(1))
+        (folder / f"{rank}.began").touch()
+        if rank in case.ranks:
+            FAILURES[case.failure](ranks)
+        elif rank == max({0, 1, 2} - set(case.ranks)):
+            time.sleep(600)
+        if case is not FINISHED:
+            ranks.sum(torch.ones(1))
+        return 0
+
+    os._exit(run_command(work, "interrupted; all is well"))
+
+
+@dataclass
+class Ended:
+    """How the three processes of a case ended."""
+
+    statuses: list[int | None]
+    seconds: float
+    logs: list[str]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def wait_for(processes: list[BaseProcess], folder: Path) -> Ended:
+    """Wait until the processes end, but not much longer than they may take."""
+    while not all((folder / f"{rank}.began").exists() or not p.is_alive() for rank, p in enumerate(processes)):
+        time.sleep(0.01)
+    deadline = time.time() + LIMIT_SECONDS + 5
+    for process in processes:
+        process.join(max(0.0, deadline - time.time()))
+    began = max((path.stat().st_mtime for path in folder.glob("*.began")), default=0.0)
+    ended = Ended([p.exitcode for p in processes], time.time() - began, [])
+    for process in processes:
+        process.kill()
+    ended.logs = [(folder / f"{rank}.log").read_text() for rank in range(3)]
+    return ended
+
+
+def run_at_once(cases: list[Case], folder: Path) -> dict[str, Ended]:
+    """Return how each case ended, by its name."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["boson_multimodal.process_group", __name__])
+    started = {}
+    for case in cases:
+        own, port = folder / str(case), free_port()
+        own.mkdir()
+        processes = [context.Process(target=one_rank, args=(case, port, rank, own)) for rank in range(3)]
+        for process in processes:
+            process.start()
+        started[str(case)] = processes, own
+    return {name: wait_for(*of_case) for name, of_case in started.items()}
+
+
+@pytest.fixture(scope="module")
+def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
+    """How each case ended, by its name."""
+    return run_at_once([*CASES, *KILLS, FINISHED], tmp_path_factory.mktemp("cases"))
+
+
+def check(case: Case, ended: Ended) -> None:
+    """Check that all ended in time, that one said why, and that the others named it."""
+    assert tuple(ended.statuses) == case.statuses, ended.logs
+    assert ended.seconds < LIMIT_SECONDS
+    assert "".join(ended.logs).count(case.message) == 1
+    (speaker,) = (rank for rank, log in enumerate(ended.logs) if case.message in log)
+    others = [log for rank, log in enumerate(ended.logs) if rank != speaker]
+    assert speaker in case.ranks and all("Traceback" not in log for log in others)
+    for rank in {0, 1, 2} - {speaker}:
+        assert f"rank {rank} ends: rank {speaker} failed; its message says why\n" in ended.logs[rank]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_one_failure_ends_all_with_one_message(case: Case, endings: dict[str, Ended]) -> None:
+    check(case, endings[str(case)])
+
+
+@pytest.mark.slow
+def test_an_error_of_a_collective_is_reported_if_no_other_rank_has_failed(tmp_path: Path) -> None:
+    check(DEFECT, run_at_once([DEFECT], tmp_path)[str(DEFECT)])
+
+
+@pytest.mark.parametrize("case", KILLS, ids=str)
+def test_a_killed_rank_is_named_by_the_others(case: Case, endings: dict[str, Ended]) -> None:
+    ended, (killed,) = endings[str(case)], case.ranks
+    assert tuple(ended.statuses) == case.statuses, ended.logs
+    assert ended.seconds < LIMIT_SECONDS
+    for rank in {0, 1, 2} - {killed}:
+        said = f"rank {rank} ends: rank {killed} ended without a word; perhaps it was killed because memory ran out\n"
+        assert ended.logs[rank] == said
+
+
+def test_an_error_has_a_traceback_if_it_has_no_name(endings: dict[str, Ended]) -> None:
+    for name, has_one in (("AssertionError on 1", True), ("NamedError on 1", False), ("InputError on 0", False)):
+        assert ("Traceback" in "".join(endings[name].logs)) == has_one, name
+
+
+def test_another_error_of_a_rank_that_was_not_first_is_mentioned(endings: dict[str, Ended]) -> None:
+    assert "rank 1 had an error of its own: InputError: rank 1 is unwell\n" in "".join(
+        endings["another error on each rank on 0, 1"].logs
+    )
+    assert "of its own" not in "".join(endings["InputError on 0, 1, 2"].logs)
+
+
+def test_a_rank_may_work_longer_than_the_others(endings: dict[str, Ended]) -> None:
+    ended = endings[str(FINISHED)]
+    assert ended.statuses == [0, 0, 0] and ended.logs == ["", "", ""]
+    assert ended.seconds >= 3
+
+
+# -- joining ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "problems"),
+    [
+        ({"RANK": None, "MASTER_ADDR": None}, ["RANK is missing; it must be a number", "MASTER_ADDR is missing"]),
+        ({"LOCAL_RANK": "one"}, ["LOCAL_RANK is one; it must be a number"]),
+        ({"RANK": "2"}, ["RANK is 2; it must be less than WORLD_SIZE, 2"]),
+        ({"WORLD_SIZE": "", "MASTER_PORT": "x"}, ["WORLD_SIZE is ; it must be a number", "MASTER_PORT is x"]),
+    ],
+)
+def test_wrong_variables_of_a_launcher(
+    changes: dict[str, str | None], problems: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in (right | changes).items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as caught:
+        Ranks.join()
+    assert f"variables of the environment ({len(problems)})" in str(caught.value)
+    assert all(problem in str(caught.value) for problem in problems)
+
+
+def test_processes_that_never_come_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group, "JOIN_TIMEOUT", process_group.timedelta(seconds=1))
+    port = free_port()
+    here = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in here.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(NamedError, match=f"the 2 processes have not met at 127.0.0.1:{port}"):
+        Ranks.join()
+
+
+# -- NCCL ------------------------------------------------------------------------------------------------------------
+
+NCCL_SCRIPT = f"""
+import os, sys, time
+sys.path.insert(0, {str(PROJECT)!r})
+import torch
+from boson_multimodal.command_line import run_command
+from boson_multimodal.process_group import Ranks
+def work():
+    ranks = Ranks.join()
+    torch.cuda.set_device(ranks.local_rank)
+    ranks.sum(torch.ones(1, device="cuda"))
+    assert torch.distributed.get_backend_config() == "cpu:gloo,cuda:nccl"
+    if ranks.rank == int(sys.argv[1]):
+        print("failed at", time.time(), file=sys.stderr)
+        raise torch.OutOfMemoryError("{MESSAGE}")
+    if sys.argv[1] == "-1":
+        return 0
+    time.sleep(600)  # as the host waits for a device that waits for the other rank
+os._exit(run_command(work))
+"""
+
+
+def run_beside_nccl(folder: Path, failing: int, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run two processes with NCCL. The null CUDA prints a line when a communicator is destroyed."""
+    script = folder / "script.py"
+    script.write_text(NCCL_SCRIPT)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    settings = {"NULLCUDA_DEVICES": "2", "OMP_NUM_THREADS": "1", **variables}
+    return run_null_cuda(*launcher, str(script), str(failing), timeout=120, **settings)
+
+
+@needs_null_cuda
+@pytest.mark.parametrize("failing", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_error_beside_nccl_ends_all(failing: int, tmp_path: Path) -> None:
+    """NCCL's communicator cannot be destroyed after an error; here that would block without end."""
+    result = run_beside_nccl(tmp_path, failing, NULLCUDA_FINALIZE_BLOCKS="1")
+    (line,) = (line for line in result.stderr.splitlines() if line.startswith("failed at "))
+    assert time.time() - float(line.removeprefix("failed at ")) < LIMIT_SECONDS
+    assert result.returncode != 0 and result.stderr.count(MESSAGE) == 1
+    assert f"error on rank {failing}: out of GPU memory ({MESSAGE})" in result.stderr
+    assert "ncclCommFinalize" not in result.stderr
+
+
+@pytest.mark.slow
+@needs_null_cuda
+def test_after_the_work_nccl_is_destroyed_on_all_ranks(tmp_path: Path) -> None:
+    result = run_beside_nccl(tmp_path, -1)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("ncclCommFinalize") == 2

@@ -1,0 +1,155 @@
+"""Choose what ``--recompute auto`` and ``--max_tokens_per_batch auto`` stand for, before a run has an identity."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
+from boson_multimodal.constants import IGNORE_INDEX
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.process_group import Ranks
+from lora_config import HiggsAudioLoRATrainingConfig
+from voice_cloning.run.components import Placement
+from voice_cloning.run.data import RunData
+from voice_cloning.training.activation_memory import BatchShape
+from voice_cloning.training.batch_planning import TrainingPlan
+from voice_cloning.training.config import AUTO, DistributedTrainingConfig
+from voice_cloning.training.gpu_cards import GB, GpuCard, present_card
+from voice_cloning.training.memory_estimate import BUDGET_STEP, TrainedModel
+
+logger = logging.getLogger(__name__)
+
+REMEDIES = "--recompute layer, a smaller --lora_rank, or a larger GPU"
+DEFAULT_BUDGET: int = DistributedTrainingConfig.max_tokens_per_batch
+
+
+def settle_memory_flags(
+    config: DistributedTrainingConfig,
+    lora: HiggsAudioLoRATrainingConfig,
+    data: RunData,
+    ranks: Ranks,
+    placement: Placement,
+) -> DistributedTrainingConfig:
+    """Return the configuration with values in the place of ``auto``. Rank 0 chooses, for the smallest GPU of all ranks.
+
+    On a CPU nothing has to fit: recompute is none, and the number of positions is its default.
+
+    Raises:
+        InputError: on every rank, if samples are longer than the largest micro-batch that fits. It lists the samples.
+    """
+    if AUTO not in (config.recompute, config.max_tokens_per_batch):
+        return config
+    available = None
+    if placement.device.type == "cuda":
+        available = smallest_card(ranks, placement.device).available
+    chosen = config
+    with ranks.failing_together():
+        if ranks.is_main:
+            model = TrainedModel(data.model_config, lora, placement.dtype)
+            chosen = choose_memory_flags(config, model, data.datasets, ranks.world_size, available)
+            log_choice(config, chosen, available)
+    return ranks.broadcast_object(chosen)
+
+
+def smallest_card(ranks: Ranks, device: torch.device) -> GpuCard:
+    """Return the GPU, among those of all ranks, of which tensors can have least."""
+    return min(ranks.gather(present_card(device)), key=lambda card: card.available)
+
+
+def choose_memory_flags(
+    config: DistributedTrainingConfig,
+    model: TrainedModel,
+    datasets: Sequence[ArabicVoiceCloningDataset],
+    world_size: int,
+    available: int | None,
+) -> DistributedTrainingConfig:
+    """Return the configuration with values in the place of ``auto``.
+
+    Args:
+        datasets: the training data, and the evaluation data if there are any.
+        available: bytes that the allocator can get of a GPU; None for a CPU.
+
+    Raises:
+        InputError: if samples are longer than the largest micro-batch that fits. It lists the samples.
+    """
+    if config.max_tokens_per_batch == AUTO:
+        lengths = [dataset.expected_lengths(dataset.records) for dataset in datasets]
+        longest, per_step = max(map(max, lengths)), world_size * config.gradient_accumulation_steps
+        budget = _budget(config, model, longest, available)
+        if budget == 0:
+            raise InputError(_nothing_fits(config, model, available))
+        # More than this share of the data would leave processes without a micro-batch.
+        share = max(longest, -(-sum(lengths[0]) // per_step))
+        config = replace(config, max_tokens_per_batch=min(budget, share))
+        _require_fit(datasets, config.max_tokens_per_batch)
+    if config.recompute == AUTO:
+        level: str | None = "none"
+        if available is not None:
+            train = datasets[0]
+            plan = TrainingPlan(train.expected_lengths(train.records), config, world_size)
+            level = model.cheapest_recompute(available, fullest_shape(train, plan)) or model.levels[-1]
+        config = replace(config, recompute=level)
+    return config
+
+
+def _budget(config: DistributedTrainingConfig, model: TrainedModel, longest: int, available: int | None) -> int:
+    """Return the positions of ``--max_tokens_per_batch auto``.
+
+    If recompute is ``auto`` too, its first level that holds the default number and the longest sample decides, because
+    a level more costs more time than a larger micro-batch saves.
+    """
+    least = max(DEFAULT_BUDGET, longest)
+    if available is None:
+        return least
+    levels = model.levels if config.recompute == AUTO else (config.recompute,)
+    found = [model.largest_budget(available, level, longest) for level in levels]
+    return next((budget for budget in found if budget >= least), found[-1])
+
+
+def _nothing_fits(config: DistributedTrainingConfig, model: TrainedModel, available: int) -> str:
+    level = model.levels[-1] if config.recompute == AUTO else config.recompute
+    least = model.memory(BatchShape.full_of(BUDGET_STEP, BUDGET_STEP), level).needed
+    return (
+        f"--max_tokens_per_batch auto: {BUDGET_STEP} positions need {least / GB:.1f} GB with --recompute {level}, and "
+        f"the GPU has {available / GB:.1f} GB for them. Take {REMEDIES}"
+    )
+
+
+def _require_fit(datasets: Sequence[ArabicVoiceCloningDataset], budget: int) -> None:
+    problems = [
+        f"{dataset.data_path}: {record.sample_id}: is {length} positions long"
+        for dataset in datasets
+        for record, length in zip(dataset.records, dataset.expected_lengths(dataset.records), strict=True)
+        if length > budget
+    ]
+    raise_if_any(
+        f"--max_tokens_per_batch auto: the GPU holds micro-batches of {budget} positions. Cut the clips of these "
+        f"samples, or take {REMEDIES}",
+        problems,
+    )
+
+
+def fullest_shape(dataset: ArabicVoiceCloningDataset, plan: TrainingPlan) -> BatchShape:
+    """Return the shape of the plan's fullest micro-batch."""
+    return shape_of(dataset, plan.fullest_micro_batch())
+
+
+def shape_of(dataset: ArabicVoiceCloningDataset, micro_batch: Sequence[int]) -> BatchShape:
+    """Return what the memory of a micro-batch depends on. Its clips need not be encoded."""
+    records = [dataset.records[index] for index in micro_batch]
+    lengths = dataset.expected_lengths(records)
+    audio = sum(lengths) - sum(len(record.input_ids) - len(record.clips) for record in records)
+    text_rows = sum(label != IGNORE_INDEX for record in records for label in record.label_ids)
+    return BatchShape(tuple(lengths), audio, text_rows, audio)
+
+
+def log_choice(was: DistributedTrainingConfig, chosen: DistributedTrainingConfig, available: int | None) -> None:
+    """Log what was chosen, and for which memory."""
+    names = [name for name in ("recompute", "max_tokens_per_batch") if getattr(was, name) == AUTO]
+    flags = " ".join(f"--{name} {getattr(chosen, name)}" for name in names)
+    reason = (
+        "on a CPU, where no GPU has to hold it" if available is None else f"for {available / GB:.1f} GB of GPU memory"
+    )
+    logger.info("auto is %s, %s", flags, reason)
