@@ -1,6 +1,7 @@
 """The codec: it converts waveforms to codes (8 codebooks, 25 frames per second) and back."""
 
 import hashlib
+import inspect
 from pathlib import Path
 
 import torch
@@ -20,6 +21,10 @@ TRANSFORMERS_WEIGHTS = "*.safetensors"
 CODEC_WEIGHTS = (TRANSFORMERS_WEIGHTS, ORIGINAL_WEIGHTS)
 """Patterns of weight files. A codec's folder has one of them in addition to ``config.json``."""
 HASH_BLOCK_BYTES = 1 << 20
+
+if hasattr(HiggsAudioV2TokenizerModel, "_get_conv1d_layers"):
+    # transformers caches its result by model, for the life of the process, so no codec that has encoded would be freed.
+    HiggsAudioV2TokenizerModel._get_conv1d_layers = inspect.unwrap(HiggsAudioV2TokenizerModel._get_conv1d_layers)
 
 
 class HiggsAudioTokenizer:

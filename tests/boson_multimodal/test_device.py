@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from boson_multimodal import device as device_module
 from boson_multimodal.device import TORCH_DTYPES, pick_device, resolve_dtype
 from boson_multimodal.errors import InputError
 from tests.null_cuda import needs_null_cuda, report_of
@@ -37,11 +38,12 @@ def test_without_a_gpu_each_process_has_the_cpu(local_rank: int, monkeypatch: py
 
 @pytest.mark.parametrize(("local_rank", "number"), [(-1, 0), (0, 0), (3, 3)])
 def test_each_process_has_its_own_gpu(local_rank: int, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = []
+    chosen, checked = [], []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(device_module, "require_kernels", checked.append)
     assert pick_device(local_rank) == torch.device("cuda", number)
-    assert chosen == [torch.device("cuda", number)]
+    assert chosen == checked == [torch.device("cuda", number)]
 
 
 BACKENDS = """

@@ -8,9 +8,11 @@ import torch
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.cards import GB
+from boson_multimodal.device_memory import hold_one_block
 from boson_multimodal.memory_remedies import naming_lack_of_memory
 from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
+from boson_multimodal.model.higgs_audio.transfer import to_device
 from boson_multimodal.process_group import Ranks
 from voice_cloning.run.components import TrainingComponents
 from voice_cloning.run.memory_advice import training_remedies
@@ -30,6 +32,8 @@ def try_fullest_micro_batches(
 ) -> None:
     """Try the fullest micro-batches on a GPU (see :class:`MemoryTrial`), and log the memory that they take.
 
+    The allocator then holds that memory as one block, which the steps divide (see :func:`hold_one_block`).
+
     Every process tries the same ones. On a CPU nothing is done.
 
     Raises:
@@ -38,13 +42,15 @@ def try_fullest_micro_batches(
     trial = MemoryTrial(run, forward, config, loss_config)
     if trial.device.type != "cuda":
         return
-    total = torch.cuda.mem_get_info(trial.device)[1] / GB
+    total, highest = torch.cuda.mem_get_info(trial.device)[1] / GB, 0
     for described, attempt in trial.attempts():
         torch.cuda.reset_peak_memory_stats(trial.device)
         trial.make(described, attempt)
-        peak = torch.cuda.max_memory_allocated(trial.device) / GB
+        peak = torch.cuda.max_memory_allocated(trial.device)
+        highest = max(highest, peak)
         if ranks.is_main:
-            logger.info("%s takes %.1f GB of %.1f GB", described, peak, total)
+            logger.info("%s takes %.1f GB of %.1f GB", described, peak / GB, total)
+    hold_one_block(trial.device, highest)
     torch.cuda.reset_peak_memory_stats(trial.device)  # metrics have the peak of the steps
 
 
@@ -108,7 +114,7 @@ class MemoryTrial:
         return self._run.data.collator([dataset[i] for i in indices])
 
     def _train_on(self, batch: HiggsAudioBatchInput) -> None:
-        counts = count_labels([batch], self._run.num_codebooks).to(self.device, torch.float32)
+        counts = to_device(count_labels([batch], self._run.num_codebooks).float(), self.device)
         output = self._forward(batch)
         weighted_loss(output.text_loss_sum, counts[0], output.audio_loss_sum, counts[1:], self._loss_config).backward()
         self._run.optimizer.gradients.zero_()
