@@ -1,4 +1,4 @@
-"""Keep the memory that PyTorch's allocator reserves on a GPU close to the memory that is in use.
+"""Keep the memory that PyTorch's allocator reserves on a GPU close to the memory that is in use; on a CPU, keep it.
 
 The allocator keeps freed memory for itself, in the pieces in which it asked for it. Micro-batches differ in length, so
 old pieces do not fit new tensors, and reserved memory grows past what any step uses. One piece that is as large as a
@@ -9,12 +9,16 @@ fails on WSL 2 with some drivers, and because an allocation that fails for lack 
 trial of the fullest micro-batch must be able to fail. Whoever sets it, or any other option of the allocator, has it.
 """
 
+import ctypes
 import os
+import sys
 
 import torch
 
 ALLOCATOR_OPTIONS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 """Environment variables in which a user sets up the allocator; the second is the older name."""
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
+"""Options of glibc's ``mallopt``."""
 
 
 def release_cached_memory(device: torch.device) -> None:
@@ -39,3 +43,18 @@ def hold_one_block(device: torch.device, peak: int) -> None:
     missing = peak - torch.cuda.memory_allocated(device)
     if missing > 0:
         torch.empty(missing, dtype=torch.uint8, device=device)  # freed at once, and kept by the allocator
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what a step frees on a CPU, for the next step. Nothing happens with another C library.
+
+    By default it gives the memory of large tensors back at once, and the system clears every page when the next tensor
+    gets it: a tenth of the time of a step of a small model.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 << 20)  # the most that glibc allows
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_TOP_PAD, 64 << 20)

@@ -34,6 +34,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from boson_multimodal.device_memory import keep_freed_memory, release_cached_memory
 from boson_multimodal.model.higgs_audio import attention
 from boson_multimodal.model.higgs_audio.cpu_attention import attend_on_cpu
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import (
@@ -60,8 +61,9 @@ def install_fused_layers(model: PeftModel, recompute: str) -> str | None:
     reason = _reason_for_plain_layers(base)
     if reason is None:
         base.label_layers = FusedLayers(base, recompute)
-        if base.device.type == "cuda":
-            torch.cuda.empty_cache()  # what the matrices took before they were joined
+        release_cached_memory(base.device)  # what the matrices took before they were joined
+        if base.device.type == "cpu":
+            keep_freed_memory()
     return reason
 
 

@@ -146,40 +146,60 @@ def _loss_sums(logits: Tensor, targets_RG: Tensor) -> Tensor:
 
 
 class FrozenHeadLoss(Function):
-    """The loss of a head whose weights are not trained, with its gradient: d logits = softmax(logits) - one-hot."""
+    """The loss of a head whose weights are not trained, with its gradient: d logits = softmax(logits) - one-hot.
+
+    The gradient of a single chunk is made at once, without the factor that the backward pass gives to each group.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, hidden_RD: Tensor, norm: FrozenRMSNorm, weight: Tensor, targets_RG: Tensor, rows_per_chunk: int
     ) -> Tensor:
         """Return the (G,) sums of ``head_loss_sums``."""
-        ctx.save_for_backward(hidden_RD, targets_RG)
         ctx.norm, ctx.weight, ctx.rows_per_chunk = norm, weight, rows_per_chunk
         sums = torch.zeros(targets_RG.shape[1], dtype=torch.float32, device=hidden_RD.device)
-        if hidden_RD.shape[0] == 0:
-            return sums
+        at_once = 0 < hidden_RD.shape[0] <= rows_per_chunk and ctx.needs_input_grad[0]
+        made: tuple[Tensor, ...] = ()
         with torch.autocast(hidden_RD.device.type, enabled=False):
-            for hidden, targets in zip(hidden_RD.split(rows_per_chunk), targets_RG.split(rows_per_chunk), strict=True):
-                sums += _loss_sums(product(norm.forward(hidden)[0], weight), targets)
+            for start in range(0, hidden_RD.shape[0], rows_per_chunk):
+                rows = slice(start, start + rows_per_chunk)
+                normed, scale = norm.forward(hidden_RD[rows])
+                logits = product(normed, weight).view(*targets_RG[rows].shape, -1)
+                sums += _loss_sums(logits, targets_RG[rows])
+                if at_once:
+                    made = scale, _d_logits(logits, targets_RG)
+        ctx.save_for_backward(hidden_RD, targets_RG, *made)
         return sums
 
     @staticmethod
     def backward(ctx: Any, d_sums_G: Tensor) -> Any:
-        hidden_RD, targets_RG = ctx.saved_tensors
+        hidden_RD, targets_RG, *made = ctx.saved_tensors
         d_hidden = torch.empty_like(hidden_RD)
         for start in range(0, hidden_RD.shape[0], ctx.rows_per_chunk):
             rows = slice(start, start + ctx.rows_per_chunk)
             hidden, targets = hidden_RD[rows], targets_RG[rows]
-            normed, scale = ctx.norm.forward(hidden)
-            logits = product(normed, ctx.weight).view(*targets.shape, -1)
-            p = F.softmax(logits, dim=-1, dtype=torch.float32)
-            is_label = targets != IGNORE_INDEX
-            minus_one = p.new_full((1,), -1.0).expand(*targets.shape, 1)
-            p.scatter_add_(-1, targets.clamp(min=0).unsqueeze(-1), minus_one)
-            d_logits = torch.mul(p, (d_sums_G * is_label).unsqueeze(-1), out=logits)
-            d_normed = product(d_logits.flatten(1), ctx.weight.t())
+            if made:
+                scale, d_logits = made
+            else:
+                normed, scale = ctx.norm.forward(hidden)
+                d_logits = _d_logits(product(normed, ctx.weight).view(*targets.shape, -1), targets)
+            factor_G = d_sums_G.to(d_logits.dtype)
+            if targets.shape[1] == 1:  # the factor of all logits is that of the product
+                d_normed = product(d_logits.flatten(1), ctx.weight.t()).mul_(factor_G)
+            else:
+                d_normed = product((d_logits * factor_G[:, None]).flatten(1), ctx.weight.t())
+            del d_logits
             d_hidden[rows] = ctx.norm.backward(d_normed, hidden, scale)
         return d_hidden, None, None, None, None
+
+
+def _d_logits(logits_RGV: Tensor, targets_RG: Tensor) -> Tensor:
+    """Return the gradient of the summed loss by the logits, in their type; the logits may be overwritten."""
+    p = F.softmax(logits_RGV, dim=-1, dtype=torch.float32)
+    is_label = (targets_RG != IGNORE_INDEX).unsqueeze(-1)
+    minus_one = p.new_full((1,), -1.0).expand(is_label.shape)
+    p.scatter_add_(-1, targets_RG.clamp(min=0).unsqueeze(-1), minus_one)
+    return torch.mul(p, is_label, out=logits_RGV)
 
 
 def weighted_loss(

@@ -334,8 +334,7 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
     ) -> HiggsAudioModelOutput:
         """Run the model on a padded batch. With labels, return loss sums and counts instead of logits.
 
-        The class docstring describes the arguments. Ids may be on the CPU while the weights are on an accelerator; the
-        index arithmetic then needs no synchronisation.
+        The class describes the arguments. If ids are on the CPU, the index arithmetic needs no synchronisation.
 
         Raises:
             ValueError: if this form of the model does not support an argument, or if the numbers of audio slots and
