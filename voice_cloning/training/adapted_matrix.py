@@ -7,7 +7,15 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from boson_multimodal.model.higgs_audio.products import add_outer, outer, product, product_plus
+from boson_multimodal.model.higgs_audio.products import (
+    add_outer,
+    add_product,
+    add_scaled_product,
+    outer,
+    product,
+    product_plus,
+    write_scaled_product,
+)
 from boson_multimodal.model.higgs_audio.quantised_weights import dequantised, is_quantised
 from boson_multimodal.model.higgs_audio.rms_norm import FrozenRMSNorm
 
@@ -134,7 +142,7 @@ class AdaptedMatrix:
         if xa is None:
             xa = product(x, self._a) if self.factors else x.new_empty(len(x), 0)
         for f in self.factors:
-            y[:, f.columns].addmm_(xa[:, f.ranks], f.b_copy.t(), alpha=f.scale)
+            add_scaled_product(y[:, f.columns], xa[:, f.ranks], f.b_copy, f.scale)
         return xa
 
     def backward_b(self, dys: Sequence[Tensor], xa: Tensor) -> Tensor:
@@ -146,7 +154,7 @@ class AdaptedMatrix:
         dxa = torch.empty_like(xa)
         for f in self.factors:
             dy = dys[f.layer]
-            torch.addmm(dxa[:, f.ranks], dy, f.b_copy, beta=0, alpha=f.scale, out=dxa[:, f.ranks])
+            write_scaled_product(dxa[:, f.ranks], dy, f.b_copy.t(), f.scale)
             add_outer(gradient(f.b).t(), xa[:, f.ranks], dy, f.scale)
         return dxa
 
@@ -173,8 +181,8 @@ class AdaptedMatrix:
         first, *others = (rows.t() for rows in self._weight.rows(self._weight.read()))
         dx = product(dys[0], first)
         for dy, rows in zip(dys[1:], others, strict=True):
-            dx = product_plus(dy, rows, dx, dx)
-        return dx.addmm_(dxa, self._a) if self.factors else dx
+            dx = add_product(dx, dy, rows)
+        return add_product(dx, dxa, self._a.t()) if self.factors else dx
 
 
 def gradient(parameter: nn.Parameter) -> Tensor:

@@ -133,7 +133,7 @@ class AttentionBlock:
 
 
 class QueryKeyValue(Function):
-    """Norm, one product for queries, keys and values, and rotation. Also hands x through, to add gradients in place."""
+    """Norm, one product for queries, keys and values, and rotation. x goes through, so that its gradients meet here."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, trained: Tensor | None, block: AttentionBlock, routing: Routing) -> Any:

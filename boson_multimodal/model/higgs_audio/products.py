@@ -39,6 +39,29 @@ def product_plus(x_NI: Tensor, weight_OI: Tensor, addend_NO: Tensor, out_NO: Ten
     return torch.addmm(addend_NO, x_NI, weight_OI.t(), out=out_NO)
 
 
+def add_product(total_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+    """Return ``total + x @ weight.T``, (N, O). The total may be overwritten."""
+    if _takes_onednn(x_NI, weight_OI):
+        return product_plus(x_NI, weight_OI, total_NO)
+    return total_NO.addmm_(x_NI, weight_OI.t())
+
+
+def add_scaled_product(total_NO: Tensor, x_NI: Tensor, weight_OI: Tensor, scale: float) -> None:
+    """Add ``scale * x @ weight.T`` to a total, which may be some columns of a matrix."""
+    if _takes_onednn(x_NI, weight_OI):
+        total_NO.add_(product(x_NI, weight_OI), alpha=scale)
+    else:
+        total_NO.addmm_(x_NI, weight_OI.t(), alpha=scale)
+
+
+def write_scaled_product(out_NO: Tensor, x_NI: Tensor, weight_OI: Tensor, scale: float) -> None:
+    """Write ``scale * x @ weight.T`` into ``out``, which may be some columns of a matrix."""
+    if _takes_onednn(x_NI, weight_OI):
+        torch.mul(product(x_NI, weight_OI), scale, out=out_NO)
+    else:
+        torch.addmm(out_NO, x_NI, weight_OI.t(), beta=0, alpha=scale, out=out_NO)
+
+
 def outer(a_NI: Tensor, b_NJ: Tensor) -> Tensor:
     """Return ``a.T @ b``, (I, J), in fp32."""
     if a_NI.is_cuda and a_NI.dtype != torch.float32:  # without a rounding to bf16 between
