@@ -21,8 +21,13 @@ def test_a_signal_that_torchrun_passes_on_is_the_same_request(first: signal.Sign
 
 def test_a_later_signal_acts_as_usual(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop_signals, "SECONDS_OF_ONE_STOP", 0.0)
-    with StopSignals() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        assert stop.received == signal.SIGTERM
+    # A shell starts programs in the background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with StopSignals() as stop:
+            signal.raise_signal(signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert stop.received == signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGINT, before)
