@@ -65,7 +65,7 @@ def test_a_step_on_quantised_weights_waits_for_nothing_and_holds_them_in_four_bi
 @pytest.mark.slow
 @needs_bitsandbytes
 @needs_null_cuda
-@pytest.mark.parametrize("level", "most"), [("none", 10.0), ("ffn", 8.0), ("layer", 6.5)])
+@pytest.mark.parametrize(("level", "most"), [("none", 10.0), ("ffn", 8.0), ("layer", 6.5)])
 def test_the_peak_on_quantised_weights_at_full_size(level: str, most: float) -> None:
     words = "-m benchmarks.full_size_step --quantise nf4 --samples 4 --each 512".split()
     result = run_null_cuda(*words, "--recompute", level)
