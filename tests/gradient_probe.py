@@ -24,6 +24,7 @@ def main(output: Path, micro_batches: list[list[int]], flags: list[str]) -> None
         for parameter in trainer.components.optimizer.parameters:  # LoRA B starts at 0, which hides the gradient of A
             parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
     run, ranks = trainer.components, trainer.ranks
+    assert run.model.get_base_model().label_layers is not None, "the ranks are compared on the fused layers"
     captured = []
     run.optimizer.step = lambda rate: captured.append(ranks.sum(run.optimizer.gradients).clone()) or torch.zeros(())
     mine = micro_batches[ranks.rank :: ranks.world_size]

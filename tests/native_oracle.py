@@ -6,6 +6,7 @@ It routes only ``<|AUDIO_OUT|>`` to the audio FFN, so reference columns are give
 from dataclasses import dataclass
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import HiggsAudioV2Config, HiggsAudioV2ForConditionalGeneration
@@ -112,6 +113,35 @@ def native_model(model: HiggsAudioModel) -> HiggsAudioV2ForConditionalGeneration
     )
     native.load_state_dict({native_name(k): v for k, v in model.state_dict().items()}, strict=True)
     return native.eval()
+
+
+NATIVE_TARGETS = (
+    r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|(audio_)?mlp\.(gate|up|down)_proj)"
+    r"|(text|audio)_lm_head|model\.embed_audio_tokens\.embed_audio_tokens"
+)
+
+
+def native_twin(
+    model: PeftModel, native: HiggsAudioV2ForConditionalGeneration
+) -> tuple[PeftModel, list[tuple[str, Tensor, Tensor]]]:
+    """Add the adapter of ``model``, which has every group of targets, to transformers' class.
+
+    Returns:
+        (the twin, the pairs of trained tensors: the name in ``model``, the tensor there, the tensor in the twin).
+    """
+    ours = model.peft_config["default"]
+    twin = get_peft_model(native, LoraConfig(r=ours.r, lora_alpha=ours.lora_alpha, target_modules=NATIVE_TARGETS))
+    theirs = {n.removeprefix("base_model.model."): p for n, p in twin.named_parameters() if p.requires_grad}
+    pairs = []
+    for full_name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            name = full_name.removeprefix("base_model.model.")
+            pairs.append((name, parameter, theirs[native_name(name)]))
+    assert len(theirs) == len(pairs)
+    with torch.no_grad():
+        for _, parameter, other in pairs:
+            other.copy_(parameter)
+    return twin, pairs
 
 
 @dataclass(frozen=True)

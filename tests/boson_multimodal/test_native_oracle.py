@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
@@ -11,18 +11,15 @@ from tests.native_oracle import (
     loss_by_definition,
     native_logits,
     native_model,
-    native_name,
+    native_twin,
     random_sample,
     tiny_config,
 )
+from voice_cloning.training.config import RECOMPUTE_LEVELS
+from voice_cloning.training.fused_layers import install_fused_layers
 
 GRADIENT_TOLERANCE = 1e-4
 """The largest error of a gradient, as a share of its tensor's largest entry (fp32)."""
-
-NATIVE_TARGETS = (
-    r"model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|(audio_)?mlp\.(gate|up|down)_proj)"
-    r"|(text|audio)_lm_head|model\.embed_audio_tokens\.embed_audio_tokens"
-)
 
 
 def mixed_batch(model: HiggsAudioModel) -> HiggsAudioBatchInput:
@@ -40,17 +37,20 @@ def model_with_moved_norms() -> HiggsAudioModel:
     return model.eval()
 
 
-def randomise_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
-    """Set LoRA B to random values (at 0, PEFT's start, A has no gradient). Return all tensors by bare name."""
+def randomise_adapter(model: PeftModel) -> None:
+    """Set LoRA B to random values (at 0, PEFT's start, A has no gradient)."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.copy_(0.1 * torch.randn_like(parameter))
-    return {n.removeprefix("base_model.model."): p for n, p in model.named_parameters() if p.requires_grad}
 
 
-def worst_gradient_error(swap_norms: bool) -> tuple[float, float]:
-    """Return the largest gradient error (a share of its tensor's largest entry) and the losses' relative difference."""
+def worst_gradient_error(swap_norms: bool, recompute: str | None) -> tuple[float, float]:
+    """Return the largest gradient error (a share of its tensor's largest entry) and the losses' relative difference.
+
+    Args:
+        recompute: the level of the fused layers; None for the plain layers.
+    """
     base = model_with_moved_norms()
     native = native_model(base)
     if swap_norms:
@@ -58,13 +58,10 @@ def worst_gradient_error(swap_norms: bool) -> tuple[float, float]:
         layer.input_layernorm, layer.audio_input_layernorm = layer.audio_input_layernorm, layer.input_layernorm
     batch = mixed_batch(base)
     ours = get_peft_model(base, HiggsAudioLoRATrainingConfig(lora_rank=4, lora_targets=list(TARGET_GROUPS)).to_peft())
-    theirs = get_peft_model(native, LoraConfig(r=4, lora_alpha=32.0, target_modules=NATIVE_TARGETS))
-    adapter = randomise_adapter(ours)
-    twin = {n.removeprefix("base_model.model."): p for n, p in theirs.named_parameters() if p.requires_grad}
-    with torch.no_grad():
-        for name, parameter in adapter.items():
-            twin[native_name(name)].copy_(parameter)
-    assert len(twin) == len(adapter)
+    randomise_adapter(ours)
+    theirs, pairs = native_twin(ours, native)
+    if recompute is not None:
+        assert install_fused_layers(ours, recompute) is None
 
     output = ours(**vars(batch))
     output.loss.backward()
@@ -72,21 +69,26 @@ def worst_gradient_error(swap_norms: bool) -> tuple[float, float]:
     reference = loss_by_definition(logits, output.expanded_labels, batch.label_audio_ids)
     reference.backward()
     errors = []
-    for name, parameter in adapter.items():
-        wanted = twin[native_name(name)].grad
-        assert wanted.abs().max() > 0, f"{name}: the oracle's gradient is 0 everywhere"
-        errors.append(((parameter.grad - wanted).abs().max() / wanted.abs().max()).item())
+    for name, parameter, other in pairs:
+        assert other.grad.abs().max() > 0, f"{name}: the oracle's gradient is 0 everywhere"
+        errors.append(((parameter.grad - other.grad).abs().max() / other.grad.abs().max()).item())
     return max(errors), abs(output.loss.item() - reference.item()) / reference.item()
 
 
-def test_gradient_of_every_adapter_tensor_equals_the_oracle() -> None:
-    gradient_error, loss_error = worst_gradient_error(swap_norms=False)
+PATHS = pytest.mark.parametrize("recompute", [None, *RECOMPUTE_LEVELS])
+"""The plain layers, and each level of the fused ones."""
+
+
+@PATHS
+def test_gradient_of_every_adapter_tensor_equals_the_oracle(recompute: str | None) -> None:
+    gradient_error, loss_error = worst_gradient_error(swap_norms=False, recompute=recompute)
     assert gradient_error < GRADIENT_TOLERANCE
     assert loss_error < 1e-6
 
 
-def test_a_swapped_pair_of_norms_fails_the_gradient_check() -> None:
-    gradient_error, _ = worst_gradient_error(swap_norms=True)
+@PATHS
+def test_a_swapped_pair_of_norms_fails_the_gradient_check(recompute: str | None) -> None:
+    gradient_error, _ = worst_gradient_error(swap_norms=True, recompute=recompute)
     assert gradient_error > 100 * GRADIENT_TOLERANCE
 
 

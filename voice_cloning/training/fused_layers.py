@@ -29,6 +29,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
@@ -76,15 +77,26 @@ def _reason_for_plain_layers(base: HiggsAudioModel) -> str | None:
     if not all(isinstance(layer, HiggsAudioDualFFNDecoderLayer) for layer in base.layers):
         return "not every layer has an FFN for audio"
     for name, module in base.layers.named_modules():
-        if isinstance(module, LoraLayer):
-            (adapter,) = module.active_adapters
-            if module.use_dora.get(adapter):
-                return "DoRA"
-            if not isinstance(module.lora_dropout[adapter], nn.Identity):
-                return "dropout"
-            if module.lora_bias.get(adapter) or module.merged:
-                return f"the form of the adapter of {name}"
+        if isinstance(module, BaseTunerLayer) and (reason := _reason_of_adapter(name, module)):
+            return reason
+    for name, parameter in base.layers.named_parameters():
+        if parameter.requires_grad != ("lora_" in name):
+            return f"{name} is {'trained' if parameter.requires_grad else 'not trained'}"
     return None
+
+
+def _reason_of_adapter(name: str, module: BaseTunerLayer) -> str | None:
+    """Return why the fused layers cannot take the adapter of one module. What they do not know, they must not skip."""
+    form = f"the form of the adapter of {name}"
+    adapters = module.active_adapters
+    if not isinstance(module, LoraLayer) or len(adapters) != 1 or adapters[0] not in module.lora_A or module.merged:
+        return form
+    (adapter,) = adapters
+    if module.use_dora.get(adapter):
+        return "DoRA"
+    if not isinstance(module.lora_dropout[adapter], nn.Identity):
+        return "dropout"
+    return form if module.lora_bias.get(adapter) or adapter in module.lora_variant else None
 
 
 # -- attention -------------------------------------------------------------------------------------------------------
@@ -291,6 +303,7 @@ class FusedLayers:
     """
 
     def __init__(self, base: HiggsAudioModel, recompute: str) -> None:
+        self._plain = base.layers
         self._recompute = recompute
         self._layers = [FusedLayer(layer, recompute) for layer in base.layers]
         self._factors = [f for layer in self._layers for matrix in layer.matrices() for f in matrix.factors]
@@ -300,6 +313,11 @@ class FusedLayers:
 
     def __call__(self, hidden_ND: Tensor, routing: Routing, rows_R: Tensor) -> Tensor:
         """Return (R, D) after the last layer. In the last layer, only these rows go on from the attention."""
+        if any(module.disable_adapters or module.merged for module in self._adapted[:1]):
+            # The plain layers know both. Copies set to zero would change the gradients of an earlier forward pass.
+            for layer in self._plain:
+                hidden_ND = layer(hidden_ND, routing)
+            return hidden_ND.index_select(0, to_device(rows_R, hidden_ND.device))
         self._copy_factors()
         last = LastRows(to_device(rows_R, hidden_ND.device), int((rows_R < routing.num_text).sum()))
         with torch.autocast(hidden_ND.device.type, enabled=False):
@@ -317,13 +335,11 @@ class FusedLayers:
 
     @torch.no_grad()
     def _copy_factors(self) -> None:
-        """Copy the factors in the type of the computation. A disabled adapter (PEFT's term) adds zero."""
+        """Copy the factors in the type of the computation."""
         if not self._factors:
             return
         copies = [copy for f in self._factors for copy in (f.a_copy, f.b_copy)]
         torch._foreach_copy_(copies, [factor for f in self._factors for factor in (f.a, f.b)])
-        if self._adapted[0].disable_adapters:
-            torch._foreach_zero_([f.b_copy for f in self._factors])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistribut
 from boson_multimodal.constants import IGNORE_INDEX
 from tests.training_runs import EVERY_GROUP, assert_same_adapter, metrics, trainer
 from voice_cloning.training.batches import StepBatches, count_labels
+from voice_cloning.training.config import RECOMPUTE_LEVELS
+from voice_cloning.training.fused_layers import FusedLayers
 
 # -- sums over micro-batches -------------------------------------------------------------------------------------------
 
@@ -42,8 +44,13 @@ def split_by_parameter(subject: ArabicVoiceCloningDistributedTrainer, flat: Tens
     ],
     ids=["accumulation of 4", "permuted batch", "very uneven, two empty"],
 )
-def test_loss_and_gradients_do_not_depend_on_the_split(demo: Path, tmp_path: Path, split: list[list[int]]) -> None:
-    subject = trainer(demo, tmp_path / "out", lora_dropout=0.0, max_grad_norm=0.0, lora_targets=EVERY_GROUP)
+@pytest.mark.parametrize("recompute", RECOMPUTE_LEVELS)
+def test_loss_and_gradients_do_not_depend_on_the_split(
+    demo: Path, tmp_path: Path, split: list[list[int]], recompute: str
+) -> None:
+    settings = {"lora_dropout": 0.0, "max_grad_norm": 0.0, "lora_targets": EVERY_GROUP, "recompute": recompute}
+    subject = trainer(demo, tmp_path / "out", **settings)
+    assert isinstance(subject.components.model.get_base_model().label_layers, FusedLayers)
     with torch.no_grad():
         for parameter in subject.components.optimizer.parameters:  # LoRA B starts at 0, which hides the gradient of A
             parameter.copy_(0.05 * torch.randn_like(parameter))

@@ -10,6 +10,7 @@ import arabic_voice_cloning_distributed_trainer as program
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.errors import InputError
 from tests.training_runs import EVERY_GROUP, assert_same_adapter, flags, metrics, trainer
+from voice_cloning.training.fused_layers import FusedLayers
 
 
 class Crash(Exception):
@@ -30,13 +31,27 @@ def crash_after(subject: ArabicVoiceCloningDistributedTrainer, step: int) -> Non
         subject.train()
 
 
+ACCUMULATED = {"batch_size": 3, "gradient_accumulation_steps": 2, "lora_targets": EVERY_GROUP}
+
+
 @pytest.mark.parametrize(
-    "overrides", [{}, {"batch_size": 3, "gradient_accumulation_steps": 2, "lora_targets": EVERY_GROUP}]
+    "overrides",
+    [
+        {},
+        ACCUMULATED,
+        {"lora_dropout": 0.0, "recompute": "none"},
+        pytest.param({"lora_dropout": 0.0, "recompute": "ffn"}, marks=pytest.mark.slow),
+        {"lora_dropout": 0.0, "recompute": "layer", **ACCUMULATED},
+    ],
+    ids=["dropout", "dropout, accumulation", "none", "ffn", "layer, accumulation"],
 )
 def test_a_crashed_run_ends_with_the_bits_of_an_uninterrupted_one(
     demo: Path, tmp_path: Path, overrides: dict[str, object]
 ) -> None:
-    """The run crashes three times, with dropout, in the middle of an epoch and of a logging interval."""
+    """The run crashes three times, in the middle of an epoch and of a logging interval.
+
+    With dropout it takes the plain layers, and without it the fused ones.
+    """
     uninterrupted, crashed = tmp_path / "uninterrupted", tmp_path / "crashed"
     settings = {"max_steps": 8, "logging_steps": 5, "save_steps": 3, **overrides}
     summary = trainer(demo, uninterrupted, **settings).train()
@@ -44,6 +59,8 @@ def test_a_crashed_run_ends_with_the_bits_of_an_uninterrupted_one(
         crash_after(trainer(demo, crashed, **settings), step)
     subject = trainer(demo, crashed, **settings)
     assert subject.components.state.step == 6
+    is_fused = isinstance(subject.components.model.get_base_model().label_layers, FusedLayers)
+    assert is_fused == (overrides.get("lora_dropout") == 0.0)
     assert subject.train().finished
     assert_same_adapter(summary.checkpoint, crashed / summary.checkpoint.name)
     assert metrics(crashed) == metrics(uninterrupted)
