@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from boson_multimodal.model.higgs_audio.products import product
 
-ROWS_PER_BLOCK = 128
+ROWS_PER_BLOCK = 192
 
 
 def attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...]) -> Tensor:
