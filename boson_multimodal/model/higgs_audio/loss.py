@@ -134,15 +134,18 @@ def head_loss_sums(norm: nn.Module, head: nn.Module, hidden_RD: Tensor, targets_
 
 
 def _chunk_loss_sums(norm: nn.Module, head: nn.Module, hidden_RD: Tensor, targets_RG: Tensor) -> Tensor:
-    return _loss_sums(head(norm(hidden_RD)), targets_RG)
+    return _loss_sums(_log_probabilities(head(norm(hidden_RD)), targets_RG), targets_RG)
 
 
-def _loss_sums(logits: Tensor, targets_RG: Tensor) -> Tensor:
-    """Return the (G,) summed cross entropy of (R, G * V) logits."""
-    rows, groups = targets_RG.shape
-    log_p = F.log_softmax(logits.view(rows * groups, -1), dim=-1, dtype=torch.float32)
-    losses = F.nll_loss(log_p, targets_RG.flatten(), ignore_index=IGNORE_INDEX, reduction="none")
-    return losses.view(rows, groups).sum(dim=0)
+def _log_probabilities(logits: Tensor, targets_RG: Tensor) -> Tensor:
+    """Return (R, G, V) in fp32."""
+    return F.log_softmax(logits.view(*targets_RG.shape, -1), dim=-1, dtype=torch.float32)
+
+
+def _loss_sums(log_p_RGV: Tensor, targets_RG: Tensor) -> Tensor:
+    """Return the (G,) summed cross entropy."""
+    of_labels = log_p_RGV.gather(-1, targets_RG.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return -of_labels.masked_fill(targets_RG == IGNORE_INDEX, 0.0).sum(dim=0)
 
 
 class FrozenHeadLoss(Function):
@@ -164,10 +167,10 @@ class FrozenHeadLoss(Function):
             for start in range(0, hidden_RD.shape[0], rows_per_chunk):
                 rows = slice(start, start + rows_per_chunk)
                 normed, scale = norm.forward(hidden_RD[rows])
-                logits = product(normed, weight).view(*targets_RG[rows].shape, -1)
-                sums += _loss_sums(logits, targets_RG[rows])
+                log_p = _log_probabilities(product(normed, weight), targets_RG[rows])
+                sums += _loss_sums(log_p, targets_RG[rows])
                 if at_once:
-                    made = scale, _d_logits(logits, targets_RG)
+                    made = scale, _d_logits(log_p, targets_RG).to(hidden_RD.dtype)
         ctx.save_for_backward(hidden_RD, targets_RG, *made)
         return sums
 
@@ -182,24 +185,24 @@ class FrozenHeadLoss(Function):
                 scale, d_logits = made
             else:
                 normed, scale = ctx.norm.forward(hidden)
-                d_logits = _d_logits(product(normed, ctx.weight).view(*targets.shape, -1), targets)
-            factor_G = d_sums_G.to(d_logits.dtype)
-            if targets.shape[1] == 1:  # the factor of all logits is that of the product
-                d_normed = product(d_logits.flatten(1), ctx.weight.t()).mul_(factor_G)
+                log_p = _log_probabilities(product(normed, ctx.weight), targets)
+                d_logits = _d_logits(log_p, targets).to(hidden.dtype)
+                del log_p
+            factor_RG = (d_sums_G * (targets != IGNORE_INDEX)).to(d_logits.dtype)
+            if targets.shape[1] == 1:  # the factor of all logits of a row is that of their product
+                d_normed = product(d_logits.flatten(1), ctx.weight.t()).mul_(factor_RG)
             else:
-                d_normed = product((d_logits * factor_G[:, None]).flatten(1), ctx.weight.t())
+                d_normed = product((d_logits * factor_RG.unsqueeze(-1)).flatten(1), ctx.weight.t())
             del d_logits
             d_hidden[rows] = ctx.norm.backward(d_normed, hidden, scale)
         return d_hidden, None, None, None, None
 
 
-def _d_logits(logits_RGV: Tensor, targets_RG: Tensor) -> Tensor:
-    """Return the gradient of the summed loss by the logits, in their type; the logits may be overwritten."""
-    p = F.softmax(logits_RGV, dim=-1, dtype=torch.float32)
-    is_label = (targets_RG != IGNORE_INDEX).unsqueeze(-1)
-    minus_one = p.new_full((1,), -1.0).expand(is_label.shape)
-    p.scatter_add_(-1, targets_RG.clamp(min=0).unsqueeze(-1), minus_one)
-    return torch.mul(p, is_label, out=logits_RGV)
+def _d_logits(log_p_RGV: Tensor, targets_RG: Tensor) -> Tensor:
+    """Return softmax(logits) - one-hot, in the memory of the logarithms. Rows without a label are not set to zero."""
+    p = log_p_RGV.exp_()
+    minus_one = p.new_full((1,), -1.0).expand(*targets_RG.shape, 1)
+    return p.scatter_add_(-1, targets_RG.clamp(min=0).unsqueeze(-1), minus_one)
 
 
 def weighted_loss(
