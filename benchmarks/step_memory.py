@@ -90,17 +90,28 @@ def measure_apart(**arguments: object) -> dict[str, object]:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the figure as a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", choices=SIDES, required=True)
-    parser.add_argument("--model", choices=MODELS, default="real")
+def step_parser(description: str | None, model: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags that describe a step, for this command and for ``training_speed``.
+
+    Args:
+        description: of the command.
+        model: the default of ``--model``.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=MODELS, default=model)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--layers", type=int, help="Layers of the model, by default those of its kind.")
+    parser.add_argument("--layers", type=int, help="Layers of the model; by default 6, released 28.")
     parser.add_argument("--rank", type=int, default=16, help="Rank of the adapter.")
     parser.add_argument("--recompute", choices=RECOMPUTE_LEVELS, default="none", help="What our side computes twice.")
-    parser.add_argument("--positions", type=int, default=2048, help="Positions of the step, without padding.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the samples.")
+    parser.add_argument("--positions", type=int, default=2048, help="Positions of the step whose memory is measured.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of weights and samples.")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the figure as a line of JSON."""
+    parser = step_parser(__doc__, "real")
+    parser.add_argument("--side", choices=SIDES, required=True)
     args = parser.parse_args(arguments)
     print(json.dumps(vars(args) | measure(args, pick_device(-1), is_computing=True)), flush=True)
     return 0

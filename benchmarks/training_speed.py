@@ -32,8 +32,8 @@ import transformers
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from benchmarks.full_size_step import NULL_CUDA
 from benchmarks.needed_products import Products, best_seconds, needed_products, rows_of, synchronize, total_flops
-from benchmarks.speed_models import LONGEST_SAMPLE, MODELS, build_base, build_sample, corpus_sizes, model_config
-from benchmarks.step_memory import DTYPES, SIDES, measure, measure_apart
+from benchmarks.speed_models import LONGEST_SAMPLE, build_base, build_sample, corpus_sizes, model_config
+from benchmarks.step_memory import DTYPES, SIDES, measure, measure_apart, step_parser
 from benchmarks.step_sides import (
     Models,
     Outcome,
@@ -55,7 +55,6 @@ from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.device import pick_device
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from lora_config import HiggsAudioLoRATrainingConfig
-from voice_cloning.training.config import RECOMPUTE_LEVELS
 
 Row = dict[str, Any]
 """One measurement: what was measured, and its figures."""
@@ -305,17 +304,10 @@ def table_line(row: Row) -> str:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the flags, and end the program for those that cannot be followed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="prop")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--layers", type=int, help="Layers of the model; by default 6, released 28.")
-    parser.add_argument("--rank", type=int, default=16, help="Rank of the adapter.")
-    parser.add_argument("--recompute", choices=RECOMPUTE_LEVELS, default="none", help="What our side computes twice.")
+    parser = step_parser(__doc__, "prop")
     parser.add_argument("--samples", type=int, default=32, help="Samples of a step.")
     parser.add_argument("--budget", type=int, default=2048, help="The most positions of a micro-batch.")
-    parser.add_argument("--positions", type=int, default=2048, help="Positions of the step whose memory is measured.")
     parser.add_argument("--rounds", type=int, default=5, help="Steps that each side takes in turn.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of weights and samples.")
     args = parser.parse_args(arguments)
     if min(args.rank, args.samples, args.rounds) < 1 or (args.layers is not None and args.layers < 1):
         parser.error("--layers, --rank, --samples and --rounds must be at least 1")

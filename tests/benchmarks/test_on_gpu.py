@@ -166,7 +166,7 @@ def test_flags_that_cannot_be_followed_are_refused(
 def test_all_parts_fit_into_eight_minutes_if_each_command_takes_half_its_time(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The end of the time is kept in any case; this says that no part is planned in vain."""
+    """The time limit holds in any case; this says that every part has a chance to run."""
     parts = gpu_parts.all_parts(28)
     assert sum(part.seconds * len(part.commands) for part in parts) / 2 <= gpu_parts.MOST_SECONDS == 480
     assert main(["--list"]) == 0

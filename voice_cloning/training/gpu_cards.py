@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
+from boson_multimodal.cards import GB, has_bfloat16
 from boson_multimodal.errors import InputError
 
-GB = 1e9
 CONTEXT_BYTES = int(0.5 * GB)
 """What a process takes of a GPU outside torch's allocator (CUDA context, kernels, libraries): an assumption."""
 DRIVER_SHARE = 0.02
@@ -93,7 +93,7 @@ def present_card(device: torch.device) -> GpuCard:
     found = _matches(properties.name)
     tflops = _by_name()[found[0]][1] if len(found) == 1 else None
     available = free + torch.cuda.memory_reserved(device)
-    return GpuCard(properties.name, properties.total_memory, available, tflops, torch.cuda.is_bf16_supported(False))
+    return GpuCard(properties.name, properties.total_memory, available, tflops, has_bfloat16(device))
 
 
 def _by_name() -> dict[str, tuple[int, float | None]]:
