@@ -141,7 +141,7 @@ class AttentionBlock:
             attended = attend_on_cpu(query, key, value, routing.every.lengths)
         else:
             attended = attention.attend(query, key, value, routing.every)
-        return AttentionOutput.apply(attended.flatten(-2), x, trained, self.out, routing, rows_R)
+        return AttentionOutput.apply(attended.flatten(-2), x, self.out, routing, rows_R)
 
 
 class QueryKeyValue(Function):
@@ -188,7 +188,6 @@ class AttentionOutput(Function):
         ctx: Any,
         attended: Tensor,
         x: Tensor,
-        trained: Tensor | None,
         matrix: AdaptedMatrix,
         routing: Routing,
         rows_R: Tensor | None,
@@ -216,7 +215,7 @@ class AttentionOutput(Function):
         if rows_R is not None:
             d_attended = torch.zeros_like(attended).index_copy_(0, order, d_attended)
             d_residual = dy.new_zeros(len(attended), dy.shape[1]).index_copy_(0, rows_R, dy)
-        return d_attended, d_residual, None, None, None, None
+        return d_attended, d_residual, None, None, None
 
 
 # -- FFN -------------------------------------------------------------------------------------------------------------
@@ -263,9 +262,7 @@ class FeedForwardBlock(Function):
     """The FFN of the text rows and that of the audio rows, each added to the residual."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, trained: Tensor | None, ffns: Sequence[FeedForward], num_text: int, recompute: bool
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, ffns: Sequence[FeedForward], num_text: int, recompute: bool) -> Tensor:
         """(N, D) -> (N, D)."""
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         kept = []
@@ -283,7 +280,7 @@ class FeedForwardBlock(Function):
         slices = slice(0, ctx.num_text), slice(ctx.num_text, len(x))
         for number, (ffn, rows) in enumerate(zip(ctx.ffns, slices, strict=True)):
             ffn.backward(x[rows], kept[5 * number : 5 * number + 5], dy[rows], None if dx is None else dx[rows])
-        return dx, None, None, None, None
+        return dx, None, None, None
 
 
 def split(x: Tensor, num_text: int) -> tuple[Tensor, Tensor]:
@@ -375,4 +372,4 @@ class FusedLayer:
         """(N, D) -> (N, D), or (R, D) with ``last``."""
         x = self._attention(x, trained, routing, last and last.rows_R)
         num_text = routing.num_text if last is None else last.num_text
-        return FeedForwardBlock.apply(x, trained, self._ffns, num_text, self._recompute_ffn)
+        return FeedForwardBlock.apply(x, self._ffns, num_text, self._recompute_ffn)
