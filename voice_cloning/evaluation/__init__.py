@@ -1,0 +1,1 @@
+"""How speech is judged: test sets, recognisers, figures, reports. It may import speech, adapters and training."""
