@@ -132,6 +132,22 @@ class DistributedTrainingConfig:
 
     logging_steps: int = _housekeeping(10, "Optimizer steps between lines of metrics.jsonl.")
     eval_steps: int = _housekeeping(200, "Optimizer steps between evaluations; there is always one at the end.")
+    sample_every: int | None = _housekeeping(
+        None,
+        "Speak evaluation samples at each step that is a multiple of this number, and at the last one. By default they "
+        "are spoken at every evaluation. Speech that takes more than 10 % of the time is warned of.",
+        before=None,
+    )
+    num_scored_samples: int = _housekeeping(
+        64,
+        "Number of samples of eval_data_path that are spoken from their prompts, as codes, for the figures of speech. "
+        "They are spread over the speakers and are the same each time. Fewer cost less; 0 turns speech off. The "
+        "weights do not depend on it.",
+        before=0,
+    )
+    num_samples: int = _housekeeping(
+        4, "So many of these samples also go through the codec into the folder samples, to be listened to.", before=4
+    )
     save_steps: int = _housekeeping(200, "Optimizer steps between checkpoints; there is always one at the end.")
     save_total_limit: int = _housekeeping(
         3, "Checkpoints to keep, besides the one with the lowest evaluation loss; 0 keeps all."
@@ -167,10 +183,12 @@ class DistributedTrainingConfig:
         for name in ("num_train_epochs", "gradient_accumulation_steps", "logging_steps"):
             problems += self._below(name, 1)
         problems += self._memory_problems()
-        for name in ("eval_steps", "save_steps", "max_steps", "batch_size"):
+        for name in ("eval_steps", "sample_every", "save_steps", "max_steps", "batch_size"):
             problems += self._below(name, 1)
-        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit"):
+        at_least_0 = ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit")
+        for name in (*at_least_0, "num_scored_samples", "num_samples"):
             problems += self._below(name, 0)
+        problems += self._speech_problems()
         for name in ("learning_rate", "adam_epsilon"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 problems.append(f"{name} is {getattr(self, name)}; it must be a number above 0")
@@ -200,6 +218,30 @@ class DistributedTrainingConfig:
         raise_if_any("wrong settings", problems)
         if self.gradient_checkpointing:
             self.recompute = "layer"
+
+    @property
+    def speaks(self) -> bool:
+        """Whether evaluation samples are spoken during training."""
+        return self.eval_data_path is not None and self.num_scored_samples > 0
+
+    def speaks_at(self, step: int, is_last: bool) -> bool:
+        """Return whether evaluation samples are spoken after a step."""
+        return self.speaks and (is_last or step % (self.sample_every or self.eval_steps) == 0)
+
+    def evaluates_at(self, step: int, is_last: bool) -> bool:
+        """Return whether the evaluation loss is computed after a step."""
+        return self.eval_data_path is not None and (is_last or step % self.eval_steps == 0)
+
+    def _speech_problems(self) -> list[str]:
+        """Return the flags of speech that ask for something without the data for it."""
+        if self.eval_data_path is not None:
+            return []
+        asked = {name: getattr(self, name) for name in ("sample_every", "num_scored_samples", "num_samples")}
+        return [
+            f"{name} is {value}, and eval_data_path is not given; the samples that are spoken are those of it"
+            for name, value in asked.items()
+            if value and value != type(self).__dataclass_fields__[name].default
+        ]
 
     def _memory_problems(self) -> list[str]:
         """Return what is wrong with the flags that determine the memory."""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from boson_multimodal.disk_errors import naming_disk_errors
 from boson_multimodal.whole_files import append_whole
 
@@ -67,6 +69,8 @@ def _record(line: bytes) -> tuple[dict[str, Any], str | None]:
     step = record["step"]
     if type(step) is not int or not 0 <= step < LARGEST_STEP:
         return {}, f"step is {step!r}, not a number of steps"
+    if "sample" in record:  # the line of a spoken sample, with its id and its text
+        return record, None
     wrong = [f"{name} is {value!r}, not a number" for name, value in record.items() if not _is_number(value)]
     return record, "; ".join(wrong) or None
 
@@ -151,6 +155,17 @@ class MetricsWriter:
                 self._tensorboard.write(step, {f"{groups[name]}/{name}": value for name, value in numbers.items()})
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
+
+    def write_sample(self, record: dict[str, Any]) -> None:
+        """Write the line of one spoken sample, which must hold ``step`` and ``sample``."""
+        with self._naming_disk_errors():
+            append_whole(self._file, (json.dumps(record) + "\n").encode())
+
+    def write_sound(self, step: int, tag: str, samples: Tensor, sampling_rate: int) -> None:
+        """Nothing yet."""
+
+    def write_mel(self, step: int, tag: str, samples: Tensor, sampling_rate: int) -> None:
+        """Nothing yet."""
 
     def close(self) -> None:
         self._file.close()

@@ -87,12 +87,14 @@ class TrainingState:
         """Whether all optimizer steps and the last evaluation are done."""
         return self.is_last_step and not self.evaluation_due
 
-    def note_evaluation(self, eval_loss: float) -> bool:
+    def note_evaluation(self, eval_loss: float | None) -> bool:
         """Record the evaluation of this step. Return whether it is the best so far.
 
-        A loss that is not finite is never the best.
+        A loss that is not finite is never the best. It is None if nothing but speech was evaluated.
         """
         self.evaluation_due = False
+        if eval_loss is None:
+            return False
         if not math.isfinite(eval_loss) or (self.best is not None and not eval_loss < self.best.eval_loss):
             return False
         self.best = BestEvaluation(self.step, eval_loss)
