@@ -389,8 +389,13 @@ def _has_type(value: Any, kind: Any) -> bool:
 
 
 def _log_changes(changes: dict[str, Any]) -> None:
-    """Log the values that come from the run, on the main process. What ``auto`` has stood for is no news."""
-    changes = {name: value for name, value in changes.items() if flag_fields()[name].default != AUTO}
+    """Log the values that come from the run, on the main process: first those that affect the result.
+
+    What ``auto`` has stood for is no news.
+    """
+    known = flag_fields()
+    order = sorted(changes, key=lambda name: not facts_of(known[name]).in_identity)
+    changes = {name: changes[name] for name in order if known[name].default != AUTO}
     if not changes or int(os.environ.get("RANK", 0)) > 0:
         return
     words = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in changes.items()}

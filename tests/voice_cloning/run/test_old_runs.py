@@ -80,7 +80,7 @@ def test_the_same_command_resumes_a_run_of_the_code_before_0_1(old_run: Path, ca
     with caplog.at_level("INFO"):
         summary = train(COMMAND)
     assert (summary.step, summary.finished) == (6, True)
-    assert "from the run that is resumed: --num_scored_samples 0, --prompt_style as_written" in caplog.text
+    assert "from the run that is resumed: --prompt_style as_written, --num_scored_samples 0" in caplog.text
     assert_resumed(old_run, whole)
 
 
