@@ -177,7 +177,7 @@ def open_run_directory(
             identity = run_identity(flags, data, ranks.world_size, dtype)
             details = run_details(flags, data, project)
             check = checkpoint_check(flags, data)
-            if flags["eval_data_path"] and flags["num_scored_samples"] and flags["num_samples"]:
+            if data.codec.is_whole and flags["eval_data_path"] and flags["num_scored_samples"] and flags["num_samples"]:
                 check_place(Path(flags["output_dir"]))
             directory = RunDirectory(Path(flags["output_dir"]), identity, details, flags_before(), check)
             try:
