@@ -60,7 +60,6 @@ from voice_cloning.run.components import (
     install_layers,
     leave_casts_to_autocast,
     make_evaluator,
-    make_speech,
     name_base,
     open_log,
     open_run_directory,
@@ -80,6 +79,7 @@ from voice_cloning.run.report import (
     start_line,
     summary_of,
 )
+from voice_cloning.run.speech import make_speech
 from voice_cloning.run.step_evaluation import evaluate_step, is_evaluation_due
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader, StepBatches, count_labels
@@ -196,7 +196,7 @@ class ArabicVoiceCloningDistributedTrainer:
         if encoded:
             self._log_main("%d clips were encoded", encoded)
         plan = TrainingPlan(data.train_dataset.lengths, config, self.ranks.world_size)
-        speech = make_speech(data, config, self.dataset_config, self.placement, self.ranks)
+        speech = make_speech(data, config, self.dataset_config, self.lora_config, self.placement, self.ranks)
         with loading_memory(config, opened, data, self.placement):
             model = self._load_model(model_folder, initial)
             self._check_wrapped_model(model)
