@@ -17,6 +17,7 @@ from typing import Any
 from arabic_text.normalise import normalise_text
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
 from boson_multimodal.audio_processing.clips import Waveform, frames_of, read_waveform
+from boson_multimodal.audio_processing.codes_file import CodesFiles, codes_name
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import clips_before_target, text_problem
 from boson_multimodal.cloning_example import VoiceCloningExample, text_to_speak
@@ -126,8 +127,13 @@ def text_problems(text: str, field: str, text_normalisation: str = "none") -> li
     return [f"{field}: {reason}"] if reason else []
 
 
-def check_references(requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int], list[str]]:
+def check_references(
+    requests: Sequence[SpeechRequest], codes: CodesFiles | None = None
+) -> tuple[dict[Clip, int], list[str]]:
     """Read every reference once. Print warnings about silent references and those of unusual length to stderr.
+
+    Args:
+        codes: files of codes. A reference that they hold is not read.
 
     Returns:
         The number of code frames of each usable reference, and a problem for each of the others.
@@ -141,6 +147,9 @@ def check_references(requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int]
             clip = Clip.of(content, request.base_dir)
             if clip not in frames and clip not in why_not:
                 try:
+                    if codes is not None and codes.holds(codes_name(content)):
+                        frames[clip] = codes.find(None, codes_name(content)).codes_KT.shape[1]
+                        continue
                     waveform = _reference(clip)
                     frames[clip] = frames_of(waveform.samples.numel(), waveform.sampling_rate, FRAMES_PER_SECOND)
                     silent += [clip.name] if waveform.is_silent else []
