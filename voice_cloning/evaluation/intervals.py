@@ -26,8 +26,12 @@ def mean_interval(values: Sequence[float], groups=None, seed: int = 0) -> Interv
     return _of(mean(values), len(values))
 
 
-def median_interval(values: Sequence[float], groups=None, seed: int = 0) -> Interval:
+def median_interval(values: Sequence[float], groups=None) -> Interval:
     return _of(median(values), len(values))
+
+
+def quantile_interval(values: Sequence[float], share: float, groups=None) -> Interval:
+    return _of(sorted(values)[round(share * (len(values) - 1))], len(values))
 
 
 def share_interval(successes: int, n: int) -> Interval:

@@ -125,7 +125,7 @@ class VoiceCloner:
         *,
         model_path: str,
         audio_tokenizer_path: str,
-        model_revision: str = MODEL_REVISION,
+        model_revision: str | None = MODEL_REVISION,
         audio_tokenizer_revision: str = AUDIO_TOKENIZER_REVISION,
         adapter: str | Path | None = None,
         adapter_scale: float = 1.0,
@@ -337,6 +337,10 @@ class VoiceCloner:
 
     def _has_codes(self, content: AudioContent) -> bool:
         return self.codes_files is not None and self.codes_files.holds(codes_name(content))
+
+    def clip_identity(self, content: AudioContent, base_dir: Path) -> dict[str, Any]:
+        """Return what determines the codes of a clip: the clip and the codec."""
+        return {"clip": self._key_of(content, base_dir), "audio_tokenizer": self._checkpoints["audio_tokenizer"]}
 
     def _key_of(self, content: AudioContent, base_dir: Path) -> str:
         """Return what determines the codes of a clip."""
