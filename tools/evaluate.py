@@ -12,8 +12,8 @@ makes only what changed. With torchrun, all processes share the work. docs/evalu
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
 
+import torch
 from transformers.utils.logging import disable_progress_bar
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
@@ -180,7 +180,7 @@ def settings_of(flags: argparse.Namespace, device: str) -> EvaluationSettings:
     )
 
 
-def load_judges(flags: argparse.Namespace, device: Any) -> Judges:
+def load_judges(flags: argparse.Namespace, device: torch.device) -> Judges:
     """Load the models that judge.
 
     Raises:
@@ -211,7 +211,7 @@ def run(flags: argparse.Namespace) -> int:
     device = flags.device or str(pick_device(ranks.local_rank))
     settings = settings_of(flags, device)
     checked = check_evaluation(settings, needs_sound=bool(flags.asr or flags.speaker_model or flags.mos))
-    judges = load_judges(flags, device)
+    judges = load_judges(flags, torch.device(device))
     report = evaluate(
         settings,
         checked=checked,

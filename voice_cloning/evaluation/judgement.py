@@ -72,7 +72,8 @@ class Sound:
     def heard(self) -> Heard:
         """Read the clip."""
         samples, rate = self.waveform() if self.audio is not None else (None, None)
-        return Heard(samples, rate, self.codes() if self.codes is not None else None)
+        codes_KT = self.codes() if self.codes is not None else None
+        return Heard(samples=samples, sampling_rate=rate, codes_KT=codes_KT)
 
     def waveform(self) -> tuple[Tensor, int]:
         """Return the (samples,) and their rate."""
