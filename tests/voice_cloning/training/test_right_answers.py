@@ -15,6 +15,7 @@ from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.model.higgs_audio import HiggsAudioModel, loss
 from boson_multimodal.process_group import Ranks
 from tests.fused_models import BATCHES, build_base, build_batch, build_model, fused
+from tests.null_cuda import needs_null_cuda, report_of
 from tests.training_runs import trainer
 from voice_cloning.training.evaluation import Evaluator
 from voice_cloning.training.losses import accuracies, answer_counts
@@ -111,6 +112,27 @@ def test_a_share_of_no_labels_is_absent() -> None:
     found = accuracies(counts, torch.tensor([6, 0]))
     assert found == {"accuracy_codebook_0": 0.25, "accuracy_end": 0.5, "accuracy_end_codebook_0": 0.5}
     assert accuracies(torch.zeros(6), torch.zeros(2)) == {}
+
+
+@pytest.mark.slow
+@needs_null_cuda
+def test_counting_waits_for_no_device() -> None:
+    code = """
+import torch
+from tests.fused_models import build_base, build_batch, build_model, fused, to_bfloat16
+from voice_cloning.training.losses import answer_counts
+found = []
+for targets in (["attention"], ["attention", "heads"]):
+    model = fused(to_bfloat16(build_model(build_base(), lora_targets=targets)).cuda()).eval()
+    batch = build_batch("mixed", model.get_base_model())
+    for _ in range(2):
+        cuda.reset()
+        with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+            counts = answer_counts(model(**vars(batch)))
+        found.append([cuda.read()["syncs"], counts.device.type, counts.numel()])
+report({"found": found})
+"""
+    assert report_of(code)["found"][1::2] == [[0, "cuda", 24]] * 2
 
 
 # -- evaluation --------------------------------------------------------------------------------------------------------
