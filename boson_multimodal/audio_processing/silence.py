@@ -1,10 +1,10 @@
 """Find the silence in a sound: the level of each 20 ms, and which of them are silent.
 
-Data check and the figures of spoken clips use these measures. Frames and decibels come from librosa, which loads its
-parts at their first use. Workers import this module without torch.
+Data check and the figures of spoken clips use these measures. librosa has the same frames and decibels (``util.frame``,
+``power_to_db``); it is not used because the trainer would load it, with numba and scipy, for these two. Workers import
+this module without torch.
 """
 
-import librosa
 import numpy as np
 
 LEAST_POWER = 1e-12
@@ -26,7 +26,7 @@ def frame_levels(wave: np.ndarray, rate: int) -> np.ndarray:
     librosa.feature.rms is not used: it includes DC and changes slower than a frame.
     """
     size = min(len(wave), max(1, round(FRAME_SECONDS * rate)))
-    return decibels(librosa.util.frame(wave, frame_length=size, hop_length=size, axis=0).var(axis=1))
+    return decibels(wave[: len(wave) // size * size].reshape(-1, size).var(axis=1))
 
 
 def silence_threshold(levels: np.ndarray, loud: float | None = None) -> float:
@@ -60,4 +60,4 @@ def silence(levels: np.ndarray, threshold: float | None = None) -> tuple[float, 
 
 def decibels(power: np.ndarray) -> np.ndarray:
     """Return powers in dB, at least -120."""
-    return librosa.power_to_db(power, amin=LEAST_POWER, top_db=None)
+    return 10.0 * np.log10(np.maximum(LEAST_POWER, power))

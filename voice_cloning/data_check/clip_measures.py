@@ -1,8 +1,8 @@
 """Measure the sound of a clip: level, silence, clipping, bandwidth, pitch. Workers import this without torch.
 
-Frames, decibels and pitch come from librosa. Silence, bandwidth and clipping are our own code; their functions say why,
-and ``python -m benchmarks.clip_measures`` prints the figures. librosa loads its parts at their first use, so a process
-that only imports this module does not need the 1.5 s of CPU time and the 200 MB that they take.
+Pitch comes from librosa. Level, silence, bandwidth and clipping are our own code; their functions say why, and
+``python -m benchmarks.clip_measures`` prints the figures. librosa loads its parts at their first use, so a process that
+only imports this module does not need the 1.5 s of CPU time and the 200 MB that they take.
 """
 
 from collections.abc import Sequence
@@ -130,7 +130,7 @@ def load_librosa() -> None:
         InputError: if librosa has no writable folder for its compiled functions.
     """
     try:
-        for name in ("util", "power_to_db", "yin"):
+        for name in ("util", "yin"):
             getattr(librosa, name)
     except RuntimeError as error:
         if "cannot cache function" not in str(error):
