@@ -100,6 +100,8 @@ def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
     state = read_json_object((checkpoint / STATE_FILE).read_bytes(), f"{checkpoint / STATE_FILE}")
     results = {name: state.get(name) for name in ("step", "total_steps", "best")}
     check_results(results, f"{checkpoint / STATE_FILE}")
+    if results["best"]:
+        results["best"] = {name: results["best"][name] for name in ("step", "eval_loss")}
     metrics = run_folder / METRICS_FILE
     for _, record in read_metrics_lines(metrics).sound if metrics.is_file() else []:
         if record["step"] <= results["step"]:

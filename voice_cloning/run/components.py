@@ -35,7 +35,7 @@ from voice_cloning.training.losses import LossTotals
 from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.run_directory import RunDirectory
-from voice_cloning.training.state import BestEvaluation, TrainingState
+from voice_cloning.training.state import EvaluationResult, TrainingState
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ class FinishedRun:
         return read_state(self.opened.checkpoint)["step"]
 
     @property
-    def best(self) -> BestEvaluation | None:
+    def best(self) -> EvaluationResult | None:
         """The best evaluation of the run."""
-        return BestEvaluation.of_state(read_state(self.opened.checkpoint))
+        return EvaluationResult.best_of_state(read_state(self.opened.checkpoint))
 
 
 @dataclass(frozen=True)

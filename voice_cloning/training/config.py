@@ -34,6 +34,12 @@ AUTO = "auto"
 RECOMPUTE_LEVELS = ("none", "ffn", "layer")
 """What the backward pass computes again, from the fastest to the one that needs least memory."""
 
+BY_LOSS = "loss"
+KEPT_BY = (BY_LOSS, "stop_rate", "wer")
+"""What may decide which evaluation is the best one."""
+FEWEST_SCORED = 32
+"""Fewer scored samples say too little about a stop rate or a word error rate to choose a checkpoint by it."""
+
 _source = partial(flag, in_identity=False)
 """A flag that names data or a checkpoint. The identity of a run holds a fingerprint of the content instead."""
 _setting = partial(flag, card="setting")
@@ -133,9 +139,27 @@ class DistributedTrainingConfig:
     logging_steps: int = _housekeeping(10, "Optimizer steps between lines of metrics.jsonl.")
     eval_steps: int = _housekeeping(200, "Optimizer steps between evaluations; there is always one at the end.")
     save_steps: int = _housekeeping(200, "Optimizer steps between checkpoints; there is always one at the end.")
-    save_total_limit: int = _housekeeping(
-        3, "Checkpoints to keep, besides the one with the lowest evaluation loss; 0 keeps all."
+    save_total_limit: int = _housekeeping(3, "Checkpoints to keep, besides the best one; 0 keeps all.")
+    keep_best_by: str = _housekeeping(
+        BY_LOSS,
+        "Which evaluation is the best one, whose checkpoint is kept: the one with the lowest loss; or by stop_rate or "
+        "wer, from the scored samples: where the difference to the best one so far is certain (its 95 % interval has "
+        "no 0 in it), the stop rate decides, then the word error rate (with asr), else the loss.",
+        KEPT_BY,
+        before=BY_LOSS,
     )
+    patience: int | None = _housekeeping(
+        None,
+        "End the run after this many evaluations without a better one; by default it goes to its end.",
+        before=None,
+    )
+    asr: str | None = _housekeeping(
+        None,
+        "Folder or hub id of a speech recogniser that knows Arabic (transformers or faster-whisper). It writes down "
+        "the scored samples of each evaluation, which gives their word error rate.",
+        before=None,
+    )
+    asr_revision: str | None = _housekeeping(None, "Commit of asr, if it is a hub id.", before=None)
     resume: str = _housekeeping(
         "auto",
         "auto resumes from the newest sound checkpoint in output_dir; none stops if output_dir holds a run. Or give "
@@ -167,7 +191,7 @@ class DistributedTrainingConfig:
         for name in ("num_train_epochs", "gradient_accumulation_steps", "logging_steps"):
             problems += self._below(name, 1)
         problems += self._memory_problems()
-        for name in ("eval_steps", "save_steps", "max_steps", "batch_size"):
+        for name in ("eval_steps", "save_steps", "max_steps", "batch_size", "patience"):
             problems += self._below(name, 1)
         for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit"):
             problems += self._below(name, 0)
@@ -182,6 +206,7 @@ class DistributedTrainingConfig:
             "lr_scheduler_type": SCHEDULES,
             "torch_dtype": TORCH_DTYPES,
             "recompute": (AUTO, *RECOMPUTE_LEVELS),
+            "keep_best_by": KEPT_BY,
             "quantise": QUANTISATIONS,
         }
         for name, allowed in choices.items():
@@ -197,9 +222,25 @@ class DistributedTrainingConfig:
         for name in ("data_path", "output_dir"):
             if not getattr(self, name):
                 problems.append(f"{name} is empty; give a path")
+        problems += self._choice_of_best_problems()
         raise_if_any("wrong settings", problems)
         if self.gradient_checkpointing:
             self.recompute = "layer"
+
+    def _choice_of_best_problems(self) -> list[str]:
+        """Return what is wrong with the flags that choose the best evaluation."""
+        problems = []
+        if self.eval_data_path is None:
+            given = {"keep_best_by": self.keep_best_by != BY_LOSS, "patience": self.patience, "asr": self.asr}
+            problems += [f"{name} needs evaluations; give eval_data_path" for name, is_on in given.items() if is_on]
+        if self.keep_best_by != BY_LOSS and self.num_scored_samples < FEWEST_SCORED:
+            problems.append(
+                f"keep_best_by is {self.keep_best_by}, and num_scored_samples is {self.num_scored_samples}; fewer than "
+                f"{FEWEST_SCORED} samples cannot decide; give more, or keep_best_by {BY_LOSS}"
+            )
+        if self.keep_best_by == "wer" and self.asr is None:
+            problems.append("keep_best_by is wer, which needs a speech recogniser; give asr")
+        return problems
 
     def _memory_problems(self) -> list[str]:
         """Return what is wrong with the flags that determine the memory."""
