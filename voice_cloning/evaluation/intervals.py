@@ -1,10 +1,3 @@
-<<<<<<< HEAD
-"""Stand-in until the part that owns this module is merged: values are right, limits are not."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import mean, median
-=======
 """Confidence intervals of 95 % for the figures of an evaluation, and for differences between two systems.
 
 A figure is a ratio of sums (WER, CER), a mean (SIM, MOS), a quantile (length ratio) or a share (stop rate).
@@ -49,13 +42,10 @@ _TAIL = (1 - CONFIDENCE) / 2
 _Z = float(stats.norm.ppf(1 - _TAIL))
 _BLOCK_NUMBERS = 2**20
 """Numbers that are drawn at once: 8 MB."""
->>>>>>> main
 
 
 @dataclass(frozen=True)
 class Interval:
-<<<<<<< HEAD
-=======
     """A figure with its confidence interval.
 
     Attributes:
@@ -65,50 +55,12 @@ class Interval:
         method: how the interval was found, and over which units.
     """
 
->>>>>>> main
     value: float
     low: float
     high: float
     n: int
     method: str
 
-<<<<<<< HEAD
-
-def _of(value: float, n: int) -> Interval:
-    return Interval(value, value, value, n, "stand-in")
-
-
-def ratio_interval(errors: Sequence[float], totals: Sequence[float], groups=None, seed: int = 0) -> Interval:
-    return _of(sum(errors) / sum(totals), len(totals))
-
-
-def mean_interval(values: Sequence[float], groups=None, seed: int = 0) -> Interval:
-    return _of(mean(values), len(values))
-
-
-def median_interval(values: Sequence[float], groups=None) -> Interval:
-    return _of(median(values), len(values))
-
-
-def quantile_interval(values: Sequence[float], share: float, groups=None) -> Interval:
-    return _of(sorted(values)[round(share * (len(values) - 1))], len(values))
-
-
-def share_interval(successes: int, n: int) -> Interval:
-    return _of(successes / n, n)
-
-
-def paired_ratio_difference(a, b, totals, groups=None, seed: int = 0) -> Interval:
-    return _of((sum(b) - sum(a)) / sum(totals), len(totals))
-
-
-def paired_mean_difference(a, b, groups=None, seed: int = 0) -> Interval:
-    return _of(mean(b) - mean(a), len(a))
-
-
-def paired_share_difference(a, b) -> Interval:
-    return _of((sum(b) - sum(a)) / len(a), len(a))
-=======
     @property
     def excludes_zero(self) -> bool:
         """Return whether the interval lies on one side of 0: for a difference, whether the systems differ."""
@@ -405,4 +357,3 @@ def _draws(rows: int, count: int, seed: int, start: int) -> np.ndarray:
 def _signs(rows: int, count: int, seed: int, start: int) -> np.ndarray:
     """Return (rows, count) of -1.0 and 1.0."""
     return np.random.default_rng((seed, start)).choice([-1.0, 1.0], size=(rows, count))
->>>>>>> main
