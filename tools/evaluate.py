@@ -22,7 +22,7 @@ from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.device import TORCH_DTYPES, pick_device
-from boson_multimodal.errors import raise_if_any
+from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
 from boson_multimodal.process_group import Ranks
@@ -32,6 +32,9 @@ from voice_cloning.evaluation.judgement import Judges
 from voice_cloning.evaluation.naturalness import load_mos
 from voice_cloning.evaluation.recognisers import load_recogniser
 from voice_cloning.evaluation.report import table
+from voice_cloning.evaluation.retention import retention_part, retention_settings
+from voice_cloning.evaluation.run_selection import run_checkpoints, selection_line
+from voice_cloning.evaluation.selection import RETENTION_BOUND
 from voice_cloning.evaluation.similarity import load_speaker_model
 from voice_cloning.evaluation.systems import SystemSettings
 from voice_cloning.speech.speech import SpeechSettings
@@ -52,6 +55,25 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--test_set", required=True, help="File of the test set.")
     add("--references", help="Manifest of clips with texts: the voices for a set that has none.")
+    add(
+        "--retention",
+        help="A second set, of what the base could do before: other languages, other voices, its own prompts. The "
+        "report shows the change of each adapter against the base.",
+    )
+    add("--retention_references", help="Voices of the second set; by default --references.")
+    add(
+        "--retention_bound",
+        type=float,
+        default=RETENTION_BOUND,
+        help="For --select: a checkpoint is out if its error rate on the second set is certainly more than this above "
+        "the base's.",
+    )
+    add(
+        "--select",
+        metavar="RUN_DIR",
+        help="Evaluate the checkpoints of a training run, name the best one by a stated rule, and write the choice "
+        "into RUN_DIR/selection.json and the model cards.",
+    )
     add("--output_dir", required=True, help="Folder of the evaluation: new, or that of an earlier call.")
     add("--title", help="Title of the report.")
     return parser.parse_args(arguments)
@@ -158,7 +180,7 @@ def settings_of(flags: argparse.Namespace, device: str) -> EvaluationSettings:
         audio_tokenizer_revision=flags.audio_tokenizer_revision,
         codes=tuple(flags.codes),
         base=not flags.no_base,
-        adapters=tuple(flags.adapter),
+        adapters=(*flags.adapter, *map(str, run_checkpoints(flags.select) if flags.select else ())),
         merged=tuple(flags.merged),
         wavs=tuple(flags.wavs),
         adapter_scale=flags.adapter_scale,
@@ -177,7 +199,24 @@ def settings_of(flags: argparse.Namespace, device: str) -> EvaluationSettings:
         seeds=tuple(flags.seeds),
         batch_size=flags.batch_size,
         title=flags.title,
+        select=None if flags.select is None else home_path(flags.select, "--select"),
+        retention_bound=flags.retention_bound,
     )
+
+
+def retention_of(flags: argparse.Namespace, settings: EvaluationSettings) -> EvaluationSettings | None:
+    """Return the settings of the evaluation on the retention set, or None without one.
+
+    Raises:
+        InputError: if there is a flag for a set that is not given.
+    """
+    if flags.retention is None:
+        if flags.retention_references is not None:
+            raise InputError(f"--retention_references {flags.retention_references}: there is no --retention")
+        return None
+    references = flags.retention_references or flags.references
+    voices = None if references is None else home_path(references, "--retention_references")
+    return retention_settings(settings, home_path(flags.retention, "--retention"), voices)
 
 
 def load_judges(flags: argparse.Namespace, device: torch.device) -> Judges:
@@ -210,18 +249,27 @@ def run(flags: argparse.Namespace) -> int:
     ranks = Ranks.join()
     device = flags.device or str(pick_device(ranks.local_rank))
     settings = settings_of(flags, device)
-    checked = check_evaluation(settings, needs_sound=bool(flags.asr or flags.speaker_model or flags.mos))
+    kept = retention_of(flags, settings)
+    needs_sound = bool(flags.asr or flags.speaker_model or flags.mos)
+    # Everything is checked before anything is loaded.
+    both = [(one, check_evaluation(one, needs_sound)) for one in (kept, settings) if one is not None]
     judges = load_judges(flags, torch.device(device))
-    report = evaluate(
-        settings,
-        checked=checked,
-        recogniser=judges.recogniser,
-        speaker_model=judges.speaker_model,
-        mos=judges.mos,
-        ranks=ranks,
-    )
+    retention = report = None
+    for one, checked in both:
+        report = evaluate(
+            one,
+            checked=checked,
+            recogniser=judges.recogniser,
+            speaker_model=judges.speaker_model,
+            mos=judges.mos,
+            ranks=ranks,
+            retention=retention,
+        )
+        retention = retention_part(report)
     if ranks.is_main:
         print("\n".join(table(report)))
+        if report["selection"]:
+            print(selection_line(report["selection"]))
         print(f"{settings.output_dir / 'report.html'}")
     return 0
 

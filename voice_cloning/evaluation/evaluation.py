@@ -33,9 +33,12 @@ from voice_cloning.evaluation.judgement import Judgements, Judges, Sound, judge_
 from voice_cloning.evaluation.originals import Originals, copy_originals, items_with_recordings, through_codec
 from voice_cloning.evaluation.report import JudgedClip
 from voice_cloning.evaluation.report_page import write_page
+from voice_cloning.evaluation.run_selection import select_checkpoint, write_selection
+from voice_cloning.evaluation.selection import RETENTION_BOUND
 from voice_cloning.evaluation.speaking import ClipToSpeak, HeldModel, speak_set
 from voice_cloning.evaluation.spoken_files import ClipRecord
 from voice_cloning.evaluation.systems import (
+    ADAPTER,
     BASE,
     System,
     SystemSettings,
@@ -69,6 +72,8 @@ class EvaluationSettings:
         seeds: each sentence is spoken once for each seed.
         batch_size: pieces that are spoken at once.
         title: the title of the report; None makes one.
+        select: the folder of a training run, whose checkpoints are among the adapters: the best one is chosen.
+        retention_bound: the rise of the error rate on the retention set that a chosen checkpoint may have.
     """
 
     systems: SystemSettings
@@ -78,11 +83,15 @@ class EvaluationSettings:
     seeds: tuple[int, ...] = (0,)
     batch_size: int = 8
     title: str | None = None
+    select: Path | None = None
+    retention_bound: float = RETENTION_BOUND
 
     def __post_init__(self) -> None:
         problems = [f"seed {seed}: must be at least 0" for seed in self.seeds if seed < 0]
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             problems.append(f"seeds are {list(self.seeds)}; give at least one, and each once")
+        if not 0.0 <= self.retention_bound <= 1.0:
+            problems.append(f"retention_bound is {self.retention_bound}; it must be a share of words, from 0 to 1")
         if self.batch_size < 1:
             problems.append(f"batch_size is {self.batch_size}; it must be at least 1")
         raise_if_any("wrong settings", problems)
@@ -207,6 +216,7 @@ def evaluate(
     speaker_model: Any = None,
     mos: Any = None,
     ranks: Ranks | None = None,
+    retention: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Evaluate systems, write report.json and report.html, and return the content of the first.
 
@@ -217,6 +227,7 @@ def evaluate(
         speaker_model: any object with ``name`` and ``embed(samples, rate) -> (D,)``.
         mos: any object with ``name`` and ``score(samples, rate) -> float``.
         ranks: the processes, which share the work.
+        retention: the part of the report about the retention set (``retention.py``).
 
     Raises:
         InputError: if an input is wrong. No weight of a speaking model has been loaded then.
@@ -246,8 +257,10 @@ def evaluate(
     content = None
     with ranks.failing_together():
         if ranks.is_main:
-            content = _report(settings, checked, judged, spoken, wavs)
+            content = _report(settings, checked, judged, spoken, wavs, retention)
             _write_report(folder, content)
+            if settings.select is not None:
+                write_selection(settings.select, _checkpoints(settings, checked), content)
     return ranks.broadcast_object(content)
 
 
@@ -302,6 +315,7 @@ def _report(
     judged: JudgedSet,
     spoken: SpokenClips,
     wavs: dict[str, list[FinishedWav]],
+    retention: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the content of report.json."""
     clips: dict[str, list[JudgedClip]] = {}
@@ -319,6 +333,9 @@ def _report(
     judges, speech = judged.judges, settings.systems.speech
     speakers = {item.speaker for item in checked.items if item.speaker is not None}
     scales = judged.scales()
+    systems = [_system_record(system, clips, settings) for system in checked.systems]
+    figures = {system["name"]: system["figures"] for system in systems}
+    checkpoints, bound = _checkpoints(settings, checked), settings.retention_bound
     return {
         "format": reporting.FORMAT,
         "title": settings.title or f"{settings.test_set.name}: {', '.join(names)}",
@@ -336,12 +353,22 @@ def _report(
         "sampling": asdict(speech.sampling) | {"slowest_letters_per_second": speech.slowest_letters_per_second},
         "confidence": CONFIDENCE,
         "lengths": reporting.LENGTHS,
-        "systems": [_system_record(system, clips, settings) for system in checked.systems],
-        "retention": None,
+        "systems": systems,
+        "retention": retention,
+        "selection": checkpoints and select_checkpoint(checkpoints, clips, figures, retention, bound),
         "scales": reporting.scales(scales),
         "items": [_item_record(item, judged.originals, clips, scales) for item in checked.items],
         "warnings": checked.warnings,
     }
+
+
+def _checkpoints(settings: EvaluationSettings, checked: CheckedEvaluation) -> dict[str, Path] | None:
+    """Return the folders of the checkpoints to choose from, by name of the system; None if nothing is chosen."""
+    if settings.select is None:
+        return None
+    adapters = [system for system in checked.systems if system.kind == ADAPTER]
+    folder = settings.select.resolve()
+    return {system.name: Path(system.path) for system in adapters if Path(system.path).resolve().parent == folder}
 
 
 def _system_record(system: System, clips: dict[str, list[JudgedClip]], settings: EvaluationSettings) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+PAGE_FILE = "report.html"
+
 
 def write_page(folder: Path) -> Path:
     path = folder / "report.html"

@@ -32,6 +32,8 @@ from lora_config import ADAPTER_CONFIG_FILE, ADAPTER_FILE, AdapterForm
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+SELECTION_FILE = "selection.json"
+"""The choice of a checkpoint by its speech, in the folder of a run."""
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
 DECIDING_FILES = (RUN_FILE, ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE)
