@@ -1,20 +1,29 @@
 """A whole evaluation of the demo: what it says is true, and nothing is made or judged twice."""
 
+import importlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import soundfile
+from safetensors.torch import load_file
 
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.errors import InputError
-from tests.voice_cloning.evaluation.judges import KnowsClips, Loudness, settings_of
+from boson_multimodal.model.higgs_audio.generation import SamplingConfig
+from tests.goldens import SAMPLES_DIR
+from tests.voice_cloning.evaluation.coded_sets import coded_set
+from tests.voice_cloning.evaluation.judges import WRONG_WORDS, KnowsClips, Loudness, settings_of
 from tests.voice_cloning.speech.cloners import checkpoint_of, targets
 from voice_cloning.evaluation.evaluation import evaluate
+from voice_cloning.evaluation.recognisers import Heard
 from voice_cloning.speech import voice_cloner
 
+SPEAKS_DIR = SAMPLES_DIR.parent / "speaks"
+needs_speaks = pytest.mark.skipif(not SPEAKS_DIR.is_dir(), reason="../shared/speaks is absent")
 FIGURES = {"value", "low", "high", "n", "method"}
 
 
@@ -144,3 +153,57 @@ def test_another_set_or_other_settings_need_another_folder(
     (folder / "evaluation.json").unlink()
     with pytest.raises(InputError, match="holds another report"):
         evaluate(settings_of(demo, folder))
+
+
+def test_codes_alone_are_judged_by_a_recogniser_of_codes(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voice_cloner.VoiceCloner, "most_columns", lambda *_: 20)
+    test_set, path = coded_set(demo, tmp_path)
+    true = {name: codes.long() for name, codes in load_file(path).items()}
+    recogniser = KnowsClips({"كيف حالك": true["0_target.wav"]})
+    fields = {"codes": (str(path),), "audio_tokenizer_path": "no_codec", "prompt_style": "as_written"}
+    settings = settings_of(demo, tmp_path / "out", test_set=test_set, seeds=(0, 1), greedy=False, **fields)
+    report = evaluate(settings, recogniser=recogniser)
+    figures = report["systems"][0]["figures"]
+    assert figures["stop_rate"]["n"] == 4 and figures["wer_scoring"]["n"] == 2
+    assert not figures.keys() & {"silent_share", "sim_reference", "mos"}
+    assert report["scales"]["wer_scoring"]["recordings through the codec"]["value"] > 0
+    assert "true recordings" not in report["scales"]["wer_scoring"]
+    for item in report["items"]:
+        assert (item["reference"], item["recording"]) == (None, None)
+        assert [(clip["seed"], clip["audio"]) for clip in item["clips"]["base"]] == [(0, None), (1, None)]
+        assert item["clips"]["base"][0]["recognised"] == WRONG_WORDS
+    assert report["items"][0]["scales"]["recordings through the codec"]["recognised"] == "كيف حالك"
+    assert any("speech stays codes" in warning for warning in report["warnings"])
+    assert not (tmp_path / "out/audio").exists()
+
+
+@needs_speaks
+def test_the_small_model_speaks_words_that_its_recogniser_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SPEAKS_DIR))
+    recognise = importlib.import_module("recognise")
+    known = recognise.Recogniser()
+
+    class Words:
+        name = "words"
+
+        def transcribe(self, clips: Sequence[Heard]) -> list[str]:
+            return [recognise.WORDS[known.word(clip.codes_KT)] for clip in clips]
+
+    records = json.loads((SPEAKS_DIR / "dev_ask_old.json").read_text(encoding="utf-8"))[::8]
+    test_set = tmp_path / "old.json"
+    test_set.write_text(json.dumps(records), encoding="utf-8")
+    codes = str(SPEAKS_DIR / "dev_ask_old.safetensors")
+    sampling = SamplingConfig(temperature=0.7, top_k=30, top_p=1.0, ras_win_len=None)
+    paths = {"model_path": str(SPEAKS_DIR / "base_model"), "audio_tokenizer_path": "no_codec", "codes": (codes,)}
+    settings = settings_of(
+        tmp_path, tmp_path / "out", test_set=test_set, sampling=sampling, prompt_style="as_written", **paths
+    )
+    report = evaluate(settings, recogniser=Words())
+    figures = report["systems"][0]["figures"]
+    assert figures["stop_rate"]["value"] > 0.6 and 0.7 < figures["length_ratio"]["value"] < 1.5
+    assert figures["wer_scoring"]["value"] < 0.85, "the base understands 42 % of these words"
+    assert report["scales"]["wer_scoring"]["recordings through the codec"]["value"] < 0.25
