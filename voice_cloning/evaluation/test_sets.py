@@ -23,7 +23,7 @@ from arabic_text.normalise import normalise_text
 from arabic_voice_cloning_dataset import read_json_records
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.cloning_example import reference_text_of_messages, text_to_speak
-from boson_multimodal.data_types import PLACEHOLDER_URLS, AudioContent
+from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import raise_if_any
 from voice_cloning.evaluation.sentence_lists import read_sentence_list
 from voice_cloning.speech.requests import (
@@ -183,14 +183,13 @@ def _item_of_record(request: SpeechRequest) -> TestItem:
     sample = request.pieces[0].sample
     references = request.references()
     target = next(clip for turn, clip in sample.clips() if sample.trains(turn))
-    named = target.raw_audio or (target.audio_url or "") not in PLACEHOLDER_URLS
     spoken, dialect = sample.misc.get("ref_transcript"), sample.misc.get("dialect")
     return TestItem(
         name=request.name,
         text=text_to_speak(sample),
         request=request,
         reference=references[-1] if references else None,
-        recording=target if named else None,
+        recording=target,
         base_dir=request.base_dir,
         speaker=sample.speaker,
         dialect=None if dialect is None else str(dialect),
