@@ -14,16 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
 import torch
 import torchaudio
-from safetensors import SafetensorError
 
-from boson_multimodal.checkpoints import is_hub_id, read_config, resolve_checkpoint
+from boson_multimodal.checkpoints import is_hub_id, naming_damage, read_config, resolve_checkpoint
 from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import limit_library_bars
@@ -162,7 +160,7 @@ class XVectorModel(SpeakerModel):
         import transformers  # slow to import, and Resemblyzer does without it
 
         limit_library_bars()
-        try:
+        with naming_damage(shown):
             config = transformers.AutoConfig.from_pretrained(folder)
             if type(config) not in transformers.MODEL_FOR_AUDIO_XVECTOR_MAPPING:
                 raise InputError(_no_x_vectors(shown, architectures or [config.model_type]))
@@ -170,11 +168,6 @@ class XVectorModel(SpeakerModel):
             model, info = transformers.AutoModelForAudioXVector.from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True
             )
-        except InputError:
-            raise
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{shown}: cannot be loaded ({reason}); fetch it again") from error
         # The objective is used in training only. Anything else that is missing would be random.
         missing = sorted(name for name in info["missing_keys"] if not name.startswith("objective."))
         if missing:
