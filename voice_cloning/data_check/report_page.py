@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.data_check.report_plots import characters_grid, histogram, speakers_table
-from voice_cloning.evaluation.page_parts import facts, number, page_style, text_paragraph, visible
+from voice_cloning.evaluation.page_parts import facts, number, page_style, visible
 
 PAGE_FILE = "report.html"
 TEMPLATE_FILE = Path(__file__).with_name("report_page.html")
@@ -137,7 +137,7 @@ class _Samples:
 
     def _clip(self, sample_id: str, sample: Report, title: str, field: str, prefix: str) -> str:
         """Return the text and the player of one of a sample's clips, or a note if the clip cannot be played."""
-        source, text = sample.get(field), text_paragraph(sample.get(f"{prefix}text"))
+        source, text = sample.get(field), _text(sample.get(f"{prefix}text"))
         if not source:
             return text
         if not source.startswith("data:") and not os.path.exists(source):  # also a text that cannot be a path
@@ -161,6 +161,10 @@ class _Samples:
         if offset is not None:
             cut = f"#t={offset:g}" + ("" if seconds is None else f",{offset + seconds:g}")
         return quote(os.fsencode(relative)) + cut
+
+
+def _text(text: str | None) -> str:
+    return f'<p class="text" dir="rtl" lang="ar">{visible(text)}</p>' if text else ""
 
 
 def _summary(summary: Report) -> list[str]:

@@ -38,11 +38,6 @@ def visible(text: str) -> str:
     return "".join(parts)
 
 
-def text_paragraph(text: str | None) -> str:
-    """Return a text as a paragraph that reads from right to left; an empty one for no text."""
-    return f'<p class="text" dir="rtl" lang="ar">{visible(text)}</p>' if text else ""
-
-
 def facts(pairs: dict[str, Any]) -> str:
     """Return names and values as a list."""
     items = [f"<div><dt>{visible(str(name))}</dt><dd>{visible(plain(v))}</dd></div>" for name, v in pairs.items()]
