@@ -143,3 +143,22 @@ def write_report(folder: Path, report: Json) -> Json:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(report, ensure_ascii=False, indent=1), encoding="utf-8")
     return report
+
+
+def write_hostile(folder: Path) -> Json:
+    """Write report.json in which every text of the data is hostile, and return its content."""
+    report = write_example(folder, sentences=1)
+    base, clips = report["systems"][0], report["items"][0]["clips"]
+    clips = {HOSTILE: clips["base"]}
+    clips[HOSTILE][0] |= {"recognised": HOSTILE, "alignment": [["insert", "", HOSTILE], ["delete", HOSTILE, ""]]}
+    item = {"id": HOSTILE, "text": HOSTILE, "speaker": HOSTILE, "dialect": HOSTILE, "clips": clips}
+    other = {"id": "s2", "text": "نعم\ud800", "speaker": "b", "dialect": "b", "reference": HOSTILE, "clips": {}}
+    groups = {HOSTILE: {HOSTILE: {HOSTILE: interval(0.5, 0.1) | {"method": HOSTILE}}}}
+    figures = base["figures"] | {HOSTILE: interval(0.5, 0.1) | {"method": HOSTILE}}
+    systems = [{"name": HOSTILE, "kind": HOSTILE, "figures": figures, "groups": groups, "cost": {HOSTILE: 1.0}}]
+    names = dict.fromkeys(("title", "recogniser", "speaker_model", "mos"), HOSTILE)
+    changes = {"set": {"name": HOSTILE, "kind": HOSTILE, "sentences": 1}, "systems": systems, "items": [item, other]}
+    changes |= {"scales": {"mos": {HOSTILE: interval(3.0, 0.1)}}, "warnings": [HOSTILE], "sampling": {HOSTILE: HOSTILE}}
+    report |= names | changes | {"normalisations": ["scoring"]}
+    (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")  # half a surrogate pair is no UTF-8
+    return report

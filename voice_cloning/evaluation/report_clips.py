@@ -27,8 +27,10 @@ MP3 = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.6}
 
 def clips_of(item: Report) -> Iterator[str]:
     """Yield the paths of all clips of one sentence that have a waveform."""
-    spoken = (clip.get("audio") for clips in item.get("clips", {}).values() for clip in clips)
-    yield from (path for path in (item.get("reference"), item.get("recording"), *spoken) if path)
+    paths = [item.get("reference"), item.get("recording")]
+    paths += [clip.get("audio") for clips in item.get("clips", {}).values() for clip in clips]
+    judged = [clip.get("audio") for clip in (item.get("scales") or {}).values()]
+    yield from (path for path in [*paths, *(path for path in judged if path != item.get("recording"))] if path)
 
 
 class PageClips:
@@ -49,16 +51,18 @@ class PageClips:
         self.folder = folder
         self.problems: dict[str, str] = {}
         self._addresses: dict[str, str] = {}
+        self._embedded: set[str] = set()
         self.worst = self.by_chance = 0
         with_clips = [item for item in items if any(clips_of(item))]
         self._embed(with_clips)
         self.linked = len(with_clips) - self.worst - self.by_chance
 
-    def address(self, path: str) -> str:
+    def address(self, path: str, sentence_id: str) -> str:
         """Return what a player loads: a ``data:`` address, or a relative one. It is empty for a clip with a problem."""
         if path in self.problems:
             return ""
-        return self._addresses.get(path) or quote(os.fsencode(path))
+        # Sentences may share a clip, such as a reference: it is embedded once for each sentence that is.
+        return self._addresses[path] if sentence_id in self._embedded else quote(os.fsencode(path))
 
     def _embed(self, items: Sequence[Report]) -> None:
         used = 0
@@ -69,13 +73,12 @@ class PageClips:
             if used > EMBEDDED_BYTES:
                 break
             self._addresses |= encoded
+            self._embedded.add(item["id"])
             self.worst += is_worst
             self.by_chance += not is_worst
         for path in dict.fromkeys(path for item in items for path in clips_of(item)):
             if path not in self._addresses and path not in self.problems and not _exists(self.folder, path):
                 self.problems[path] = f"not there: {path}"
-        for path in self.problems:
-            self._addresses.pop(path, None)
 
     def _encoded(self, path: str) -> str:
         """Return a clip as a ``data:`` address; an empty text, with a problem noted, if it cannot be read."""

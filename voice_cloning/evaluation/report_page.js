@@ -1,15 +1,20 @@
 "use strict";
 (() => {
   const list = document.getElementById("sentence-list");
-  const rows = list ? [...list.children].map(row => ({
+  const more = document.getElementById("more");
+  const atOnce = list ? Number(list.dataset.atOnce) : 0;
+  // Sentences beyond the first ones lie in a template: thousands of players at once make the page slow.
+  const kept = document.getElementById("further-sentences");
+  const rows = list ? [...list.children, ...(kept ? kept.content.children : [])].map(row => ({
     row,
+    isNew: row.parentNode !== list,
     rank: Number(row.dataset.rank),
     keys: JSON.parse(row.dataset.keys),
     failed: JSON.parse(row.dataset.failed),
   })) : [];
   const buttons = [...document.querySelectorAll("button[data-sort]")];
   const control = id => document.getElementById(id);
-  let measure = buttons.length ? buttons[0].dataset.sort : "id", reversed = false;
+  let measure = buttons.length ? buttons[0].dataset.sort : "id", reversed = false, limit = atOnce;
 
   const system = () => Number(control("filter-system").value);
   const keyOf = entry => measure === "id" ? entry.rank : entry.keys[measure][system() + 1];
@@ -38,16 +43,20 @@
         ? (reversed ? ", last first" : ", first first") : (reversed ? ", best first" : ", worst first");
     }
     rows.sort(compare);
-    let shown = 0;
-    for (const entry of rows) {
-      entry.row.hidden = !isShown(entry);
-      if (!entry.row.hidden) shown += 1;
+    const found = rows.filter(isShown), shown = found.slice(0, limit);
+    for (const entry of shown) {
       for (const spoken of entry.row.querySelectorAll(".spoken")) {
         spoken.hidden = system() >= 0 && Number(spoken.dataset.system) !== system();
       }
     }
-    list.append(...rows.map(entry => entry.row));
-    control("shown").textContent = `${shown} of ${rows.length} sentences`;
+    list.replaceChildren(...shown.map(entry => entry.row));
+    for (const entry of shown.filter(entry => entry.isNew)) {
+      entry.isNew = false;  // its players found no source where they were: nothing plays in a template
+      for (const player of entry.row.querySelectorAll("audio")) player.load();
+    }
+    control("shown").textContent = `${found.length} of ${rows.length} sentences`;
+    more.hidden = shown.length === found.length;
+    more.textContent = `Show more: ${found.length - shown.length} are left`;
   }
 
   if (list) {
@@ -55,12 +64,14 @@
       button.addEventListener("click", () => {
         reversed = button.dataset.sort === measure && !reversed;
         measure = button.dataset.sort;
+        limit = atOnce;
         update();
       });
     }
     for (const field of document.querySelectorAll("#controls select, #controls input")) {
-      field.addEventListener("change", update);
+      field.addEventListener("change", () => { limit = atOnce; update(); });
     }
+    more.addEventListener("click", () => { limit += atOnce; update(); });
     control("controls").hidden = false;
     update();
   }

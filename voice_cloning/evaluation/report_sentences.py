@@ -139,7 +139,7 @@ class SentenceList:
                 who.append(f"<span class='soft'>{field} <bdi>{visible(str(item[field]))}</bdi></span>")
                 data += f" data-{field}='{choices.index(item[field])}'"
         keys, failed = (escape(json.dumps(value)) for value in (sentence.keys, sentence.failed))
-        given = self._given(item, "Reference", "reference") + self._given(item, "True recording", "recording")
+        given = self._given(item)
         clips = f"<div class='players'>{given}</div>" if given else ""
         spoken = [
             self._spoken(item["id"], number, name, clip)
@@ -152,11 +152,22 @@ class SentenceList:
             f"{_paragraph(item['text'])}{clips}</li>"
         )
 
-    def _given(self, item: Report, title: str, field: str) -> str:
-        if not item.get(field):
-            return ""
-        player = self._player(item[field], title, item["id"])
-        return f"<figure class='given'><figcaption>{title}</figcaption>{player}</figure>"
+    def _given(self, item: Report) -> str:
+        """Return the reference, the true recording, and what else the report judges for its scales."""
+        judged = dict(item.get("scales") or {})
+        paths = {"Reference": item.get("reference"), "True recording": item.get("recording")}
+        shown: dict[str, tuple[str | None, Report]] = {title: (path, {}) for title, path in paths.items() if path}
+        for name, clip in judged.items():
+            of_recording = "True recording" in shown and clip.get("audio") == item["recording"]
+            shown["True recording" if of_recording else name] = (clip.get("audio"), clip)
+        return "".join(self._given_clip(title, path, clip, item["id"]) for title, (path, clip) in shown.items())
+
+    def _given_clip(self, title: str, path: str | None, clip: Report, sentence_id: str) -> str:
+        player = self._player(path, title, sentence_id) if path else ""
+        measured = self._measured(clip)
+        told = f"<p class='soft'>{measured}</p>" if measured else ""
+        caption = f"<figcaption>{visible(title)}</figcaption>"
+        return f"<figure class='given'>{caption}{player}{told}{_heard(clip)}</figure>"
 
     def _spoken(self, sentence_id: str, number: int, name: str, clip: Report) -> str:
         title = f"{name}, seed {clip.get('seed')}" if self.several_seeds else name
@@ -171,7 +182,7 @@ class SentenceList:
         )
 
     def _player(self, path: str, title: str, sentence_id: str) -> str:
-        address = self.players.address(path)
+        address = self.players.address(path, sentence_id)
         if not address:
             return f"<p class='mark bad'>{visible(self.players.problems[path])}</p>"
         label = escape(f"{title} of {sentence_id}")

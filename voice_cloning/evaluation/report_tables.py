@@ -110,22 +110,32 @@ def _scale_row(label: str, figures: Report, names: list[str], costs: list[str], 
     return f"<tr><th scope='row'>{visible(label)}</th>{cells}{'<td></td>' * len(costs)}</tr>"
 
 
-def groups_tables(systems: Sequence[Report]) -> str:
-    """Return the tables of each grouping: a row for each group, a column for each model, one table for each figure."""
+def groups_tables(systems: Sequence[Report], lengths: Report) -> str:
+    """Return the tables of each grouping: a row for each group, a column for each model, one table for each figure.
+
+    A grouping with a single group is left out: its figures are those of the whole set.
+
+    Args:
+        systems: ``systems`` of report.json.
+        lengths: what the names of the groups by length mean.
+    """
     groupings = dict.fromkeys(grouping for s in systems for grouping in s.get("groups", {}) if s["groups"][grouping])
-    tables = "".join(_grouping(str(grouping), systems) for grouping in groupings)
+    tables = "".join(_grouping(str(grouping), systems, lengths) for grouping in groupings)
     return f"<div class='stack'>{tables}</div>" if tables else ""
 
 
-def _grouping(grouping: str, systems: Sequence[Report]) -> str:
+def _grouping(grouping: str, systems: Sequence[Report], lengths: Report) -> str:
     tables_of = [system.get("groups", {}).get(grouping, {}) for system in systems]
     groups = list(dict.fromkeys(group for groups in tables_of for group in groups))
+    if len(groups) < 2:
+        return ""
+    meanings = lengths if grouping == "length" else {}
     names = measured([figures for groups in tables_of for figures in groups.values()])
     tables = []
     for name in names:
         usual = _usual_n([figures for groups in tables_of for figures in groups.values()], name)
         rows = "".join(
-            f"<tr><th scope='row'><bdi>{visible(str(group))}</bdi></th>"
+            f"<tr><th scope='row'><bdi>{visible(group)}</bdi>{_meaning(meanings.get(group))}</th>"
             + "".join(f"<td>{interval_text(name, of.get(group, {}).get(name), usual)}</td>" for of in tables_of)
             + "</tr>"
             for group in groups
@@ -141,6 +151,10 @@ def _grouping(grouping: str, systems: Sequence[Report]) -> str:
     choice = f"<label class='choice'>Figure <select class='figure-choice'>{options}</select></label>"
     body = f"<div class='wide' role='region' tabindex='0' aria-label='{escape(title)}'>{''.join(tables)}</div>"
     return (
-        f"<details class='card grouping' open><summary><h3>{visible(title)}</h3> <span class='soft'>{len(groups)} "
-        f"{'group' if len(groups) == 1 else 'groups'}</span></summary>{choice}{body}</details>"
+        f"<details class='card grouping' open><summary><h3>{visible(title)}</h3> "
+        f"<span class='soft'>{number(len(groups))} groups</span></summary>{choice}{body}</details>"
     )
+
+
+def _meaning(text: str | None) -> str:
+    return f"<span class='range'>{visible(text)}</span>" if text else ""
