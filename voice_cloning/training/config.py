@@ -138,6 +138,22 @@ class DistributedTrainingConfig:
 
     logging_steps: int = _housekeeping(10, "Optimizer steps between lines of metrics.jsonl.")
     eval_steps: int = _housekeeping(200, "Optimizer steps between evaluations; there is always one at the end.")
+    sample_every: int | None = _housekeeping(
+        None,
+        "Speak evaluation samples at each step that is a multiple of this number, and at the last one. By default they "
+        "are spoken at every evaluation. Speech that takes more than 10 % of the time is warned of.",
+        before=None,
+    )
+    num_scored_samples: int = _housekeeping(
+        64,
+        "Number of samples of eval_data_path that are spoken from their prompts, as codes, for the figures of speech. "
+        "They are spread over the speakers and are the same each time. Fewer cost less; 0 turns speech off. The "
+        "weights do not depend on it.",
+        before=0,
+    )
+    num_samples: int = _housekeeping(
+        4, "So many of these samples also go through the codec into the folder samples, to be listened to.", before=4
+    )
     save_steps: int = _housekeeping(200, "Optimizer steps between checkpoints; there is always one at the end.")
     save_total_limit: int = _housekeeping(3, "Checkpoints to keep, besides the best one; 0 keeps all.")
     keep_best_by: str = _housekeeping(
@@ -191,10 +207,12 @@ class DistributedTrainingConfig:
         for name in ("num_train_epochs", "gradient_accumulation_steps", "logging_steps"):
             problems += self._below(name, 1)
         problems += self._memory_problems()
-        for name in ("eval_steps", "save_steps", "max_steps", "batch_size", "patience"):
+        for name in ("eval_steps", "sample_every", "save_steps", "max_steps", "batch_size", "patience"):
             problems += self._below(name, 1)
-        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit"):
+        at_least_0 = ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit")
+        for name in (*at_least_0, "num_scored_samples", "num_samples"):
             problems += self._below(name, 0)
+        problems += self._speech_problems()
         for name in ("learning_rate", "adam_epsilon"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 problems.append(f"{name} is {getattr(self, name)}; it must be a number above 0")
@@ -241,6 +259,30 @@ class DistributedTrainingConfig:
         if self.keep_best_by == "wer" and self.asr is None:
             problems.append("keep_best_by is wer, which needs a speech recogniser; give asr")
         return problems
+
+    @property
+    def speaks(self) -> bool:
+        """Whether evaluation samples are spoken during training."""
+        return self.eval_data_path is not None and self.num_scored_samples > 0
+
+    def speaks_at(self, step: int, is_last: bool) -> bool:
+        """Return whether evaluation samples are spoken after a step."""
+        return self.speaks and (is_last or step % (self.sample_every or self.eval_steps) == 0)
+
+    def evaluates_at(self, step: int, is_last: bool) -> bool:
+        """Return whether the evaluation loss is computed after a step."""
+        return self.eval_data_path is not None and (is_last or step % self.eval_steps == 0)
+
+    def _speech_problems(self) -> list[str]:
+        """Return the flags of speech that ask for something without the data for it."""
+        if self.eval_data_path is not None:
+            return []
+        asked = {name: getattr(self, name) for name in ("sample_every", "num_scored_samples", "num_samples")}
+        return [
+            f"{name} is {value}, and eval_data_path is not given; the samples that are spoken are those of it"
+            for name, value in asked.items()
+            if value and value != type(self).__dataclass_fields__[name].default
+        ]
 
     def _memory_problems(self) -> list[str]:
         """Return what is wrong with the flags that determine the memory."""
@@ -388,8 +430,13 @@ def _has_type(value: Any, kind: Any) -> bool:
 
 
 def _log_changes(changes: dict[str, Any]) -> None:
-    """Log the values that come from the run, on the main process. What ``auto`` has stood for is no news."""
-    changes = {name: value for name, value in changes.items() if flag_fields()[name].default != AUTO}
+    """Log the values that come from the run, on the main process: first those that affect the result.
+
+    What ``auto`` has stood for is no news.
+    """
+    known = flag_fields()
+    order = sorted(changes, key=lambda name: not facts_of(known[name]).in_identity)
+    changes = {name: changes[name] for name in order if known[name].default != AUTO}
     if not changes or int(os.environ.get("RANK", 0)) > 0:
         return
     words = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in changes.items()}
