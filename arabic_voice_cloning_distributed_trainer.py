@@ -53,12 +53,14 @@ from lora_config import (
 from voice_cloning.adapters.export import Adapter
 from voice_cloning.adapters.initial import check_modules, read_initial_adapter, start_from
 from voice_cloning.adapters.model_card import write_checkpoint_card
+from voice_cloning.evaluation.selection import is_better_evaluation
 from voice_cloning.run.components import (
     FinishedRun,
     Placement,
     TrainingComponents,
     install_layers,
     leave_casts_to_autocast,
+    load_recogniser_of,
     make_evaluator,
     make_speech,
     name_base,
@@ -77,6 +79,7 @@ from voice_cloning.run.report import (
     closing_lines,
     data_lines,
     finished_summary,
+    set_up_messages,
     start_line,
     summary_of,
 )
@@ -185,6 +188,7 @@ class ArabicVoiceCloningDistributedTrainer:
         data = load_run_data(config, self.dataset_config, model_folder)
         if initial:
             check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
+        recogniser = load_recogniser_of(config, data, self.placement.device)
         for line in data_lines(data, self.dataset_config):
             self._log_main("%s", line)
         config = self.config = settle_memory_flags(config, self.lora_config, data, self.ranks, self.placement)
@@ -196,7 +200,7 @@ class ArabicVoiceCloningDistributedTrainer:
         if encoded:
             self._log_main("%d clips were encoded", encoded)
         plan = TrainingPlan(data.train_dataset.lengths, config, self.ranks.world_size)
-        speech = make_speech(data, config, self.dataset_config, self.placement, self.ranks)
+        speech = make_speech(data, config, self.dataset_config, self.placement, self.ranks, recogniser)
         with loading_memory(config, opened, data, self.placement):
             model = self._load_model(model_folder, initial)
             self._check_wrapped_model(model)
@@ -213,6 +217,7 @@ class ArabicVoiceCloningDistributedTrainer:
             loader=BatchLoader(data.train_dataset, data.collator, self.ranks.rank),
             evaluator=make_evaluator(data, config, self.loss_config, self.ranks),
             speech=speech,
+            is_better=is_better_evaluation(config.keep_best_by),
             state=state,
         )
         if self.ranks.is_main:  # the line takes a plan of the first epoch, and the sum of all clips
@@ -311,7 +316,7 @@ class ArabicVoiceCloningDistributedTrainer:
                 self._evaluate(log, stop)
                 self._save(log)
             for batches in run.loader.load_from(run.plan, state.step):
-                if self.ranks.any(stop.received is not None):
+                if self.ranks.any(stop.received is not None) or state.is_finished:
                     break
                 label_counts = self.ranks.sum(count_labels(batches.micro_batches, run.num_codebooks))
                 sums = self._optimizer_step(batches, label_counts)
@@ -333,7 +338,7 @@ class ArabicVoiceCloningDistributedTrainer:
             self._save(log)
 
     def _evaluate(self, log: ProgressLog, stop: StopSignals) -> bool:
-        """Evaluate and speak, each if it is due, and return whether the loss is the best so far.
+        """Evaluate and speak, each if it is due, and return whether the result is the best so far.
 
         A stop signal ends this early, without a result. A resumed run then repeats it.
         """
@@ -345,8 +350,8 @@ class ArabicVoiceCloningDistributedTrainer:
             run.model.train()
         if found is None:
             return False
-        is_best = run.state.note_evaluation(found.get("eval_loss"))
-        log.write_evaluation(found, is_best)
+        is_best = run.state.note_evaluation(found.result, run.is_better, self.config.patience)
+        log.write_evaluation(found.figures, is_best)
         return is_best
 
     def _save(self, log: ProgressLog) -> None:
@@ -373,7 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    _set_up_messages()
+    set_up_messages(logger)
     configs = parse_arguments(arguments, __doc__)
     if configs[0].dry_run:
         return dry_run(*configs[:3])
@@ -382,14 +387,6 @@ def _run(arguments: Sequence[str]) -> int:
     if trainer.ranks.is_main:
         print("\n".join(closing_lines(summary)))
     return 0 if summary.stopped_by is None else 128 + summary.stopped_by
-
-
-def _set_up_messages() -> None:
-    """Show this project's messages. Hide library messages that repeat them or that a user cannot act on."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
-    for own in (logger, logging.getLogger("voice_cloning")):
-        own.setLevel(logging.INFO)
-    logging.getLogger("huggingface_hub").propagate = False  # it prints its messages itself
 
 
 if __name__ == "__main__":

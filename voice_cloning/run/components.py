@@ -25,6 +25,7 @@ from lora_config import (
     enable_checkpointing,
 )
 from voice_cloning.evaluation.asked_samples import ask_samples
+from voice_cloning.evaluation.recognisers import SpeechRecogniser, load_recogniser
 from voice_cloning.evaluation.sample_sounds import SampleSounds
 from voice_cloning.evaluation.training_speech import CACHE_PER_MICRO_BATCH, TrainingSpeech
 from voice_cloning.run.data import RunData
@@ -34,6 +35,7 @@ from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.checkpoints import check_checkpoint, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.evaluation import Evaluator
+from voice_cloning.training.evaluation_config import BY_LOSS, FEWEST_SCORED
 from voice_cloning.training.fused_layers import install_fused_layers
 from voice_cloning.training.log import ProgressLog
 from voice_cloning.training.losses import LossTotals
@@ -132,6 +134,7 @@ class TrainingComponents:
         optimizer: updates the adapter.
         loader: makes the batches of the training data.
         evaluator: evaluates on the evaluation data; None without such data.
+        is_better: whether an evaluation is better than the best one so far.
         speech: speaks evaluation samples; None if the run does not.
         state: the state of the run. The loop changes it.
     """
@@ -145,6 +148,7 @@ class TrainingComponents:
     loader: BatchLoader
     evaluator: Evaluator | None
     speech: TrainingSpeech | None
+    is_better: Callable[[EvaluationResult, EvaluationResult], bool]
     state: TrainingState
 
     @property
@@ -235,16 +239,43 @@ def make_evaluator(
     return Evaluator(data.eval_dataset, loader, config, loss_config, ranks, data.model_config.audio_num_codebooks)
 
 
+def load_recogniser_of(
+    config: DistributedTrainingConfig, data: RunData, device: torch.device
+) -> SpeechRecogniser | None:
+    """Return the recogniser of ``--asr``, or None.
+
+    Raises:
+        InputError: if it cannot be used; or if there are too few samples for ``--keep_best_by``, or no codec to hear
+            them with.
+    """
+    scored = 0 if data.eval_dataset is None else min(config.num_scored_samples, len(data.eval_dataset))
+    if config.keep_best_by != BY_LOSS and scored < FEWEST_SCORED:
+        raise InputError(
+            f"--keep_best_by {config.keep_best_by}: --eval_data_path {config.eval_data_path} has {scored} samples; "
+            f"fewer than {FEWEST_SCORED} cannot decide; give more, or --keep_best_by {BY_LOSS}"
+        )
+    if config.asr is None or not config.speaks:
+        return None
+    if not data.codec.is_whole:
+        raise InputError(
+            f"--asr {config.asr}: hears waveforms, but --audio_tokenizer_path {config.audio_tokenizer_path} is no "
+            "codec with weights on this machine; give the codec that made the codes, or leave --asr out"
+        )
+    return load_recogniser(config.asr, config.asr_revision, device)
+
+
 def make_speech(
     data: RunData,
     config: DistributedTrainingConfig,
     dataset_config: ArabicVoiceCloningDatasetConfig,
     placement: Placement,
     ranks: Ranks,
+    recogniser: SpeechRecogniser | None = None,
 ) -> TrainingSpeech | None:
     """Return what speaks evaluation samples during training, or None if nothing is to be spoken.
 
-    What will be spoken is logged. On the main process the codec is loaded if clips are to be heard.
+    What will be spoken is logged. On the main process the codec is loaded if clips are to be heard; on each process if
+    a recogniser is to hear them.
 
     Raises:
         InputError: on every process, if the codec is damaged.
@@ -260,13 +291,13 @@ def make_speech(
     asked = ask_samples(data.eval_dataset, dataset_config, data.model_config, config.num_scored_samples, config.seed)
     heard, sounds, folder = min(config.num_samples, len(asked)), None, Path(config.output_dir)
     with ranks.failing_together():
+        if recogniser is not None or (ranks.is_main and heard and data.codec.is_whole):
+            sounds = SampleSounds(data.codec.folder, folder, placement.device)
         if ranks.is_main:
-            if heard and data.codec.is_whole:
-                sounds = SampleSounds(data.codec.folder, folder, placement.device)
             logger.info("%s", _speech_line(data, config, len(asked), heard))
     budget = CACHE_PER_MICRO_BATCH * config.max_tokens_per_batch
     where = placement.device, placement.dtype
-    return TrainingSpeech(data.eval_dataset, data.collator, asked, heard, sounds, budget, *where, ranks)
+    return TrainingSpeech(data.eval_dataset, data.collator, asked, heard, sounds, budget, *where, ranks, recogniser)
 
 
 def _speech_line(data: RunData, config: DistributedTrainingConfig, asked: int, heard: int) -> str:

@@ -106,6 +106,8 @@ class EvaluationConfig:
                 f"keep_best_by is {self.keep_best_by}, and num_scored_samples is {self.num_scored_samples}; fewer than "
                 f"{FEWEST_SCORED} samples cannot decide; give more, or keep_best_by {BY_LOSS}"
             )
+        if self.asr is not None and self.num_scored_samples == 0:
+            problems.append("asr hears the scored samples, and num_scored_samples is 0; give a number, or no asr")
         if self.keep_best_by == "wer" and self.asr is None:
             problems.append("keep_best_by is wer, which needs a speech recogniser; give asr")
         return problems
