@@ -14,6 +14,8 @@ def evaluation_line(results: dict[str, float], is_best: bool) -> str:
     for name, words in (("eval_accuracy_codebook_0", "first codebook"), ("eval_accuracy_end_codebook_0", "ends")):
         if name in results:
             parts.append(f"{words} {percent(results[name])} right")
+    if "eval_accuracy_codebook_0" in results and "eval_accuracy_end" not in results:
+        parts.append("no label is an end")  # a model that learns from such labels never stops
     spoken = _spoken(results)
     return "; ".join(filter(None, [", ".join(parts), spoken]))
 
