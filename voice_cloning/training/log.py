@@ -17,6 +17,7 @@ from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import messages_above_bars, shows_bars
 from voice_cloning.training.batches import StepBatches
+from voice_cloning.training.evaluation_words import evaluation_line
 from voice_cloning.training.losses import PendingStep, StepLedger
 from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.state import TrainingState
@@ -147,12 +148,10 @@ class ProgressLog:
         if self._bar.disable:
             self.log_main("step %d: evaluating", self._state.step)
 
-    def write_evaluation(self, losses: dict[str, float], is_best: bool) -> None:
-        """Write the losses of an evaluation, the figures of its speech, or both."""
-        note = " (best so far)" if is_best else ""
-        if "eval_loss" in losses:
-            self.log_main("step %d: eval_loss %.4f%s", self._state.step, losses["eval_loss"], note)
-        self._write(losses)
+    def write_evaluation(self, results: dict[str, float], is_best: bool) -> None:
+        """Write what an evaluation found: losses and accuracies, the figures of spoken clips, or both."""
+        self.log_main("step %d: %s", self._state.step, evaluation_line(results, is_best))
+        self._write(results)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
