@@ -24,6 +24,7 @@ from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.memory_remedies import naming_lack_of_memory
 from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
+from tools.studio.dictation import load_dictation
 from tools.studio.job import Wishes
 from tools.studio.page import STYLE, Page
 from tools.studio.server import (
@@ -37,7 +38,7 @@ from tools.studio.server import (
     temporary_folder,
     wait_for_the_end,
 )
-from tools.studio.systems import BASE, Recogniser, Systems
+from tools.studio.systems import BASE, Systems
 from tools.synthesize import memory_remedies
 from voice_cloning.adapters.export import Adapter
 from voice_cloning.speech.adapter_run import quantisation_of_adapter
@@ -120,7 +121,9 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
             if folder is not None:
                 adapters[name] = fitting_adapter(folder, cloner.config)
     raise_if_any("the studio cannot start", list(problems))
-    return Systems(cloners, adapters, load_asr(flags, cloners[BASE]))
+    # Last, because it loads the recogniser's weights.
+    dictation = None if flags.asr is None else load_dictation(flags.asr, flags.asr_revision, cloners[BASE].device)
+    return Systems(cloners, adapters, dictation)
 
 
 def named_adapters(words: Sequence[str]) -> dict[str, Path]:
@@ -172,15 +175,6 @@ def make_cloner(flags: argparse.Namespace, adapter: Path | None, quantise: str |
     )
 
 
-def load_asr(flags: argparse.Namespace, base: VoiceCloner) -> Recogniser | None:
-    """Load the recogniser of ``--asr``. This is the only place that imports one."""
-    if flags.asr is None:
-        return None
-    from voice_cloning.evaluation.recognisers import load_recogniser
-
-    return load_recogniser(flags.asr, flags.asr_revision, base.device)
-
-
 def studio(flags: argparse.Namespace) -> int:
     """Check everything, load the weights, and serve the page until a signal ends it.
 
@@ -207,7 +201,7 @@ def studio(flags: argparse.Namespace) -> int:
                 try:
                     wait_for_the_end()
                 finally:
-                    systems.stop()
+                    systems.end()
     return 0
 
 

@@ -237,10 +237,10 @@ def _settings(wishes: Wishes) -> dict[int, SpeechSettings]:
     empty = [
         f"{name} is empty; give a number" for name in FIELDS[FIELDS.index("scale") :] if getattr(wishes, name) is None
     ]
-    numbers = {name: getattr(wishes, name) for name in WHOLE_NUMBERS}
+    whole = {name: getattr(wishes, name) for name in WHOLE_NUMBERS}
     broken = [
         f"{name} is {number}; give a whole number"
-        for name, number in numbers.items()
+        for name, number in whole.items()
         if number is not None and not float(number).is_integer()
     ]
     raise_if_any("settings", [*empty, *broken])

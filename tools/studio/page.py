@@ -1,6 +1,7 @@
 """The page of the studio, made with Gradio: what stands on it, and what its buttons do."""
 
 import itertools
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from boson_multimodal.circumstances import MAY_HAVE_A_NAME, named
-from boson_multimodal.errors import InputError
 from tools.studio.job import FIELDS, MOST_SEEDS, SETTINGS, Take, Wishes, check, read_reference, speak
 from tools.studio.systems import StoppedError, Systems
 from voice_cloning.adapters.model_card import CONSENT
@@ -89,7 +89,7 @@ class Page:
         with gr.Row():
             for number, name in enumerate(self.systems.names):
                 with gr.Column(min_width=260):
-                    gr.Markdown(f"### {name}", elem_id=f"system-{number}")
+                    gr.Markdown(f"### {escaped(name)}", elem_id=f"system-{number}")
                     for row in range(MOST_SEEDS):
                         audio = gr.Audio(visible=False, interactive=False, buttons=["download"], type="filepath")
                         self.players[name, row] = Player(audio, gr.Markdown(visible=False))
@@ -122,7 +122,8 @@ class Page:
         return inputs
 
     def _greeting(self) -> str:
-        heard = "" if self.systems.recogniser is None else f" {self.systems.recogniser.name} writes down what it says."
+        dictation = self.systems.dictation
+        heard = "" if dictation is None else f" {escaped(dictation.name)} writes down what it says."
         return f"Give a reference.{heard} What is made here is gone when the studio ends: download what you keep."
 
     # -- what the buttons do ---------------------------------------------------------------------------------------
@@ -140,15 +141,11 @@ class Page:
             self._speak, inputs, outputs, show_progress_on=self.messages, **queued
         )
         self.stop_button.click(self._stop, None, self.messages, **told)
-        if self.systems.recogniser is not None:
-            gr.on(
-                [self.reference.upload, self.reference.stop_recording], self._announce, None, self.messages, **told
-            ).then(
-                self._write_down,
-                self.reference,
-                [self.messages, self.reference_text],
-                show_progress_on=self.reference_text,
-                **queued,
+        if self.systems.dictation is not None:
+            given = [self.reference.upload, self.reference.stop_recording]
+            written = [self.messages, self.reference_text]
+            gr.on(given, self._announce, None, self.messages, **told).then(
+                self._write_down, self.reference, written, show_progress_on=self.reference_text, **queued
             )
 
     def _announce(self) -> str:
@@ -165,10 +162,17 @@ class Page:
         return "The speech is being stopped."
 
     def _speak(self, *values: Any) -> Iterator[dict[Any, Any]]:
+        yield from self._as_job(self._spoken(Wishes(**dict(zip(FIELDS, values, strict=True)))))
+
+    def _write_down(self, reference: str | None) -> Iterator[dict[Any, Any]]:
+        yield from self._as_job(self._written_down(reference))
+
+    def _as_job(self, updates: Iterator[dict[Any, Any]]) -> Iterator[dict[Any, Any]]:
+        """Pass on the updates of a job, and turn what ends it early into a message."""
         self._running_since = time.monotonic()
         self.systems.go_on()
         try:
-            yield from self._job(Wishes(**dict(zip(FIELDS, values, strict=True))))
+            yield from updates
         except StoppedError:
             yield {self.messages: "**Stopped.** What was spoken before stays."}
         except MAY_HAVE_A_NAME as error:
@@ -179,7 +183,7 @@ class Page:
         finally:
             self._running_since = None
 
-    def _job(self, wishes: Wishes) -> Iterator[dict[Any, Any]]:
+    def _spoken(self, wishes: Wishes) -> Iterator[dict[Any, Any]]:
         job = check(wishes, self.systems)
         folder = self.folder / f"job_{next(self._numbers)}"
         folder.mkdir()
@@ -210,45 +214,31 @@ class Page:
             player.line: update(value=line_of(take), visible=True),
         }
 
-    def _write_down(self, reference: str | None) -> Iterator[dict[Any, Any]]:
+    def _written_down(self, reference: str | None) -> Iterator[dict[Any, Any]]:
         """Fill in what the reference says."""
         if reference is None:
             return
-        self._running_since = time.monotonic()
-        try:
-            heard = self.systems.transcribe(heard_of(reference))
-        except InputError as error:
-            yield {self.messages: as_markdown(str(error))}
-            return
-        finally:
-            self._running_since = None
-        name = self.systems.recogniser.name
+        name = escaped(self.systems.dictation.name)
+        heard = self.systems.write_down(read_reference(reference))
         said = f"{name} has written down what the reference says. Correct it: a wrong text spoils the speech."
         yield {self.reference_text: heard, self.messages: said if heard else f"{name} has heard no words."}
 
 
-def heard_of(reference: str) -> Any:
-    """Return a reference as a recogniser takes it.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    from voice_cloning.evaluation.recognisers import Heard  # its libraries are needed with --asr only
-
-    waveform = read_reference(reference)
-    return Heard(samples=waveform.samples, sampling_rate=waveform.sampling_rate, codes_KT=None)
-
-
 def line_of(take: Take) -> str:
     """Return the line under a player, as Markdown."""
-    facts = [f"{take.seconds:.2f} s"]
-    facts += [f"{take.letters_per_second:.1f} letters per second"] if take.path is not None else []
+    facts = [f"{take.seconds:.2f} s", f"{take.letters_per_second:.1f} letters per second"]
     facts += [f"attempt {take.attempts}"] if take.attempts > 1 else []
-    warnings = "".join(f"\n\n**Warning:** {warning}" for warning in take.warnings)
-    return ", ".join(facts) + (f" ({take.path.name})" if take.path is not None else "") + warnings
+    return ", ".join(facts) + "".join(f"\n\n**Warning:** {escaped(warning)}" for warning in take.warnings)
 
 
 def as_markdown(message: str) -> str:
-    """Return a message of several lines, of which the indented ones are a list, as Markdown."""
-    lines = [f"- {line.strip()}" if line.startswith(" ") else line for line in message.splitlines()]
+    """Return an error message of several lines, of which the indented ones are a list, as Markdown."""
+    lines = [
+        f"- {escaped(line.strip())}" if line.startswith(" ") else f"{escaped(line)}\n" for line in message.splitlines()
+    ]
     return "**Error.** " + "\n".join(lines)
+
+
+def escaped(text: str) -> str:
+    """Return a text as Markdown that shows it as it is."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", text)

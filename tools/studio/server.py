@@ -154,6 +154,7 @@ def served(gradio: Any, blocks: Any, host: str, port: int, is_shared: bool, styl
             raise NamedError("--share: Gradio's server gave no public address; without --share the page is local")
         yield public or address
     finally:
+        blocks.server.force_exit = True  # an open page holds a connection, for whose end it would wait
         blocks.close(verbose=False)
 
 

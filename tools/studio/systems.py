@@ -2,9 +2,10 @@
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
 
+from boson_multimodal.audio_processing.clips import Waveform
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
+from tools.studio.dictation import Dictation
 from voice_cloning.adapters.export import Adapter
 from voice_cloning.speech.adapter_switch import AdapterSwitch, scale_problem
 from voice_cloning.speech.requests import SpeechRequest
@@ -12,16 +13,6 @@ from voice_cloning.speech.voice_cloner import Speech, SpeechSettings, VoiceClone
 
 BASE = "base"
 """The name of the system without an adapter."""
-
-
-class Recogniser(Protocol):
-    """A speech recogniser of ``voice_cloning/evaluation/recognisers.py``, as far as the studio needs it."""
-
-    name: str
-
-    def transcribe(self, clips: Sequence[Any]) -> list[str]:
-        """Return what each clip says."""
-        ...
 
 
 class StoppedError(Exception):
@@ -35,17 +26,17 @@ class Systems:
         cloners: a cloner by the name of its system, with the prompt style and the text normalisation of its adapter;
             among them ``BASE``.
         adapters: the adapters by name: one for each cloner but the base's.
-        recogniser: writes down what a reference says.
+        dictation: writes down what a reference says; None if there is no recogniser.
     """
 
     def __init__(
-        self, cloners: Mapping[str, VoiceCloner], adapters: Mapping[str, Adapter], recogniser: Recogniser | None = None
+        self, cloners: Mapping[str, VoiceCloner], adapters: Mapping[str, Adapter], dictation: Dictation | None = None
     ) -> None:
         self.cloners = dict(cloners)
         self.adapters = dict(adapters)
-        self.recogniser = recogniser
+        self.dictation = dictation
         self._switch: AdapterSwitch | None = None
-        self._stop = threading.Event()
+        self._stop, self._has_ended = threading.Event(), threading.Event()
         self._one_at_a_time = threading.Lock()
 
     @property
@@ -76,7 +67,7 @@ class Systems:
         """Speak a request with one system.
 
         Args:
-            scale: the factor on the adapter's update; the base ignores it.
+            scale: ``--adapter_scale``, the factor on the adapter's update; the base ignores it.
 
         Raises:
             StoppedError: after :meth:`stop`.
@@ -87,10 +78,10 @@ class Systems:
             cloner.settings = settings
             return next(speech for _, speech in cloner.speak_all([request]))
 
-    def transcribe(self, clip: Any) -> str:
-        """Return what the recogniser hears in a clip (``recognisers.Heard``)."""
+    def write_down(self, waveform: Waveform) -> str:
+        """Return what a clip says."""
         with self._one_at_a_time:
-            return self.recogniser.transcribe([clip])[0].strip()
+            return self.dictation.write_down(waveform)
 
     def scale_problems(self, names: Sequence[str], scale: float) -> list[str]:
         """Return a problem for each of these systems whose adapter cannot be scaled so."""
@@ -102,9 +93,13 @@ class Systems:
         self._stop.set()
 
     def go_on(self) -> None:
-        """Allow speech again."""
+        """Allow speech again, unless :meth:`end` was called."""
         self._stop.clear()
 
+    def end(self) -> None:
+        """End the speech that is being made, for good."""
+        self._has_ended.set()
+
     def _end_if_stopped(self, *_: object) -> None:
-        if self._stop.is_set():
+        if self._stop.is_set() or self._has_ended.is_set():
             raise StoppedError
