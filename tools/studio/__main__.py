@@ -10,7 +10,7 @@ Gradio is needed: pip install -r requirements-studio.txt
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
@@ -42,6 +42,7 @@ from tools.studio.systems import BASE, Systems
 from tools.synthesize import memory_remedies
 from voice_cloning.adapters.export import Adapter
 from voice_cloning.speech.adapter_run import quantisation_of_adapter
+from voice_cloning.speech.adapter_switch import scale_problem
 from voice_cloning.speech.voice_cloner import VoiceCloner, fitting_adapter
 
 PORT = 7860
@@ -120,6 +121,7 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
             cloners[name] = cloner
             if folder is not None:
                 adapters[name] = fitting_adapter(folder, cloner.config)
+    tried(lambda: check_scale(flags.adapter_scale, adapters))
     raise_if_any("the studio cannot start", list(problems))
     # Last, because it loads the recogniser's weights.
     dictation = None if flags.asr is None else load_dictation(flags.asr, flags.asr_revision, cloners[BASE].device)
@@ -142,6 +144,14 @@ def named_adapters(words: Sequence[str]) -> dict[str, Path]:
         if len({BASE, *names}) == len(names) + 1:
             return dict(zip(names, folders, strict=True))
     return {}
+
+
+def check_scale(scale: float, adapters: Mapping[str, Adapter]) -> None:
+    """Raise :class:`InputError` if ``--adapter_scale`` is not possible with one of the adapters."""
+    found = {name: scale_problem(adapter, scale) for name, adapter in adapters.items()}
+    raise_if_any("--adapter_scale", [f"{name}: {problem}" for name, problem in found.items() if problem])
+    if not adapters and scale != 1.0:
+        raise InputError(f"--adapter_scale {scale}: there is no --adapter to weaken; give one")
 
 
 def shared_quantisation(wanted: str | None, folders: Sequence[Path]) -> str | None:

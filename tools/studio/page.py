@@ -12,6 +12,7 @@ from boson_multimodal.circumstances import MAY_HAVE_A_NAME, named
 from tools.studio.job import FIELDS, MOST_SEEDS, SETTINGS, Take, Wishes, check, read_reference, speak
 from tools.studio.systems import StoppedError, Systems
 from voice_cloning.adapters.model_card import CONSENT
+from voice_cloning.speech.adapter_switch import LARGEST_SCALE
 
 TITLE = "Try a voice"
 EXPLAINED = {
@@ -91,8 +92,12 @@ class Page:
                 with gr.Column(min_width=260):
                     gr.Markdown(f"### {escaped(name)}", elem_id=f"system-{number}")
                     for row in range(MOST_SEEDS):
-                        audio = gr.Audio(visible=False, interactive=False, buttons=["download"], type="filepath")
-                        self.players[name, row] = Player(audio, gr.Markdown(visible=False))
+                        self.players[name, row] = self._player(f"player-{number}-{row}")
+
+    def _player(self, name: str) -> Player:
+        gr = self.gradio
+        audio = gr.Audio(visible=False, interactive=False, buttons=["download"], type="filepath", elem_id=name)
+        return Player(audio, gr.Markdown(visible=False, elem_id=f"{name}-line"))
 
     def _arabic(self, field: str, label: str, lines: int) -> Any:
         return self.gradio.Textbox(getattr(self.defaults, field), label=label, lines=lines, rtl=True, elem_id=field)
@@ -109,7 +114,13 @@ class Page:
                 interactive=True,
             )
             scale = gr.Slider(
-                0.0, 1.5, self.defaults.scale, step=0.05, label="Adapter scale", info="1: as trained", elem_id="scale"
+                0.0,
+                LARGEST_SCALE,
+                self.defaults.scale,
+                step=0.05,
+                label="Adapter scale",
+                info="1: as trained",
+                elem_id="scale",
             )
         inputs = [seeds, scale]
         with gr.Accordion("Sampling", open=False), gr.Row():

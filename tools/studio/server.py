@@ -23,6 +23,7 @@ LOOPBACK = "127.0.0.1"
 LOOPBACK_NAMES = (LOOPBACK, "localhost", "::1")
 SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+SECONDS_FOR_OPEN_PAGES = 1
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
     "frame-ancestors 'self'"
@@ -154,7 +155,8 @@ def served(gradio: Any, blocks: Any, host: str, port: int, is_shared: bool, styl
             raise NamedError("--share: Gradio's server gave no public address; without --share the page is local")
         yield public or address
     finally:
-        blocks.server.force_exit = True  # an open page holds a connection, for whose end it would wait
+        # An open page holds a connection, and the server would wait for its end.
+        blocks.server.config.timeout_graceful_shutdown = SECONDS_FOR_OPEN_PAGES
         blocks.close(verbose=False)
 
 

@@ -9,7 +9,6 @@ The base's weights are held once: an adapter adds only its own factors. Nothing 
 """
 
 import copy
-import math
 import re
 from collections.abc import Mapping
 
@@ -19,6 +18,9 @@ from peft.tuners.lora import LoraLayer
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from voice_cloning.adapters.export import Adapter
+
+LARGEST_SCALE = 2.0
+"""Beyond it, an adapter is far from anything that was trained."""
 
 
 class AdapterSwitch:
@@ -86,8 +88,8 @@ class AdapterSwitch:
 
 def scale_problem(adapter: Adapter, scale: float) -> str | None:
     """Return why an adapter's update cannot be multiplied by ``scale``; None if it can."""
-    if not 0.0 <= scale < math.inf:
-        return f"adapter_scale is {scale}; it must be 0 or more"
+    if not 0.0 <= scale <= LARGEST_SCALE:
+        return f"adapter_scale is {scale}; it must be from 0 (the base) to {LARGEST_SCALE:g}"
     if scale != 1.0 and adapter.config.use_dora:
         return f"adapter_scale is {scale}; an adapter with use_dora has norms that fit scale 1 only; give 1"
     return None

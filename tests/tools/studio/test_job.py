@@ -93,7 +93,7 @@ def test_everything_that_is_wrong_is_listed_at_once(systems: Systems) -> None:
         ({"seeds": "-1"}, "seeds: '-1'; give 1 to 3"),
         ({"seeds": "1, 1"}, "different"),
         ({"seeds": "1 2 3 4"}, "give 1 to 3"),
-        ({"scale": -1.0}, "run/checkpoint: adapter_scale is -1.0; it must be 0 or more"),
+        ({"scale": -1.0}, "run/checkpoint: adapter_scale is -1.0; it must be from 0 (the base) to 2"),
         ({"scale": None}, "scale is empty"),
         ({"temperature": 0.0}, "temperature is 0.0; it must be a number above 0"),
         ({"top_p": 1.5, "top_k": -2}, "top_k is -2"),

@@ -110,9 +110,10 @@ def test_the_scale_weakens_one_adapter_until_it_is_used_again(
     ("name", "scale", "message"),
     [
         ("absent", 1.0, r"there is no adapter 'absent'; there are \['every group', 'attention'"),
-        ("attention", -0.5, "adapter 'attention': adapter_scale is -0.5; it must be 0 or more"),
+        ("attention", -0.5, "adapter 'attention': adapter_scale is -0.5; it must be from 0"),
         ("attention", float("nan"), "adapter_scale is nan"),
         ("attention", float("inf"), "adapter_scale is inf"),
+        ("attention", 2.5, r"adapter_scale is 2.5; it must be from 0 \(the base\) to 2"),
         ("dora", 0.5, "adapter 'dora': adapter_scale is 0.5; an adapter with use_dora has norms that fit scale 1"),
     ],
 )
