@@ -57,6 +57,12 @@ ROWS: tuple[Row, ...] = (
         speed,
         "letters and digits of the texts over the length of the clips; much above that of the data is too fast",
     ),
+    (
+        "spoken_wer",
+        "word error rate",
+        _share("spoken_wer"),
+        "wrong words over words, as the recogniser of --asr heard the clips",
+    ),
 )
 """The name that a row needs, its title, its value and what it says."""
 

@@ -49,4 +49,6 @@ def _spoken(results: dict[str, float]) -> str:
         parts.append(f"length ratio {length_ratio(results)}")
     if "spoken_characters_per_second" in results:
         parts.append(speed(results))
+    if "spoken_wer" in results:
+        parts.append(f"word error rate {percent(results['spoken_wer'])}")
     return f"{clips:.0f} clip{'' if clips == 1 else 's'} spoken: {', '.join(parts)}"
