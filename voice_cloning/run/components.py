@@ -24,6 +24,7 @@ from lora_config import (
 )
 from voice_cloning.run.data import RunData
 from voice_cloning.run.identity import flags_before, run_details, run_identity
+from voice_cloning.training.base_kl import BaseKL
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.checkpoints import check_checkpoint, read_state
@@ -124,6 +125,7 @@ class TrainingComponents:
         optimizer: updates the adapter.
         loader: makes the batches of the training data.
         evaluator: evaluates on the evaluation data; None without such data.
+        base_kl: the divergence from the base in the loss; None if its weight is 0.
         state: the state of the run. The loop changes it.
     """
 
@@ -135,6 +137,7 @@ class TrainingComponents:
     optimizer: AdapterOptimizer
     loader: BatchLoader
     evaluator: Evaluator | None
+    base_kl: BaseKL | None
     state: TrainingState
 
     @property
@@ -263,4 +266,4 @@ def open_log(
         if directory is not None:
             directory.cut_metrics(state.step)
             writer = MetricsWriter(directory.folder, config.report_to, state.step, flags)
-    return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device)
+    return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device, run.base_kl)
