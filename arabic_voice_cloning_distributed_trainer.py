@@ -60,6 +60,7 @@ from voice_cloning.run.components import (
     install_layers,
     leave_casts_to_autocast,
     make_evaluator,
+    make_speech,
     name_base,
     open_log,
     open_run_directory,
@@ -79,6 +80,7 @@ from voice_cloning.run.report import (
     start_line,
     summary_of,
 )
+from voice_cloning.run.step_evaluation import evaluate_step, is_evaluation_due
 from voice_cloning.training.base_kl import MicroBatchPlace, make_base_kl, micro_batch_loss
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader, StepBatches, count_labels
@@ -194,6 +196,7 @@ class ArabicVoiceCloningDistributedTrainer:
         if encoded:
             self._log_main("%d clips were encoded", encoded)
         plan = TrainingPlan(data.train_dataset.lengths, config, self.ranks.world_size)
+        speech = make_speech(data, config, self.dataset_config, self.placement, self.ranks)
         with loading_memory(config, opened, data, self.placement):
             model = self._load_model(model_folder, initial)
             self._check_wrapped_model(model)
@@ -210,6 +213,7 @@ class ArabicVoiceCloningDistributedTrainer:
             loader=BatchLoader(data.train_dataset, data.collator, self.ranks.rank),
             evaluator=make_evaluator(data, config, self.loss_config, self.ranks),
             base_kl=make_base_kl(model, config, self.loss_config, self.placement.dtype),
+            speech=speech,
             state=state,
         )
         if self.ranks.is_main:  # the line takes a plan of the first epoch, and the sum of all clips
@@ -324,27 +328,26 @@ class ArabicVoiceCloningDistributedTrainer:
         config, run, state = self.config, self.components, self.components.state
         if state.step % config.logging_steps == 0 or state.is_last_step:
             log.write_losses(learning_rate(config, state.step - 1, run.warmup_steps, state.total_steps))
-        evaluates = run.evaluator is not None
-        state.evaluation_due = evaluates and (state.step % config.eval_steps == 0 or state.is_last_step)
+        state.evaluation_due = is_evaluation_due(run, config)
         is_best = self._evaluate(log, stop) if state.evaluation_due else False
         if state.step % config.save_steps == 0 or state.is_last_step or is_best:
             self._save(log)
 
     def _evaluate(self, log: ProgressLog, stop: StopSignals) -> bool:
-        """Evaluate, and return whether the result is the best so far.
+        """Evaluate and speak, each if it is due, and return whether the loss is the best so far.
 
-        A stop signal ends the evaluation early, without a result. A resumed run then repeats the evaluation.
+        A stop signal ends this early, without a result. A resumed run then repeats it.
         """
         run = self.components
         log.announce_evaluation()
         with log.paused():
             run.model.eval()
-            losses = run.evaluator.evaluate(self._training_step, lambda: stop.received is not None)
+            found = evaluate_step(run, self._training_step, self.config, lambda: stop.received is not None)
             run.model.train()
-        if losses is None:
+        if found is None:
             return False
-        is_best = run.state.note_evaluation(losses["eval_loss"])
-        log.write_evaluation(losses, is_best)
+        is_best = run.state.note_evaluation(found.get("eval_loss"))
+        log.write_evaluation(found, is_best)
         return is_best
 
     def _save(self, log: ProgressLog) -> None:

@@ -16,6 +16,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRAN
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED
 from lora_config import ADAPTER_CONFIG_FILE
 from voice_cloning.adapters.run_record import check_results, read_json_object, read_record
+from voice_cloning.adapters.selection_lines import read_selection, selection_lines
 from voice_cloning.training.checkpoints import RUN_FILE, STATE_FILE
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.metrics import METRICS_FILE, read_metrics_lines
@@ -100,11 +101,15 @@ def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
     state = read_json_object((checkpoint / STATE_FILE).read_bytes(), f"{checkpoint / STATE_FILE}")
     results = {name: state.get(name) for name in ("step", "total_steps", "best")}
     check_results(results, f"{checkpoint / STATE_FILE}")
+    if results["best"]:
+        results["best"] = {name: results["best"][name] for name in ("step", "eval_loss")}
     metrics = run_folder / METRICS_FILE
     for _, record in read_metrics_lines(metrics).sound if metrics.is_file() else []:
         if record["step"] <= results["step"]:
             losses = {name: value for name, value in record.items() if name.endswith("loss")}
             results["evaluation" if "eval_loss" in losses else "training"] = {"step": record["step"], **losses}
+    if selection := read_selection(run_folder, checkpoint.name):
+        results["selection"] = selection
     return results
 
 
@@ -344,6 +349,7 @@ def _result_lines(results: dict[str, Any]) -> list[str]:
             lines.append(f"- last {kind}, at step {results[kind]['step']}: {', '.join(losses)}")
     if results.get("best"):
         lines.append(f"- best eval_loss so far: {results['best']['eval_loss']:.4f} at step {results['best']['step']}")
+    lines += selection_lines(results.get("selection"))
     lines.append(
         "- losses are cross entropies in nats: of the text, of the audio (mean over codebooks), and their weighted sum"
     )

@@ -1,5 +1,6 @@
 """The components of a training run, and the functions that create them."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
@@ -11,6 +12,7 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.loss import LossConfig
@@ -22,6 +24,9 @@ from lora_config import (
     adapter_form,
     enable_checkpointing,
 )
+from voice_cloning.evaluation.asked_samples import ask_samples
+from voice_cloning.evaluation.sample_sounds import SampleSounds
+from voice_cloning.evaluation.training_speech import CACHE_PER_MICRO_BATCH, TrainingSpeech
 from voice_cloning.run.data import RunData
 from voice_cloning.run.identity import flags_before, run_details, run_identity
 from voice_cloning.training.base_kl import BaseKL
@@ -36,7 +41,10 @@ from voice_cloning.training.losses import LossTotals
 from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.run_directory import RunDirectory
-from voice_cloning.training.state import BestEvaluation, TrainingState
+from voice_cloning.training.sample_files import SAMPLES_FOLDER, check_place
+from voice_cloning.training.state import EvaluationResult, TrainingState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,9 @@ class FinishedRun:
         return read_state(self.opened.checkpoint)["step"]
 
     @property
-    def best(self) -> BestEvaluation | None:
+    def best(self) -> EvaluationResult | None:
         """The best evaluation of the run."""
-        return BestEvaluation.of_state(read_state(self.opened.checkpoint))
+        return EvaluationResult.best_of_state(read_state(self.opened.checkpoint))
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,7 @@ class TrainingComponents:
         loader: makes the batches of the training data.
         evaluator: evaluates on the evaluation data; None without such data.
         base_kl: the divergence from the base in the loss; None if its weight is 0.
+        speech: speaks evaluation samples; None if the run does not.
         state: the state of the run. The loop changes it.
     """
 
@@ -138,6 +147,7 @@ class TrainingComponents:
     loader: BatchLoader
     evaluator: Evaluator | None
     base_kl: BaseKL | None
+    speech: TrainingSpeech | None
     state: TrainingState
 
     @property
@@ -170,6 +180,8 @@ def open_run_directory(
             identity = run_identity(flags, data, ranks.world_size, dtype)
             details = run_details(flags, data, project)
             check = checkpoint_check(flags, data)
+            if data.codec.is_whole and flags["eval_data_path"] and flags["num_scored_samples"] and flags["num_samples"]:
+                check_place(Path(flags["output_dir"]))
             directory = RunDirectory(Path(flags["output_dir"]), identity, details, flags_before(), check)
             try:
                 checkpoint = directory.open(flags["resume"], flags["overwrite"])
@@ -226,6 +238,54 @@ def make_evaluator(
     return Evaluator(data.eval_dataset, loader, config, loss_config, ranks, data.model_config.audio_num_codebooks)
 
 
+def make_speech(
+    data: RunData,
+    config: DistributedTrainingConfig,
+    dataset_config: ArabicVoiceCloningDatasetConfig,
+    placement: Placement,
+    ranks: Ranks,
+) -> TrainingSpeech | None:
+    """Return what speaks evaluation samples during training, or None if nothing is to be spoken.
+
+    What will be spoken is logged. On the main process the codec is loaded if clips are to be heard.
+
+    Raises:
+        InputError: on every process, if the codec is damaged.
+    """
+    if not config.speaks:
+        return None
+    if not data.model_config.use_delay_pattern:
+        if ranks.is_main:
+            logger.warning(
+                "no sample is spoken: config.json has use_delay_pattern false, and such a model cannot speak"
+            )
+        return None
+    asked = ask_samples(data.eval_dataset, dataset_config, data.model_config, config.num_scored_samples, config.seed)
+    heard, sounds, folder = min(config.num_samples, len(asked)), None, Path(config.output_dir)
+    with ranks.failing_together():
+        if ranks.is_main:
+            if heard and data.codec.is_whole:
+                sounds = SampleSounds(data.codec.folder, folder, placement.device)
+            logger.info("%s", _speech_line(data, config, len(asked), heard))
+    budget = CACHE_PER_MICRO_BATCH * config.max_tokens_per_batch
+    where = placement.device, placement.dtype
+    return TrainingSpeech(data.eval_dataset, data.collator, asked, heard, sounds, budget, *where, ranks)
+
+
+def _speech_line(data: RunData, config: DistributedTrainingConfig, asked: int, heard: int) -> str:
+    """Return one line about the speech of a run."""
+    when = "at every evaluation" if config.sample_every is None else f"every {config.sample_every} steps and at the end"
+    line = f"speech: {asked} of {len(data.eval_dataset)} evaluation samples are spoken {when}"
+    if heard == 0:
+        return line
+    if data.codec.is_whole:
+        return f"{line}; {heard} of them are written to {Path(config.output_dir) / SAMPLES_FOLDER}"
+    return (
+        f"{line}; no WAV is written, because --audio_tokenizer_path {config.audio_tokenizer_path} is no codec with "
+        "weights on this machine. The figures do not need it"
+    )
+
+
 def name_base(model: PeftModel, config: DistributedTrainingConfig) -> None:
     """Write the base model into the adapter's settings. Only a hub id has a revision."""
     for peft_config in model.peft_config.values():
@@ -264,6 +324,8 @@ def open_log(
     state, directory, writer = run.state, run.opened.directory, None
     with ranks.failing_together():
         if directory is not None:
-            directory.cut_metrics(state.step)
+            directory.cut_metrics(state.step, state.evaluation_due)
             writer = MetricsWriter(directory.folder, config.report_to, state.step, flags)
+        if run.speech is not None:
+            run.speech.open(writer)
     return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device, run.base_kl)

@@ -11,7 +11,7 @@ from voice_cloning.run.components import FinishedRun, Placement, TrainingCompone
 from voice_cloning.run.data import RunData
 from voice_cloning.training.log import peak_memory_gb
 from voice_cloning.training.run_directory import RunDirectory
-from voice_cloning.training.state import BestEvaluation
+from voice_cloning.training.state import EvaluationResult
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def finished_summary(run: FinishedRun) -> TrainingSummary:
     return TrainingSummary(run.step, run.step, True, None, run.opened.checkpoint, *best)
 
 
-def _best(directory: RunDirectory | None, best: BestEvaluation | None) -> tuple[int | None, Path | None]:
+def _best(directory: RunDirectory | None, best: EvaluationResult | None) -> tuple[int | None, Path | None]:
     """Return the step of the best evaluation, and its checkpoint if the folder has it.
 
     A run that was resumed from another folder may have left it there, and somebody may have removed it.

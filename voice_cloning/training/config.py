@@ -24,6 +24,7 @@ from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, 
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning import __version__
 from voice_cloning.training.checkpoints import RUN_FILE, read_run_flags
+from voice_cloning.training.evaluation_config import EvaluationConfig
 from voice_cloning.training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def read_positions(word: str) -> int | str:
 
 
 @dataclass(kw_only=True)
-class DistributedTrainingConfig:
+class DistributedTrainingConfig(EvaluationConfig):
     """Paths and settings of the training loop. Each attribute is a flag of the same name, explained in its help text.
 
     Raises:
@@ -68,7 +69,6 @@ class DistributedTrainingConfig:
     output_dir: str = _housekeeping(
         MISSING, "Folder for checkpoints, metrics and the run's description.", per_call=True
     )
-    eval_data_path: str | None = _source(None, "ChatML samples to evaluate on, of other speakers than data_path.")
     model_path: str = _source(
         MODEL_ID,
         "Folder or hub id of the model, in the original or the transformers layout.",
@@ -140,11 +140,8 @@ class DistributedTrainingConfig:
     seed: int = _setting(42, "Seeds the adapter, the data order and dropout; the same seed gives the same run.")
 
     logging_steps: int = _housekeeping(10, "Optimizer steps between lines of metrics.jsonl.")
-    eval_steps: int = _housekeeping(200, "Optimizer steps between evaluations; there is always one at the end.")
     save_steps: int = _housekeeping(200, "Optimizer steps between checkpoints; there is always one at the end.")
-    save_total_limit: int = _housekeeping(
-        3, "Checkpoints to keep, besides the one with the lowest evaluation loss; 0 keeps all."
-    )
+    save_total_limit: int = _housekeeping(3, "Checkpoints to keep, besides the best one; 0 keeps all.")
     resume: str = _housekeeping(
         "auto",
         "auto resumes from the newest sound checkpoint in output_dir; none stops if output_dir holds a run. Or give "
@@ -174,12 +171,12 @@ class DistributedTrainingConfig:
     def __post_init__(self) -> None:
         problems = []
         for name in ("num_train_epochs", "gradient_accumulation_steps", "logging_steps"):
-            problems += self._below(name, 1)
+            problems += self.below(name, 1)
         problems += self._memory_problems()
-        for name in ("eval_steps", "save_steps", "max_steps", "batch_size"):
-            problems += self._below(name, 1)
+        for name in ("save_steps", "max_steps", "batch_size"):
+            problems += self.below(name, 1)
         for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit"):
-            problems += self._below(name, 0)
+            problems += self.below(name, 0)
         if not 0.0 <= self.base_kl_weight < float("inf"):
             problems.append(f"base_kl_weight is {self.base_kl_weight}; it must be a finite number of at least 0")
         if not 0.0 < self.base_kl_share <= 1.0:
@@ -190,7 +187,6 @@ class DistributedTrainingConfig:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 problems.append(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        problems += self._memory_problems()
         choices = {
             "lr_scheduler_type": SCHEDULES,
             "torch_dtype": TORCH_DTYPES,
@@ -210,6 +206,7 @@ class DistributedTrainingConfig:
         for name in ("data_path", "output_dir"):
             if not getattr(self, name):
                 problems.append(f"{name} is empty; give a path")
+        problems += self.problems_of_evaluation()
         raise_if_any("wrong settings", problems)
         if self.gradient_checkpointing:
             self.recompute = "layer"
@@ -220,7 +217,7 @@ class DistributedTrainingConfig:
         if isinstance(budget, str) and budget != AUTO:
             problems.append(f"max_tokens_per_batch is {budget!r}; it must be a number of positions, or {AUTO}")
         elif not isinstance(budget, str):
-            problems += self._below("max_tokens_per_batch", 1)
+            problems += self.below("max_tokens_per_batch", 1)
         elif self.batch_size is not None:
             problems.append(
                 f"max_tokens_per_batch is {AUTO}, and batch_size is {self.batch_size}, which sets the size of "
@@ -231,10 +228,6 @@ class DistributedTrainingConfig:
         if self.gpu is not None and not self.dry_run:
             problems.append(f"gpu is {self.gpu!r}, which is for dry_run; training takes the card of this machine")
         return problems
-
-    def _below(self, name: str, least: float) -> list[str]:
-        value = getattr(self, name)
-        return [f"{name} is {value}; it must be at least {least}"] if value is not None and not value >= least else []
 
 
 Configs = tuple[DistributedTrainingConfig, ArabicVoiceCloningDatasetConfig, HiggsAudioLoRATrainingConfig, LossConfig]
@@ -360,8 +353,13 @@ def _has_type(value: Any, kind: Any) -> bool:
 
 
 def _log_changes(changes: dict[str, Any]) -> None:
-    """Log the values that come from the run, on the main process. What ``auto`` has stood for is no news."""
-    changes = {name: value for name, value in changes.items() if flag_fields()[name].default != AUTO}
+    """Log the values that come from the run, on the main process: first those that affect the result.
+
+    What ``auto`` has stood for is no news.
+    """
+    known = flag_fields()
+    order = sorted(changes, key=lambda name: not facts_of(known[name]).in_identity)
+    changes = {name: changes[name] for name in order if known[name].default != AUTO}
     if not changes or int(os.environ.get("RANK", 0)) > 0:
         return
     words = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in changes.items()}

@@ -151,9 +151,10 @@ class ProgressLog:
             self.log_main("step %d: evaluating", self._state.step)
 
     def write_evaluation(self, losses: dict[str, float], is_best: bool) -> None:
-        """Write the losses of an evaluation."""
+        """Write the losses of an evaluation, the figures of its speech, or both."""
         note = " (best so far)" if is_best else ""
-        self.log_main("step %d: eval_loss %.4f%s", self._state.step, losses["eval_loss"], note)
+        if "eval_loss" in losses:
+            self.log_main("step %d: eval_loss %.4f%s", self._state.step, losses["eval_loss"], note)
         self._write(losses)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The losses of a run, summed exactly over micro-batches, steps and processes."""
+"""The losses and right answers of a run, summed exactly over micro-batches, steps and processes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,6 +67,30 @@ class LossTotals:
     def from_state(cls, state: dict[str, Any]) -> "LossTotals":
         base_kl = cls.from_state(state["base_kl"]) if "base_kl" in state else None
         return cls(*(torch.tensor(state[name], dtype=torch.float64) for name in ("sums", "counts")), base_kl)
+
+
+def answer_counts(output: HiggsAudioModelOutput) -> Tensor:
+    """Return the (3 * K,) counts of a forward pass in evaluation mode: right codes, right ends, end labels."""
+    return torch.cat([output.right_code_count, output.right_end_count, output.end_label_count])
+
+
+def accuracies(counts: Tensor, label_counts: Tensor) -> dict[str, float]:
+    """Return the shares of labels whose logit is the largest of their codebook. A share of no labels is absent.
+
+    Args:
+        counts: (3 * K,) sums of :func:`answer_counts`.
+        label_counts: (K,) audio labels of each codebook, ends included.
+
+    Returns:
+        ``accuracy_codebook_k`` of the codes of a codebook; ``accuracy_end`` of the ends of all codebooks;
+        ``accuracy_end_codebook_0`` of those of the first codebook: the others have its end in their input.
+    """
+    right_codes, right_ends, ends = counts.view(3, -1)
+    codes = label_counts - ends
+    shares = {f"accuracy_codebook_{k}": (right_codes[k], codes[k]) for k in range(len(codes))}
+    shares["accuracy_end"] = right_ends.sum(), ends.sum()
+    shares["accuracy_end_codebook_0"] = right_ends[0], ends[0]
+    return {name: float(right / count) for name, (right, count) in shares.items() if count > 0}
 
 
 class NonFiniteLossError(NamedError):

@@ -1,8 +1,10 @@
 """The output folder of a run: its files, and the check that a run resumes only its own checkpoints.
 
     run.json                     resolved flags, data fingerprints, versions, commit
-    metrics.jsonl                one line per logged step and per evaluation
+    metrics.jsonl                one line per logged step, per evaluation and per spoken sample
     tensorboard/                 the same numbers as plots
+    samples/                     clips that evaluations spoke (sample_files.py)
+    selection.json               the best checkpoint by its speech, if tools.evaluate --select has chosen one
     checkpoint-000120/           adapter_model.safetensors, adapter_config.json, README.md (its card), run.json,
                                  trainer_state.json, optimizer.pt
 
@@ -32,6 +34,7 @@ from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync, write_whole
 from voice_cloning import __version__
 from voice_cloning.training.checkpoints import (
     RUN_FILE,
+    SELECTION_FILE,
     STATE_FILE,
     DamageError,
     checkpoint_name,
@@ -45,6 +48,7 @@ from voice_cloning.training.checkpoints import (
     write_checksums,
 )
 from voice_cloning.training.metrics import METRICS_FILE, TENSORBOARD_FOLDER, read_metrics_lines
+from voice_cloning.training.sample_files import remove_samples
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +138,7 @@ class RunDirectory:
         if overwrite:
             for path in self._run_files():
                 _remove(path)
+            remove_samples(self.folder, 0)
         found = None
         if self._run_files():
             if resume == "none":
@@ -211,25 +216,29 @@ class RunDirectory:
                 except OSError as error:
                     logger.warning("%s cannot be removed (%s); the run goes on", path, error.strerror)
 
-    def cut_metrics(self, step: int) -> None:
-        """Remove later steps and damaged lines from ``metrics.jsonl``. The number of damaged lines is logged."""
+    def cut_metrics(self, step: int, evaluates_again: bool = False) -> None:
+        """Remove later steps and damaged lines from ``metrics.jsonl``, and later spoken clips from ``samples``.
+
+        The number of damaged lines is logged. If the run repeats the evaluation of ``step``, that is removed too.
+        """
         path = self.folder / METRICS_FILE
-        kept = []
+        kept, evaluated = [], step - 1 if evaluates_again else step
         with naming_disk_errors(self.folder, "Make room, and run the same command again"):
             if path.exists():
                 lines = read_metrics_lines(path)
-                kept = [line + b"\n" for line, record in lines.sound if record["step"] <= step]
+                kept = [line + b"\n" for line, r in lines.sound if r["step"] <= (step if "loss" in r else evaluated)]
                 if lines.damaged:
                     shown = "; ".join(lines.damaged[:3]) + ("; ..." if len(lines.damaged) > 3 else "")
                     logger.warning("%s: %d damaged lines were dropped (%s)", path, len(lines.damaged), shown)
             write_whole(path, b"".join(kept), durable=True)
+            remove_samples(self.folder, evaluated + 1)
 
     def _description(self) -> bytes:
         """Return the content of ``run.json``, for the folder and for each checkpoint."""
         return _json_bytes({"identity": self.identity, **self.details})
 
     def _run_files(self) -> list[Path]:
-        names = (RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER)
+        names = (RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER, SELECTION_FILE)
         found = [self.folder / name for name in names if os.path.lexists(self.folder / name)]
         return found + list(filter(is_written_by_program, named_checkpoints(self.folder)))
 

@@ -36,6 +36,7 @@ from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
 from boson_multimodal.model.higgs_audio.loss import (
     LabelRows,
     LossConfig,
+    RightAnswers,
     head_loss_sums,
     weighted_loss,
 )
@@ -68,6 +69,8 @@ class HiggsAudioModelOutput(ModelOutput):
         loss: scalar, only with labels. Both heads have weight 1, and the means are over the labels of this batch.
         text_loss_sum, text_label_count: scalars: the summed cross entropy of the text head and its number of labels.
         audio_loss_sum, audio_label_count: (K,) the same for each codebook.
+        right_code_count, right_end_count, end_label_count: (K,) in evaluation mode without gradients: the code labels
+            and the end labels whose logit is the largest of their codebook, and the number of end labels.
         logits: (B, S, vocabulary) text logits, without labels or with ``output_logits=True``.
         audio_logits: (columns of all targets, K, codebook rows), under the same condition.
         expanded_input_ids, expanded_labels, attention_mask: (B, S).
@@ -84,6 +87,9 @@ class HiggsAudioModelOutput(ModelOutput):
     text_label_count: Tensor | None = None
     audio_loss_sum: Tensor | None = None
     audio_label_count: Tensor | None = None
+    right_code_count: Tensor | None = None
+    right_end_count: Tensor | None = None
+    end_label_count: Tensor | None = None
     logits: Tensor | None = None
     audio_logits: Tensor | None = None
     expanded_input_ids: Tensor | None = None
@@ -601,9 +607,16 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         output.text_loss_sum = head_loss_sums(
             self.norm, heads.text_lm_head, text_RD, text_labels, config.vocab_size
         ).squeeze(0)
+        answers = None
+        if not (self.training or torch.is_grad_enabled()):
+            answers = RightAnswers(config.audio_num_codebooks, config.audio_stream_eos_id, self.device)
+        num_logits = config.audio_num_codebooks * config.codebook_rows
         output.audio_loss_sum = head_loss_sums(
-            self.norm, heads.audio_lm_head, audio_RD, audio_labels, config.audio_num_codebooks * config.codebook_rows
+            self.norm, heads.audio_lm_head, audio_RD, audio_labels, num_logits, answers
         )
+        if answers is not None:
+            output.right_code_count, output.right_end_count = answers.counts_2G
+            output.end_label_count = (audio_labels == config.audio_stream_eos_id).sum(dim=0)
         output.loss = weighted_loss(
             output.text_loss_sum,
             output.text_label_count,
