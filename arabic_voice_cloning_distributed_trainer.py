@@ -38,7 +38,7 @@ from boson_multimodal.command_line import run_command
 from boson_multimodal.device import pick_device, usable_dtype
 from boson_multimodal.errors import NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
-from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.model.higgs_audio.quantised_weights import require_quantisation
 from boson_multimodal.model.higgs_audio.transfer import to_device
@@ -84,13 +84,13 @@ from voice_cloning.run.report import (
     summary_of,
 )
 from voice_cloning.run.step_evaluation import evaluate_step, is_evaluation_due
+from voice_cloning.training.base_kl import MicroBatchPlace, make_base_kl, micro_batch_loss
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader, StepBatches, count_labels
 from voice_cloning.training.checkpoints import read_state
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
 from voice_cloning.training.data import check_data_files
 from voice_cloning.training.log import ProgressLog
-from voice_cloning.training.losses import loss_sums
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.schedule import learning_rate, warmup_steps_of
 from voice_cloning.training.stop_signals import StopSignals
@@ -216,6 +216,7 @@ class ArabicVoiceCloningDistributedTrainer:
             optimizer=optimizer,
             loader=BatchLoader(data.train_dataset, data.collator, self.ranks.rank),
             evaluator=make_evaluator(data, config, self.loss_config, self.ranks),
+            base_kl=make_base_kl(model, config, self.loss_config, self.placement.dtype),
             speech=speech,
             is_better=is_better_evaluation(config.keep_best_by),
             state=state,
@@ -286,10 +287,10 @@ class ArabicVoiceCloningDistributedTrainer:
             if batch is None:
                 sums.append(torch.zeros_like(counts))
                 continue
-            output = self._training_step(batch)
-            loss = weighted_loss(output.text_loss_sum, counts[0], output.audio_loss_sum, counts[1:], self.loss_config)
+            place = MicroBatchPlace(state.step, index * self.ranks.world_size + self.ranks.rank)
+            loss, found = micro_batch_loss(self._training_step, batch, counts, self.loss_config, run.base_kl, place)
             loss.backward()
-            sums.append(loss_sums(output).detach())
+            sums.append(found)
         rate = learning_rate(self.config, state.step, run.warmup_steps, state.total_steps)
         norm = run.optimizer.step(rate)
         return torch.cat([torch.stack(sums), norm.expand(len(sums), 1)], dim=1)

@@ -30,6 +30,7 @@ from voice_cloning.evaluation.sample_sounds import SampleSounds
 from voice_cloning.evaluation.training_speech import CACHE_PER_MICRO_BATCH, TrainingSpeech
 from voice_cloning.run.data import RunData
 from voice_cloning.run.identity import flags_before, run_details, run_identity
+from voice_cloning.training.base_kl import BaseKL
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.checkpoints import check_checkpoint, read_state
@@ -135,6 +136,7 @@ class TrainingComponents:
         loader: makes the batches of the training data.
         evaluator: evaluates on the evaluation data; None without such data.
         is_better: whether an evaluation is better than the best one so far.
+        base_kl: the divergence from the base in the loss; None if its weight is 0.
         speech: speaks evaluation samples; None if the run does not.
         state: the state of the run. The loop changes it.
     """
@@ -147,6 +149,7 @@ class TrainingComponents:
     optimizer: AdapterOptimizer
     loader: BatchLoader
     evaluator: Evaluator | None
+    base_kl: BaseKL | None
     speech: TrainingSpeech | None
     is_better: Callable[[EvaluationResult, EvaluationResult], bool]
     state: TrainingState
@@ -356,4 +359,4 @@ def open_log(
             writer = MetricsWriter(directory.folder, config.report_to, state.step, flags)
         if run.speech is not None:
             run.speech.open(writer)
-    return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device)
+    return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device, run.base_kl)

@@ -128,6 +128,15 @@ class DistributedTrainingConfig(EvaluationConfig):
         before="none",
     )
     gradient_checkpointing: bool = _housekeeping(False, "The same as --recompute layer.", per_call=True)
+    base_kl_weight: float = _setting(
+        0.0,
+        "Weight of the divergence from the base's own predictions, KL(base || model), in the loss: against forgetting. "
+        "Needs a second forward pass, without the adapter. 0 leaves it out.",
+        before=0.0,
+    )
+    base_kl_share: float = _setting(
+        0.25, "The share of the micro-batches on which base_kl_weight acts, for less time.", before=0.25
+    )
     seed: int = _setting(42, "Seeds the adapter, the data order and dropout; the same seed gives the same run.")
 
     logging_steps: int = _housekeeping(10, "Optimizer steps between lines of metrics.jsonl.")
@@ -168,6 +177,10 @@ class DistributedTrainingConfig(EvaluationConfig):
             problems += self.below(name, 1)
         for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit"):
             problems += self.below(name, 0)
+        if not 0.0 <= self.base_kl_weight < float("inf"):
+            problems.append(f"base_kl_weight is {self.base_kl_weight}; it must be a finite number of at least 0")
+        if not 0.0 < self.base_kl_share <= 1.0:
+            problems.append(f"base_kl_share is {self.base_kl_share}; it must be above 0 and at most 1")
         for name in ("learning_rate", "adam_epsilon"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 problems.append(f"{name} is {getattr(self, name)}; it must be a number above 0")
