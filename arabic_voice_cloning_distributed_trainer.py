@@ -60,9 +60,7 @@ from voice_cloning.run.components import (
     TrainingComponents,
     install_layers,
     leave_casts_to_autocast,
-    load_recogniser_of,
     make_evaluator,
-    make_speech,
     name_base,
     open_log,
     open_run_directory,
@@ -83,6 +81,7 @@ from voice_cloning.run.report import (
     start_line,
     summary_of,
 )
+from voice_cloning.run.speech import load_recogniser_of, make_speech
 from voice_cloning.run.step_evaluation import evaluate_step, is_evaluation_due
 from voice_cloning.training.base_kl import MicroBatchPlace, make_base_kl, micro_batch_loss
 from voice_cloning.training.batch_planning import TrainingPlan
@@ -200,7 +199,8 @@ class ArabicVoiceCloningDistributedTrainer:
         if encoded:
             self._log_main("%d clips were encoded", encoded)
         plan = TrainingPlan(data.train_dataset.lengths, config, self.ranks.world_size)
-        speech = make_speech(data, config, self.dataset_config, self.placement, self.ranks, recogniser)
+        where = self.placement, self.ranks
+        speech = make_speech(data, config, self.dataset_config, self.lora_config, *where, recogniser)
         with loading_memory(config, opened, data, self.placement):
             model = self._load_model(model_folder, initial)
             self._check_wrapped_model(model)

@@ -4,10 +4,10 @@ The speech of a sample depends on the adapter, the prompt and the sample's own s
 number of processes nor the clock, so on a CPU any number of processes gives the same codes.
 
 Memory: a position of the key-value cache takes 2 x layers x key-value heads x head dimension numbers. In the released
-model that is 2 x 28 x 8 x 128 x 2 bytes = 115 kB in bfloat16. The cache grows by doubling, and while it grows the older
-half of it exists too, so a batch takes at most 2.5 times its positions: with ``CACHE_PER_MICRO_BATCH`` x 2048 positions
-at most 2.4 GB. At that time nothing of a training step is in memory but what lasts from step to step; the trial before
-the first step tries it (``voice_cloning/run/memory_trial.py``).
+model that is 2 x 28 x 8 x 128 x 2 bytes = 115 kB in bfloat16. The cache grows by doubling, and meanwhile half of what
+it had before exists too, so a batch takes at most 2.5 times its positions: 2.4 GB with a budget of 4 x 2048 positions.
+At that time nothing of a training step is in memory but what lasts from step to step. ``voice_cloning/run/speech.py``
+chooses the budget, and the trial before the first step takes this memory (``voice_cloning/run/memory_trial.py``).
 """
 
 import logging
@@ -35,8 +35,6 @@ from voice_cloning.training.spoken_figures import SpokenClip, measure_clip, spok
 
 logger = logging.getLogger(__name__)
 
-CACHE_PER_MICRO_BATCH = 4
-"""Positions of the key-value cache of a batch, as a multiple of ``--max_tokens_per_batch``."""
 NORMALISATION = "scoring"
 """The normalisation of texts before the words are compared."""
 STATED_SHARE = 0.1

@@ -1,6 +1,5 @@
 """The components of a training run, and the functions that create them."""
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import cache
@@ -12,7 +11,6 @@ import torch
 from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.loss import LossConfig
@@ -24,10 +22,7 @@ from lora_config import (
     adapter_form,
     enable_checkpointing,
 )
-from voice_cloning.evaluation.asked_samples import ask_samples
-from voice_cloning.evaluation.recognisers import SpeechRecogniser, load_recogniser
-from voice_cloning.evaluation.sample_sounds import SampleSounds
-from voice_cloning.evaluation.training_speech import CACHE_PER_MICRO_BATCH, TrainingSpeech
+from voice_cloning.evaluation.training_speech import TrainingSpeech
 from voice_cloning.run.data import RunData
 from voice_cloning.run.identity import flags_before, run_details, run_identity
 from voice_cloning.training.base_kl import BaseKL
@@ -36,17 +31,14 @@ from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.checkpoints import check_checkpoint, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.evaluation import Evaluator
-from voice_cloning.training.evaluation_config import BY_LOSS, FEWEST_SCORED
 from voice_cloning.training.fused_layers import install_fused_layers
 from voice_cloning.training.log import ProgressLog
 from voice_cloning.training.losses import LossTotals
 from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.run_directory import RunDirectory
-from voice_cloning.training.sample_files import SAMPLES_FOLDER, check_place
+from voice_cloning.training.sample_files import check_place
 from voice_cloning.training.state import EvaluationResult, TrainingState
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -240,81 +232,6 @@ def make_evaluator(
         return None
     loader = BatchLoader(data.eval_dataset, data.collator, ranks.rank)
     return Evaluator(data.eval_dataset, loader, config, loss_config, ranks, data.model_config.audio_num_codebooks)
-
-
-def load_recogniser_of(
-    config: DistributedTrainingConfig, data: RunData, device: torch.device
-) -> SpeechRecogniser | None:
-    """Return the recogniser of ``--asr``, or None.
-
-    Raises:
-        InputError: if it cannot be used; or if there are too few samples for ``--keep_best_by``, or no codec to hear
-            them with.
-    """
-    scored = 0 if data.eval_dataset is None else min(config.num_scored_samples, len(data.eval_dataset))
-    if config.keep_best_by != BY_LOSS and scored < FEWEST_SCORED:
-        raise InputError(
-            f"--keep_best_by {config.keep_best_by}: --eval_data_path {config.eval_data_path} has {scored} samples; "
-            f"fewer than {FEWEST_SCORED} cannot decide; give more, or --keep_best_by {BY_LOSS}"
-        )
-    if config.asr is None or not config.speaks:
-        return None
-    if not data.codec.is_whole:
-        raise InputError(
-            f"--asr {config.asr}: hears waveforms, but --audio_tokenizer_path {config.audio_tokenizer_path} is no "
-            "codec with weights on this machine; give the codec that made the codes, or leave --asr out"
-        )
-    return load_recogniser(config.asr, config.asr_revision, device)
-
-
-def make_speech(
-    data: RunData,
-    config: DistributedTrainingConfig,
-    dataset_config: ArabicVoiceCloningDatasetConfig,
-    placement: Placement,
-    ranks: Ranks,
-    recogniser: SpeechRecogniser | None = None,
-) -> TrainingSpeech | None:
-    """Return what speaks evaluation samples during training, or None if nothing is to be spoken.
-
-    What will be spoken is logged. On the main process the codec is loaded if clips are to be heard; on each process if
-    a recogniser is to hear them.
-
-    Raises:
-        InputError: on every process, if the codec is damaged.
-    """
-    if not config.speaks:
-        return None
-    if not data.model_config.use_delay_pattern:
-        if ranks.is_main:
-            logger.warning(
-                "no sample is spoken: config.json has use_delay_pattern false, and such a model cannot speak"
-            )
-        return None
-    asked = ask_samples(data.eval_dataset, dataset_config, data.model_config, config.num_scored_samples, config.seed)
-    heard, sounds, folder = min(config.num_samples, len(asked)), None, Path(config.output_dir)
-    with ranks.failing_together():
-        if recogniser is not None or (ranks.is_main and heard and data.codec.is_whole):
-            sounds = SampleSounds(data.codec.folder, folder, placement.device)
-        if ranks.is_main:
-            logger.info("%s", _speech_line(data, config, len(asked), heard))
-    budget = CACHE_PER_MICRO_BATCH * config.max_tokens_per_batch
-    where = placement.device, placement.dtype
-    return TrainingSpeech(data.eval_dataset, data.collator, asked, heard, sounds, budget, *where, ranks, recogniser)
-
-
-def _speech_line(data: RunData, config: DistributedTrainingConfig, asked: int, heard: int) -> str:
-    """Return one line about the speech of a run."""
-    when = "at every evaluation" if config.sample_every is None else f"every {config.sample_every} steps and at the end"
-    line = f"speech: {asked} of {len(data.eval_dataset)} evaluation samples are spoken {when}"
-    if heard == 0:
-        return line
-    if data.codec.is_whole:
-        return f"{line}; {heard} of them are written to {Path(config.output_dir) / SAMPLES_FOLDER}"
-    return (
-        f"{line}; no WAV is written, because --audio_tokenizer_path {config.audio_tokenizer_path} is no codec with "
-        "weights on this machine. The figures do not need it"
-    )
 
 
 def name_base(model: PeftModel, config: DistributedTrainingConfig) -> None:

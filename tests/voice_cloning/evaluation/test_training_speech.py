@@ -14,7 +14,7 @@ from boson_multimodal.model.higgs_audio.generation import SamplingConfig, codes_
 from boson_multimodal.process_group import Ranks
 from tests.spoken_runs import SAMPLES, sample_lines, spoken_trainer
 from tests.training_runs import assert_same_adapter, metrics
-from voice_cloning.evaluation.asked_samples import LONGEST_IN_TRUE_CLIPS
+from voice_cloning.evaluation.asked_samples import LONGEST_IN_TRUE_CLIPS, ask_samples
 from voice_cloning.evaluation.training_speech import SpokenCodes, TrainingSpeech
 from voice_cloning.speech.sample_prompts import cut_at_target
 from voice_cloning.training.fused_layers import FusedLayers
@@ -84,17 +84,17 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> ArabicVoiceCloningDistr
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2], ids=["fused layers", "plain layers with dropout"])
 def test_the_weights_are_those_of_a_run_without_speech(tmp_path: Path, dropout: float) -> None:
-    spoken = spoken_trainer(tmp_path / "spoken", lora_dropout=dropout, sample_every=1, save_steps=1)
+    settings = {"lora_dropout": dropout, "max_steps": 4, "logging_steps": 1}
+    spoken = spoken_trainer(tmp_path / "spoken", sample_every=1, **settings)
     layers = spoken.components.model.get_base_model().label_layers
     assert isinstance(layers, FusedLayers) == (dropout == 0.0)
     spoken.train()
     assert spoken.components.model.training and spoken.components.model.get_base_model().label_layers is layers
-    spoken_trainer(tmp_path / "silent", lora_dropout=dropout, num_scored_samples=0, save_steps=1).train()
-    for step in range(4, 7):
-        names = [tmp_path / name / f"checkpoint-{step:06d}" for name in ("spoken", "silent")]
-        assert_same_adapter(*names)
-    assert len(sample_lines(tmp_path / "spoken")) == 5 * 6 and sample_lines(tmp_path / "silent") == []
-    silent = [{name: value for name, value in line.items()} for line in metrics(tmp_path / "silent")]
+    spoken_trainer(tmp_path / "silent", num_scored_samples=0, **settings).train()
+    for step in (3, 4):
+        assert_same_adapter(*(tmp_path / name / f"checkpoint-{step:06d}" for name in ("spoken", "silent")))
+    assert len(sample_lines(tmp_path / "spoken")) == 5 * 4 and sample_lines(tmp_path / "silent") == []
+    silent = metrics(tmp_path / "silent")
     heard = [line for line in metrics(tmp_path / "spoken") if "sample" not in line]
     heard = [{k: v for k, v in line.items() if "spoken_" not in k and not k.startswith("true_")} for line in heard]
     assert [line for line in heard if line.keys() > {"step"}] == silent
@@ -169,8 +169,6 @@ def test_a_cap_stays_within_the_positions_of_the_model(tmp_path: Path) -> None:
     asked = subject.components.speech._asked
     longest = max(sample.prompt_positions + sample.most_columns for sample in asked)
     subject.components.data.model_config.text_config.max_position_embeddings = longest - 5
-    from voice_cloning.evaluation.asked_samples import ask_samples
-
     run = subject.components.data
     found = ask_samples(run.eval_dataset, subject.dataset_config, run.model_config, 5, subject.config.seed)
     assert max(sample.prompt_positions + sample.most_columns for sample in found) == longest - 5
@@ -180,7 +178,7 @@ def test_a_cap_stays_within_the_positions_of_the_model(tmp_path: Path) -> None:
 # -- several processes ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 8])
+@pytest.mark.parametrize("world_size", [2, 8])
 def test_the_shares_of_all_processes_make_the_speech_of_one(
     subject: ArabicVoiceCloningDistributedTrainer, world_size: int
 ) -> None:
@@ -253,7 +251,7 @@ def assert_same_run(folder: Path, whole: Path) -> None:
     assert metrics(folder) == metrics(whole)
 
 
-@pytest.mark.parametrize("step", [2, 4, 6], ids=["speech alone", "with an evaluation", "the last"])
+@pytest.mark.parametrize("step", [2, 6], ids=["speech alone", "with the last evaluation"])
 def test_speech_that_a_stop_signal_interrupted_is_repeated_on_resume(tmp_path: Path, whole: Path, step: int) -> None:
     stopped = spoken_trainer(tmp_path / "run", sample_every=2)
     run = stopped.components

@@ -10,6 +10,7 @@ import arabic_voice_cloning_distributed_trainer as program
 from boson_multimodal.errors import NamedError
 from boson_multimodal.model.higgs_audio import generation
 from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
+from lora_config import HiggsAudioLoRATrainingConfig
 from tests.spoken_runs import spoken_flags, spoken_trainer
 from tests.training_runs import assert_same_adapter
 from tests.voice_cloning.run.test_memory_advice import remedies
@@ -17,6 +18,10 @@ from tests.voice_cloning.run.test_memory_trial import assert_equal, state_of, tr
 from voice_cloning.evaluation import training_speech
 from voice_cloning.evaluation.asked_samples import cache_positions
 from voice_cloning.evaluation.training_speech import TrainingSpeech
+from voice_cloning.run.speech import CACHE_GROWTH, cache_bytes, positions_that_fit
+from voice_cloning.training.activation_memory import BatchShape
+from voice_cloning.training.gpu_cards import GB, named_card
+from voice_cloning.training.memory_estimate import RELEASED_MODEL, TrainedModel
 
 
 def test_the_trial_takes_the_memory_of_clips_that_do_not_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +93,38 @@ def test_a_lack_of_memory_while_speaking_is_named_and_the_advice_goes_on_with_th
     assert (fewer, none) == (["--num_scored_samples", "2"], ["--num_scored_samples", "0"])
     assert program.main([*command, *fewer]) == 0
     assert_same_adapter(out / "checkpoint-000006", whole / "checkpoint-000006")
+
+
+def test_the_released_model_speaks_the_default_budget_on_24_gb() -> None:
+    model = TrainedModel(RELEASED_MODEL, HiggsAudioLoRATrainingConfig(), torch.bfloat16)
+    assert cache_bytes(model) == 114_688
+    assert positions_that_fit(model, named_card("RTX 4090").available) > 4 * 2048
+    assert positions_that_fit(model, 0) == 1, "each sample alone"
+    lasting = model.memory(BatchShape.full_of(64, 64), "layer").lasting
+    found = positions_that_fit(model, lasting + 2 * GB)
+    assert found * CACHE_GROWTH * cache_bytes(model) <= 2 * GB
+
+
+def test_the_cache_never_takes_more_than_its_growth_allows() -> None:
+    """Counted while it grows, for every length up to 3000."""
+
+    class Counted(KeyValueCache):
+        peak = 0
+
+        def _grown(self, tensor: torch.Tensor | None) -> torch.Tensor | None:
+            grown = super()._grown(tensor)
+            tensors = {id(t): t for t in [*self._keys, *self._values, *made, grown] if t is not None}
+            made.append(grown)
+            self.peak = max(self.peak, sum(t.shape[0] * t.shape[1] for t in tensors.values()))
+            return grown
+
+    layers, samples, start = 3, 2, 300
+    cache, made = Counted(layers, samples), []
+    for length in range(start, 3000):
+        made.clear()
+        cache.reserve(length)
+        for layer in range(layers):
+            if cache._keys[layer] is None:
+                cache.write(layer, torch.tensor([0]), torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
+        positions = samples * length
+        assert cache.peak <= CACHE_GROWTH * 2 * layers * positions, "keys and values of each layer"
