@@ -13,6 +13,7 @@ SPEAKER_MODEL := "resemblyzer>=0.1.4,<0.2" "webrtcvad-wheels>=2.0.14,<3"
 DEMO := demo
 DEMO_BUILT := $(DEMO)/.built
 DEMO_RUN := $(DEMO)/run
+DEMO_EVALUATION := $(DEMO)/evaluation
 # The model has three layers of random weights, and it must memorise 16 clips to the last code. So the rank is half its
 # width, everything that can have an adapter has one, and the learning rate is high.
 DEMO_SETTINGS := --max_steps 200 --warmup_steps 10 --learning_rate 5e-3 \
@@ -22,7 +23,7 @@ DEMO_SETTINGS := --max_steps 200 --warmup_steps 10 --learning_rate 5e-3 \
 .PHONY: help demo test test-slow test-gpu lint clean
 
 help:
-	@echo "make demo       build a tiny model and Arabic clips, train an adapter on them, plot the loss"
+	@echo "make demo       build a tiny model and Arabic clips, train an adapter on them, plot the loss, evaluate"
 	@echo "make test       all tests but the slow ones and those for a GPU"
 	@echo "make test-slow  the slow tests"
 	@echo "make test-gpu   the tests that need a GPU"
@@ -61,6 +62,12 @@ demo: $(DEMO_BUILT)
 	@$(VENV_PYTHON) -m tools.plot_metrics $(DEMO_RUN)
 	@echo "The training loss falls: the model memorises these clips. From random weights it cannot learn to speak,"
 	@echo "so the evaluation loss, on voices and sentences it was not given, soon rises; the best checkpoint is kept."
+	@echo "evaluating the base and the newest checkpoint on the training clips: half a minute"
+	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m tools.evaluate --model_path $(DEMO)/model \
+		--audio_tokenizer_path $(DEMO)/audio_tokenizer --device cpu --greedy \
+		--adapter "`ls -d $(DEMO_RUN)/checkpoint-* | tail -n 1`" \
+		--test_set $(DEMO)/train_chatml_samples.json --output_dir $(DEMO_EVALUATION) \
+		--title "The demo's base and adapter on the clips that the adapter has memorised"
 	@OMP_NUM_THREADS=1 $(VENV_PYTHON) -m tools.demo_ending $(DEMO)
 
 test: $(INSTALLED)

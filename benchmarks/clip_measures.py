@@ -64,10 +64,11 @@ def active_frames(wave: np.ndarray, rate: int) -> np.ndarray:
 # -- level -----------------------------------------------------------------------------------------------------------
 
 
-def numpy_levels(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Return the levels of frames that a reshape makes, as before librosa was used."""
+def librosa_levels(wave: np.ndarray, rate: int) -> np.ndarray:
+    """Return the levels of frames that librosa makes."""
     size = round(used.FRAME_SECONDS * rate)
-    return 10 * np.log10(wave[: len(wave) // size * size].reshape(-1, size).var(axis=1) + used.LEAST_POWER)
+    power = librosa.util.frame(wave, frame_length=size, hop_length=size, axis=0).var(axis=1)
+    return librosa.power_to_db(power, amin=used.LEAST_POWER, top_db=None)
 
 
 def rms_levels(wave: np.ndarray, rate: int) -> np.ndarray:
@@ -78,10 +79,10 @@ def rms_levels(wave: np.ndarray, rate: int) -> np.ndarray:
 
 def compare_levels(waves: Sequence[np.ndarray]) -> None:
     print("\nlevel of 20 ms frames: largest difference of a frame, and of a clip's loud parts, from the first, in dB")
-    base = [numpy_levels(wave, RATE) for wave in waves]
+    base = [used.frame_levels(wave, RATE) for wave in waves]
     for name, function in {
-        "numpy, as before": numpy_levels,
-        "librosa.util.frame and power_to_db, as used": used.frame_levels,
+        "numpy, as used": used.frame_levels,
+        "librosa.util.frame and power_to_db": librosa_levels,
         "librosa.feature.rms": rms_levels,
     }.items():
         cost, found = timed(function, [(wave, RATE) for wave in waves] * 3)

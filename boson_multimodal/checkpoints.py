@@ -2,8 +2,10 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
@@ -14,6 +16,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 
 from boson_multimodal.errors import InputError
 from boson_multimodal.hub import network_settings, require_connection
@@ -77,6 +80,30 @@ def read_config(folder: Path, shown: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{shown}: its config.json does not hold a JSON object; fetch it again")
     return config
+
+
+@contextmanager
+def naming_damage(shown: str) -> Iterator[None]:
+    """Name a checkpoint whose files a library cannot read. The message calls it ``shown``.
+
+    Raises:
+        InputError: with the first line of the library's own message.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{shown}: cannot be loaded ({reason}); fetch it again") from error
+
+
+def short_name(path_or_id: str, revision: str | None = None) -> str:
+    """Return how reports call a checkpoint: the name of its folder without the path, or its hub id and revision."""
+    folder = Path(path_or_id).expanduser()
+    if folder.exists():
+        return folder.resolve().name
+    return path_or_id if revision is None else f"{path_or_id}@{revision}"
 
 
 def is_hub_id(path_or_id: str) -> bool:

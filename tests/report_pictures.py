@@ -1,9 +1,9 @@
-"""Takes pictures of the example report that do not depend on the machine's fonts; run it to replace the references.
+"""Takes pictures of the example reports that do not depend on the machine's fonts; run it to replace the references.
 
     python -m tests.report_pictures
 
-A font made here draws every letter as the same box. Players are hidden, because each Chromium draws them differently.
-The pictures show the layout, the colours, the plots and the lines.
+A font made here draws every letter as the same box. Players and fields are hidden, because each Chromium draws them
+differently. The pictures show the layout, the colours, the plots and the lines.
 """
 
 import base64
@@ -17,10 +17,14 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 
 from tests.chromium import PROGRAM, Browser
+from tests.evaluation_example import write_example, write_report
 from tests.report_example import example, write_clips
 from voice_cloning.data_check.report_page import write_page
+from voice_cloning.evaluation import report_page
 
-PICTURES = {"desktop_light": (1000, False, 0.25), "phone_dark": (390, True, 0.4)}
+DATA_PICTURES = {"desktop_light": (1000, False, 0.25), "phone_dark": (390, True, 0.4)}
+EVALUATION_PICTURES = {"evaluation_desktop": (1000, False, 0.25), "evaluation_phone": (390, False, 0.4)}
+PICTURES = DATA_PICTURES | EVALUATION_PICTURES
 """Name -> window width in pixels, dark colours, scale of the picture."""
 FOLDER = Path(__file__).with_name("report_pictures")
 EM = 1000
@@ -29,7 +33,7 @@ UNWRITTEN = "\u25b8\u25be \n\t\xa0"
 STYLE = """
 * { font-family: Boxes !important; font-synthesis: none; text-rendering: geometricPrecision; }
 * { content-visibility: visible !important; }
-audio { visibility: hidden; }
+audio, select, input { visibility: hidden; }
 """
 
 
@@ -53,6 +57,15 @@ def box_font(characters: str) -> bytes:
     file = io.BytesIO()
     font.save(file)
     return file.getvalue()
+
+
+def evaluation_page(folder: Path) -> Path:
+    """Write the page of an evaluation whose pictures are taken: it has everything, and few sentences."""
+    report = write_example(folder, sentences=3)
+    report["retention"] = {"set": {"name": "english", "sentences": 20}, "systems": report["systems"]}
+    report["warnings"] = ["The adapter was trained with another release."]
+    write_report(folder, report)
+    return report_page.write_page(folder)
 
 
 def take(browser: Browser, page: Path, name: str) -> bytes:
@@ -81,9 +94,10 @@ def main() -> int:
         return 1
     FOLDER.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        page = write_page(example(write_clips(Path(folder) / "clips")), Path(folder))
+        pages = dict.fromkeys(DATA_PICTURES, write_page(example(write_clips(Path(folder) / "clips")), Path(folder)))
+        pages |= dict.fromkeys(EVALUATION_PICTURES, evaluation_page(Path(folder) / "evaluation"))
         with Browser(Path(folder) / "profile") as browser:
-            for name in PICTURES:
+            for name, page in pages.items():
                 path = FOLDER / f"{name}.png"
                 path.write_bytes(take(browser, page, name))
                 print(path)

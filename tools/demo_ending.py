@@ -1,8 +1,9 @@
-"""The last step of the demo: its adapter speaks a clip that it has memorised, and the codes are compared.
+"""The last step of the demo: one memorised clip is compared code by code, then the evaluation of all is summed up.
 
     python -m tools.demo_ending DEMO_DIR
 
-DEMO_DIR is the folder that `make_demo` wrote, with the trainer's run in run/. DEMO_DIR/memorised.wav is written.
+DEMO_DIR is the folder that `make_demo` wrote, with the trainer's run in run/ and the report of `tools.evaluate` on the
+training records in evaluation/. DEMO_DIR/memorised.wav is written.
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from boson_multimodal.command_line import run_command
-from tools.demo.ending import speak_memorised
+from tools.demo.ending import speak_memorised, sum_up_evaluation
 
 
 def main() -> int:
@@ -21,11 +22,13 @@ def main() -> int:
 
 
 def speak() -> int:
-    """Parse the flags, speak, and print the result. Returns the exit status."""
+    """Parse the flags, speak, and print the results. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, metavar="DEMO_DIR")
     disable_progress_bar()
-    print(speak_memorised(parser.parse_args().demo))
+    demo = parser.parse_args().demo
+    print(speak_memorised(demo))
+    print("\n".join(sum_up_evaluation(demo / "evaluation")))
     return 0
 
 

@@ -51,6 +51,10 @@ from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 
 ONE_TEXT = ("text", "reference", "reference_text", "output")
 MANY_TEXTS = ("manifest", "output_dir")
+ADAPTER_SCALE_HELP = (
+    "Multiplies what the adapter adds to the base, above 0 and at most 2: 1.0 is as trained, less weakens an adapter "
+    "that was trained too far."
+)
 RUNAWAY_STATUS = 3
 """The exit status if an output is a runaway after all attempts. Status 2 is that of argparse."""
 
@@ -77,6 +81,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="Commit of audio_tokenizer_path, if it is a hub id.",
     )
     add("--adapter", help="Folder of a trained adapter, such as a checkpoint of a run.")
+    add("--adapter_scale", type=float, default=1.0, help=ADAPTER_SCALE_HELP)
     add(
         "--prompt_style",
         choices=list(PROMPT_STYLES),
@@ -238,6 +243,7 @@ def synthesize(flags: argparse.Namespace) -> int:
         audio_tokenizer_path=flags.audio_tokenizer_path,
         audio_tokenizer_revision=flags.audio_tokenizer_revision,
         adapter=adapter,
+        adapter_scale=flags.adapter_scale,
         prompt_style=prompt_style,
         text_normalisation=text_normalisation,
         torch_dtype=flags.torch_dtype,

@@ -24,10 +24,10 @@ from tests.chatml_files import audio, load, make_cache, record, text, write_reco
 from tests.chromium import Browser, needs_chromium
 from tests.goldens import SAMPLES_DIR, needs_samples
 from tests.planted_defects import PLANTS, compared
+from tests.report_pages import PLAY
 from tests.sample_copies import found_kinds
 from tests.terminals import open_terminal, read_terminal
 from tests.training_runs import PROJECT
-from tests.voice_cloning.data_check.test_report_page import PLAY
 from voice_cloning.data_check.check import check_files
 from voice_cloning.data_check.samples import side_of
 from voice_cloning.data_check.summary import PlannedRun, memory_class

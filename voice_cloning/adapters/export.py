@@ -46,6 +46,9 @@ TARGETS = {
 }
 """For each layout, the patterns of module names by group (like ``lora_config.TARGET_GROUPS``)."""
 
+LARGEST_SCALE = 2.0
+"""The largest factor of an adapter's product (``Adapter.scaled``)."""
+
 MODEL_CLASSES = {ORIGINAL: HiggsAudioModel, TRANSFORMERS: HiggsAudioV2ForConditionalGeneration}
 
 
@@ -98,6 +101,35 @@ class Adapter:
         # The recorded commit of the base has the old layout only.
         config.revision = None
         return renamed
+
+    def scaled(self, scale: float, heading: str) -> "Adapter":
+        """Return the adapter with its LoRA product multiplied by ``scale``. The tensors are shared, not copied.
+
+        1.0 is the adapter as trained, bit for bit. All adapted modules are scaled: attention, FFNs, heads, embeddings.
+
+        Args:
+            scale: above 0 and at most ``LARGEST_SCALE``.
+            heading: the start of messages.
+
+        Raises:
+            InputError: if the scale is out of range, or if this adapter is not a product alone (DoRA).
+        """
+        if not 0.0 < scale <= LARGEST_SCALE:
+            raise InputError(
+                f"--adapter_scale is {scale}; it must be above 0 (0 is the base, without an adapter) and at most "
+                f"{LARGEST_SCALE:g} (beyond that, an adapter is far from anything that was trained)"
+            )
+        if scale == 1.0:
+            return self
+        if self.config.use_dora:
+            raise InputError(
+                f"{heading}: --adapter_scale {scale}: the adapter was trained with DoRA. Its magnitudes replace those "
+                "of the base and are no product that could be scaled; leave --adapter_scale out, or take an earlier "
+                "checkpoint"
+            )
+        config = copy.deepcopy(self.config)
+        config.lora_alpha = self.config.lora_alpha * scale  # a factor of the product, with and without rsLoRA
+        return Adapter(config, self.tensors)
 
     def write(self, folder: Path) -> None:
         """Write both files in PEFT's format. The base's name is written only if it is a hub id."""

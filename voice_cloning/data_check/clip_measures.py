@@ -1,8 +1,8 @@
 """Measure the sound of a clip: level, silence, clipping, bandwidth, pitch. Workers import this without torch.
 
-Frames, decibels and pitch come from librosa. Silence, bandwidth and clipping are our own code; their functions say why,
-and ``python -m benchmarks.clip_measures`` prints the figures. librosa loads its parts at their first use, so a process
-that only imports this module does not need the 1.5 s of CPU time and the 200 MB that they take.
+Pitch comes from librosa. Level, silence, bandwidth and clipping are our own code; their functions say why, and
+``python -m benchmarks.clip_measures`` prints the figures. librosa loads its parts at their first use, so a process that
+only imports this module does not need the 1.5 s of CPU time and the 200 MB that they take.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,14 @@ from dataclasses import dataclass, field
 import librosa
 import numpy as np
 
+from boson_multimodal.audio_processing.silence import (
+    FRAME_SECONDS,
+    LEAST_POWER,
+    decibels,
+    frame_levels,
+    silence,
+    silence_threshold,
+)
 from boson_multimodal.audio_processing.sound_files import (
     CUT_TOLERANCE_SECONDS,
     AudioError,
@@ -24,18 +32,6 @@ from boson_multimodal.constants import CODEC_SAMPLE_RATE, FRAMES_PER_SECOND
 from boson_multimodal.errors import InputError
 from voice_cloning.data_check.code_measures import CodeMeasures
 from voice_cloning.data_check.same_speech import landmarks
-
-LEAST_POWER = 1e-12
-"""The lowest power in a level: -120 dBFS, below the smallest step of 16 bits."""
-FRAME_SECONDS = 0.020
-"""Length of the frames for level and silence."""
-SILENCE_BELOW_SPEECH_DB = (20.0, 45.0)
-"""A frame is silent below the noise floor plus 8 dB. This threshold stays 20 to 45 dB below the loud frames."""
-ABOVE_FLOOR_DB = 8.0
-DIGITAL_SILENCE_DBFS = -115.0
-"""Level of zeros. The smallest steps of 16 bits are at -95 dBFS."""
-PAUSE_SECONDS = 0.2
-"""Shorter silences are part of speech, such as the closures of plosives."""
 
 OLD_NYQUISTS = (4000.0, 5512.5, 8000.0, 11025.0)
 """Nyquist frequencies of the usual rates below 24 kHz."""
@@ -134,7 +130,7 @@ def load_librosa() -> None:
         InputError: if librosa has no writable folder for its compiled functions.
     """
     try:
-        for name in ("util", "power_to_db", "yin"):
+        for name in ("util", "yin"):
             getattr(librosa, name)
     except RuntimeError as error:
         if "cannot cache function" not in str(error):
@@ -173,7 +169,7 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
         sampling_rate=rate,
         bandwidth_hz=band_limit(wave, rate, is_active),
         active_dbfs=float(np.percentile(levels, 95)),
-        peak_dbfs=round(float(_decibels(np.abs(wave).max() ** 2)), 3),
+        peak_dbfs=round(float(decibels(np.abs(wave).max() ** 2)), 3),
         dc=float(wave.mean(dtype=np.float64)),
         clipped_share=clipped_share(samples),
         silence_start=start,
@@ -183,36 +179,6 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
         pitch_hz=pitch(wave, rate, is_active),
         landmarks=landmarks(wave, rate),
     )
-
-
-def frame_levels(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Return the (frames,) level of each 20 ms in dBFS, without DC. A shorter clip is one frame.
-
-    librosa.feature.rms is not used: it includes DC and changes slower than a frame.
-    """
-    size = min(len(wave), max(1, round(FRAME_SECONDS * rate)))
-    return _decibels(librosa.util.frame(wave, frame_length=size, hop_length=size, axis=0).var(axis=1))
-
-
-def silence_threshold(levels: np.ndarray) -> float:
-    """Return the level in dBFS below which a frame is silent."""
-    loud, floor = np.percentile(levels, [95, 10])
-    least, most = SILENCE_BELOW_SPEECH_DB
-    return max(DIGITAL_SILENCE_DBFS, float(np.clip(floor + ABOVE_FLOOR_DB, loud - most, loud - least)))
-
-
-def silence(levels: np.ndarray) -> tuple[float, float, float]:
-    """Return the seconds of silence at the start and at the end, and the share of silences of 0.2 s or more.
-
-    librosa.effects.split is not used: its threshold is a fixed distance below the loudest frame and ignores the noise
-    floor. With our threshold it finds the same, but it computes the levels a second time.
-    """
-    active = np.flatnonzero(levels >= silence_threshold(levels))
-    edges = np.concatenate([[-1], active, [len(levels)]])
-    pauses = np.diff(edges) - 1
-    long = pauses[pauses * FRAME_SECONDS >= PAUSE_SECONDS]
-    at_end = pauses[-1] if len(active) else 0
-    return float(pauses[0] * FRAME_SECONDS), float(at_end * FRAME_SECONDS), float(long.sum() / len(levels))
 
 
 def clipped_share(samples: np.ndarray) -> float:
@@ -313,8 +279,4 @@ def _self_correlation(frames: np.ndarray, lags: np.ndarray) -> np.ndarray:
 def _band_levels(power: np.ndarray, hertz: np.ndarray, lows: Sequence[float], highs: Sequence[float]) -> np.ndarray:
     """Return the (bands,) mean power in dB between each of ``lows`` and each of ``highs``, in Hz."""
     bands = [power[(hertz >= low) & (hertz < high)] for low, high in zip(lows, highs, strict=True)]
-    return _decibels(np.array([band.mean() if len(band) else 0.0 for band in bands]))
-
-
-def _decibels(power: np.ndarray) -> np.ndarray:
-    return librosa.power_to_db(power, amin=LEAST_POWER, top_db=None)
+    return decibels(np.array([band.mean() if len(band) else 0.0 for band in bands]))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from boson_multimodal.audio_processing.repeated_codes import frame_hashes, runs_of_true, still_frames
 from boson_multimodal.audio_processing.sound_files import Clip
 from voice_cloning.data_check.same_speech import MAX_SAME_HASH
 
@@ -66,10 +67,9 @@ def codes_hash(codes_KT: np.ndarray) -> str:
 def measure_codes(codes_KT: np.ndarray) -> CodeMeasures:
     """Measure (K, T) int16 codes with at least one frame."""
     codebooks, frames = codes_KT.shape
-    is_still = np.zeros(frames, bool)
-    is_still[1:] = (codes_KT[:, 1:] == codes_KT[:, :-1]).all(axis=0)
-    starts, ends = _runs(is_still)
-    hashes = _frame_hashes(codes_KT)
+    is_still = still_frames(codes_KT)
+    starts, ends = runs_of_true(is_still)
+    hashes = frame_hashes(codes_KT)
     moving = np.flatnonzero(~is_still)
     longest_loop, loop_lag = _longest_loop(hashes, is_still)
     return CodeMeasures(
@@ -131,21 +131,6 @@ def rarer_at_the_end(clips: Sequence[np.ndarray]) -> np.ndarray:
     return total
 
 
-def _frame_hashes(codes_KT: np.ndarray) -> np.ndarray:
-    """Return a (T,) uint32 hash of each frame: FNV-1a over its codes."""
-    hashes = np.full(codes_KT.shape[1], 2166136261, np.uint64)
-    for codes in codes_KT.astype(np.uint16).astype(np.uint64):
-        for part in (codes & 0xFF, codes >> 8):
-            hashes = (hashes ^ part) * np.uint64(16777619) & np.uint64(0xFFFFFFFF)
-    return hashes.astype(np.uint32)
-
-
-def _runs(is_true: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the starts and the ends of the runs of True in (n,) booleans."""
-    edges = np.diff(np.concatenate([[0], is_true.astype(np.int8), [0]]))
-    return np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-
-
 def _longest_loop(hashes: np.ndarray, is_still: np.ndarray) -> tuple[int, int]:
     """Return the moving frames in the longest passage that repeats an earlier one, and how many frames earlier it is.
 
@@ -154,7 +139,7 @@ def _longest_loop(hashes: np.ndarray, is_still: np.ndarray) -> tuple[int, int]:
     best = (0, 0)
     moving = np.flatnonzero(~is_still)
     for lag in _frequent_lags(hashes[moving], moving).tolist():
-        starts, ends = _runs(hashes[lag:] == hashes[:-lag])
+        starts, ends = runs_of_true(hashes[lag:] == hashes[:-lag])
         counts = np.searchsorted(moving, ends + lag) - np.searchsorted(moving, starts + lag)
         best = max(best, (int(counts.max(initial=0)), -lag))
     return best[0], -best[1]

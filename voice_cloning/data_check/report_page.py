@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import quote
 
 from boson_multimodal.whole_files import write_whole
-from voice_cloning.data_check.report_plots import characters_grid, histogram, number, speakers_table, visible
+from voice_cloning.data_check.report_plots import characters_grid, histogram, speakers_table
+from voice_cloning.evaluation.page_parts import facts, number, page_style, visible
 
 PAGE_FILE = "report.html"
 TEMPLATE_FILE = Path(__file__).with_name("report_page.html")
@@ -46,6 +47,7 @@ def write_page(report: Report, folder: Path) -> Path:
     samples = _Samples(report.get("samples", {}), folder)
     page = Template(TEMPLATE_FILE.read_text(encoding="utf-8")).substitute(
         title=TITLE,
+        style=page_style(),
         verdict=_verdict(errors, warnings),
         files=_files(summary),
         navigation=f'<a href="#errors">Errors ({len(errors)})</a><a href="#warnings">Warnings ({len(warnings)})</a>'
@@ -170,7 +172,7 @@ def _summary(summary: Report) -> list[str]:
     parts = [_facts(summary)]
     if codes := summary.get("codes"):
         told = {name.replace("_", " "): value for name, value in codes.items()}
-        parts.append(f"<div class='card'><h3>Checked from codes</h3>{_pairs(told)}</div>")
+        parts.append(f"<div class='card'><h3>Checked from codes</h3>{facts(told)}</div>")
     if histograms := summary.get("histograms"):
         plots = [histogram(name, h["edges"], h["counts"]) for name, h in histograms.items()]
         parts.append(f"<div class='plots'>{''.join(plots)}</div>")
@@ -179,7 +181,7 @@ def _summary(summary: Report) -> list[str]:
     if characters := summary.get("characters"):
         parts.append(f"<div class='card'><h3>Characters of the texts</h3>{characters_grid(characters)}</div>")
     if settings := summary.get("settings"):
-        parts.append(f"<div class='card'><h3>Settings of this check</h3>{_pairs(settings)}</div>")
+        parts.append(f"<div class='card'><h3>Settings of this check</h3>{facts(settings)}</div>")
     return parts
 
 
@@ -197,20 +199,4 @@ def _facts(summary: Report) -> str:
         "voices": "Voices",
     }
     found = {title: summary[name] for name, title in names.items() if summary.get(name) is not None}
-    return f"<div class='card'>{_pairs(found)}</div>"
-
-
-def _pairs(pairs: Report) -> str:
-    items = [f"<div><dt>{visible(str(name))}</dt><dd>{visible(_plain(v))}</dd></div>" for name, v in pairs.items()]
-    return f"<dl class='facts'>{''.join(items)}</dl>"
-
-
-def _plain(value: Any) -> str:
-    """Return a value of report.json as readable text."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {_plain(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_plain, value))
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)
-    return number(value)
+    return f"<div class='card'>{facts(found)}</div>"

@@ -3,11 +3,12 @@
 All functions return HTML with escaped data; ``report_page.html`` sets the colours and sizes.
 """
 
-import math
 import unicodedata
 from collections.abc import Sequence
 from html import escape
 from typing import Any
+
+from voice_cloning.evaluation.page_parts import number, round_ticks, visible
 
 WIDTH, HEIGHT = 320, 150
 """Size of a histogram, in units of its view box."""
@@ -15,7 +16,6 @@ LEFT, RIGHT, TOP, BOTTOM = 8, 8, 16, 20
 """Margins around a histogram's bars."""
 LEAST_BAR = 1.5
 """Least height of a bar, so that a single outlier among very many clips is visible."""
-TICKS = 5
 SPEAKERS_SHOWN = 30
 HISTOGRAMS = {
     "target_seconds": ("Length of targets", "s"),
@@ -37,26 +37,6 @@ CHARACTER_GROUPS = {
     "C": "Invisible and unassigned",
 }
 """First letter of the Unicode category -> heading."""
-
-
-def number(value: float) -> str:
-    """Return a number in a readable form: ``12,345`` or ``3.25``."""
-    if not math.isfinite(value):
-        return str(value)
-    if float(value).is_integer():
-        return f"{int(value):,}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-
-
-def visible(text: str) -> str:
-    """Return ``text`` as HTML, with control, format and unassigned characters and lone surrogates as numbers."""
-    parts = []
-    for character in text:
-        if unicodedata.category(character)[0] == "C" and character != "\n":
-            parts.append(f'<span class="code" dir="ltr">U+{ord(character):04X}</span>')
-        else:
-            parts.append(escape(character))
-    return "".join(parts)
 
 
 def histogram(name: str, edges: Sequence[float], counts: Sequence[int]) -> str:
@@ -97,23 +77,12 @@ def _bars(edges: Sequence[float], counts: Sequence[int], unit: str) -> str:
 def _axis(edges: Sequence[float]) -> str:
     y = HEIGHT - BOTTOM
     parts = [f'<line x1="{LEFT}" y1="{y}" x2="{WIDTH - RIGHT}" y2="{y}"/>']
-    for tick in _ticks(edges[0], edges[-1]):
+    for tick in round_ticks(edges[0], edges[-1]):
         x = _x(tick, edges)
         anchor = "start" if x < 2 * LEFT else "end" if x > WIDTH - 2 * RIGHT else "middle"
         parts.append(f'<line x1="{x:.1f}" y1="{y}" x2="{x:.1f}" y2="{y + 4}"/>')
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - 4}" text-anchor="{anchor}">{number(tick)}</text>')
     return "".join(parts)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Return about ``TICKS`` round numbers from ``low`` to ``high``."""
-    if high <= low:
-        return [low]
-    rough = (high - low) / TICKS
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
 
 
 def speakers_table(speakers: Sequence[dict[str, Any]]) -> str:

@@ -13,7 +13,7 @@ chooses the budget, and the trial before the first step takes this memory (``voi
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -27,22 +27,48 @@ from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import progress
 from voice_cloning.evaluation.asked_samples import AskedSample, cache_positions, speech_batches
+from voice_cloning.evaluation.recognisers import Heard, SpeechRecogniser
 from voice_cloning.evaluation.sample_sounds import SampleSounds, SpeechWriter
+from voice_cloning.evaluation.word_errors import TextErrors, text_errors
 from voice_cloning.speech.sample_prompts import SamplePrompt, cut_at_target
 from voice_cloning.training.spoken_figures import SpokenClip, measure_clip, spoken_figures
 
 logger = logging.getLogger(__name__)
 
+NORMALISATION = "scoring"
+"""The normalisation of texts before the words are compared."""
 STATED_SHARE = 0.1
 """Speech that takes more than this share of the time is warned of."""
 
 
 @dataclass(frozen=True)
 class SpokenCodes:
-    """What a model spoke: (K, T) codes on the CPU, and whether it ended by itself within the cap."""
+    """What a model spoke.
+
+    Attributes:
+        codes_KT: (K, T) codes on the CPU.
+        ended: whether it ended by itself within the cap.
+        recognised: what a recogniser heard; None without one.
+    """
 
     codes_KT: Tensor
     ended: bool
+    recognised: str | None = None
+
+
+@dataclass(frozen=True)
+class SpeechResult:
+    """What one call of :meth:`TrainingSpeech.speak` found, the same on all processes.
+
+    Attributes:
+        figures: by their names in ``metrics.jsonl``.
+        ended: whether each sample ended by itself, in the order of the samples.
+        errors: of each sample, in the same order; empty without a recogniser.
+    """
+
+    figures: dict[str, float]
+    ended: tuple[bool, ...]
+    errors: tuple[TextErrors, ...] = ()
 
 
 class TrainingSpeech:
@@ -53,10 +79,11 @@ class TrainingSpeech:
         collator: makes batches.
         asked: the samples, in the order of ``spread_order``.
         num_heard: so many of the first ones are also written as sound.
-        sounds: writes them, on the main process; None if nothing is written.
+        sounds: decodes and writes them, on the main process; with a recogniser, on each process. Else None.
         budget: positions of the key-value cache of a batch.
         device, dtype: of the model; the computation is that of training.
         ranks: the processes, which divide the batches among them.
+        recogniser: hears what was spoken; None if nobody listens.
 
     Attributes:
         is_speaking: whether a call was begun and has not ended, also by an error: for messages.
@@ -74,7 +101,9 @@ class TrainingSpeech:
         device: torch.device,
         dtype: torch.dtype,
         ranks: Ranks,
+        recogniser: SpeechRecogniser | None = None,
     ) -> None:
+        self._recogniser = recogniser
         self._dataset = dataset
         self._collator = collator
         self._asked = asked
@@ -104,8 +133,8 @@ class TrainingSpeech:
         self._writer = writer
         self._since = time.perf_counter()
 
-    def speak(self, model: HiggsAudioModel, step: int, stop_requested: Callable[[], bool]) -> dict[str, float] | None:
-        """Speak every sample, write what was spoken, and return the figures on all processes.
+    def speak(self, model: HiggsAudioModel, step: int, stop_requested: Callable[[], bool]) -> SpeechResult | None:
+        """Speak every sample, write what was spoken, and return the same result on all processes.
 
         Args:
             model: the model with its adapter, in inference mode.
@@ -113,23 +142,27 @@ class TrainingSpeech:
             stop_requested: returns whether this process must stop; called before each batch.
 
         Returns:
-            The figures of ``spoken_figures``, ``spoken_seconds`` and ``spoken_share`` (of the time since the last
-            speech); None if a process must stop. Nothing has been written then.
+            The figures are those of ``spoken_figures``, ``spoken_wer`` and ``spoken_cer`` with a recogniser,
+            ``spoken_seconds`` and ``spoken_share`` (of the time since the last speech). None if a process must stop:
+            nothing has been written then.
 
         Raises:
             InputError: on every process, if the disk is full or broken.
         """
         self.is_speaking = True
         started, spoken = time.perf_counter(), self._speak_batches(model, stop_requested)
-        figures: dict[str, float] | None = None
+        result: SpeechResult | None = None
         if spoken is not None:
+            in_order = [spoken[sample.index] for sample in self._asked]
+            errors = self._errors(in_order)
             figures = {}
             with self._ranks.failing_together():
                 if self._writer is not None:
-                    figures = self._write(self._writer, model, step, spoken)
+                    figures = self._write(self._writer, model, step, spoken, errors)
             figures = self._ranks.broadcast_object(figures | self._cost(started))
+            result = SpeechResult(figures, tuple(found.ended for found in in_order), errors)
         self.is_speaking = False
-        return figures
+        return result
 
     @torch.no_grad()
     def take_most_memory(self, model: HiggsAudioModel) -> None:
@@ -155,6 +188,8 @@ class TrainingSpeech:
                 return None
             for batch in self.batches[first : first + ranks.world_size][ranks.rank :][:1]:
                 mine |= self._speak_batch(model, batch)
+        if self._recogniser is not None:
+            mine = self._recognised(mine)
         return {index: codes for found in ranks.gather(mine) for index, codes in found.items()}
 
     @torch.no_grad()
@@ -174,6 +209,22 @@ class TrainingSpeech:
             spoken[sample.index] = SpokenCodes(codes, ended and columns.shape[1] <= sample.most_columns)
         return spoken
 
+    def _recognised(self, spoken: dict[int, SpokenCodes]) -> dict[int, SpokenCodes]:
+        """Decode what this process spoke, and let the recogniser hear it."""
+        samples = [sample for sample in self._asked if sample.index in spoken]
+        waves = self._sounds.decode({sample: spoken[sample.index].codes_KT for sample in samples})
+        clips = [Heard(waves[s], self._sounds.sampling_rate, spoken[s.index].codes_KT) for s in samples]
+        texts = self._recogniser.transcribe(clips)
+        found = zip(samples, texts, strict=True)
+        return {sample.index: replace(spoken[sample.index], recognised=text) for sample, text in found}
+
+    def _errors(self, spoken: Sequence[SpokenCodes]) -> tuple[TextErrors, ...]:
+        """Return the errors of each sample; nothing without a recogniser."""
+        if self._recogniser is None:
+            return ()
+        pairs = zip(self._asked, spoken, strict=True)
+        return tuple(text_errors(sample.text, found.recognised, NORMALISATION) for sample, found in pairs)
+
     def _prompt(self, model: HiggsAudioModel, sample: AskedSample) -> SamplePrompt:
         return cut_at_target(self._dataset[sample.index], model.config)
 
@@ -184,11 +235,16 @@ class TrainingSpeech:
         return torch.autocast(self._device.type, self._dtype, enabled=self._dtype != torch.float32)
 
     def _write(
-        self, writer: SpeechWriter, model: HiggsAudioModel, step: int, spoken: dict[int, SpokenCodes]
+        self,
+        writer: SpeechWriter,
+        model: HiggsAudioModel,
+        step: int,
+        spoken: dict[int, SpokenCodes],
+        errors: Sequence[TextErrors],
     ) -> dict[str, float]:
         """Write one line for each sample, and the clips that are heard. Return the figures."""
         waves: dict[AskedSample, Tensor] = {}
-        if self._sounds is not None:
+        if self._sounds is not None and self._heard:
             if not self._has_originals:
                 prompts = {sample: self._prompt(model, sample) for sample in self._heard}
                 references = {s: p.reference_KT for s, p in prompts.items() if p.reference_KT is not None}
@@ -197,10 +253,11 @@ class TrainingSpeech:
             waves = self._sounds.decode({sample: spoken[sample.index].codes_KT for sample in self._heard})
             self._sounds.write_step(writer, step, waves)
         clips = [self._measured(sample, spoken[sample.index], waves.get(sample)) for sample in self._asked]
-        for clip in clips:
+        for index, (sample, clip) in enumerate(zip(self._asked, clips, strict=True)):
             known = {name: value for name, value in asdict(clip).items() if value is not None}
-            writer.write_sample({"step": step, **known})
-        return spoken_figures(clips, self._dataset.frames_per_second)
+            heard = {"recognised": spoken[sample.index].recognised, **asdict(errors[index])} if errors else {}
+            writer.write_sample({"step": step, **known, **heard})
+        return spoken_figures(clips, self._dataset.frames_per_second) | error_rates(errors)
 
     def _measured(self, sample: AskedSample, spoken: SpokenCodes, wave: Tensor | None) -> SpokenClip:
         sound = {} if wave is None else {"samples": wave, "sampling_rate": self._sounds.sampling_rate}
@@ -229,3 +286,14 @@ class TrainingSpeech:
                     100 * STATED_SHARE,
                 )
         return {"spoken_seconds": seconds, "spoken_share": share}
+
+
+def error_rates(errors: Sequence[TextErrors]) -> dict[str, float]:
+    """Return the word and the character error rate over all samples, as far as there is something to count."""
+    words, characters = sum(found.words for found in errors), sum(found.characters for found in errors)
+    rates = {}
+    if words:
+        rates["spoken_wer"] = sum(found.word_errors for found in errors) / words
+    if characters:
+        rates["spoken_cer"] = sum(found.character_errors for found in errors) / characters
+    return rates

@@ -25,6 +25,7 @@ from lora_config import (
 from voice_cloning.evaluation.training_speech import TrainingSpeech
 from voice_cloning.run.data import RunData
 from voice_cloning.run.identity import flags_before, run_details, run_identity
+from voice_cloning.training.base_kl import BaseKL
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.checkpoints import check_checkpoint, read_state
@@ -37,7 +38,7 @@ from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.run_directory import RunDirectory
 from voice_cloning.training.sample_files import check_place
-from voice_cloning.training.state import BestEvaluation, TrainingState
+from voice_cloning.training.state import EvaluationResult, TrainingState
 
 
 @dataclass(frozen=True)
@@ -108,9 +109,9 @@ class FinishedRun:
         return read_state(self.opened.checkpoint)["step"]
 
     @property
-    def best(self) -> BestEvaluation | None:
+    def best(self) -> EvaluationResult | None:
         """The best evaluation of the run."""
-        return BestEvaluation.of_state(read_state(self.opened.checkpoint))
+        return EvaluationResult.best_of_state(read_state(self.opened.checkpoint))
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,8 @@ class TrainingComponents:
         optimizer: updates the adapter.
         loader: makes the batches of the training data.
         evaluator: evaluates on the evaluation data; None without such data.
+        is_better: whether an evaluation is better than the best one so far.
+        base_kl: the divergence from the base in the loss; None if its weight is 0.
         speech: speaks evaluation samples; None if the run does not.
         state: the state of the run. The loop changes it.
     """
@@ -138,7 +141,9 @@ class TrainingComponents:
     optimizer: AdapterOptimizer
     loader: BatchLoader
     evaluator: Evaluator | None
+    base_kl: BaseKL | None
     speech: TrainingSpeech | None
+    is_better: Callable[[EvaluationResult, EvaluationResult], bool]
     state: TrainingState
 
     @property
@@ -271,4 +276,4 @@ def open_log(
             writer = MetricsWriter(directory.folder, config.report_to, state.step, flags)
         if run.speech is not None:
             run.speech.open(writer)
-    return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device)
+    return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device, run.base_kl)

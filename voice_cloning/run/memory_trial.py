@@ -13,13 +13,14 @@ from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.cards import GB
 from boson_multimodal.device_memory import hold_one_block
 from boson_multimodal.memory_remedies import naming_lack_of_memory
-from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.model.higgs_audio.transfer import to_device
 from boson_multimodal.process_group import Ranks
 from voice_cloning.evaluation.asked_samples import cache_positions
 from voice_cloning.run.components import TrainingComponents
 from voice_cloning.run.memory_advice import training_remedies
+from voice_cloning.training.base_kl import micro_batch_loss
 from voice_cloning.training.batch_planning import MicroBatch, fullest_evaluation_batch
 from voice_cloning.training.batches import count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
@@ -127,8 +128,8 @@ class MemoryTrial:
 
     def _train_on(self, batch: HiggsAudioBatchInput) -> None:
         counts = to_device(count_labels([batch], self._run.num_codebooks).float(), self.device)
-        output = self._forward(batch)
-        weighted_loss(output.text_loss_sum, counts[0], output.audio_loss_sum, counts[1:], self._loss_config).backward()
+        loss, _ = micro_batch_loss(self._forward, batch, counts, self._loss_config, self._run.base_kl)
+        loss.backward()
         self._run.optimizer.gradients.zero_()
 
     @torch.no_grad()

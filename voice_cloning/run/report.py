@@ -1,5 +1,6 @@
-"""The messages at the start and at the end of a run."""
+"""The messages at the start and at the end of a run, and which messages are shown."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from voice_cloning.run.components import FinishedRun, Placement, TrainingCompone
 from voice_cloning.run.data import RunData
 from voice_cloning.training.log import peak_memory_gb
 from voice_cloning.training.run_directory import RunDirectory
-from voice_cloning.training.state import BestEvaluation
+from voice_cloning.training.state import EvaluationResult
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def finished_summary(run: FinishedRun) -> TrainingSummary:
     return TrainingSummary(run.step, run.step, True, None, run.opened.checkpoint, *best)
 
 
-def _best(directory: RunDirectory | None, best: BestEvaluation | None) -> tuple[int | None, Path | None]:
+def _best(directory: RunDirectory | None, best: EvaluationResult | None) -> tuple[int | None, Path | None]:
     """Return the step of the best evaluation, and its checkpoint if the folder has it.
 
     A run that was resumed from another folder may have left it there, and somebody may have removed it.
@@ -134,3 +135,11 @@ def closing_lines(summary: TrainingSummary) -> list[str]:
     elif summary.best_step is not None:
         lines.append(f"best by evaluation loss: step {summary.best_step}, whose checkpoint is not in this folder")
     return lines
+
+
+def set_up_messages(program: logging.Logger) -> None:
+    """Show this project's messages. Hide library messages that repeat them or that a user cannot act on."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    for own in (program, logging.getLogger("voice_cloning")):
+        own.setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its messages itself

@@ -1,11 +1,27 @@
 """What is evaluated after a step: the loss on the evaluation data, and speech, each at the steps of its own flag."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
+from voice_cloning.evaluation.training_speech import SpeechResult
 from voice_cloning.run.components import TrainingComponents
 from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.state import EvaluationResult
+
+
+@dataclass(frozen=True)
+class StepEvaluation:
+    """What was found after a step.
+
+    Attributes:
+        figures: losses, accuracies and figures of speech, by their names in ``metrics.jsonl``.
+        result: what decides whether the checkpoint is the best one; None if there is no loss.
+    """
+
+    figures: dict[str, float]
+    result: EvaluationResult | None
 
 
 def is_evaluation_due(run: TrainingComponents, config: DistributedTrainingConfig) -> bool:
@@ -19,8 +35,8 @@ def evaluate_step(
     forward: Callable[[HiggsAudioBatchInput], HiggsAudioModelOutput],
     config: DistributedTrainingConfig,
     stop_requested: Callable[[], bool],
-) -> dict[str, float] | None:
-    """Return the losses and the figures of speech by name, or None if a process must stop.
+) -> StepEvaluation | None:
+    """Evaluate the loss and speak, each if it is due. Return None if a process must stop.
 
     A stop while samples are spoken loses the losses too: a resumed run then repeats both.
 
@@ -33,20 +49,32 @@ def evaluate_step(
     Raises:
         InputError: on every process, if the disk is full or broken.
     """
-    state, found = run.state, {}
+    state, losses, spoken = run.state, {}, None
     speaks = _speaks(run, config)
     # A run that was resumed with other flags may owe the evaluation of a step that they do not name.
     if config.evaluates_at(state.step, state.is_last_step) or not speaks:
         losses = run.evaluator.evaluate(forward, stop_requested)
         if losses is None:
             return None
-        found |= losses
     if speaks:
-        figures = run.speech.speak(run.model.get_base_model(), state.step, stop_requested)
-        if figures is None:
+        spoken = run.speech.speak(run.model.get_base_model(), state.step, stop_requested)
+        if spoken is None:
             return None
-        found |= figures
-    return found
+    return StepEvaluation(losses | (spoken.figures if spoken else {}), _result(state.step, losses, spoken))
+
+
+def _result(step: int, losses: dict[str, float], spoken: SpeechResult | None) -> EvaluationResult | None:
+    if "eval_loss" not in losses:
+        return None
+    if spoken is None:
+        return EvaluationResult(step, losses["eval_loss"])
+    return EvaluationResult(
+        step,
+        losses["eval_loss"],
+        ended=spoken.ended,
+        word_errors=tuple(found.word_errors for found in spoken.errors),
+        words=tuple(found.words for found in spoken.errors),
+    )
 
 
 def _speaks(run: TrainingComponents, config: DistributedTrainingConfig) -> bool:

@@ -9,7 +9,7 @@ Paths are relative to the manifest. The id is the name of the output.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from arabic_text.normalise import normalise_text
 from arabic_voice_cloning_dataset import parse_record, read_json_records, sample_id_of
 from boson_multimodal.audio_processing.clips import Waveform, frames_of, read_waveform
+from boson_multimodal.audio_processing.codes_file import CodesFiles, codes_name
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import clips_before_target, text_problem
 from boson_multimodal.cloning_example import VoiceCloningExample, text_to_speak
@@ -67,6 +68,21 @@ class SpeechRequest:
         return [content for piece in self.pieces for content in clips_before_target(piece.sample)]
 
 
+@dataclass(frozen=True)
+class ManifestEntry:
+    """An entry of a manifest.
+
+    Attributes:
+        name: its id, or its number in the file.
+        request: what it asks for; None if it cannot be read.
+        problems: everything that is wrong with it.
+    """
+
+    name: str
+    request: SpeechRequest | None
+    problems: list[str]
+
+
 def request_of_text(
     name: str,
     text: str,
@@ -94,27 +110,42 @@ def read_manifest(
     Raises:
         InputError: if the file is missing, is empty or is not JSON.
     """
-    requests: list[SpeechRequest] = []
-    problems: list[str] = []
+    entries = read_entries(read_json_records(path), path.parent, prompt_style, letters_per_piece, text_normalisation)
+    problems = [f"{entry.name}: {problem}" for entry in entries for problem in entry.problems]
+    return [entry.request for entry in entries if entry.request is not None], problems
+
+
+def read_entries(
+    raws: Iterable[Any],
+    base_dir: Path,
+    prompt_style: str,
+    letters_per_piece: int = LETTERS_PER_PIECE,
+    text_normalisation: str = "none",
+    further_keys: Sequence[str] = (),
+) -> list[ManifestEntry]:
+    """Read the entries of a manifest, each with its own problems.
+
+    Args:
+        raws: the entries as JSON gives them.
+        base_dir: the folder to which paths of clips are relative.
+        further_keys: keys that an entry may have beside ``ENTRY_KEYS``; their values are strings that are not empty.
+    """
+    entries: list[ManifestEntry] = []
     names: set[str] = set()
-    for number, raw in enumerate(read_json_records(path)):
+    for number, raw in enumerate(raws):
         request: SpeechRequest | None = None
         if isinstance(raw, dict) and "messages" in raw:
             name = sample_id_of(raw, number)
-            request, found = _request_of_record(raw, name, prompt_style, path.parent, text_normalisation)
+            request, found = _request_of_record(raw, name, prompt_style, base_dir, text_normalisation)
         else:
-            name, found = _entry_problems(raw, number, text_normalisation)
+            name, found = entry_problems(raw, number, text_normalisation, further_keys=further_keys)
             if not found:
                 reference = AudioContent(audio_url=raw["reference"], where="reference")
                 prompt = raw["text"], reference, raw["reference_text"], prompt_style
-                request = request_of_text(name, *prompt, path.parent, letters_per_piece, text_normalisation)
-        if name in names:
-            found.append("id: another entry has the same id; each id is the name of a file")
+                request = request_of_text(name, *prompt, base_dir, letters_per_piece, text_normalisation)
+        entries.append(ManifestEntry(name, request, found + name_problems(name, names)))
         names.add(name)
-        problems += [f"{name}: {problem}" for problem in [*found, *_name_problems(name)]]
-        if request is not None:
-            requests.append(request)
-    return requests, problems
+    return entries
 
 
 def text_problems(text: str, field: str, text_normalisation: str = "none") -> list[str]:
@@ -126,8 +157,13 @@ def text_problems(text: str, field: str, text_normalisation: str = "none") -> li
     return [f"{field}: {reason}"] if reason else []
 
 
-def check_references(requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int], list[str]]:
+def check_references(
+    requests: Sequence[SpeechRequest], codes: CodesFiles | None = None
+) -> tuple[dict[Clip, int], list[str]]:
     """Read every reference once. Print warnings about silent references and those of unusual length to stderr.
+
+    Args:
+        codes: files of codes. A reference that they hold is not read.
 
     Returns:
         The number of code frames of each usable reference, and a problem for each of the others.
@@ -141,6 +177,9 @@ def check_references(requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int]
             clip = Clip.of(content, request.base_dir)
             if clip not in frames and clip not in why_not:
                 try:
+                    if codes is not None and codes.holds(codes_name(content)):
+                        frames[clip] = codes.find(None, codes_name(content)).codes_KT.shape[1]
+                        continue
                     waveform = _reference(clip)
                     frames[clip] = frames_of(waveform.samples.numel(), waveform.sampling_rate, FRAMES_PER_SECOND)
                     silent += [clip.name] if waveform.is_silent else []
@@ -188,27 +227,47 @@ def _request_of_record(
     return SpeechRequest(name, (Piece(text_to_speak(sample), sample),), base_dir), []
 
 
-def _entry_problems(raw: Any, number: int, text_normalisation: str) -> tuple[str, list[str]]:
-    """Return the id of an entry (or its number in the list), and every problem with its fields."""
+def entry_problems(
+    raw: Any,
+    number: int,
+    text_normalisation: str = "none",
+    needed: Sequence[str] = ENTRY_KEYS,
+    further_keys: Sequence[str] = (),
+) -> tuple[str, list[str]]:
+    """Return the id of an entry (or its number in the list), and every problem with its fields.
+
+    Args:
+        raw: the entry as JSON gives it.
+        number: its number in the list, from 0.
+        needed: the keys that it must have.
+        further_keys: the keys that it may have.
+    """
     if not isinstance(raw, dict):
-        return f"entry {number}", [f"is {type(raw).__name__}; it must be an object with {list(ENTRY_KEYS)}"]
-    problems = [f"{key}: unknown key; known are {list(ENTRY_KEYS)}" for key in raw if key not in ENTRY_KEYS]
-    for key in ENTRY_KEYS:
-        if not isinstance(raw.get(key), str) or not raw[key]:
-            found = f"{raw[key]!r}; it must be a string that is not empty" if key in raw else "missing"
-            problems.append(f"{key}: {found}")
-        elif key in ("text", "reference_text"):
-            problems += text_problems(raw[key], key, text_normalisation)
+        return f"entry {number}", [f"is {type(raw).__name__}; it must be an object with {list(needed)}"]
+    known = [*needed, *further_keys]
+    problems = [f"{key}: unknown key; known are {known}" for key in raw if key not in known]
+    for key in known:
+        if key in raw or key in needed:
+            problems += _value_problems(raw, key, text_normalisation)
     name = raw.get("id")
     return name if isinstance(name, str) and name else f"entry {number}", problems
 
 
-def _name_problems(name: str) -> list[str]:
-    """Return why an id cannot be a file name; an empty list if it can."""
+def _value_problems(raw: dict[str, Any], key: str, text_normalisation: str) -> list[str]:
+    if not isinstance(raw.get(key), str) or not raw[key]:
+        found = f"{raw[key]!r}; it must be a string that is not empty" if key in raw else "missing"
+        return [f"{key}: {found}"]
+    return text_problems(raw[key], key, text_normalisation) if key in ("text", "reference_text") else []
+
+
+def name_problems(name: str, taken: Collection[str] = ()) -> list[str]:
+    """Return why an id cannot be a file name, or is one of another entry; an empty list if it can be one."""
+    problems = ["id: another entry has the same id; each id is the name of a file"] if name in taken else []
     if name.startswith(".") or name.endswith(RUNAWAY_MARK) or any(c in name for c in "/\\") or not name.isprintable():
-        return [
+        problems.append(
             f"id: {name!r}; it becomes a file name: it must not contain slashes, backslashes or control characters, "
             f"start with a point or end with {RUNAWAY_MARK}"
-        ]
-    size = len(name.encode("utf-8", "surrogatepass"))
-    return [f"id: {size} bytes long; a file name may have {LONGEST_ID_BYTES}"] if size > LONGEST_ID_BYTES else []
+        )
+    elif (size := len(name.encode("utf-8", "surrogatepass"))) > LONGEST_ID_BYTES:
+        problems.append(f"id: {size} bytes long; a file name may have {LONGEST_ID_BYTES}")
+    return problems

@@ -14,16 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
 import torch
 import torchaudio
-from safetensors import SafetensorError
 
-from boson_multimodal.checkpoints import is_hub_id, read_config, resolve_checkpoint
+from boson_multimodal.checkpoints import is_hub_id, naming_damage, read_config, resolve_checkpoint
 from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import limit_library_bars
@@ -92,17 +90,19 @@ class SpeakerModel(ABC):
     calibration: Calibration | None = None
     device: torch.device
 
-    def embed(self, wave: np.ndarray, sampling_rate: int) -> SpeakerEmbedding | None:
-        """Return the embedding of a mono wave of (samples,); None if it has less than ``LEAST_SECONDS`` of speech."""
+    def embed(
+        self, wave: np.ndarray, sampling_rate: int, least_seconds: float = LEAST_SECONDS
+    ) -> SpeakerEmbedding | None:
+        """Return the embedding of a mono wave of (samples,); None if it has less than ``least_seconds`` of speech."""
         (samples,) = wave.shape
         start = np.asarray(wave[: round(LONGEST_SECONDS * sampling_rate)], np.float32)
-        if samples < LEAST_SECONDS * sampling_rate or not start.any():
+        if samples < least_seconds * sampling_rate or not start.any():
             return None
         if sampling_rate != self.sampling_rate:
             start = torchaudio.functional.resample(torch.from_numpy(start), sampling_rate, self.sampling_rate).numpy()
         speech = self._speech(start - start.mean())  # DC would count as level
         seconds = len(speech) / self.sampling_rate
-        if seconds < LEAST_SECONDS:
+        if seconds < least_seconds:
             return None
         with torch.inference_mode():
             vector = self._vector(speech)
@@ -148,21 +148,22 @@ class XVectorModel(SpeakerModel):
 
     Args:
         path_or_id: its folder, or its hub id.
+        revision: the hub's commit, branch or tag; it is ignored for a folder.
 
     Raises:
         InputError: if it is not there, or is not such a model with all its weights.
     """
 
-    def __init__(self, path_or_id: str, device: torch.device | None = None) -> None:
+    def __init__(self, path_or_id: str, device: torch.device | None = None, revision: str | None = None) -> None:
         self.name, shown = path_or_id, f"--speaker_model {path_or_id}"
-        folder = resolve_checkpoint(path_or_id, None, "--speaker_model", [WEIGHTS, "preprocessor_config.json"])
+        folder = resolve_checkpoint(path_or_id, revision, "--speaker_model", [WEIGHTS, "preprocessor_config.json"])
         architectures = read_config(folder, shown).get("architectures") or []
         if architectures and not any(str(name).endswith("ForXVector") for name in architectures):
             raise InputError(_no_x_vectors(shown, architectures))
         import transformers  # slow to import, and Resemblyzer does without it
 
         limit_library_bars()
-        try:
+        with naming_damage(shown):
             config = transformers.AutoConfig.from_pretrained(folder)
             if type(config) not in transformers.MODEL_FOR_AUDIO_XVECTOR_MAPPING:
                 raise InputError(_no_x_vectors(shown, architectures or [config.model_type]))
@@ -170,11 +171,6 @@ class XVectorModel(SpeakerModel):
             model, info = transformers.AutoModelForAudioXVector.from_pretrained(
                 folder, dtype=torch.float32, output_loading_info=True
             )
-        except InputError:
-            raise
-        except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UnpicklingError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{shown}: cannot be loaded ({reason}); fetch it again") from error
         # The objective is used in training only. Anything else that is missing would be random.
         missing = sorted(name for name in info["missing_keys"] if not name.startswith("objective."))
         if missing:
@@ -211,12 +207,13 @@ def is_resemblyzer_installed() -> bool:
     return importlib.util.find_spec(RESEMBLYZER) is not None
 
 
-def load_speaker_model(name: str, device: torch.device | None = None) -> SpeakerModel:
+def load_speaker_model(name: str, device: torch.device | None = None, revision: str | None = None) -> SpeakerModel:
     """Load a speaker model.
 
     Args:
         name: ``resemblyzer``, or a folder or hub id of a transformers model with an x-vector head.
         device: None takes the GPU if there is one.
+        revision: the hub's commit, branch or tag; it is ignored for a folder and for Resemblyzer.
 
     Raises:
         InputError: if the package is missing, or the model is not there or of another kind.
@@ -227,7 +224,7 @@ def load_speaker_model(name: str, device: torch.device | None = None) -> Speaker
         raise InputError(
             f"--speaker_model {name}: no such folder; give {RESEMBLYZER}, a folder, or a hub id OWNER/NAME"
         )
-    return XVectorModel(name, device)
+    return XVectorModel(name, device, revision)
 
 
 def scaled_vectors(embeddings: Iterable[SpeakerEmbedding], half_seconds: float) -> np.ndarray:

@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, ChatMLDatasetSample
 from boson_multimodal.audio_processing.clips import read_waveform
 from boson_multimodal.audio_processing.code_cache import clip_key
+from boson_multimodal.audio_processing.codes_file import CodesFiles, codes_name
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
     CODEC_WEIGHTS,
     HiggsAudioTokenizer,
@@ -45,7 +46,7 @@ from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
-from boson_multimodal.model.higgs_audio.generation import SamplingConfig, codes_of_columns
+from boson_multimodal.model.higgs_audio.generation import codes_of_columns
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths, require_quantisation
 from boson_multimodal.seeds import seed_of
 from lora_config import ADAPTER_FILE, load_base_model
@@ -64,93 +65,22 @@ from voice_cloning.speech.requests import (
     request_of_text,
     text_problems,
 )
-from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND, longest_seconds
-from voice_cloning.training.data import checkpoint_misfits, reference_problems
+from voice_cloning.speech.speech import Speech, SpeechSettings, SpokenPiece
+from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, longest_seconds
+from voice_cloning.training.data import checkpoint_misfits, find_local_codec, open_codes_files, reference_problems
 from voice_cloning.training.run_directory import file_fingerprint, folder_fingerprint
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpeechSettings:
-    """The settings of generation. The same settings give the same speech for a text, alone or in a batch.
-
-    Attributes:
-        sampling: how each code is sampled.
-        seed: the seed for sampling.
-        retries: how often a runaway piece is generated again, each time with another seed.
-        slowest_letters_per_second: determines the longest plausible duration of a text (``longest_seconds``).
-    """
-
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    seed: int = 0
-    retries: int = 2
-    slowest_letters_per_second: float = SLOWEST_LETTERS_PER_SECOND
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {getattr(self, name)}; it must be at least 0"
-            for name in ("seed", "retries")
-            if getattr(self, name) < 0
-        ]
-        if not 0.0 < self.slowest_letters_per_second < math.inf:
-            problems.append(f"slowest_letters_per_second is {self.slowest_letters_per_second}; it must be above 0")
-        raise_if_any("wrong settings", problems)
-
-    @property
-    def attempts(self) -> int:
-        """The number of attempts per piece. Greedy generation has one: further ones would be equal."""
-        return 1 + (self.retries if self.sampling.do_sample else 0)
-
-
-@dataclass(frozen=True)
-class SpokenPiece:
-    """The speech for one prompt.
-
-    Attributes:
-        text: the text of the prompt.
-        codes: (K, T) codes.
-        attempt: the number of the attempt, from 0.
-        failure: why the speech cannot be that of the text; None if it ended in time.
-    """
-
-    text: str
-    codes: Tensor
-    attempt: int
-    failure: str | None
-
-
-@dataclass(frozen=True)
-class Speech:
-    """The speech for one request.
-
-    Attributes:
-        samples: (samples,) in -1..1, all pieces joined.
-        sampling_rate: samples per second.
-        pieces: the pieces that were joined.
-    """
-
-    samples: Tensor
-    sampling_rate: int
-    pieces: tuple[SpokenPiece, ...]
-
-    @property
-    def seconds(self) -> float:
-        return self.samples.numel() / self.sampling_rate
-
-    @property
-    def failures(self) -> list[str]:
-        """The problem and the text of each piece that is a runaway or is empty."""
-        return [f"{piece.failure}: {piece.text!r}" for piece in self.pieces if piece.failure]
-
-
-def fitting_adapter(folder: Path, config: HiggsAudioConfig) -> Adapter:
-    """Read a trained adapter in either layout, and check that it fits a model of this configuration.
+def fitting_adapter(folder: Path, config: HiggsAudioConfig, scale: float = 1.0) -> Adapter:
+    """Read a trained adapter in either layout, check that it fits a model of this configuration, and scale it.
 
     Raises:
-        InputError: if the folder has no LoRA adapter or a damaged one, or naming each tensor that does not fit.
+        InputError: if the folder has no LoRA adapter or a damaged one, or naming each tensor that does not fit, or if
+            the adapter cannot be scaled.
     """
     adapter = read_adapter(folder).in_layout(ORIGINAL)
     check_fit(adapter, config, f"--adapter {folder}")
-    return adapter
+    return adapter.scaled(scale, f"--adapter {folder}")
 
 
 def load_speaking_model(
@@ -177,6 +107,9 @@ class VoiceCloner:
         model_path, model_revision, audio_tokenizer_path, audio_tokenizer_revision, torch_dtype: like the trainer's
             flags.
         adapter: the folder of a trained adapter.
+        adapter_scale: weakens the adapter below 1.0 (``Adapter.scaled``).
+        codes: files of codes (``docs/codes.md``). Clips that they hold are not encoded. If they are given, the codec
+            need not be on this machine: the cloner then speaks codes only (``speaks_codes_only``).
         prompt_style: ``as_written`` or ``voice_clone``; None means the style with which the adapter was trained.
         text_normalisation: one of ``TEXT_NORMALISATIONS``; None means the one with which the adapter was trained.
         quantise: ``none`` or ``nf4``, for the base's weights; None means as the adapter was trained.
@@ -192,9 +125,11 @@ class VoiceCloner:
         *,
         model_path: str,
         audio_tokenizer_path: str,
-        model_revision: str = MODEL_REVISION,
+        model_revision: str | None = MODEL_REVISION,
         audio_tokenizer_revision: str = AUDIO_TOKENIZER_REVISION,
         adapter: str | Path | None = None,
+        adapter_scale: float = 1.0,
+        codes: Sequence[str | Path] = (),
         prompt_style: str | None = None,
         text_normalisation: str | None = None,
         torch_dtype: str = "auto",
@@ -218,28 +153,47 @@ class VoiceCloner:
         self.model_folder = resolve_checkpoint(
             model_path, model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
-        self.codec_folder = resolve_checkpoint(
-            audio_tokenizer_path, audio_tokenizer_revision, "--audio_tokenizer_path", (CODEC_WEIGHTS,)
-        )
         self.config = HiggsAudioConfig.from_pretrained(self.model_folder)
         if self.quantise != NOT_QUANTISED:
             check_widths(self.config, f"--model_path {model_path}")
         self.tokenizer = AutoTokenizer.from_pretrained(self.model_folder)
-        codec = codec_config(self.codec_folder)
-        self.frames_per_second = codec.frame_rate
+        self.codec_folder, self.codes_files = self._find_codec(audio_tokenizer_path, audio_tokenizer_revision, codes)
+        codec = None if self.codec_folder is None else codec_config(self.codec_folder)
+        self.frames_per_second = self.codes_files.frames_per_second if codec is None else codec.frame_rate
         misfits = checkpoint_misfits(self.config, self.tokenizer, codec)
         raise_if_any(f"{self.model_folder}: tokenizer or codec do not fit", misfits + reference_problems(self.config))
-        self._adapter_weights = None if self.adapter is None else fitting_adapter(self.adapter, self.config)
+        if self.adapter is None and adapter_scale != 1.0:
+            raise InputError(f"--adapter_scale {adapter_scale}: there is no --adapter to weaken; give one")
+        self.adapter_scale = adapter_scale
+        self.adapter_weights = (
+            None if self.adapter is None else fitting_adapter(self.adapter, self.config, adapter_scale)
+        )
         if self.prompt_style == "as_written" and (warning := turns_warning(self.adapter)):
             print(f"warning: {warning}", file=sys.stderr)
         self.reference = ReferenceForm.of(self.config)
         self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.config)
         self._codes: dict[str, Tensor] = {}
 
+    def _find_codec(
+        self, path: str, revision: str, codes: Sequence[str | Path]
+    ) -> tuple[Path | None, CodesFiles | None]:
+        """Return the codec's folder, which may be missing if there are files of codes, and these files."""
+        if not codes:
+            return resolve_checkpoint(path, revision, "--audio_tokenizer_path", (CODEC_WEIGHTS,)), None
+        codec = find_local_codec(path, revision)
+        files, problems = open_codes_files(codes, self.config, codec)
+        raise_if_any("codes that cannot be used", problems)
+        return codec.folder if codec.is_whole else None, files
+
+    @property
+    def speaks_codes_only(self) -> bool:
+        """Whether there is no codec, so that speech stays codes."""
+        return self.codec_folder is None
+
     @cached_property
     def model(self) -> HiggsAudioModel:
-        """The model with its adapter. It is loaded at the first use."""
-        return load_speaking_model(self.model_folder, self._adapter_weights, self.device, self.dtype, self.quantise)
+        """The model with its adapter. It is loaded at the first use, unless the caller has set it before."""
+        return load_speaking_model(self.model_folder, self.adapter_weights, self.device, self.dtype, self.quantise)
 
     @property
     def is_loaded(self) -> bool:
@@ -248,7 +202,13 @@ class VoiceCloner:
 
     @cached_property
     def codec(self) -> HiggsAudioTokenizer:
-        """The codec. It is loaded at the first use."""
+        """The codec. It is loaded at the first use.
+
+        Raises:
+            InputError: if the cloner speaks codes only.
+        """
+        if self.codec_folder is None:
+            raise InputError("--audio_tokenizer_path: there is no codec, so there are no waveforms; give one")
         return load_higgs_audio_tokenizer(self.codec_folder, self.device)
 
     def speak(
@@ -266,10 +226,14 @@ class VoiceCloner:
         audio = AudioContent(audio_url=str(reference), where="reference")
         prompt = text, audio, reference_text, self.prompt_style
         request = request_of_text("the text", *prompt, letters_per_piece=letters_per_piece, text_normalisation=how)
-        frames, unusable = check_references([request])
+        frames, unusable = self.check_references([request])
         raise_if_any("cannot be spoken", problems + unusable)
         self.check_lengths([request], frames)
         return next(speech for _, speech in self.speak_all([request]))
+
+    def check_references(self, requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int], list[str]]:
+        """Read every reference once, as :func:`check_references`; those with codes in files are not read."""
+        return check_references(requests, self.codes_files if self.reference.chunk_seconds is None else None)
 
     def check_lengths(self, requests: Sequence[SpeechRequest], frames: dict[Clip, int]) -> None:
         """Check that the prompts and their longest speech fit into the model's positions.
@@ -305,8 +269,7 @@ class VoiceCloner:
             input_ids, contents = speech_prompt(piece.sample, self.tokenizer)
             prompts.append(hashlib.sha256(json.dumps(input_ids).encode()).hexdigest()[:16])
             for content in contents:
-                clip = Clip.of(content, request.base_dir)
-                references.append(clip_key(clip, content_hash(clip.source)))
+                references.append(self._key_of(content, request.base_dir))
         return {
             "texts": [piece.text for piece in request.pieces],
             "prompts": prompts,
@@ -315,6 +278,7 @@ class VoiceCloner:
             **self._checkpoints,
             "torch_dtype": str(self.dtype),
             **({} if self.quantise == NOT_QUANTISED else {"quantise": self.quantise}),
+            **({} if self.adapter_scale == 1.0 else {"adapter_scale": self.adapter_scale}),
             "settings": asdict(self.settings),
         }
 
@@ -325,7 +289,7 @@ class VoiceCloner:
         written = max(path.stat().st_mtime_ns for path in self.model_folder.glob("*.safetensors"))
         return {
             "model": [folder_fingerprint(self.model_folder), str(self.model_folder.resolve()), written],
-            "audio_tokenizer": codec_identity(self.codec_folder),
+            "audio_tokenizer": codec_identity(self.codec_folder) if self.codec_folder else self.codes_files.codec,
             "adapter": adapter,
         }
 
@@ -344,23 +308,46 @@ class VoiceCloner:
             while waiting and len(waiting[0].pieces) <= len(spoken):
                 request = waiting.pop(0)
                 count = len(request.pieces)
-                yield request, self._joined(tuple(spoken[:count]))
+                yield request, self.joined(tuple(spoken[:count]))
                 del spoken[:count]
 
     def prompt(self, piece: Piece, base_dir: Path) -> ChatMLDatasetSample:
         """Return the prompt: the training sample of this conversation up to the spoken clip, without labels."""
         input_ids, contents = speech_prompt(piece.sample, self.tokenizer)
-        clips = [Clip.of(content, base_dir) for content in contents]
         slots = (self.config.audio_in_token_idx, self.config.audio_out_token_idx)
         references = [token == slots[0] for token in input_ids if token in slots]
         codes = [
-            self.reference_codes(clip) if self.reference.codes or not is_reference else None
-            for clip, is_reference in zip(clips, references, strict=True)
+            self.clip_codes(content, base_dir) if self.reference.codes or not is_reference else None
+            for content, is_reference in zip(contents, references, strict=True)
         ]
-        waveforms = self.reference.waveforms(clips, references)
+        waveforms = self.reference.waveforms([Clip.of(content, base_dir) for content in contents], references)
         return ChatMLDatasetSample.of_clips(
             input_ids, [IGNORE_INDEX] * len(input_ids), codes, waveforms, self.config.audio_num_codebooks
         )
+
+    def clip_codes(self, content: AudioContent, base_dir: Path) -> Tensor:
+        """Return the (K, T) codes of a clip: from the files of codes if they hold it, else encoded.
+
+        Raises:
+            InputError: if its codes are wrong, or it has none and cannot be read.
+        """
+        if self._has_codes(content):
+            return self.codes_files.find(None, codes_name(content)).codes_KT
+        return self.reference_codes(Clip.of(content, base_dir))
+
+    def _has_codes(self, content: AudioContent) -> bool:
+        return self.codes_files is not None and self.codes_files.holds(codes_name(content))
+
+    def clip_identity(self, content: AudioContent, base_dir: Path) -> dict[str, Any]:
+        """Return what determines the codes of a clip: the clip and the codec."""
+        return {"clip": self._key_of(content, base_dir), "audio_tokenizer": self._checkpoints["audio_tokenizer"]}
+
+    def _key_of(self, content: AudioContent, base_dir: Path) -> str:
+        """Return what determines the codes of a clip."""
+        if self._has_codes(content):
+            return self.codes_files.find(None, codes_name(content)).key
+        clip = Clip.of(content, base_dir)
+        return clip_key(clip, content_hash(clip.source))
 
     def reference_codes(self, clip: Clip) -> Tensor:
         """Return the (K, T) codes of a clip. Each clip is encoded once."""
@@ -369,6 +356,12 @@ class VoiceCloner:
             waveform = read_waveform(clip).resampled(self.codec.sampling_rate)
             self._codes[key] = self.codec.encode(waveform[None])[0]
         return self._codes[key]
+
+    def share_codec_of(self, other: "VoiceCloner") -> None:
+        """Use the codec of another cloner, and the clips that it has encoded. Both must have the same codec."""
+        self._codes = other._codes
+        if not other.speaks_codes_only:
+            self.codec = other.codec
 
     def _columns(self, frames: int) -> int:
         return columns_of(frames, self.config.audio_num_codebooks, self.config.use_delay_pattern)
@@ -380,22 +373,34 @@ class VoiceCloner:
             open_places = [place for place, piece in enumerate(spoken) if piece is None or piece.failure]
             if not open_places:
                 break
-            for place, piece in zip(open_places, self._attempt([batch[i] for i in open_places], attempt), strict=True):
+            again = [batch[place] for place in open_places]
+            pieces = [(request.pieces[index], request.base_dir) for request, index in again]
+            seeds = [seed_of(self.settings.seed, index, attempt) for _, index in again]
+            for place, piece in zip(open_places, self.speak_pieces(pieces, seeds, attempt), strict=True):
                 spoken[place] = piece
         return [piece for piece in spoken if piece is not None]
 
-    def _attempt(self, batch: Sequence[tuple[SpeechRequest, int]], attempt: int) -> list[SpokenPiece]:
-        pieces = [request.pieces[index] for request, index in batch]
-        limits = [self.most_columns(piece) for piece in pieces]
-        batch_input = self.collator([self.prompt(request.pieces[index], request.base_dir) for request, index in batch])
+    def speak_pieces(
+        self, pieces: Sequence[tuple[Piece, Path]], seeds: Sequence[int], attempt: int = 0
+    ) -> list[SpokenPiece]:
+        """Generate one batch of checked pieces, each once. No codec is needed if files hold the references' codes.
+
+        Args:
+            pieces: each piece with the folder to which its clips are relative.
+            seeds: the seed of each piece.
+            attempt: the number of the attempt, which the result records.
+        """
+        limits = [self.most_columns(piece) for piece, _ in pieces]
+        batch_input = self.collator([self.prompt(piece, base_dir) for piece, base_dir in pieces])
         output = self.model.generate(
             **batch_input.prompts(),
             max_new_tokens=max(limits),
-            seed=[seed_of(self.settings.seed, index, attempt) for _, index in batch],
+            seed=list(seeds),
             **asdict(self.settings.sampling),
         )
         spoken = []
-        for piece, limit, columns, ended in zip(pieces, limits, output.audio_sequences, output.ended, strict=True):
+        found = zip(pieces, limits, output.audio_sequences, output.ended, strict=True)
+        for (piece, _), limit, columns, ended in found:
             # Another piece of the batch may have a higher limit. Alone, this piece would have stopped at its own limit.
             codes = codes_of_columns(columns[:, :limit], self.config.audio_codebook_size).cpu()
             failure = None
@@ -406,7 +411,8 @@ class VoiceCloner:
             spoken.append(SpokenPiece(piece.text, codes, attempt, failure))
         return spoken
 
-    def _joined(self, pieces: tuple[SpokenPiece, ...]) -> Speech:
+    def joined(self, pieces: tuple[SpokenPiece, ...]) -> Speech:
+        """Decode the pieces of one request, and join them. The codec is needed."""
         rate = self.codec.sampling_rate
         waves = [self.codec.decode(piece.codes).float() for piece in pieces if piece.codes.shape[1]]
         return Speech(join_pieces(waves, rate), rate, pieces)

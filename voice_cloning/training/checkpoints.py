@@ -32,6 +32,8 @@ from lora_config import ADAPTER_CONFIG_FILE, ADAPTER_FILE, AdapterForm
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+SELECTION_FILE = "selection.json"
+"""The choice of a checkpoint by its speech, in the folder of a run."""
 STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
 DECIDING_FILES = (RUN_FILE, ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE)
@@ -41,6 +43,10 @@ CHECKPOINT_FILES = (*DECIDING_FILES, ADAPTER_CONFIG_FILE, "README.md")
 CHECKSUMS = "sha256"
 """The field of ``trainer_state.json`` with the SHA-256 of each deciding file."""
 STATE_FIELDS = {"step", "total_steps", "finished", "evaluation_due", "best", "totals"}
+OF_CLIPS = {"ended": bool, "word_errors": int, "words": int}
+"""The lists of the best evaluation that hold one value for each spoken clip, with the types of these values."""
+WAITED = "evaluations_without_better"
+"""A field of ``trainer_state.json`` that earlier releases did not write."""
 
 _NAME = re.compile(r"checkpoint-([0-9]{6,})")
 _DAMAGED_ARCHIVE = (
@@ -201,7 +207,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / STATE_FILE
     state = read_json_object(path)
     problems = [f"{name} is missing" for name in sorted(STATE_FIELDS - state.keys())]
-    problems += [f"{name} is unknown" for name in sorted(state.keys() - STATE_FIELDS - {CHECKSUMS})]
+    problems += [f"{name} is unknown" for name in sorted(state.keys() - STATE_FIELDS - {CHECKSUMS, WAITED})]
     problems = problems or _state_problems(state)
     if problems:
         raise DamageError(f"{path}: {'; '.join(problems)}")
@@ -219,12 +225,24 @@ def _state_problems(state: dict[str, Any]) -> list[str]:
         problems.append(f"finished is {state['finished']!r} and evaluation_due is {due!r} at step {step} of {total}")
     if best is not None and not _is_best(best, step):
         problems.append(f"best is {best!r}; it must be null, or a step up to {step} and its eval_loss")
-    lists = [totals.get(name) for name in ("sums", "counts")] if isinstance(totals, dict) else []
-    if len(lists) != 2 or not all(isinstance(v, list) and all(map(_is_finite, v)) for v in lists):
-        problems.append("totals must hold sums and counts, lists of finite numbers")
-    elif len(lists[0]) != len(lists[1]) or len(lists[0]) < 2 or min(lists[1]) < 0:
-        problems.append("totals must hold as many sums as counts, and no count below 0")
+    if type(state.get(WAITED, 0)) is not int or state.get(WAITED, 0) < 0:
+        problems.append(f"{WAITED} is {state[WAITED]!r}; it must be a whole number of at least 0")
+    problems += _totals_problems("totals", totals)
+    if not problems and "base_kl" in totals:
+        problems += _totals_problems("totals.base_kl", totals["base_kl"], len(totals["sums"]))
     return problems
+
+
+def _totals_problems(name: str, totals: Any, size: int | None = None) -> list[str]:
+    """Return what is wrong with loss sums and label counts, of which there must be ``size`` each if it is given."""
+    lists = [totals.get(part) for part in ("sums", "counts")] if isinstance(totals, dict) else []
+    if len(lists) != 2 or not all(isinstance(v, list) and all(map(_is_finite, v)) for v in lists):
+        return [f"{name} must hold sums and counts, lists of finite numbers"]
+    if len(lists[0]) != len(lists[1]) or len(lists[0]) < 2 or min(lists[1]) < 0:
+        return [f"{name} must hold as many sums as counts, and no count below 0"]
+    if size is not None and len(lists[0]) != size:
+        return [f"{name} holds {len(lists[0])} sums; it must hold {size}, as totals does"]
+    return []
 
 
 def _is_count(value: Any) -> bool:
@@ -236,8 +254,13 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_best(best: Any, step: int) -> bool:
-    is_whole = isinstance(best, dict) and best.keys() == {"step", "eval_loss"} and _is_count(best["step"])
-    return is_whole and best["step"] <= step and type(best["eval_loss"]) in (int, float)
+    if not isinstance(best, dict) or not {"step", "eval_loss"} <= best.keys() <= {"step", "eval_loss", *OF_CLIPS}:
+        return False
+    clips = [best[name] for name in OF_CLIPS if name in best]
+    if not all(isinstance(values, list) and len(values) == len(clips[0]) for values in clips):
+        return False
+    wrong = [v for n, kind in OF_CLIPS.items() for v in best.get(n, []) if type(v) is not kind or v < 0]
+    return not wrong and _is_count(best["step"]) and best["step"] <= step and type(best["eval_loss"]) in (int, float)
 
 
 # -- checksums -------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, 
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning import __version__
 from voice_cloning.training.checkpoints import RUN_FILE, read_run_flags
+from voice_cloning.training.evaluation_config import EvaluationConfig
 from voice_cloning.training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def read_positions(word: str) -> int | str:
 
 
 @dataclass(kw_only=True)
-class DistributedTrainingConfig:
+class DistributedTrainingConfig(EvaluationConfig):
     """Paths and settings of the training loop. Each attribute is a flag of the same name, explained in its help text.
 
     Raises:
@@ -68,7 +69,6 @@ class DistributedTrainingConfig:
     output_dir: str = _housekeeping(
         MISSING, "Folder for checkpoints, metrics and the run's description.", per_call=True
     )
-    eval_data_path: str | None = _source(None, "ChatML samples to evaluate on, of other speakers than data_path.")
     model_path: str = _source(
         MODEL_ID,
         "Folder or hub id of the model, in the original or the transformers layout.",
@@ -128,30 +128,20 @@ class DistributedTrainingConfig:
         before="none",
     )
     gradient_checkpointing: bool = _housekeeping(False, "The same as --recompute layer.", per_call=True)
+    base_kl_weight: float = _setting(
+        0.0,
+        "Weight of the divergence from the base's own predictions, KL(base || model), in the loss: against forgetting. "
+        "Needs a second forward pass, without the adapter. 0 leaves it out.",
+        before=0.0,
+    )
+    base_kl_share: float = _setting(
+        0.25, "The share of the micro-batches on which base_kl_weight acts, for less time.", before=0.25
+    )
     seed: int = _setting(42, "Seeds the adapter, the data order and dropout; the same seed gives the same run.")
 
     logging_steps: int = _housekeeping(10, "Optimizer steps between lines of metrics.jsonl.")
-    eval_steps: int = _housekeeping(200, "Optimizer steps between evaluations; there is always one at the end.")
-    sample_every: int | None = _housekeeping(
-        None,
-        "Speak evaluation samples at each step that is a multiple of this number, and at the last one. By default they "
-        "are spoken at every evaluation. Speech that takes more than 10 % of the time is warned of.",
-        before=None,
-    )
-    num_scored_samples: int = _housekeeping(
-        64,
-        "Number of samples of eval_data_path that are spoken from their prompts, as codes, for the figures of speech. "
-        "They are spread over the speakers and are the same each time. Fewer cost less; 0 turns speech off. The "
-        "weights do not depend on it.",
-        before=0,
-    )
-    num_samples: int = _housekeeping(
-        4, "So many of these samples also go through the codec into the folder samples, to be listened to.", before=4
-    )
     save_steps: int = _housekeeping(200, "Optimizer steps between checkpoints; there is always one at the end.")
-    save_total_limit: int = _housekeeping(
-        3, "Checkpoints to keep, besides the one with the lowest evaluation loss; 0 keeps all."
-    )
+    save_total_limit: int = _housekeeping(3, "Checkpoints to keep, besides the best one; 0 keeps all.")
     resume: str = _housekeeping(
         "auto",
         "auto resumes from the newest sound checkpoint in output_dir; none stops if output_dir holds a run. Or give "
@@ -181,21 +171,22 @@ class DistributedTrainingConfig:
     def __post_init__(self) -> None:
         problems = []
         for name in ("num_train_epochs", "gradient_accumulation_steps", "logging_steps"):
-            problems += self._below(name, 1)
+            problems += self.below(name, 1)
         problems += self._memory_problems()
-        for name in ("eval_steps", "sample_every", "save_steps", "max_steps", "batch_size"):
-            problems += self._below(name, 1)
-        at_least_0 = ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit")
-        for name in (*at_least_0, "num_scored_samples", "num_samples"):
-            problems += self._below(name, 0)
-        problems += self._speech_problems()
+        for name in ("save_steps", "max_steps", "batch_size"):
+            problems += self.below(name, 1)
+        for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit"):
+            problems += self.below(name, 0)
+        if not 0.0 <= self.base_kl_weight < float("inf"):
+            problems.append(f"base_kl_weight is {self.base_kl_weight}; it must be a finite number of at least 0")
+        if not 0.0 < self.base_kl_share <= 1.0:
+            problems.append(f"base_kl_share is {self.base_kl_share}; it must be above 0 and at most 1")
         for name in ("learning_rate", "adam_epsilon"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 problems.append(f"{name} is {getattr(self, name)}; it must be a number above 0")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 problems.append(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        problems += self._memory_problems()
         choices = {
             "lr_scheduler_type": SCHEDULES,
             "torch_dtype": TORCH_DTYPES,
@@ -215,33 +206,10 @@ class DistributedTrainingConfig:
         for name in ("data_path", "output_dir"):
             if not getattr(self, name):
                 problems.append(f"{name} is empty; give a path")
+        problems += self.problems_of_evaluation()
         raise_if_any("wrong settings", problems)
         if self.gradient_checkpointing:
             self.recompute = "layer"
-
-    @property
-    def speaks(self) -> bool:
-        """Whether evaluation samples are spoken during training."""
-        return self.eval_data_path is not None and self.num_scored_samples > 0
-
-    def speaks_at(self, step: int, is_last: bool) -> bool:
-        """Return whether evaluation samples are spoken after a step."""
-        return self.speaks and (is_last or step % (self.sample_every or self.eval_steps) == 0)
-
-    def evaluates_at(self, step: int, is_last: bool) -> bool:
-        """Return whether the evaluation loss is computed after a step."""
-        return self.eval_data_path is not None and (is_last or step % self.eval_steps == 0)
-
-    def _speech_problems(self) -> list[str]:
-        """Return the flags of speech that ask for something without the data for it."""
-        if self.eval_data_path is not None:
-            return []
-        asked = {name: getattr(self, name) for name in ("sample_every", "num_scored_samples", "num_samples")}
-        return [
-            f"{name} is {value}, and eval_data_path is not given; the samples that are spoken are those of it"
-            for name, value in asked.items()
-            if value and value != type(self).__dataclass_fields__[name].default
-        ]
 
     def _memory_problems(self) -> list[str]:
         """Return what is wrong with the flags that determine the memory."""
@@ -249,7 +217,7 @@ class DistributedTrainingConfig:
         if isinstance(budget, str) and budget != AUTO:
             problems.append(f"max_tokens_per_batch is {budget!r}; it must be a number of positions, or {AUTO}")
         elif not isinstance(budget, str):
-            problems += self._below("max_tokens_per_batch", 1)
+            problems += self.below("max_tokens_per_batch", 1)
         elif self.batch_size is not None:
             problems.append(
                 f"max_tokens_per_batch is {AUTO}, and batch_size is {self.batch_size}, which sets the size of "
@@ -260,10 +228,6 @@ class DistributedTrainingConfig:
         if self.gpu is not None and not self.dry_run:
             problems.append(f"gpu is {self.gpu!r}, which is for dry_run; training takes the card of this machine")
         return problems
-
-    def _below(self, name: str, least: float) -> list[str]:
-        value = getattr(self, name)
-        return [f"{name} is {value}; it must be at least {least}"] if value is not None and not value >= least else []
 
 
 Configs = tuple[DistributedTrainingConfig, ArabicVoiceCloningDatasetConfig, HiggsAudioLoRATrainingConfig, LossConfig]

@@ -1,6 +1,7 @@
 """Load and check the training and evaluation data that the flags name, before any weight is loaded."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,10 +201,21 @@ def _open_codes(
     dataset_config: ArabicVoiceCloningDatasetConfig, model_config: HiggsAudioConfig, codec: Codec
 ) -> tuple[CodeSource, list[str]]:
     """Return the source of the codes, and the problems with it."""
-    form = (model_config.audio_num_codebooks, model_config.audio_codebook_size)
     if not dataset_config.codes:
+        form = (model_config.audio_num_codebooks, model_config.audio_codebook_size)
         return CodeCache(Path(dataset_config.code_cache_dir), codec.identity, *form), []
-    files = CodesFiles(dataset_config.codes, *form)
+    return open_codes_files(dataset_config.codes, model_config, codec)
+
+
+def open_codes_files(
+    paths: Sequence[str | Path], model_config: HiggsAudioConfig, codec: Codec
+) -> tuple[CodesFiles, list[str]]:
+    """Open the files of ``--codes``. Return them, and a problem if they are not of this codec.
+
+    Raises:
+        InputError: if the files cannot be used.
+    """
+    files = CodesFiles(paths, model_config.audio_num_codebooks, model_config.audio_codebook_size)
     problems = []
     if codec.identity not in (None, files.codec):
         problems.append(

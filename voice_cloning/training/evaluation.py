@@ -1,4 +1,4 @@
-"""Compute evaluation losses: means over all labels, which do not depend on micro-batches and processes."""
+"""Compute evaluation losses and accuracies: means over all labels, independent of micro-batches and processes."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,7 @@ from boson_multimodal.progress import progress
 from voice_cloning.training.batch_planning import plan_evaluation
 from voice_cloning.training.batches import BatchLoader, count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
-from voice_cloning.training.losses import LossTotals, loss_sums
+from voice_cloning.training.losses import LossTotals, accuracies, answer_counts, loss_sums
 
 
 class Evaluator:
@@ -49,7 +49,8 @@ class Evaluator:
     def evaluate(
         self, forward: Callable[[HiggsAudioBatchInput], HiggsAudioModelOutput], stop_requested: Callable[[], bool]
     ) -> dict[str, float] | None:
-        """Return the mean losses by name (``eval_loss``, ``eval_text_loss``, ...), or None if a process must stop.
+        """Return the mean losses by name (``eval_loss``, ``eval_text_loss``, ...) and the accuracies of ``accuracies``
+        (``eval_accuracy_end``, ...), or None if a process must stop.
 
         Args:
             forward: one forward pass of the model, in inference mode.
@@ -69,10 +70,12 @@ class Evaluator:
             micro_batches = self._loader.load(step_plan).micro_batches
             totals.counts += count_labels(micro_batches, self._num_codebooks)
             for batch in filter(None, micro_batches):
-                added = loss_sums(forward(batch)).double()
+                output = forward(batch)
+                added = torch.cat([loss_sums(output).double(), answer_counts(output)])
                 sums = added if sums is None else sums + added
-        if sums is not None:
-            totals.sums += sums.cpu()
-        self._ranks.sum(totals.sums)
+        summed = torch.zeros(1 + 4 * self._num_codebooks, dtype=torch.float64) if sums is None else sums.cpu()
+        self._ranks.sum(summed)
         self._ranks.sum(totals.counts)
-        return totals.losses(self._loss_config, prefix="eval_")
+        totals.sums, right = summed.split([1 + self._num_codebooks, 3 * self._num_codebooks])
+        shares = accuracies(right, totals.counts[1:])
+        return totals.losses(self._loss_config, "eval_") | {f"eval_{name}": share for name, share in shares.items()}

@@ -1,6 +1,8 @@
-"""Write the metrics of a run to ``metrics.jsonl`` and TensorBoard, and read ``metrics.jsonl``, damaged or not.
+"""Write the metrics of a run to ``metrics.jsonl`` and the reporters, and read ``metrics.jsonl``, damaged or not.
 
-A record is written whole or not at all: if a write fails, what was written of it is removed.
+A line holds the numbers of a step, or one clip that the model spoke at a step: its sample's id under ``sample``, and
+numbers, texts and booleans. A record is written whole or not at all: if a write fails, what was written of it is
+removed.
 """
 
 import io
@@ -16,11 +18,16 @@ from torch import Tensor
 
 from boson_multimodal.disk_errors import naming_disk_errors
 from boson_multimodal.whole_files import append_whole
+from voice_cloning.training.sound_pictures import checked, encode_png, encode_wav, mel_picture
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
+SAMPLE = "sample"
+"""The name that only the record of a spoken sample has."""
 LARGEST_STEP = 2**53
 """Larger numbers are no steps: a plot cannot place them."""
+GROUPS = {"eval_": "eval", "spoken_": "speech", "true_": "speech"}
+"""Beginning of a number's name -> its group in TensorBoard. Other numbers are in the group ``train``."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,8 @@ class MetricsLines:
     """The lines of a ``metrics.jsonl``.
 
     Attributes:
-        sound: each sound line without its line end, and its record: ``step``, and numbers by name.
+        sound: each sound line without its line end, and its record: ``step``, and numbers by name; or ``step``,
+            ``sample``, and numbers, texts and booleans by name.
         damaged: ``line N: what is wrong`` of each other line.
         has_unfinished: whether the last damaged line has no line end: it is being written, or a kill cut it.
     """
@@ -36,6 +44,16 @@ class MetricsLines:
     sound: list[tuple[bytes, dict[str, Any]]]
     damaged: list[str]
     has_unfinished: bool
+
+    @property
+    def numbers(self) -> list[dict[str, Any]]:
+        """The records of numbers."""
+        return [record for _, record in self.sound if SAMPLE not in record]
+
+    @property
+    def samples(self) -> list[dict[str, Any]]:
+        """The records of spoken samples."""
+        return [record for _, record in self.sound if SAMPLE in record]
 
 
 def read_metrics_lines(path: Path) -> MetricsLines:
@@ -69,9 +87,16 @@ def _record(line: bytes) -> tuple[dict[str, Any], str | None]:
     step = record["step"]
     if type(step) is not int or not 0 <= step < LARGEST_STEP:
         return {}, f"step is {step!r}, not a number of steps"
-    if "sample" in record:  # the line of a spoken sample, with its id and its text
-        return record, None
-    wrong = [f"{name} is {value!r}, not a number" for name, value in record.items() if not _is_number(value)]
+    if SAMPLE not in record:
+        wrong = [f"{name} is {value!r}, not a number" for name, value in record.items() if not _is_number(value)]
+        return record, "; ".join(wrong) or None
+    wrong = [
+        f"{name} is {value!r}, not a number, a text, true or false"
+        for name, value in record.items()
+        if not (_is_number(value) or type(value) in (str, bool))
+    ]
+    if type(record[SAMPLE]) is not str:
+        wrong.append(f"{SAMPLE} is {record[SAMPLE]!r}, not a text")
     return record, "; ".join(wrong) or None
 
 
@@ -106,11 +131,31 @@ class TensorBoardFile:
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
         """Write numbers by tag. Raises ``OSError`` if they cannot be written."""
-        values = [self._summary.Summary.Value(tag=tag, simple_value=number) for tag, number in numbers.items()]
-        self._write({"step": step, "summary": self._summary.Summary(value=values)})
+        self._write_values(step, [{"tag": tag, "simple_value": number} for tag, number in numbers.items()])
+
+    def write_wav(self, step: int, tag: str, content: bytes, samples: int, sampling_rate: int) -> None:
+        """Write a mono WAV file of so many samples. Raises ``OSError`` if it cannot be written."""
+        audio = self._summary.Summary.Audio(
+            sample_rate=sampling_rate,
+            num_channels=1,
+            length_frames=samples,
+            encoded_audio_string=content,
+            content_type="audio/wav",
+        )
+        self._write_values(step, [{"tag": tag, "audio": audio}])
+
+    def write_png(self, step: int, tag: str, content: bytes, height: int, width: int) -> None:
+        """Write a PNG file in RGB. Raises ``OSError`` if it cannot be written."""
+        rgb = 3  # of the colour spaces of this message
+        image = self._summary.Summary.Image(height=height, width=width, colorspace=rgb, encoded_image_string=content)
+        self._write_values(step, [{"tag": tag, "image": image}])
 
     def close(self) -> None:
         self._file.close()
+
+    def _write_values(self, step: int, values: list[dict[str, Any]]) -> None:
+        summary = self._summary.Summary(value=[self._summary.Summary.Value(**value) for value in values])
+        self._write({"step": step, "summary": summary})
 
     def _write(self, fields: dict[str, Any]) -> None:
         record = io.BytesIO()
@@ -134,7 +179,7 @@ class MetricsWriter:
 
     def __init__(self, folder: Path, reporters: list[str], step: int, config: dict[str, Any]) -> None:
         self._folder = folder
-        self._tensorboard = self._wandb = None
+        self._tensorboard = self._wandb = self._wandb_media = None
         with self._naming_disk_errors():
             # A buffer that could not be written would be written again when the file is closed.
             self._file = (folder / METRICS_FILE).open("ab", buffering=0)
@@ -143,29 +188,54 @@ class MetricsWriter:
         if "wandb" in reporters:
             import wandb  # optional; the configuration has checked that it is installed
 
-            self._wandb = wandb.init(config=config, dir=str(folder), resume="allow")
+            self._wandb, self._wandb_media = wandb.init(config=config, dir=str(folder), resume="allow"), wandb
 
     def write(self, record: dict[str, Any]) -> None:
-        """Write one record, which must hold ``step``."""
+        """Write one record of numbers, which must hold ``step``."""
         step, numbers = record["step"], {k: v for k, v in record.items() if k != "step"}
         with self._naming_disk_errors():
             append_whole(self._file, (json.dumps(record) + "\n").encode())
             if self._tensorboard is not None:
-                groups = {name: "eval" if name.startswith("eval_") else "train" for name in numbers}
-                self._tensorboard.write(step, {f"{groups[name]}/{name}": value for name, value in numbers.items()})
+                self._tensorboard.write(step, {f"{_group(name)}/{name}": value for name, value in numbers.items()})
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
 
     def write_sample(self, record: dict[str, Any]) -> None:
-        """Write the line of one spoken sample, which must hold ``step`` and ``sample``."""
+        """Write the record of one spoken sample to ``metrics.jsonl``. It must hold ``step`` and ``sample``."""
         with self._naming_disk_errors():
             append_whole(self._file, (json.dumps(record) + "\n").encode())
 
     def write_sound(self, step: int, tag: str, samples: Tensor, sampling_rate: int) -> None:
-        """Nothing yet."""
+        """Give (samples,) in -1..1 to the reporters, to be heard.
+
+        Raises:
+            InputError: also if the waveform is not (samples,) of finite numbers.
+        """
+        wave = checked(tag, samples)
+        if self._tensorboard is not None:
+            with self._naming_disk_errors():
+                self._tensorboard.write_wav(step, tag, encode_wav(wave, sampling_rate), len(wave), sampling_rate)
+        if self._wandb is not None:
+            sound = self._wandb_media.Audio(wave.clamp(-1.0, 1.0).numpy(), sample_rate=sampling_rate)
+            self._wandb.log({tag: sound}, step=step)
 
     def write_mel(self, step: int, tag: str, samples: Tensor, sampling_rate: int) -> None:
-        """Nothing yet."""
+        """Give a picture of the mel spectrogram of (samples,) in -1..1 to the reporters, as ``tag/mel``.
+
+        A name in TensorBoard and in W&B stands for one kind of content, and ``tag`` may be that of the sound.
+
+        Raises:
+            InputError: also if the waveform is not (samples,) of finite numbers.
+        """
+        wave = checked(tag, samples)
+        if self._tensorboard is None and self._wandb is None:
+            return
+        pixels, tag = mel_picture(wave, sampling_rate), f"{tag}/mel"
+        if self._tensorboard is not None:
+            with self._naming_disk_errors():
+                self._tensorboard.write_png(step, tag, encode_png(pixels), *pixels.shape[:2])
+        if self._wandb is not None:
+            self._wandb.log({tag: self._wandb_media.Image(pixels)}, step=step)
 
     def close(self) -> None:
         self._file.close()
@@ -176,6 +246,10 @@ class MetricsWriter:
 
     def _naming_disk_errors(self) -> Any:
         return naming_disk_errors(self._folder, RESUME_ADVICE)
+
+
+def _group(name: str) -> str:
+    return next((group for beginning, group in GROUPS.items() if name.startswith(beginning)), "train")
 
 
 RESUME_ADVICE = "Make room for the run, and run the same command again: it resumes from its newest checkpoint"

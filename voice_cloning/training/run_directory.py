@@ -4,6 +4,7 @@
     metrics.jsonl                one line per logged step, per evaluation and per spoken sample
     tensorboard/                 the same numbers as plots
     samples/                     clips that evaluations spoke (sample_files.py)
+    selection.json               the best checkpoint by its speech, if tools.evaluate --select has chosen one
     checkpoint-000120/           adapter_model.safetensors, adapter_config.json, README.md (its card), run.json,
                                  trainer_state.json, optimizer.pt
 
@@ -33,6 +34,7 @@ from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync, write_whole
 from voice_cloning import __version__
 from voice_cloning.training.checkpoints import (
     RUN_FILE,
+    SELECTION_FILE,
     STATE_FILE,
     DamageError,
     checkpoint_name,
@@ -236,7 +238,7 @@ class RunDirectory:
         return _json_bytes({"identity": self.identity, **self.details})
 
     def _run_files(self) -> list[Path]:
-        names = (RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER)
+        names = (RUN_FILE, METRICS_FILE, TENSORBOARD_FOLDER, SELECTION_FILE)
         found = [self.folder / name for name in names if os.path.lexists(self.folder / name)]
         return found + list(filter(is_written_by_program, named_checkpoints(self.folder)))
 

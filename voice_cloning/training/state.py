@@ -2,33 +2,51 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from boson_multimodal.whole_files import write_whole
-from voice_cloning.training.checkpoints import STATE_FILE, read_state
+from voice_cloning.training.checkpoints import STATE_FILE, WAITED, read_state
 from voice_cloning.training.losses import LossTotals
 
 
 @dataclass(frozen=True)
-class BestEvaluation:
-    """The evaluation with the lowest loss so far.
+class EvaluationResult:
+    """What decides whether the checkpoint of an evaluation is the best.
 
     Attributes:
         step: optimizer steps before it.
         eval_loss: its loss.
+        ended: for each scored sample, in the order of the samples, whether the model ended it by itself. Empty if
+            nothing was spoken.
+        word_errors, words: of each scored sample, as a recogniser heard it. Empty without a recogniser.
     """
 
     step: int
     eval_loss: float
+    ended: tuple[bool, ...] = ()
+    word_errors: tuple[int, ...] = ()
+    words: tuple[int, ...] = ()
 
     @classmethod
-    def of_state(cls, state: dict[str, Any]) -> "BestEvaluation | None":
+    def best_of_state(cls, state: dict[str, Any]) -> "EvaluationResult | None":
         """Return the best evaluation in the content of ``trainer_state.json``."""
         best = state["best"]
         # An earlier release could record a loss that is not finite, and then no other one was lower.
-        return cls(**best) if best is not None and math.isfinite(best["eval_loss"]) else None
+        if best is None or not math.isfinite(best["eval_loss"]):
+            return None
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in best.items()})
+
+    def for_json(self) -> dict[str, Any]:
+        """Return the fields that are not empty."""
+        return {name: value for name, value in asdict(self).items() if value != ()}
+
+
+def has_lower_loss(candidate: EvaluationResult, best: EvaluationResult) -> bool:
+    """Return whether an evaluation has a lower loss than the best one so far."""
+    return candidate.eval_loss < best.eval_loss
 
 
 @dataclass
@@ -40,7 +58,9 @@ class TrainingState:
         totals: loss sums since the last line of metrics.
         step: optimizer steps done.
         best: the best evaluation so far.
+        evaluations_without_better: evaluations since the best one.
         evaluation_due: whether the evaluation of this step has not been completed.
+        ended_early: whether ``patience`` has ended the run before its planned last step. The file does not hold it.
         saved_step: step of the checkpoint that holds this state, or None. A new run has 0, because step 0 needs no
             checkpoint. The file does not hold this value.
     """
@@ -48,8 +68,10 @@ class TrainingState:
     total_steps: int
     totals: LossTotals
     step: int = 0
-    best: BestEvaluation | None = None
+    best: EvaluationResult | None = None
+    evaluations_without_better: int = 0
     evaluation_due: bool = False
+    ended_early: bool = False
     saved_step: int | None = 0
 
     @classmethod
@@ -60,7 +82,8 @@ class TrainingState:
             total_steps=total_steps,
             totals=LossTotals.from_state(found["totals"]),
             step=found["step"],
-            best=BestEvaluation.of_state(found),
+            best=EvaluationResult.best_of_state(found),
+            evaluations_without_better=found.get(WAITED, 0),  # earlier releases did not count them
             evaluation_due=found["evaluation_due"],
             saved_step=None if found["evaluation_due"] else found["step"],
         )
@@ -72,7 +95,8 @@ class TrainingState:
             "total_steps": self.total_steps,
             "finished": self.is_finished,
             "evaluation_due": self.evaluation_due,
-            "best": self.best and asdict(self.best),
+            "best": self.best and self.best.for_json(),
+            WAITED: self.evaluations_without_better,
             "totals": self.totals.state(),
         }
         write_whole(folder / STATE_FILE, (json.dumps(content, indent=1) + "\n").encode("utf-8"))
@@ -87,15 +111,24 @@ class TrainingState:
         """Whether all optimizer steps and the last evaluation are done."""
         return self.is_last_step and not self.evaluation_due
 
-    def note_evaluation(self, eval_loss: float | None) -> bool:
+    def note_evaluation(
+        self,
+        result: EvaluationResult | None,
+        is_better: Callable[[EvaluationResult, EvaluationResult], bool] = has_lower_loss,
+        patience: int | None = None,
+    ) -> bool:
         """Record the evaluation of this step. Return whether it is the best so far.
 
-        A loss that is not finite is never the best. It is None if nothing but speech was evaluated.
+        A loss that is not finite is never the best. After ``patience`` evaluations without a better one, the run ends
+        with this step. The result is None if nothing but speech was evaluated.
         """
         self.evaluation_due = False
-        if eval_loss is None:
+        if result is None:
             return False
-        if not math.isfinite(eval_loss) or (self.best is not None and not eval_loss < self.best.eval_loss):
-            return False
-        self.best = BestEvaluation(self.step, eval_loss)
-        return True
+        is_best = math.isfinite(result.eval_loss) and (self.best is None or is_better(result, self.best))
+        if is_best:
+            self.best = result
+        self.evaluations_without_better = 0 if is_best else self.evaluations_without_better + 1
+        if patience is not None and self.evaluations_without_better >= patience and not self.is_last_step:
+            self.total_steps, self.ended_early = self.step, True
+        return is_best

@@ -104,7 +104,35 @@ class LabelRows:
         return cls(packed.sample_from_routed[text], text_labels[text], audio + first_audio_out, audio_labels[audio])
 
 
-def head_loss_sums(norm: nn.Module, head: nn.Module, hidden_RD: Tensor, targets_RG: Tensor, num_logits: int) -> Tensor:
+class RightAnswers:
+    """Counts the labels whose logit is the largest of all logits of their group, without waiting for the device.
+
+    Args:
+        end_id: the label that is counted apart.
+
+    Attributes:
+        counts_2G: (2, G) int64 on the device of the logits: right labels but the end, and right ends.
+    """
+
+    def __init__(self, num_groups: int, end_id: int, device: torch.device) -> None:
+        self.counts_2G = torch.zeros(2, num_groups, dtype=torch.int64, device=device)
+        self._end_id = end_id
+
+    def add(self, logits: Tensor, targets_RG: Tensor) -> None:
+        """Count over (R, G * V) logits. Of several largest logits, the first one is the answer."""
+        is_right = logits.view(*targets_RG.shape, -1).argmax(dim=-1) == targets_RG  # IGNORE_INDEX is no answer
+        is_end = targets_RG == self._end_id
+        self.counts_2G += torch.stack([is_right & ~is_end, is_right & is_end]).sum(dim=1)
+
+
+def head_loss_sums(
+    norm: nn.Module,
+    head: nn.Module,
+    hidden_RD: Tensor,
+    targets_RG: Tensor,
+    num_logits: int,
+    answers: RightAnswers | None = None,
+) -> Tensor:
     """Return the summed cross entropy of one head over R rows, for each of its G groups of classes.
 
     Norm and head run on chunks of rows, so that at most ``LOGITS_PER_CHUNK`` logits exist at a time. With gradients
@@ -117,6 +145,7 @@ def head_loss_sums(norm: nn.Module, head: nn.Module, hidden_RD: Tensor, targets_
         hidden_RD: (R, D) hidden states before the final norm, of the rows with a label.
         targets_RG: (R, G) labels, ``IGNORE_INDEX`` where a group of a row has no label.
         num_logits: G * V.
+        answers: counts the right answers. Only without gradients, because they would run chunks a second time.
 
     Returns:
         (G,) sums in fp32.
@@ -124,17 +153,24 @@ def head_loss_sums(norm: nn.Module, head: nn.Module, hidden_RD: Tensor, targets_
     rows_per_chunk = max(1, LOGITS_PER_CHUNK // num_logits)
     is_frozen = not any(parameter.requires_grad for module in (norm, head) for parameter in module.parameters())
     if type(head) is nn.Linear and head.bias is None and is_frozen:
-        return FrozenHeadLoss.apply(hidden_RD, FrozenRMSNorm(norm), head.weight, targets_RG, rows_per_chunk)
+        return FrozenHeadLoss.apply(hidden_RD, FrozenRMSNorm(norm), head.weight, targets_RG, rows_per_chunk, answers)
     sums = torch.zeros(targets_RG.shape[1], dtype=torch.float32, device=hidden_RD.device)
     for hidden, targets in zip(hidden_RD.split(rows_per_chunk), targets_RG.split(rows_per_chunk), strict=True):
         if hidden.shape[0] == 0:  # split() of an empty tensor yields one empty chunk
             continue
-        sums = sums + checkpoint(_chunk_loss_sums, norm, head, hidden, targets, use_reentrant=False)
+        sums = sums + checkpoint(_chunk_loss_sums, norm, head, hidden, targets, answers, use_reentrant=False)
     return sums
 
 
-def _chunk_loss_sums(norm: nn.Module, head: nn.Module, hidden_RD: Tensor, targets_RG: Tensor) -> Tensor:
-    return _loss_sums(_log_probabilities(head(norm(hidden_RD)), targets_RG), targets_RG)
+def _chunk_loss_sums(
+    norm: nn.Module, head: nn.Module, hidden_RD: Tensor, targets_RG: Tensor, answers: RightAnswers | None
+) -> Tensor:
+    logits = head(norm(hidden_RD))
+    if answers is not None:
+        answers.add(logits, targets_RG)
+    log_p = _log_probabilities(logits, targets_RG)
+    del logits
+    return _loss_sums(log_p, targets_RG)
 
 
 def _log_probabilities(logits: Tensor, targets_RG: Tensor) -> Tensor:
@@ -156,7 +192,13 @@ class FrozenHeadLoss(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_RD: Tensor, norm: FrozenRMSNorm, weight: Tensor, targets_RG: Tensor, rows_per_chunk: int
+        ctx: Any,
+        hidden_RD: Tensor,
+        norm: FrozenRMSNorm,
+        weight: Tensor,
+        targets_RG: Tensor,
+        rows_per_chunk: int,
+        answers: RightAnswers | None,
     ) -> Tensor:
         """Return the (G,) sums of ``head_loss_sums``."""
         ctx.norm, ctx.weight, ctx.rows_per_chunk = norm, weight, rows_per_chunk
@@ -167,7 +209,11 @@ class FrozenHeadLoss(Function):
             for start in range(0, hidden_RD.shape[0], rows_per_chunk):
                 rows = slice(start, start + rows_per_chunk)
                 normed, scale = norm.forward(hidden_RD[rows])
-                log_p = _log_probabilities(product(normed, weight), targets_RG[rows])
+                logits = product(normed, weight)
+                if answers is not None:
+                    answers.add(logits, targets_RG[rows])
+                log_p = _log_probabilities(logits, targets_RG[rows])
+                del logits
                 sums += _loss_sums(log_p, targets_RG[rows])
                 if at_once:
                     made = scale, _d_logits(log_p, targets_RG).to(hidden_RD.dtype)
@@ -195,7 +241,7 @@ class FrozenHeadLoss(Function):
                 d_normed = product((d_logits * factor_RG.unsqueeze(-1)).flatten(1), ctx.weight.t())
             del d_logits
             d_hidden[rows] = ctx.norm.backward(d_normed, hidden, scale)
-        return d_hidden, None, None, None, None
+        return d_hidden, None, None, None, None, None
 
 
 def _d_logits(log_p_RGV: Tensor, targets_RG: Tensor) -> Tensor:

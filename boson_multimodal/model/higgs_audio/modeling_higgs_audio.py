@@ -36,12 +36,29 @@ from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
 from boson_multimodal.model.higgs_audio.loss import (
     LabelRows,
     LossConfig,
+    RightAnswers,
     head_loss_sums,
     weighted_loss,
 )
 from boson_multimodal.model.higgs_audio.packing import PackedBatch, pack_batch, segment_lengths
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_quantisation, load_quantised
 from boson_multimodal.model.higgs_audio.transfer import to_device
+
+
+@dataclass(frozen=True)
+class LabelStates:
+    """The positions of a batch that predict a label, as the heads see them.
+
+    Attributes:
+        text_RD: (R, D) states before the final norm of the rows that predict a text label.
+        audio_RD: (R, D) the same for the rows that predict an audio label in any codebook.
+        text_labels_RG, audio_labels_RG: (R, 1) and (R, K) labels; ``IGNORE_INDEX`` where a codebook has none.
+    """
+
+    text_RD: Tensor
+    audio_RD: Tensor
+    text_labels_RG: Tensor
+    audio_labels_RG: Tensor
 
 
 @dataclass
@@ -52,6 +69,8 @@ class HiggsAudioModelOutput(ModelOutput):
         loss: scalar, only with labels. Both heads have weight 1, and the means are over the labels of this batch.
         text_loss_sum, text_label_count: scalars: the summed cross entropy of the text head and its number of labels.
         audio_loss_sum, audio_label_count: (K,) the same for each codebook.
+        right_code_count, right_end_count, end_label_count: (K,) in evaluation mode without gradients: the code labels
+            and the end labels whose logit is the largest of their codebook, and the number of end labels.
         logits: (B, S, vocabulary) text logits, without labels or with ``output_logits=True``.
         audio_logits: (columns of all targets, K, codebook rows), under the same condition.
         expanded_input_ids, expanded_labels, attention_mask: (B, S).
@@ -59,6 +78,7 @@ class HiggsAudioModelOutput(ModelOutput):
             columns that are codes, target columns.
         hidden_states: with ``output_hidden_states=True``, (B, S, D) before each layer and after the final norm.
         audio_hidden_states: (columns of all targets, D) after the final norm. Given together with ``audio_logits``.
+        label_states: with labels, if the model's ``keep_label_states`` is set.
         cache: with ``use_cache=True``, the ``past_key_values`` for the call with the next positions.
     """
 
@@ -67,6 +87,9 @@ class HiggsAudioModelOutput(ModelOutput):
     text_label_count: Tensor | None = None
     audio_loss_sum: Tensor | None = None
     audio_label_count: Tensor | None = None
+    right_code_count: Tensor | None = None
+    right_end_count: Tensor | None = None
+    end_label_count: Tensor | None = None
     logits: Tensor | None = None
     audio_logits: Tensor | None = None
     expanded_input_ids: Tensor | None = None
@@ -77,6 +100,7 @@ class HiggsAudioModelOutput(ModelOutput):
     audio_out_mask: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     audio_hidden_states: Tensor | None = None
+    label_states: LabelStates | None = None
     cache: KeyValueCache | None = None
 
     @property
@@ -237,9 +261,11 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
     Attributes:
         label_layers: what computes the layers of a batch with labels, instead of ``layers``. By default None. Only the
             loss is returned then.
+        keep_label_states: whether the output of a batch with labels has ``label_states``. They take memory.
     """
 
     label_layers: LabelLayers | None = None
+    keep_label_states: bool = False
 
     def __init__(self, config: HiggsAudioConfig) -> None:
         super().__init__(config)
@@ -573,15 +599,24 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         heads, config = self.audio_decoder_proj, self.config
         text_labels = to_device(rows.text_labels_R, self.device)[:, None]
         audio_labels = to_device(rows.audio_labels_RK, self.device)
+        if self.keep_label_states:
+            output.label_states = LabelStates(text_RD, audio_RD, text_labels, audio_labels)
         # torch.tensor() would wait for the device.
         output.text_label_count = torch.full((), rows.text_labels_R.numel(), device=self.device)
         output.audio_label_count = (audio_labels != IGNORE_INDEX).sum(dim=0)
         output.text_loss_sum = head_loss_sums(
             self.norm, heads.text_lm_head, text_RD, text_labels, config.vocab_size
         ).squeeze(0)
+        answers = None
+        if not (self.training or torch.is_grad_enabled()):
+            answers = RightAnswers(config.audio_num_codebooks, config.audio_stream_eos_id, self.device)
+        num_logits = config.audio_num_codebooks * config.codebook_rows
         output.audio_loss_sum = head_loss_sums(
-            self.norm, heads.audio_lm_head, audio_RD, audio_labels, config.audio_num_codebooks * config.codebook_rows
+            self.norm, heads.audio_lm_head, audio_RD, audio_labels, num_logits, answers
         )
+        if answers is not None:
+            output.right_code_count, output.right_end_count = answers.counts_2G
+            output.end_label_count = (audio_labels == config.audio_stream_eos_id).sum(dim=0)
         output.loss = weighted_loss(
             output.text_loss_sum,
             output.text_label_count,

@@ -4,6 +4,7 @@ import io
 import random
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -100,6 +101,15 @@ def test_levels_are_those_of_the_formula() -> None:
     assert levels == pytest.approx(10 * np.log10(np.maximum(power, 1e-12)), abs=1e-3)
     assert levels.min() == pytest.approx(-120, abs=1e-3)
     assert frame_levels(wave[:100], RATE).shape == (1,), "a clip shorter than a frame is one frame"
+
+
+@pytest.mark.parametrize(("samples", "rate"), [(2 * RATE, RATE), (30_001, 44_100), (7, RATE), (100, 30)])
+def test_levels_are_those_of_librosa(samples: int, rate: int) -> None:
+    wave = (np.random.default_rng(0).normal(0, 0.1, samples) * np.linspace(0, 1, samples)).astype(np.float32)
+    size = min(samples, max(1, round(0.020 * rate)))
+    power = librosa.util.frame(wave, frame_length=size, hop_length=size, axis=0).var(axis=1)
+    wanted = librosa.power_to_db(power, amin=1e-12, top_db=None)
+    assert frame_levels(wave, rate).tolist() == pytest.approx(wanted.tolist(), rel=1e-6)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.05], ids=["", "with DC"])

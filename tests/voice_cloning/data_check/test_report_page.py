@@ -1,72 +1,19 @@
 """Tests of the report page: data stays text, players play from disk, and the page looks like its pictures."""
 
-import io
 import time
-from collections import Counter
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from tests.chromium import Browser, needs_chromium
 from tests.report_example import CLIPS, HOSTILE, example, finding, write_clips
-from tests.report_pictures import FOLDER, PICTURES, take
+from tests.report_pages import PLAY, TOLERANCE, TOO_WIDE, Elements, difference
+from tests.report_pictures import DATA_PICTURES, FOLDER, take
 from voice_cloning.data_check import report_page
 from voice_cloning.data_check.report_page import SAMPLES_SHOWN, write_page
 
-BLOCK = 8
-"""Width and height in pixels of the blocks whose means are compared."""
-TOLERANCE = 4.0
-"""Largest difference of a block's mean, of 255. Measured: 0.0 on a machine with other fonts and other hinting; 7.9 for
-a finding's edge of 3.2 instead of 4.8 pixels, 15 for a bar colour one step of 16 lighter, 26 for a gap of 14.4 instead
-of 12.8 pixels between the plots, 25 without the lines between samples. A change that moves the end of the page changes
-the picture's size."""
 EMPTY = {"errors": [], "warnings": [], "summary": {}, "samples": {}}
-PLAY = """(async () => {
-  for (const closed of document.querySelectorAll("details")) closed.open = true;
-  const failed = [];
-  for (const player of document.querySelectorAll("audio")) {
-    try {
-      await player.play();
-      const start = player.currentTime, deadline = performance.now() + 5000;
-      while (player.currentTime <= start && performance.now() < deadline) await new Promise(r => setTimeout(r, 20));
-      if (player.currentTime <= start || player.readyState < 2) throw Error(`stands at ${player.currentTime}`);
-    } catch (error) { failed.push(`${player.src.slice(0, 200)}: ${error}`); }
-    player.pause();
-  }
-  return failed;
-})()"""
-
-
-class Elements(HTMLParser):
-    """The elements of a page.
-
-    Attributes:
-        tags: name -> number of elements.
-        found: (name, attributes) of each element.
-        text: the text between the elements.
-    """
-
-    def __init__(self, page: Path) -> None:
-        super().__init__()
-        self.tags: Counter[str] = Counter()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags[tag] += 1
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-    def sources(self) -> list[str]:
-        return [attributes["src"] for tag, attributes in self.found if tag == "audio"]
 
 
 @pytest.fixture(scope="module")
@@ -195,8 +142,7 @@ def test_hostile_text_does_nothing_in_a_browser(page: Path, browser: Browser) ->
 def test_no_element_is_wider_than_the_window(page: Path, browser: Browser, width: int) -> None:
     browser.open(page, width)
     browser.ask("document.querySelectorAll('details').forEach(d => d.open = true)")
-    out = "[...document.body.querySelectorAll('*')].filter(e => e.getBoundingClientRect().right > innerWidth + 0.5"
-    assert browser.ask(f"{out} && !e.closest('.skip')).map(e => e.outerHTML.slice(0, 200))") == []
+    assert browser.ask(TOO_WIDE) == []
 
 
 @needs_chromium
@@ -236,23 +182,9 @@ def test_a_large_page_opens_in_10_seconds(tmp_path: Path, browser: Browser) -> N
 
 
 @needs_chromium
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", DATA_PICTURES)
 def test_the_page_looks_like_its_pictures(page: Path, browser: Browser, name: str, tmp_path: Path) -> None:
     """After an intended change, look at the page, then run ``python -m tests.report_pictures``."""
     png = take(browser, page, name)
     (tmp_path / f"{name}.png").write_bytes(png)
     assert difference(png, (FOLDER / f"{name}.png").read_bytes()) <= TOLERANCE, f"see {tmp_path}/{name}.png"
-
-
-def difference(one: bytes, other: bytes) -> float:
-    """Return the largest difference of block means, from 0 to 255; infinite for pictures of different sizes."""
-    first, second = blocks(one), blocks(other)
-    return float(np.abs(first - second).max()) if first.shape == second.shape else float("inf")
-
-
-def blocks(png: bytes) -> np.ndarray[Any, Any]:
-    """Return (rows, columns, 3) means of blocks, from 0 to 255, without partial blocks at the right and the bottom."""
-    pixels = 255.0 * imread(io.BytesIO(png), format="png")[..., :3]
-    rows, columns = pixels.shape[0] // BLOCK, pixels.shape[1] // BLOCK
-    cut = pixels[: rows * BLOCK, : columns * BLOCK]
-    return cut.reshape(rows, BLOCK, columns, BLOCK, 3).mean(axis=(1, 3))

@@ -109,6 +109,12 @@ def test_damage_is_named_and_the_newest_sound_checkpoint_is_taken(
         assert json.loads(path.read_text())["flags"]["max_steps"] == 6
 
 
+RIGHT_IN_OTHER_RUNS = (
+    *(("best", None), ("step", 5), ("total_steps", 5), ("evaluation_due", True)),
+    ("evaluations_without_better", 5),
+)
+
+
 def test_every_value_of_a_wrong_kind_in_the_state_is_named(runs: Runs, run: Path) -> None:
     """The checksums are removed, as in checkpoints of earlier releases."""
     state = json.loads((run / NEWEST / STATE_FILE).read_text())
@@ -118,8 +124,8 @@ def test_every_value_of_a_wrong_kind_in_the_state_is_named(runs: Runs, run: Path
         for value in wrong:
             if value == state[name] and type(value) is type(state[name]):
                 continue
-            if (name, value) in (("best", None), ("step", 5), ("total_steps", 5), ("evaluation_due", True)):
-                continue  # right in other runs
+            if (name, value) in RIGHT_IN_OTHER_RUNS:
+                continue
             (run / NEWEST / STATE_FILE).write_text(json.dumps({**state, name: value}))
             with pytest.raises(DamageError, match=rf"{STATE_FILE}: .*{name}"):
                 read_state(run / NEWEST)
@@ -209,7 +215,15 @@ def test_without_any_checkpoint_the_run_begins_again_and_says_so(
 
 
 @pytest.mark.parametrize(
-    "line", ["", "\0" * 40, '{"step": 3, "lo', '{"step": "3"}', '{"step": 3, "loss": "1"}', "[]", "\\"]
+    "line",
+    [
+        *("", "\0" * 40, '{"step": 3, "lo', '{"step": "3"}', '{"step": 3, "loss": "1"}', "[]", "\\"),
+        *(
+            '{"step": 3, "sample": 1}',
+            '{"step": 3, "sample": "a", "ended": null}',
+            '{"step": 3, "sample": "a", "text": []}',
+        ),
+    ],
 )
 def test_damaged_lines_of_metrics_are_dropped_and_counted(
     demo: Path, runs: Runs, run: Path, line: str, caplog: pytest.LogCaptureFixture
@@ -220,6 +234,18 @@ def test_damaged_lines_of_metrics_are_dropped_and_counted(
     trainer(demo, run, **SETTINGS).components.opened.directory.cut_metrics(4)
     assert "3 damaged lines were dropped (line 3: " in caplog.text
     assert metrics(run) == [record for record in metrics(runs.whole) if record["step"] <= 4]
+
+
+def test_the_lines_of_spoken_clips_stay_up_to_the_step_from_which_a_run_resumes(
+    demo: Path, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = metrics(run)
+    clips = [{"step": step, "sample": "a", "text": "\u0646\u0639\u0645", "ended": True, "frames": 3} for step in (2, 5)]
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(clip) + "\n" for clip in clips)
+    trainer(demo, run, **SETTINGS).components.opened.directory.cut_metrics(4)
+    assert metrics(run) == [*(record for record in before if record["step"] <= 4), clips[0]]
+    assert "damaged" not in caplog.text
 
 
 @pytest.mark.parametrize("place", [f"{NEWEST}/{OPTIMIZER_FILE}", RUN_FILE])

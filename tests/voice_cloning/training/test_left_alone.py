@@ -12,7 +12,7 @@ from tests.training_runs import adapter, assert_same_adapter, metrics, trainer
 from voice_cloning.run.report import closing_lines
 from voice_cloning.training import run_directory
 from voice_cloning.training.checkpoints import has_checkpoint_name, named_checkpoints
-from voice_cloning.training.state import BestEvaluation
+from voice_cloning.training.state import EvaluationResult
 
 FOREIGN_COPIES = [
     "checkpoint-best",
@@ -171,7 +171,7 @@ def test_a_checkpoint_that_cannot_be_removed_does_not_end_the_run(
 
 def test_a_best_checkpoint_that_is_gone_is_said_to_be(demo: Path, run: Path) -> None:
     subject = trainer(demo, run, **SETTINGS)
-    subject.components.state.best = BestEvaluation(4, -1.0)  # no other evaluation will be better
+    subject.components.state.best = EvaluationResult(4, -1.0)  # no other evaluation will be better
     subject.train()
     shutil.rmtree(run / "checkpoint-000004")
     (run / "checkpoint-000004").mkdir()

@@ -50,6 +50,7 @@ def test_metrics_hold_every_number_and_the_loss_is_the_weighted_sum(demo: Path, 
         assert line["audio_loss"] == pytest.approx(sum(line[f"audio_loss_codebook_{k}"] for k in range(8)) / 8)
     evaluations = [line for line in lines if "eval_loss" in line]
     assert [line["step"] for line in evaluations] == [4, 6]
+    names |= {"accuracy_end", "accuracy_end_codebook_0", *(f"accuracy_codebook_{k}" for k in range(8))}
     assert set(evaluations[0]) == {"step", *(f"eval_{name}" for name in names)}
 
 

@@ -1,0 +1,287 @@
+"""Judge the speech of a base model, adapters, merged models or finished WAVs on a test set, side by side.
+
+    python -m tools.evaluate --adapter EXPMT/a/checkpoint-000200 --test_set val.json --output_dir EVALUATION \\
+        --asr openai/whisper-large-v3 --asr_revision COMMIT --speaker_model resemblyzer --mos dnsmos
+
+The test set is a file of ChatML records, a manifest as tools.synthesize takes it, or a list of texts; texts without
+references are spoken in the voices of --references. EVALUATION/report.json and report.html hold the figures with their
+intervals, the differences to the base, and every clip. The same command, given again, goes on where it was stopped, and
+makes only what changed. With torchrun, all processes share the work. docs/evaluation.md says what each figure means.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from arabic_text.normalise import TEXT_NORMALISATIONS
+from boson_multimodal.circumstances import home_path
+from boson_multimodal.cloning_example import PROMPT_STYLES
+from boson_multimodal.command_line import run_command
+from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
+from boson_multimodal.device import TORCH_DTYPES, pick_device
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.model.higgs_audio.generation import SamplingConfig
+from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
+from boson_multimodal.process_group import Ranks
+from tools.synthesize import ADAPTER_SCALE_HELP
+from voice_cloning.evaluation.evaluation import EvaluationSettings, check_evaluation, evaluate
+from voice_cloning.evaluation.judgement import Judges
+from voice_cloning.evaluation.naturalness import load_mos
+from voice_cloning.evaluation.recognisers import load_recogniser
+from voice_cloning.evaluation.report import table
+from voice_cloning.evaluation.retention import retention_part, retention_settings
+from voice_cloning.evaluation.run_selection import run_checkpoints, selection_line
+from voice_cloning.evaluation.selection import RETENTION_BOUND
+from voice_cloning.evaluation.similarity import load_speaker_model
+from voice_cloning.evaluation.systems import SystemSettings
+from voice_cloning.speech.speech import SpeechSettings
+from voice_cloning.speech.text_pieces import SLOWEST_LETTERS_PER_SECOND
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.evaluate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    _add_system_flags(parser)
+    _add_judge_flags(parser)
+    _add_generation_flags(parser)
+    add = parser.add_argument
+    add("--test_set", required=True, help="File of the test set.")
+    add("--references", help="Manifest of clips with texts: the voices for a set that has none.")
+    add(
+        "--retention",
+        help="A second set, of what the base could do before: other languages, other voices, its own prompts. The "
+        "report shows the change of each adapter against the base.",
+    )
+    add("--retention_references", help="Voices of the second set; by default --references.")
+    add(
+        "--retention_bound",
+        type=float,
+        default=RETENTION_BOUND,
+        help="For --select: a checkpoint is out if its error rate on the second set is certainly more than this above "
+        "the base's.",
+    )
+    add(
+        "--select",
+        metavar="RUN_DIR",
+        help="Evaluate the checkpoints of a training run, name the best one by a stated rule, and write the choice "
+        "into RUN_DIR/selection.json and the model cards.",
+    )
+    add("--output_dir", required=True, help="Folder of the evaluation: new, or that of an earlier call.")
+    add("--title", help="Title of the report.")
+    return parser.parse_args(arguments)
+
+
+def _add_system_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model_path", default=MODEL_ID, help="Folder or hub id of the base model.")
+    add("--model_revision", default=MODEL_REVISION, help="Commit of model_path, if it is a hub id.")
+    add(
+        "--audio_tokenizer_path",
+        default=AUDIO_TOKENIZER_ID,
+        help="Folder or hub id of the codec. With --codes it may be missing; then nothing can be heard.",
+    )
+    add(
+        "--audio_tokenizer_revision",
+        default=AUDIO_TOKENIZER_REVISION,
+        help="Commit of audio_tokenizer_path, if it is a hub id.",
+    )
+    add("--codes", nargs="+", default=[], help="Files of codes of the set's clips.")
+    add("--no_base", action="store_true", help="Leave the base model out.")
+    add("--adapter", nargs="+", action="extend", default=[], help="Folders of trained adapters.")
+    add("--adapter_scale", type=float, default=1.0, help=ADAPTER_SCALE_HELP)
+    add("--merged", nargs="+", action="extend", default=[], help="Merged models: folders or hub ids.")
+    add(
+        "--wavs",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="Folders with ID.wav for each item, such as the output of tools.synthesize.",
+    )
+    add(
+        "--prompt_style",
+        choices=list(PROMPT_STYLES),
+        help="Turns of all prompts; by default those of each adapter's training, or voice_clone without an adapter.",
+    )
+    add(
+        "--text_normalisation",
+        choices=list(TEXT_NORMALISATIONS),
+        help="Normalisation of all texts that are spoken; by default that of each adapter's training, or none.",
+    )
+    types = [name for name in TORCH_DTYPES if name != "float16"]
+    add("--torch_dtype", choices=types, default="auto", help="auto is bfloat16 on a GPU and float32 on CPU.")
+    add(
+        "--quantise",
+        choices=QUANTISATIONS,
+        help="nf4 holds weights in 4 bits; by default as each adapter was trained, none without an adapter.",
+    )
+    add("--device", help="cpu, cuda, cuda:1; by default the GPU of this process, or the CPU if there is no GPU.")
+
+
+def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--asr",
+        help="Speech recogniser for WER and CER: folder or hub id for transformers, or a faster-whisper folder.",
+    )
+    add("--asr_revision", help="Commit of asr, if it is a hub id.")
+    add("--speaker_model", help="Speaker model for SIM: folder or hub id of an x-vector model, or resemblyzer.")
+    add("--speaker_model_revision", help="Commit of speaker_model, if it is a hub id.")
+    add("--mos", choices=["dnsmos"], help="Model that predicts the naturalness.")
+
+
+def _add_generation_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--seeds", type=int, nargs="+", default=[0], help="Each sentence is spoken once for each seed.")
+    add("--batch_size", type=int, default=8, help="Pieces per batch. Memory grows with it.")
+    add("--greedy", action="store_true", help="Always take the most probable code; sampling flags are ignored.")
+    add("--temperature", type=float, default=1.0)
+    add("--top_k", type=int, default=50, help="0 keeps all.")
+    add("--top_p", type=float, default=0.95)
+    add("--ras_win_len", type=int, default=7, help="Window of repetition-aware sampling; 0 turns it off.")
+    add("--ras_win_max_num_repeat", type=int, default=2)
+    add(
+        "--slowest_letters_per_second",
+        type=float,
+        default=SLOWEST_LETTERS_PER_SECOND,
+        help="Slower speech is cut and counts as not ended; diacritics do not count.",
+    )
+
+
+def settings_of(flags: argparse.Namespace, device: str) -> EvaluationSettings:
+    """Return the settings that the flags ask for.
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+    speech = SpeechSettings(
+        sampling=SamplingConfig(
+            do_sample=not flags.greedy,
+            temperature=flags.temperature,
+            top_k=flags.top_k,
+            top_p=flags.top_p,
+            ras_win_len=flags.ras_win_len or None,
+            ras_win_max_num_repeat=flags.ras_win_max_num_repeat,
+        ),
+        retries=0,
+        slowest_letters_per_second=flags.slowest_letters_per_second,
+    )
+    systems = SystemSettings(
+        model_path=flags.model_path,
+        model_revision=flags.model_revision,
+        audio_tokenizer_path=flags.audio_tokenizer_path,
+        audio_tokenizer_revision=flags.audio_tokenizer_revision,
+        codes=tuple(flags.codes),
+        base=not flags.no_base,
+        adapters=(*flags.adapter, *map(str, run_checkpoints(flags.select) if flags.select else ())),
+        merged=tuple(flags.merged),
+        wavs=tuple(flags.wavs),
+        adapter_scale=flags.adapter_scale,
+        prompt_style=flags.prompt_style,
+        text_normalisation=flags.text_normalisation,
+        torch_dtype=flags.torch_dtype,
+        quantise=flags.quantise,
+        device=device,
+        speech=speech,
+    )
+    return EvaluationSettings(
+        systems=systems,
+        test_set=home_path(flags.test_set, "--test_set"),
+        references=None if flags.references is None else home_path(flags.references, "--references"),
+        output_dir=home_path(flags.output_dir, "--output_dir"),
+        seeds=tuple(flags.seeds),
+        batch_size=flags.batch_size,
+        title=flags.title,
+        select=None if flags.select is None else home_path(flags.select, "--select"),
+        retention_bound=flags.retention_bound,
+    )
+
+
+def retention_of(flags: argparse.Namespace, settings: EvaluationSettings) -> EvaluationSettings | None:
+    """Return the settings of the evaluation on the retention set, or None without one.
+
+    Raises:
+        InputError: if there is a flag for a set that is not given.
+    """
+    if flags.retention is None:
+        if flags.retention_references is not None:
+            raise InputError(f"--retention_references {flags.retention_references}: there is no --retention")
+        return None
+    references = flags.retention_references or flags.references
+    voices = None if references is None else home_path(references, "--retention_references")
+    return retention_settings(settings, home_path(flags.retention, "--retention"), voices)
+
+
+def load_judges(flags: argparse.Namespace, device: torch.device) -> Judges:
+    """Load the models that judge.
+
+    Raises:
+        InputError: if one of them cannot be used.
+    """
+    raise_if_any(
+        "wrong flags",
+        [
+            f"--{name}_revision is given without --{name}"
+            for name in ("asr", "speaker_model")
+            if getattr(flags, f"{name}_revision") is not None and getattr(flags, name) is None
+        ],
+    )
+    return Judges(
+        flags.asr and load_recogniser(flags.asr, flags.asr_revision, device),
+        flags.speaker_model and load_speaker_model(flags.speaker_model, flags.speaker_model_revision, device),
+        flags.mos and load_mos(flags.mos),
+    )
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Evaluate, and print the table. Return the exit status.
+
+    Raises:
+        InputError: if an input is wrong.
+    """
+    ranks = Ranks.join()
+    device = flags.device or str(pick_device(ranks.local_rank))
+    settings = settings_of(flags, device)
+    kept = retention_of(flags, settings)
+    needs_sound = bool(flags.asr or flags.speaker_model or flags.mos)
+    # Everything is checked before anything is loaded.
+    both = [(one, check_evaluation(one, needs_sound)) for one in (kept, settings) if one is not None]
+    judges = load_judges(flags, torch.device(device))
+    retention = report = None
+    for one, checked in both:
+        report = evaluate(
+            one,
+            checked=checked,
+            recogniser=judges.recogniser,
+            speaker_model=judges.speaker_model,
+            mos=judges.mos,
+            ranks=ranks,
+            retention=retention,
+        )
+        retention = retention_part(report)
+    if ranks.is_main:
+        print("\n".join(table(report)))
+        if report["selection"]:
+            print(selection_line(report["selection"]))
+        print(f"{settings.output_dir / 'report.html'}")
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program. Return its exit status."""
+    disable_progress_bar()  # the bar of transformers for loading weights
+    return run_command(
+        lambda: run(parse_arguments(arguments)),
+        "interrupted; all written clips and judgements are complete; the same command goes on",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

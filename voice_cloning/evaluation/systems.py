@@ -1,0 +1,225 @@
+"""What an evaluation compares: the base model, adapters on it, merged models, and folders of finished WAVs."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from boson_multimodal.checkpoints import is_hub_id
+from boson_multimodal.circumstances import home_path
+from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, MODEL_REVISION
+from boson_multimodal.errors import InputError, call_for_each, raise_if_any
+from voice_cloning.adapters.run_record import read_record
+from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
+from voice_cloning.speech.speech import SpeechSettings
+from voice_cloning.speech.voice_cloner import VoiceCloner
+from voice_cloning.training.run_directory import RUN_FILE, folder_fingerprint
+
+BASE, ADAPTER, MERGED, WAVS = "base", "adapter", "merged", "wavs"
+"""The kinds of systems."""
+RESERVED_NAMES = (BASE, "reference", "recording", "recording_codec")
+"""Names that a folder's system cannot have: the base, and folders of an evaluation that hold no system's clips."""
+STYLE_OF_WAVS = "as_written"
+"""The prompt style in which a set is read if nothing is spoken: it keeps the turns of any record."""
+
+
+@dataclass(frozen=True)
+class System:
+    """One system of an evaluation.
+
+    Attributes:
+        name: unique, short, and the name of its folder of clips.
+        kind: one of ``base``, ``adapter``, ``merged``, ``wavs``.
+        path: the folder (or hub id of a model).
+        prompt_style, text_normalisation: of its prompts.
+    """
+
+    name: str
+    kind: str
+    path: str
+    prompt_style: str
+    text_normalisation: str
+
+    @property
+    def speaks(self) -> bool:
+        """Whether its clips are made by the evaluation."""
+        return self.kind != WAVS
+
+
+@dataclass(frozen=True, kw_only=True)
+class SystemSettings:
+    """Which systems are compared, and how they speak.
+
+    Attributes:
+        model_path, model_revision, audio_tokenizer_path, audio_tokenizer_revision, codes, torch_dtype, quantise,
+            device, adapter_scale: as in :class:`VoiceCloner`.
+        base: whether the base model itself is a system.
+        adapters, merged, wavs: folders; ``merged`` may be hub ids.
+        prompt_style, text_normalisation: of all systems; None takes those of each adapter's training.
+        speech: the settings of generation. Its seed is not used, and nothing is repeated.
+    """
+
+    model_path: str
+    audio_tokenizer_path: str
+    model_revision: str = MODEL_REVISION
+    audio_tokenizer_revision: str = AUDIO_TOKENIZER_REVISION
+    codes: tuple[str, ...] = ()
+    base: bool = True
+    adapters: tuple[str, ...] = ()
+    merged: tuple[str, ...] = ()
+    wavs: tuple[str, ...] = ()
+    adapter_scale: float = 1.0
+    prompt_style: str | None = None
+    text_normalisation: str | None = None
+    torch_dtype: str = "auto"
+    quantise: str | None = None
+    device: str | None = None
+    speech: SpeechSettings = field(default_factory=lambda: SpeechSettings(retries=0))
+
+
+def find_systems(settings: SystemSettings) -> list[System]:
+    """Return the systems in the order base, adapters, merged models, WAVs. No model's file but ``run.json`` is read.
+
+    Raises:
+        InputError: if there is no system; listing folders that are given twice, or are missing; or if a ``run.json`` is
+            wrong.
+    """
+    given = [(ADAPTER, path) for path in settings.adapters]
+    given += [(MERGED, path) for path in settings.merged]
+    given += [(WAVS, path) for path in settings.wavs]
+    if not given and not settings.base:
+        raise InputError("there is no system to evaluate: give --adapter, --merged or --wavs, or leave --no_base out")
+    if settings.adapter_scale != 1.0 and not settings.adapters:
+        raise InputError(f"--adapter_scale {settings.adapter_scale}: there is no --adapter to weaken; give one")
+    given = [(kind, str(home_path(path, f"--{kind}"))) for kind, path in given]
+    raise_if_any("systems that cannot be evaluated", _problems_of_paths(given, settings))
+    names = short_names([path for _, path in given])
+    found = [(BASE, BASE, settings.model_path)] if settings.base else []
+    found += [(name, kind, path) for name, (kind, path) in zip(names, given, strict=True)]
+    return call_for_each(lambda one: _system(*one, settings), found)
+
+
+def _system(name: str, kind: str, path: str, settings: SystemSettings) -> System:
+    if kind == WAVS:
+        return System(name, kind, path, settings.prompt_style or STYLE_OF_WAVS, settings.text_normalisation or "none")
+    folder = home_path(path, "--model_path")
+    style = settings.prompt_style or style_of_adapter(folder)
+    return System(name, kind, path, style, settings.text_normalisation or normalisation_of_adapter(folder))
+
+
+def _problems_of_paths(given: Sequence[tuple[str, str]], settings: SystemSettings) -> list[str]:
+    problems = []
+    count = Counter((kind, str(Path(path).resolve())) for kind, path in given)
+    for (kind, path), times in count.items():
+        if times > 1:
+            problems.append(f"--{kind} {path}: is given {times} times; give each folder once")
+    for kind, path in dict.fromkeys(given):
+        if not Path(path).is_dir() and not (kind == MERGED and is_hub_id(path)):
+            problems.append(f"--{kind} {path}: no such folder")
+    own = str(home_path(settings.model_path, "--model_path").resolve())
+    if settings.base and (MERGED, own) in count:
+        problems.append(
+            f"--merged {own}: is --model_path too, which is evaluated as the base; give --no_base or leave it"
+        )
+    return problems
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Return a name for each folder: its own name, with the names of parents before it until all names differ."""
+    parts = [Path(path).absolute().parts[1:] or ("root",) for path in paths]
+    lengths = [1] * len(parts)
+    while True:
+        names = ["/".join(own[-length:]) for own, length in zip(parts, lengths, strict=True)]
+        count = Counter(names)
+        short = [
+            i
+            for i, name in enumerate(names)
+            if (count[name] > 1 or name in RESERVED_NAMES) and lengths[i] < len(parts[i])
+        ]
+        if not short:
+            return _numbered(names)
+        for i in short:
+            lengths[i] += 1
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    """Return names that differ: one folder may be a system of two kinds, and ``/base`` has no parent."""
+    found: list[str] = []
+    for name in names:
+        number, free = 1, name
+        while free in found or free in RESERVED_NAMES:
+            number += 1
+            free = f"{name}-{number}"
+        found.append(free)
+    return found
+
+
+def mismatches(systems: Sequence[System]) -> list[str]:
+    """Return a warning for each setting of prompts in which the speaking systems differ."""
+    warnings = []
+    for field_name in ("prompt_style", "text_normalisation"):
+        of_value: dict[str, list[str]] = {}
+        for system in systems:
+            if system.speaks:
+                of_value.setdefault(getattr(system, field_name), []).append(system.name)
+        if len(of_value) > 1:
+            told = "; ".join(f"{value}: {', '.join(names)}" for value, names in of_value.items())
+            warnings.append(f"the systems differ in {field_name} ({told}); give --{field_name} to ask all alike")
+    return warnings
+
+
+def open_cloner(system: System, settings: SystemSettings) -> VoiceCloner:
+    """Check a speaking system, and return its cloner. No weight of a model is loaded.
+
+    Raises:
+        InputError: if a part is missing, or if the parts do not fit each other.
+    """
+    is_adapter = system.kind == ADAPTER
+    return VoiceCloner(
+        model_path=settings.model_path if is_adapter else system.path,
+        model_revision=None if system.kind == MERGED else settings.model_revision,
+        audio_tokenizer_path=settings.audio_tokenizer_path,
+        audio_tokenizer_revision=settings.audio_tokenizer_revision,
+        adapter=system.path if is_adapter else None,
+        adapter_scale=settings.adapter_scale if is_adapter else 1.0,
+        codes=settings.codes,
+        prompt_style=system.prompt_style,
+        text_normalisation=system.text_normalisation,
+        torch_dtype=settings.torch_dtype,
+        quantise=settings.quantise,
+        device=settings.device,
+        settings=settings.speech,
+    )
+
+
+def warn_of_other_base(cloner: VoiceCloner) -> list[str]:
+    """Return a warning if an adapter's ``run.json`` names another base of the same shape."""
+    if cloner.adapter is None or not (cloner.adapter / RUN_FILE).is_file():
+        return []
+    run = read_record(cloner.adapter / RUN_FILE)
+    trained = run.get("base_fingerprint") or run.get("identity", {}).get("model")
+    own = folder_fingerprint(cloner.model_folder)
+    if trained in (None, own):
+        return []
+    return [
+        f"--adapter {cloner.adapter}: was trained on a base with the fingerprint {trained}, and --model_path has "
+        f"{own}: another model of the same shape, or the same model in another layout or type"
+    ]
+
+
+def open_cloners(systems: Sequence[System], settings: SystemSettings) -> dict[str, VoiceCloner]:
+    """Return the cloner of each speaking system by name. They share one codec.
+
+    Raises:
+        InputError: with every system that cannot speak, such as an adapter of another base.
+    """
+    speaking = [system for system in systems if system.speaks]
+    cloners = call_for_each(lambda system: open_cloner(system, settings), speaking)
+    return {system.name: cloner for system, cloner in zip(speaking, cloners, strict=True)}
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Print warnings to stderr."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
