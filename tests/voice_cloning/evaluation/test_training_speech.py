@@ -323,6 +323,6 @@ def test_speech_that_takes_long_is_warned_of_once(
         assert 0 < figures["spoken_seconds"] and figures["spoken_share"] < 0.001
         assert "0 % of the time since the last" in caplog.text and "makes it cheaper" not in caplog.text
         for step in (2, 3):
-            figures = speech.speak(subject.components.model.get_base_model(), step, lambda: False)
+            figures = speech.speak(subject.components.model.get_base_model(), step, lambda: False).figures
             assert 0.9 < figures["spoken_share"] <= 1.0
     assert caplog.text.count("a larger --sample_every or a lower --num_scored_samples makes it cheaper") == 1
