@@ -23,7 +23,11 @@ def clip(
     """A clip of a text of ten letters in two words, of which ``wrong`` are wrong."""
     codes_KT = torch.arange(frames).repeat(8, 1)
     measured = measure_clip(item, "ابجدهوزحطي", codes_KT, ended=bool(ended), true_frames=true, seed=seed)
-    errors = {} if wrong is None else {"scoring": TextErrors(wrong, 2, 3 * wrong, 10)}
+    errors = (
+        {}
+        if wrong is None
+        else {"scoring": TextErrors(word_errors=wrong, words=2, character_errors=3 * wrong, characters=10)}
+    )
     given = {"speaker": None, "dialect": None, "audio": None, "seconds": frames / 25, "true_seconds": None}
     made = {"has_codes": True, "compute_seconds": 1.0, "peak_memory_gb": 2.0}
     return JudgedClip(

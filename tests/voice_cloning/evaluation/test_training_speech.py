@@ -319,10 +319,10 @@ def test_speech_that_takes_long_is_warned_of_once(
     subject.components.model.eval()
     with caplog.at_level("INFO"):
         speech._since -= 1e6
-        figures = speech.speak(subject.components.model.get_base_model(), 1, lambda: False)
+        figures = speech.speak(subject.components.model.get_base_model(), 1, lambda: False).figures
         assert 0 < figures["spoken_seconds"] and figures["spoken_share"] < 0.001
         assert "0 % of the time since the last" in caplog.text and "makes it cheaper" not in caplog.text
         for step in (2, 3):
-            figures = speech.speak(subject.components.model.get_base_model(), step, lambda: False)
+            figures = speech.speak(subject.components.model.get_base_model(), step, lambda: False).figures
             assert 0.9 < figures["spoken_share"] <= 1.0
     assert caplog.text.count("a larger --sample_every or a lower --num_scored_samples makes it cheaper") == 1
