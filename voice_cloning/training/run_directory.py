@@ -210,7 +210,10 @@ class RunDirectory:
                     logger.warning("%s cannot be removed (%s); the run goes on", path, error.strerror)
 
     def cut_metrics(self, step: int, evaluates_again: bool = False) -> None:
-        """Remove later lines and clips, and those of an evaluation that is repeated; also damaged lines, with a log line."""
+        """Remove later steps and damaged lines from ``metrics.jsonl``, and later spoken clips from ``samples``.
+
+        The number of damaged lines is logged. If the run repeats the evaluation of ``step``, that is removed too.
+        """
         path = self.folder / METRICS_FILE
         kept, evaluated = [], step - 1 if evaluates_again else step
         with naming_disk_errors(self.folder, "Make room, and run the same command again"):
