@@ -19,6 +19,7 @@ def put_clips(run: Path) -> Path:
         (samples / name).mkdir(parents=True)
         (samples / name / "a.wav").write_bytes(b"RIFF")
     (samples / "step-000004" / ".writing-a.wav.123").write_bytes(b"half")
+    (samples / "true" / ".writing-b.wav.456").write_bytes(b"half")
     (samples / "step-1000000" / "notes.txt").write_text("mine")
     (samples / "a.wav").write_bytes(b"mine")
     (samples / "step-000006").symlink_to("mine")
