@@ -36,7 +36,7 @@ class JudgedClip:
     """One clip with all that is known of it.
 
     Attributes:
-        item, speaker, dialect: of the sentence; the last two may be unknown.
+        item, speaker, dialect, kind: of the sentence; all but the first may be unknown.
         seed: of the clip.
         audio: the path of the WAV in the folder of the evaluation; None if there are codes alone.
         ended: whether the model ended it by itself; None if that is not known.
@@ -54,6 +54,7 @@ class JudgedClip:
     item: str
     speaker: str | None
     dialect: str | None
+    kind: str | None
     seed: int
     audio: str | None
     ended: bool | None
@@ -169,9 +170,9 @@ def differences(base: Sequence[JudgedClip], other: Sequence[JudgedClip]) -> dict
 
 
 def groups(clips: Sequence[JudgedClip]) -> dict[str, dict[str, Any]]:
-    """Return the figures by speaker, by dialect and by length. A clip whose group is not known is in none."""
+    """Return the figures by speaker, dialect, kind and length. A clip whose group is not known is in none."""
     found: dict[str, dict[str, Any]] = {}
-    for grouping in ("speaker", "dialect", "length"):
+    for grouping in ("speaker", "dialect", "kind", "length"):
         values = dict.fromkeys(getattr(clip, grouping) for clip in clips)
         order = list(LENGTHS) if grouping == "length" else sorted(value for value in values if value is not None)
         found[grouping] = {

@@ -28,7 +28,14 @@ def clip(
         if wrong is None
         else {"scoring": TextErrors(word_errors=wrong, words=2, character_errors=3 * wrong, characters=10)}
     )
-    given = {"speaker": None, "dialect": None, "audio": None, "seconds": frames / 25, "true_seconds": None}
+    given = {
+        "speaker": None,
+        "dialect": None,
+        "kind": None,
+        "audio": None,
+        "seconds": frames / 25,
+        "true_seconds": None,
+    }
     made = {"has_codes": True, "compute_seconds": 1.0, "peak_memory_gb": 2.0}
     return JudgedClip(
         **{
@@ -104,7 +111,7 @@ def test_groups_hold_the_figures_of_their_clips() -> None:
     clips = [clip("a", 0, speaker="x", dialect="msa"), clip("b", 2, speaker="y"), clip("c", 1, speaker="x")]
     found = groups(clips)
     assert {name: of["wer_scoring"]["value"] for name, of in found["speaker"].items()} == {"x": 0.25, "y": 1.0}
-    assert list(found["dialect"]) == ["msa"] and list(found["length"]) == ["short"]
+    assert found["kind"] == {} and list(found["dialect"]) == ["msa"] and list(found["length"]) == ["short"]
 
 
 def test_cost_and_scales() -> None:
