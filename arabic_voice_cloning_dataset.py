@@ -125,6 +125,7 @@ class Record:
         problems: empty for a valid record.
         input_ids, label_ids: see ``prepare_chatml_sample``.
         clips: in the order of their slots.
+        number: of the record in the file, from 0.
     """
 
     sample_id: str
@@ -132,6 +133,7 @@ class Record:
     input_ids: list[int] = field(default_factory=list)
     label_ids: list[int] = field(default_factory=list)
     clips: list[RecordClip] = field(default_factory=list)
+    number: int = 0
 
     @property
     def keys(self) -> list[str]:
@@ -192,12 +194,8 @@ class ArabicVoiceCloningDataset(Dataset):
 
     def __getitem__(self, index: int) -> ChatMLDatasetSample:
         record = self.records[index]
-        codes = [
-            self._codes(record, used.facts.key) if self._is_coded(used.is_reference) else None for used in record.clips
-        ]
-        waveforms = self.reference.waveforms(
-            [used.clip for used in record.clips], [used.is_reference for used in record.clips]
-        )
+        codes = [self._codes(record, c.facts.key) if self._is_coded(c.is_reference) else None for c in record.clips]
+        waveforms = self.reference.waveforms([c.clip for c in record.clips], [c.is_reference for c in record.clips])
         return ChatMLDatasetSample.of_clips(
             record.input_ids, record.label_ids, codes, waveforms, self.cache.num_codebooks
         )
@@ -342,7 +340,7 @@ def read_records(
     slots = tokenizer.convert_tokens_to_ids([AUDIO_IN, AUDIO_OUT])
     for number, raw in enumerate(read_json_records(path)):
         sample, problems = parse_record(raw, prompt_style, text_normalisation)
-        record = Record(sample_id_of(raw, number), problems)
+        record = Record(sample_id_of(raw, number), problems, number=number)
         records.append(record)
         if sample is None or problems:
             continue

@@ -38,7 +38,7 @@ from boson_multimodal.command_line import run_command
 from boson_multimodal.device import pick_device, usable_dtype
 from boson_multimodal.errors import NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
-from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.model.higgs_audio.quantised_weights import require_quantisation
 from boson_multimodal.model.higgs_audio.transfer import to_device
@@ -53,6 +53,7 @@ from lora_config import (
 from voice_cloning.adapters.export import Adapter
 from voice_cloning.adapters.initial import check_modules, read_initial_adapter, start_from
 from voice_cloning.adapters.model_card import write_checkpoint_card
+from voice_cloning.evaluation.selection import is_better_evaluation
 from voice_cloning.run.components import (
     FinishedRun,
     Placement,
@@ -76,16 +77,19 @@ from voice_cloning.run.report import (
     closing_lines,
     data_lines,
     finished_summary,
+    set_up_messages,
     start_line,
     summary_of,
 )
+from voice_cloning.run.speech import load_recogniser_of, make_speech
+from voice_cloning.run.step_evaluation import evaluate_step, is_evaluation_due
+from voice_cloning.training.base_kl import MicroBatchPlace, make_base_kl, micro_batch_loss
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader, StepBatches, count_labels
 from voice_cloning.training.checkpoints import read_state
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
 from voice_cloning.training.data import check_data_files
 from voice_cloning.training.log import ProgressLog
-from voice_cloning.training.losses import loss_sums
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.schedule import learning_rate, warmup_steps_of
 from voice_cloning.training.stop_signals import StopSignals
@@ -183,6 +187,7 @@ class ArabicVoiceCloningDistributedTrainer:
         data = load_run_data(config, self.dataset_config, model_folder)
         if initial:
             check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
+        recogniser = load_recogniser_of(config, data, self.placement.device)
         for line in data_lines(data, self.dataset_config):
             self._log_main("%s", line)
         config = self.config = settle_memory_flags(config, self.lora_config, data, self.ranks, self.placement)
@@ -194,6 +199,8 @@ class ArabicVoiceCloningDistributedTrainer:
         if encoded:
             self._log_main("%d clips were encoded", encoded)
         plan = TrainingPlan(data.train_dataset.lengths, config, self.ranks.world_size)
+        where = self.placement, self.ranks
+        speech = make_speech(data, config, self.dataset_config, self.lora_config, *where, recogniser)
         with loading_memory(config, opened, data, self.placement):
             model = self._load_model(model_folder, initial)
             self._check_wrapped_model(model)
@@ -209,6 +216,9 @@ class ArabicVoiceCloningDistributedTrainer:
             optimizer=optimizer,
             loader=BatchLoader(data.train_dataset, data.collator, self.ranks.rank),
             evaluator=make_evaluator(data, config, self.loss_config, self.ranks),
+            base_kl=make_base_kl(model, config, self.loss_config, self.placement.dtype),
+            speech=speech,
+            is_better=is_better_evaluation(config.keep_best_by),
             state=state,
         )
         if self.ranks.is_main:  # the line takes a plan of the first epoch, and the sum of all clips
@@ -277,10 +287,10 @@ class ArabicVoiceCloningDistributedTrainer:
             if batch is None:
                 sums.append(torch.zeros_like(counts))
                 continue
-            output = self._training_step(batch)
-            loss = weighted_loss(output.text_loss_sum, counts[0], output.audio_loss_sum, counts[1:], self.loss_config)
+            place = MicroBatchPlace(state.step, index * self.ranks.world_size + self.ranks.rank)
+            loss, found = micro_batch_loss(self._training_step, batch, counts, self.loss_config, run.base_kl, place)
             loss.backward()
-            sums.append(loss_sums(output).detach())
+            sums.append(found)
         rate = learning_rate(self.config, state.step, run.warmup_steps, state.total_steps)
         norm = run.optimizer.step(rate)
         return torch.cat([torch.stack(sums), norm.expand(len(sums), 1)], dim=1)
@@ -307,7 +317,7 @@ class ArabicVoiceCloningDistributedTrainer:
                 self._evaluate(log, stop)
                 self._save(log)
             for batches in run.loader.load_from(run.plan, state.step):
-                if self.ranks.any(stop.received is not None):
+                if self.ranks.any(stop.received is not None) or state.is_finished:
                     break
                 label_counts = self.ranks.sum(count_labels(batches.micro_batches, run.num_codebooks))
                 sums = self._optimizer_step(batches, label_counts)
@@ -323,27 +333,26 @@ class ArabicVoiceCloningDistributedTrainer:
         config, run, state = self.config, self.components, self.components.state
         if state.step % config.logging_steps == 0 or state.is_last_step:
             log.write_losses(learning_rate(config, state.step - 1, run.warmup_steps, state.total_steps))
-        evaluates = run.evaluator is not None
-        state.evaluation_due = evaluates and (state.step % config.eval_steps == 0 or state.is_last_step)
+        state.evaluation_due = is_evaluation_due(run, config)
         is_best = self._evaluate(log, stop) if state.evaluation_due else False
         if state.step % config.save_steps == 0 or state.is_last_step or is_best:
             self._save(log)
 
     def _evaluate(self, log: ProgressLog, stop: StopSignals) -> bool:
-        """Evaluate, and return whether the result is the best so far.
+        """Evaluate and speak, each if it is due, and return whether the result is the best so far.
 
-        A stop signal ends the evaluation early, without a result. A resumed run then repeats the evaluation.
+        A stop signal ends this early, without a result. A resumed run then repeats it.
         """
         run = self.components
         log.announce_evaluation()
         with log.paused():
             run.model.eval()
-            losses = run.evaluator.evaluate(self._training_step, lambda: stop.received is not None)
+            found = evaluate_step(run, self._training_step, self.config, lambda: stop.received is not None)
             run.model.train()
-        if losses is None:
+        if found is None:
             return False
-        is_best = run.state.note_evaluation(losses["eval_loss"])
-        log.write_evaluation(losses, is_best)
+        is_best = run.state.note_evaluation(found.result, run.is_better, self.config.patience)
+        log.write_evaluation(found.figures, is_best)
         return is_best
 
     def _save(self, log: ProgressLog) -> None:
@@ -370,7 +379,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    _set_up_messages()
+    set_up_messages(logger)
     configs = parse_arguments(arguments, __doc__)
     if configs[0].dry_run:
         return dry_run(*configs[:3])
@@ -379,14 +388,6 @@ def _run(arguments: Sequence[str]) -> int:
     if trainer.ranks.is_main:
         print("\n".join(closing_lines(summary)))
     return 0 if summary.stopped_by is None else 128 + summary.stopped_by
-
-
-def _set_up_messages() -> None:
-    """Show this project's messages. Hide library messages that repeat them or that a user cannot act on."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
-    for own in (logger, logging.getLogger("voice_cloning")):
-        own.setLevel(logging.INFO)
-    logging.getLogger("huggingface_hub").propagate = False  # it prints its messages itself
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def set_up(args: argparse.Namespace, null_cuda: NullCuda | None) -> Bench:
     settings = HiggsAudioLoRATrainingConfig(lora_rank=args.rank, lora_targets=args.targets)
     model = add_adapter(base, settings, None if args.plain else args.recompute)
     note("adapter")
-    step = build_step(model)
+    step = build_step(model, base_kl_weight=args.base_kl_weight)
     note("optimizer")  # gradients and AdamW's two moments
     collator = ArabicVoiceCloningTrainingCollator.from_config(base.config)
     sample_of = partial(build_sample, base.config, args.text, args.ref)
@@ -336,6 +336,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--targets", nargs="+", default=["attention", "audio_mlp", "text_mlp"], choices=TARGET_GROUPS)
     parser.add_argument("--recompute", default="none", choices=RECOMPUTE_LEVELS, help="What is computed twice.")
     parser.add_argument("--plain", action="store_true", help="Take the plain layers, which know none and layer.")
+    parser.add_argument(
+        "--base_kl_weight", type=float, default=0.0, help="As the trainer's flag, on every micro-batch."
+    )
     parser.add_argument("--quantise", choices=QUANTISATIONS, default=NOT_QUANTISED, help="As the trainer's flag.")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--eval", action="store_true", help="Memory of a forward pass without gradients.")

@@ -15,11 +15,12 @@ from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
-from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, load_quantised
 from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.run.components import Placement, leave_casts_to_autocast
+from voice_cloning.training.base_kl import make_base_kl, micro_batch_loss
 from voice_cloning.training.batches import StepBatches, count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.fused_layers import install_fused_layers
@@ -71,25 +72,34 @@ def add_adapter(base: HiggsAudioModel, settings: HiggsAudioLoRATrainingConfig, r
 
 
 def build_step(
-    model: PeftModel, dtype: torch.dtype = WEIGHTS_DTYPE, loss_config: LossConfig | None = None
+    model: PeftModel,
+    dtype: torch.dtype = WEIGHTS_DTYPE,
+    loss_config: LossConfig | None = None,
+    base_kl_weight: float = 0.0,
 ) -> TrainerStep:
-    """The step of a trainer that has this model; no other function knows what the trainer is made of."""
+    """The step of a trainer that has this model; no other function knows what the trainer is made of.
+
+    Args:
+        base_kl_weight: as the trainer's flag; every micro-batch takes part.
+    """
     config = model.get_base_model().config
     trainer = object.__new__(ArabicVoiceCloningDistributedTrainer)
-    trainer.config = DistributedTrainingConfig(data_path="none", output_dir="none")
+    trainer.config = DistributedTrainingConfig(
+        data_path="none", output_dir="none", base_kl_weight=base_kl_weight, base_kl_share=1.0
+    )
     trainer.loss_config = loss_config or LossConfig()
     trainer.ranks, trainer.placement = Ranks(), Placement(model.device, dtype)
     optimizer = AdapterOptimizer(model.parameters(), trainer.config, trainer.ranks)
     state = TrainingState(total_steps=100, totals=LossTotals.zeros(config.audio_num_codebooks))
     # The step takes no more of the components than these.
-    trainer.components = SimpleNamespace(model=model, optimizer=optimizer, state=state, warmup_steps=3)
+    base_kl = make_base_kl(model, trainer.config, trainer.loss_config, dtype)
+    trainer.components = SimpleNamespace(model=model, optimizer=optimizer, state=state, warmup_steps=3, base_kl=base_kl)
 
     def count(batches: list[HiggsAudioBatchInput]) -> Tensor:
         return count_labels(batches, config.audio_num_codebooks)
 
     def loss(batch: HiggsAudioBatchInput, counts: Tensor) -> Tensor:
-        output = trainer._training_step(batch)
-        return weighted_loss(output.text_loss_sum, counts[0], output.audio_loss_sum, counts[1:], trainer.loss_config)
+        return micro_batch_loss(trainer._training_step, batch, counts, trainer.loss_config, base_kl)[0]
 
     def update() -> None:
         optimizer.step(trainer.config.learning_rate)

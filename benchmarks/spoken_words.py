@@ -37,6 +37,7 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.generation import codes_of_columns
 from voice_cloning.adapters.export import apply_adapter, merge_adapter
+from voice_cloning.speech.sample_prompts import cut_at_target
 from voice_cloning.speech.voice_cloner import fitting_adapter
 
 BASE = "none"
@@ -149,23 +150,16 @@ def read_requests(path: Path, config: HiggsAudioConfig, args: argparse.Namespace
         if len(record.get("misc", {}).get("words", [])) != 1:
             raise InputError(f"{path}: record {number}: misc.words does not hold one word, the one to be spoken")
         if args.voices is None or record.get("speaker") in args.voices:
-            requests.append(build_request(record, dataset[number], config.audio_out_token_idx, args.seed + number))
+            requests.append(build_request(record, dataset[number], config, args.seed + number))
     if not requests:
         raise InputError(f"{path}: no sample has its 'speaker' among --voices {' '.join(args.voices)}")
     return requests[: args.words]
 
 
-def build_request(record: dict[str, Any], sample: ChatMLDatasetSample, audio_out_id: int, seed: int) -> Request:
-    """Cut a sample off where its last clip begins."""
-    slot = int((sample.input_ids == audio_out_id).nonzero()[-1])
-    start = int(sample.audio_ids_start[-1])
-    prompt = ChatMLDatasetSample(
-        input_ids=sample.input_ids[:slot],
-        label_ids=sample.label_ids[:slot],
-        audio_ids_concat=sample.audio_ids_concat[:, :start],
-        audio_ids_start=sample.audio_ids_start[:-1],
-    )
-    return Request(record["misc"]["words"][0], prompt, sample.audio_ids_concat.shape[1] - start, seed)
+def build_request(record: dict[str, Any], sample: ChatMLDatasetSample, config: HiggsAudioConfig, seed: int) -> Request:
+    """Cut a sample off where its trained clip begins."""
+    found = cut_at_target(sample, config)
+    return Request(record["misc"]["words"][0], found.prompt, found.target_KT.shape[1], seed)
 
 
 def speak(model: HiggsAudioModel, requests: Sequence[Request]) -> list[Spoken]:

@@ -98,6 +98,14 @@ def naming_damage(shown: str) -> Iterator[None]:
         raise InputError(f"{shown}: cannot be loaded ({reason}); fetch it again") from error
 
 
+def short_name(path_or_id: str, revision: str | None = None) -> str:
+    """Return how reports call a checkpoint: the name of its folder without the path, or its hub id and revision."""
+    folder = Path(path_or_id).expanduser()
+    if folder.exists():
+        return folder.resolve().name
+    return path_or_id if revision is None else f"{path_or_id}@{revision}"
+
+
 def is_hub_id(path_or_id: str) -> bool:
     """Return whether ``path_or_id`` is OWNER/NAME on the hub, not a folder on this machine."""
     is_path = path_or_id.startswith(("/", ".", "~")) or path_or_id.count("/") != 1

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ class Browser:
             os.close(fd)
         self.orders, self.answers = os.fdopen(orders[1], "wb"), os.fdopen(answers[0], "rb")
         self.unread = b""
+        self.events: list[dict[str, Any]] = []
         self.number = 0
         self.session: dict[str, str] = {}
         target = self.order("Target.createTarget", url="about:blank")["targetId"]
@@ -76,7 +78,7 @@ class Browser:
         self.orders.write(json.dumps(message).encode() + b"\0")
         self.orders.flush()
         while (answer := self._next()).get("id") != self.number:
-            pass
+            self.events.append(answer)
         assert "error" not in answer, f"{method}: {answer['error']}"
         return answer["result"]
 
@@ -88,13 +90,13 @@ class Browser:
         message, _, self.unread = self.unread.partition(b"\0")
         return json.loads(message)
 
-    def open(self, path: Path, width: int, dark: bool = False) -> None:
-        """Show a file in a window of so many pixels' width, and wait until it is laid out."""
+    def open(self, page: Path | str, width: int, dark: bool = False) -> None:
+        """Show a file or an address in a window of so many pixels' width, and wait until it is laid out."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self.order("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.order("Emulation.setEmulatedMedia", features=[scheme])
-        self.order("Page.navigate", url=path.absolute().as_uri())
+        self.order("Page.navigate", url=page if isinstance(page, str) else page.absolute().as_uri())
         self.ask("new Promise(done => document.readyState === 'complete' ? done() : addEventListener('load', done))")
 
     def ask(self, script: str) -> Any:
@@ -103,6 +105,21 @@ class Browser:
         result = self.order("Runtime.evaluate", expression=script, **how)
         assert "exceptionDetails" not in result, result["exceptionDetails"]
         return result["result"].get("value")
+
+    def wait_for(self, script: str, seconds: float = 60.0) -> Any:
+        """The value of an expression in the page as soon as it is true of it."""
+        end = time.monotonic() + seconds
+        while not (value := self.ask(script)):
+            assert time.monotonic() < end, (
+                f"{script} is {value!r} after {seconds} s: {self.ask('document.body.innerText')}"
+            )
+            time.sleep(0.1)
+        return value
+
+    def upload(self, selector: str, path: Path) -> None:
+        """Give a file to an input of the page."""
+        found = self.order("Runtime.evaluate", expression=f"document.querySelector({json.dumps(selector)})")["result"]
+        self.order("DOM.setFileInputFiles", files=[str(path.absolute())], objectId=found["objectId"])
 
     def picture(self, scale: float) -> bytes:
         """The whole page as a PNG, ``scale`` pixels for one of the page."""

@@ -190,7 +190,7 @@ def measure(model: PeftModel, batch: HiggsAudioBatchInput, dtype: torch.dtype = 
     return Measured(output.loss.item(), gradients_of(model))
 
 
-def _double_norm(self: LlamaRMSNorm, x: Tensor) -> Tensor:
+def double_norm(self: LlamaRMSNorm, x: Tensor) -> Tensor:
     return self.weight * x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
 
 
@@ -213,7 +213,7 @@ def judge(model: PeftModel, batch: HiggsAudioBatchInput) -> Measured:
     model = copy.deepcopy(model).double()
     model.get_base_model().label_layers = None
     inputs = {n: v.double() if v is not None and v.is_floating_point() else v for n, v in vars(batch).items()}
-    with patch.object(LlamaRMSNorm, "forward", _double_norm):
+    with patch.object(LlamaRMSNorm, "forward", double_norm):
         output = model(**inputs, output_logits=True)
         loss = _double_loss(output, batch.label_audio_ids)
         loss.backward()

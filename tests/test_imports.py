@@ -143,6 +143,7 @@ def test_every_import_is_the_standard_library_ours_or_a_requirement() -> None:
     required = {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in lines if line and not line.startswith("#")}
     optional = {"wandb", "bitsandbytes", "pyarrow", "text2tashkeel", "num2words", "pyarabic", "resemblyzer"}
     optional |= {"faster_whisper", "ctranslate2", "speechmos"}
+    optional |= {"gradio", "starlette"}  # starlette: gradio brings it along
     modules_of = {"pyyaml": "yaml"}
     ours = {name.split(".")[0] for name in sources()}
     allowed = {modules_of.get(n, n) for n in required} | optional | ours | set(sys.stdlib_module_names)

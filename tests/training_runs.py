@@ -17,12 +17,12 @@ from voice_cloning.training.config import parse_arguments
 PROJECT = Path(program.__file__).resolve().parent
 PROGRAM = Path(program.__file__).resolve()
 EVERY_GROUP = ["attention", "text_mlp", "audio_mlp", "heads", "audio_embeddings"]
-TIMED = ("tokens_per_second", "frames_per_second", "peak_memory_gb")
+TIMED = ("tokens_per_second", "frames_per_second", "peak_memory_gb", "spoken_seconds", "spoken_share")
 """Metrics that no two runs share."""
 
 
 def flags(demo: Path, output_dir: Path, **overrides: Any) -> list[str]:
-    """A short run on the demo: 6 steps, an evaluation and a checkpoint on the way."""
+    """A short run on the demo: 6 steps, an evaluation and a checkpoint on the way, without speech."""
     settings: dict[str, Any] = {
         "data_path": demo / "train_chatml_samples.json",
         "eval_data_path": demo / "val_chatml_samples.json",
@@ -37,6 +37,7 @@ def flags(demo: Path, output_dir: Path, **overrides: Any) -> list[str]:
         "logging_steps": 2,
         "eval_steps": 4,
         "save_steps": 3,
+        "num_scored_samples": 0,
         "report_to": "none",
         **overrides,
     }

@@ -1,15 +1,17 @@
-"""Plot the losses of a run from its metrics.jsonl.
+"""Plot the losses of a run, and what its evaluations heard, from its metrics.jsonl.
 
     python -m tools.plot_metrics RUN_DIR [--output FILE.png]
 
-The left plot shows the training and evaluation losses over the optimizer steps, the right one the training loss of each
-codebook.
+The first plot shows the training and evaluation losses over the optimizer steps, the second one the training loss of
+each codebook. If there are evaluations, a third one shows the accuracies of codes and ends, with the stop rate of the
+spoken clips; if clips were spoken, a fourth one shows their length ratio to the true clips.
 """
 
 import argparse
 import math
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,14 @@ LOSSES = {
     "audio_loss": ("audio", "#d1652b", 1.5),
 }
 """Metric -> its name in the legend, colour and line width. The ``eval_`` metrics have dashed lines."""
+SHARES = {
+    "spoken_stop_rate": ("clips that ended", "#1f1f1f", 2.2),
+    "eval_accuracy_end_codebook_0": ("right ends, first codebook", "#2a78b5", 1.5),
+    "eval_accuracy_codebook_0": ("right codes, first codebook", "#d1652b", 1.5),
+    "spoken_repeated_share": ("repeated frames", "#8a8a8a", 1.5),
+}
+"""Share -> its name in the legend, colour and line width."""
+RATIO, RATIO_ENDS = "spoken_length_ratio", ("spoken_length_ratio_p5", "spoken_length_ratio_p95")
 LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False, "fontsize": 9}
 """The legend is below the axes, because inside them a curve could cross it."""
 
@@ -44,7 +54,8 @@ Record = dict[str, Any]
 def read_metrics(path: Path) -> tuple[list[Record], list[Record]]:
     """Read a metrics.jsonl. Return its (training, evaluation) records, each in order of steps.
 
-    A last line without a line end is ignored: it is being written, or a kill truncated it.
+    An evaluation has losses, figures of spoken clips, or both. The lines of single clips are left out. A last line
+    without a line end is ignored: it is being written, or a kill truncated it.
 
     Raises:
         InputError: if the file is missing or cannot be read, listing the lines that are not JSON objects with a step
@@ -60,15 +71,15 @@ def read_metrics(path: Path) -> tuple[list[Record], list[Record]]:
         f"{path}: damaged lines; remove them, or resume the run, which does",
         lines.damaged[:-1] if lines.has_unfinished else lines.damaged,
     )
-    records = sorted((record for _, record in lines.sound), key=lambda record: record["step"])
+    records = sorted(lines.numbers, key=lambda record: record["step"])
     training = [record for record in records if "loss" in record]
     if not training:
         raise InputError(f"{path}: no line has a training loss; wait until the run has logged once (--logging_steps)")
-    return training, [record for record in records if "eval_loss" in record]
+    return training, [record for record in records if "eval_loss" in record or "spoken_clips" in record]
 
 
 def plot_metrics(run_dir: Path, output: Path | None = None) -> Path:
-    """Plot the losses of a run as a PNG.
+    """Plot the losses and figures of a run as a PNG.
 
     Args:
         run_dir: a folder with a ``metrics.jsonl``.
@@ -82,15 +93,23 @@ def plot_metrics(run_dir: Path, output: Path | None = None) -> Path:
     """
     training, evaluation = read_metrics(run_dir / METRICS_FILE)
     output = output or run_dir / PLOT_FILE
+    plots: list[Callable[[Axes], None]] = [
+        lambda axes: _draw_losses(axes, training, evaluation),
+        lambda axes: _draw_codebooks(axes, training),
+    ]
+    if any(name in record for record in evaluation for name in SHARES):
+        plots.append(lambda axes: _draw_shares(axes, evaluation))
+    if any(RATIO in record for record in evaluation):
+        plots.append(lambda axes: _draw_length_ratio(axes, evaluation))
+    rows = math.ceil(len(plots) / 2)
     # Without pyplot, no backend is selected and the calling program keeps no global state.
-    figure = Figure(figsize=(12.0, 5.2), dpi=130, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _draw_losses(left, training, evaluation)
-    _draw_codebooks(right, training)
-    for axes in (left, right):
+    figure = Figure(figsize=(12.0, 5.2 * rows), dpi=130, layout="constrained")
+    places = figure.subplots(rows, 2).flatten()
+    for axes in places[len(plots) :]:
+        axes.set_axis_off()
+    for draw, axes in zip(plots, places, strict=False):
+        draw(axes)
         axes.set_xlabel("optimizer step")
-        axes.set_ylabel("cross entropy (nats)")
-        axes.set_ylim(0.0, _top(axes.dataLim.y1))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -112,7 +131,7 @@ def _draw_losses(axes: Axes, training: list[Record], evaluation: list[Record]) -
             steps, values = _series(records, prefix + name)
             if steps:
                 axes.plot(steps, values, color=colour, linewidth=width, label=f"{kind}, {label}", **style)
-    axes.set_title("Loss", loc="left", fontweight="bold")
+    _name_losses(axes, "Loss")
     axes.legend(ncols=2 if evaluation else 3, **LEGEND)
 
 
@@ -129,9 +148,44 @@ def _draw_codebooks(axes: Axes, training: list[Record]) -> None:
         steps, values = _series(training, name)
         marker = "o" if len(steps) == 1 else ""
         axes.plot(steps, values, color=colours.to_rgba(k), linewidth=1.4, marker=marker, label=f"codebook {k}")
-    axes.set_title("Training loss of each codebook", loc="left", fontweight="bold")
+    _name_losses(axes, "Training loss of each codebook")
     if names:
         axes.legend(ncols=4, **LEGEND)
+
+
+def _name_losses(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontweight="bold")
+    axes.set_ylabel("cross entropy (nats)")
+    axes.set_ylim(0.0, _top(axes.dataLim.y1))
+
+
+def _draw_shares(axes: Axes, evaluation: list[Record]) -> None:
+    """Plot the shares of an evaluation over steps, from 0 to 1."""
+    for name, (label, colour, width) in SHARES.items():
+        steps, values = _series(evaluation, name)
+        if steps:
+            axes.plot(steps, values, color=colour, linewidth=width, marker="o", markersize=4.0, label=label)
+    axes.set_title("Evaluation: codes and ends", loc="left", fontweight="bold")
+    axes.set_ylabel("share")
+    axes.set_ylim(-0.02, 1.02)
+    axes.legend(ncols=2, **LEGEND)
+
+
+def _draw_length_ratio(axes: Axes, evaluation: list[Record]) -> None:
+    """Plot the median of the length ratio over steps, and the band from its 5th to its 95th percentile."""
+    steps, values = _series(evaluation, RATIO)
+    known = [record for record in evaluation if all(name in record for name in (RATIO, *RATIO_ENDS))]
+    axes.axhline(1.0, color="#8a8a8a", linewidth=1.0, linestyle=":")
+    if known:
+        (at, low), (_, high) = (_series(known, name) for name in RATIO_ENDS)
+        axes.fill_between(at, low, high, color="#2a78b5", alpha=0.2, linewidth=0.0, label="5th to 95th percentile")
+        for ends in (low, high):  # a band of one step is invisible
+            axes.plot(at, ends, color="#2a78b5", linewidth=0.8, marker="_", markersize=8.0, alpha=0.6)
+    axes.plot(steps, values, color="#2a78b5", linewidth=2.2, marker="o", markersize=4.0, label="median")
+    axes.set_title("Length of spoken clips", loc="left", fontweight="bold")
+    axes.set_ylabel("frames, as a ratio to the true clip")
+    axes.set_ylim(0.0, max(_top(axes.dataLim.y1), 1.5))
+    axes.legend(ncols=2, **LEGEND)
 
 
 def _top(largest: float) -> float:

@@ -48,6 +48,35 @@ def test_plot_of_a_run_that_has_just_begun(tmp_path: Path, records: list[dict[st
     assert not (tmp_path / "loss.png").exists()
 
 
+SPOKEN = {"spoken_clips": 64, "spoken_stop_rate": 0.9, "spoken_length_ratio": 1.1, "spoken_repeated_share": 0.1}
+SPOKEN |= {"spoken_length_ratio_p5": 0.8, "spoken_length_ratio_p95": 1.4}
+ACCURACIES = {"eval_accuracy_codebook_0": 0.3, "eval_accuracy_end_codebook_0": 0.9, "eval_accuracy_end": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("figures", "rows"),
+    [
+        ([{}], 1),
+        ([ACCURACIES], 2),
+        ([ACCURACIES | SPOKEN], 2),
+        ([SPOKEN, SPOKEN | {"spoken_stop_rate": float("nan")}, ACCURACIES], 2),
+        ([{"spoken_clips": 1, "spoken_stop_rate": 0.0}], 2),
+        ([{"spoken_clips": 1, "spoken_length_ratio": 1e308, "spoken_length_ratio_p5": float("inf")}], 2),
+    ],
+)
+def test_figures_of_evaluations_are_plotted_where_there_are_any(
+    tmp_path: Path, figures: list[dict[str, float]], rows: int
+) -> None:
+    """With the losses of the step or alone; the lines of single clips are no numbers."""
+    clip = {"step": 3, "sample": "a", "text": "\u0646\u0639\u0645", "ended": True, "loss": 1.0, "spoken_clips": 1}
+    alone = [{"step": 10 + n, **found} for n, found in enumerate(figures)]
+    path = _write(tmp_path, [_record(5), _record(5, "eval_") | figures[0], clip, *alone])
+    assert imread(plot_metrics(tmp_path)).shape[0] == round(5.2 * 130 * rows)
+    training, evaluation = read_metrics(path)
+    assert [record["step"] for record in training] == [5]
+    assert [r["step"] for r in evaluation] == [5, *(r["step"] for r in alone if "spoken_clips" in r)]
+
+
 def test_training_and_evaluation_lines_are_separated(tmp_path: Path) -> None:
     training, evaluation = read_metrics(_write(tmp_path, [_record(10, "eval_"), _record(10), _record(5)]))
     assert [record["step"] for record in training] == [5, 10]
@@ -80,7 +109,17 @@ def test_unusable_metrics(tmp_path: Path, content: str | None, message: str) -> 
 
 
 @pytest.mark.parametrize(
-    "line", ["", "\0" * 9, "[]", '{"step": "3"}', '{"step": true}', '{"step": 3, "loss": null}', "\xff"]
+    "line",
+    [
+        "",
+        "\0" * 9,
+        "[]",
+        '{"step": "3"}',
+        '{"step": true}',
+        '{"step": 3, "loss": null}',
+        "\xff",
+        '{"step": 3, "sample": 1}',
+    ],
 )
 def test_each_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path = _write(tmp_path, [_record(3)])

@@ -15,6 +15,7 @@ from boson_multimodal.flags import facts_of
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED
 from lora_config import ADAPTER_CONFIG_FILE
+from voice_cloning.adapters.figure_table import figure_table, figures_of
 from voice_cloning.adapters.run_record import check_results, read_json_object, read_record
 from voice_cloning.adapters.selection_lines import read_selection, selection_lines
 from voice_cloning.training.checkpoints import RUN_FILE, STATE_FILE
@@ -92,7 +93,7 @@ def _public_value(name: str, value: Any) -> Any:
 
 
 def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
-    """Return the steps, the best evaluation, and the last losses up to the checkpoint's step.
+    """Return the steps, the best evaluation, and the last losses and figures up to the checkpoint's step.
 
     Damaged lines of metrics are passed over: a run that saves must not end because of them.
     """
@@ -104,10 +105,19 @@ def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
     if results["best"]:
         results["best"] = {name: results["best"][name] for name in ("step", "eval_loss")}
     metrics = run_folder / METRICS_FILE
-    for _, record in read_metrics_lines(metrics).sound if metrics.is_file() else []:
-        if record["step"] <= results["step"]:
-            losses = {name: value for name, value in record.items() if name.endswith("loss")}
-            results["evaluation" if "eval_loss" in losses else "training"] = {"step": record["step"], **losses}
+    for record in read_metrics_lines(metrics).numbers if metrics.is_file() else []:
+        if record["step"] > results["step"]:
+            continue
+        of_step = {"step": record["step"]}
+        losses = {name: value for name, value in record.items() if name.endswith("loss")}
+        figures = figures_of(record)
+        accuracies = {name: figures.pop(name) for name in list(figures) if name.startswith("eval_")}
+        if "eval_loss" in losses:
+            results["evaluation"] = of_step | losses | accuracies
+        elif losses:
+            results["training"] = of_step | losses
+        if "spoken_clips" in figures:
+            results["speech"] = of_step | figures
     if selection := read_selection(run_folder, checkpoint.name):
         results["selection"] = selection
     return results
@@ -345,7 +355,7 @@ def _result_lines(results: dict[str, Any]) -> list[str]:
     lines = [f"- optimizer steps: {results['step']} of {results['total_steps']}"]
     for kind in ("training", "evaluation"):
         if kind in results:
-            losses = [f"{name} {value:.4f}" for name, value in results[kind].items() if name != "step"]
+            losses = [f"{name} {value:.4f}" for name, value in results[kind].items() if name.endswith("loss")]
             lines.append(f"- last {kind}, at step {results[kind]['step']}: {', '.join(losses)}")
     if results.get("best"):
         lines.append(f"- best eval_loss so far: {results['best']['eval_loss']:.4f} at step {results['best']['step']}")
@@ -353,7 +363,7 @@ def _result_lines(results: dict[str, Any]) -> list[str]:
     lines.append(
         "- losses are cross entropies in nats: of the text, of the audio (mean over codebooks), and their weighted sum"
     )
-    return lines
+    return lines + figure_table(results)
 
 
 def _closing_sections(facts: dict[str, Any], exporter_version: str | None) -> list[str]:

@@ -8,7 +8,7 @@ A recogniser is any object with a ``name`` and ``transcribe``. Three kinds are l
 - Whisper of transformers, and Whisper converted for faster-whisper (CTranslate2). The language is forced to Arabic and
   the task to transcription. The search is a beam of 5, without timestamps, without falling back to higher
   temperatures, and without the text before.
-- models of transformers with a CTC head, such as Wav2Vec2, HuBERT and Wav2Vec2-BERT. The most likely label of each
+- models of transformers with a CTC head, such as Wav2Vec2, HuBERT, Wav2Vec2-BERT and MMS. The most likely label of each
   frame is taken, without a language model.
 
 Nothing is drawn at random, weights are in float32, and clips are recognised one by one. So on one machine the same
@@ -35,6 +35,7 @@ from boson_multimodal.checkpoints import (
     naming_damage,
     read_config,
     resolve_checkpoint,
+    short_name,
 )
 from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError
@@ -61,6 +62,7 @@ QUIET_SECONDS = 0.2
 SHORTEST_PIECE_SECONDS = 0.5
 """Shorter pieces get silence at their end: the layers of a CTC model need some frames."""
 
+MMS_ARABIC, MMS_ADAPTER = "ara", "adapter.ara.safetensors"
 ARABIC_LETTERS = "ابتثجحخدذرزسشصضطظعغفقكلمنهوي"
 ARABIC_TOKEN, TRANSCRIBE_TOKEN = "<|ar|>", "<|transcribe|>"
 LEAST_MULTILINGUAL_VOCABULARY = 51_865
@@ -97,7 +99,12 @@ class SpeechRecogniser(Protocol):
 
 
 class WaveformRecogniser:
-    """A recogniser of waveforms: resamples clips, cuts long ones, and joins the texts of their pieces."""
+    """A recogniser of waveforms: resamples clips, cuts long ones, and joins the texts of their pieces.
+
+    Attributes:
+        name: the name of its folder, or its hub id.
+        sampling_rate: rate in Hz of the waves that the model reads.
+    """
 
     name: str
     sampling_rate: int = SAMPLING_RATE
@@ -149,10 +156,10 @@ def cut_at_quiet_places(wave: np.ndarray, sampling_rate: int) -> list[np.ndarray
 class WhisperRecogniser(WaveformRecogniser):
     """A Whisper model of transformers, in its folder."""
 
-    def __init__(self, folder: Path, name: str, device: torch.device) -> None:
+    def __init__(self, folder: Path, shown: str, device: torch.device) -> None:
         import transformers
 
-        self.name, self.device, shown = name, device, f"{FLAG} {name}"
+        self.device = device
         with naming_damage(shown):
             config = transformers.AutoConfig.from_pretrained(folder)
             generation = _generation_config(folder, config)
@@ -190,12 +197,13 @@ class WhisperRecogniser(WaveformRecogniser):
 class CTCRecogniser(WaveformRecogniser):
     """A model of transformers with a CTC head, in its folder."""
 
-    def __init__(self, folder: Path, name: str, device: torch.device) -> None:
+    def __init__(self, folder: Path, shown: str, device: torch.device) -> None:
         import transformers
 
-        self.name, self.device, shown = name, device, f"{FLAG} {name}"
+        self.device = device
+        language = _language_of_adapters(folder, shown)
         with naming_damage(shown):
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **language)
             self._extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
         letters = {letter for token in self._tokenizer.get_vocab() for letter in token}
         missing = [letter for letter in ARABIC_LETTERS if letter not in letters]
@@ -205,7 +213,9 @@ class CTCRecogniser(WaveformRecogniser):
                 f"({' '.join(missing[:5])}); give a recogniser of Arabic"
             )
         self.sampling_rate = self._extractor.sampling_rate
-        self._model = _load_model(transformers.AutoModelForCTC, folder, shown, device)
+        # The head of another language has another size.
+        settings = language and {**language, "ignore_mismatched_sizes": True}
+        self._model = _load_model(transformers.AutoModelForCTC, folder, shown, device, settings)
         # The tokenizer's own way to unite repeated labels drops the blank first, so a double letter would become one.
         parameters = inspect.signature(self._tokenizer._decode).parameters
         self._as_they_are = {"group_tokens": False} if "group_tokens" in parameters else {}
@@ -220,8 +230,7 @@ class CTCRecogniser(WaveformRecogniser):
 class FasterWhisperRecogniser(WaveformRecogniser):
     """A Whisper model that was converted for faster-whisper, in its folder."""
 
-    def __init__(self, folder: Path, name: str, device: torch.device) -> None:
-        self.name, self.device, shown = name, device, f"{FLAG} {name}"
+    def __init__(self, folder: Path, shown: str, device: torch.device) -> None:
         _require_arabic_of_converted(folder, shown)
         try:
             import ctranslate2
@@ -283,13 +292,14 @@ def load_recogniser(
     shown = f"{FLAG} {path_or_id}"
     if not (Path(path_or_id).expanduser().exists() or is_hub_id(path_or_id)):
         raise InputError(f"{shown}: no such folder; {WHAT_IS_NEEDED}, or a hub id OWNER/NAME")
-    folder = resolve_checkpoint(path_or_id, revision, FLAG, [], (*CONFIG_FILES, *SAFETENSORS))
+    folder = resolve_checkpoint(path_or_id, revision, FLAG, [], (*CONFIG_FILES, *SAFETENSORS, MMS_ADAPTER))
     if not any(any(folder.glob(pattern)) for pattern in SAFETENSORS):
         needed = [(*SAFETENSORS, *PICKLES, CTRANSLATE2_WEIGHTS)]
-        folder = resolve_checkpoint(path_or_id, revision, FLAG, needed, CONFIG_FILES)
+        folder = resolve_checkpoint(path_or_id, revision, FLAG, needed, (*CONFIG_FILES, MMS_ADAPTER))
     limit_library_bars()
-    device = device or pick_device(-1)
-    return _kind(folder, shown)(folder, path_or_id, device)
+    recogniser = _kind(folder, shown)(folder, shown, device or pick_device(-1))
+    recogniser.name = short_name(path_or_id, revision)
+    return recogniser
 
 
 def _kind(folder: Path, shown: str) -> type[WaveformRecogniser]:
@@ -316,10 +326,12 @@ def _kind(folder: Path, shown: str) -> type[WaveformRecogniser]:
     return found
 
 
-def _load_model(kind: Any, folder: Path, shown: str, device: torch.device) -> Any:
+def _load_model(
+    kind: Any, folder: Path, shown: str, device: torch.device, settings: dict[str, Any] | None = None
+) -> Any:
     """Load the weights in float32. Weights that are missing would be random."""
     with naming_damage(shown):
-        model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+        model, info = kind.from_pretrained(folder, dtype=torch.float32, output_loading_info=True, **(settings or {}))
     # The vector for masked frames is used in training only.
     missing = sorted(name for name in info["missing_keys"] if not name.endswith("masked_spec_embed"))
     if missing:
@@ -369,6 +381,25 @@ def _force_arabic(generation: Any, vocabulary: int, tokenizer: Any, shown: str) 
         generation.task_to_id = {"transcribe": known[TRANSCRIBE_TOKEN]}
     generation.is_multilingual = True
     generation.forced_decoder_ids = None
+
+
+def _language_of_adapters(folder: Path, shown: str) -> dict[str, str]:
+    """Return the setting that gives MMS its Arabic adapter; empty for a model of one language.
+
+    MMS has a vocabulary, a head and an adapter for each language.
+
+    Raises:
+        InputError: if it has none for Arabic.
+    """
+    if not (folder / "vocab.json").is_file():
+        return {}
+    with naming_damage(shown):
+        vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
+    if not any(isinstance(tokens, dict) for tokens in vocabulary.values()):
+        return {}
+    if MMS_ARABIC not in vocabulary or not (folder / MMS_ADAPTER).is_file():
+        raise InputError(f"{shown}: it has adapters for languages, but none for Arabic; it needs {MMS_ADAPTER}")
+    return {"target_lang": MMS_ARABIC}
 
 
 def _require_arabic_of_converted(folder: Path, shown: str) -> None:

@@ -11,6 +11,7 @@ model much less. So a SIM means something only beside that of true recordings an
 import torch
 from torch import Tensor
 
+from boson_multimodal.checkpoints import short_name
 from voice_cloning.speech import speaker_embedding
 
 LEAST_SECONDS = 0.5
@@ -21,11 +22,11 @@ class SpeakerModel:
     """A speaker model for clips of any length.
 
     Attributes:
-        name: the value of ``--speaker_model``.
+        name: how reports call it: ``resemblyzer``, the name of its folder, or its hub id.
     """
 
-    def __init__(self, model: speaker_embedding.SpeakerModel) -> None:
-        self.name = model.name
+    def __init__(self, model: speaker_embedding.SpeakerModel, name: str) -> None:
+        self.name = name
         self._model = model
 
     def embed(self, samples: Tensor, sampling_rate: int) -> Tensor | None:
@@ -52,7 +53,9 @@ def load_speaker_model(name: str, revision: str | None = None, device: torch.dev
     Raises:
         InputError: if the package is missing, or the model is not there or of another kind.
     """
-    return SpeakerModel(speaker_embedding.load_speaker_model(name, device, revision))
+    model = speaker_embedding.load_speaker_model(name, device, revision)
+    is_package = name == speaker_embedding.RESEMBLYZER
+    return SpeakerModel(model, name if is_package else short_name(name, revision))
 
 
 def similarity(one: Tensor | None, other: Tensor | None) -> float | None:

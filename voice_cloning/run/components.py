@@ -22,8 +22,10 @@ from lora_config import (
     adapter_form,
     enable_checkpointing,
 )
+from voice_cloning.evaluation.training_speech import TrainingSpeech
 from voice_cloning.run.data import RunData
 from voice_cloning.run.identity import flags_before, run_details, run_identity
+from voice_cloning.training.base_kl import BaseKL
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.checkpoints import check_checkpoint, read_state
@@ -35,6 +37,7 @@ from voice_cloning.training.losses import LossTotals
 from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.run_directory import RunDirectory
+from voice_cloning.training.sample_files import check_place
 from voice_cloning.training.state import EvaluationResult, TrainingState
 
 
@@ -124,6 +127,9 @@ class TrainingComponents:
         optimizer: updates the adapter.
         loader: makes the batches of the training data.
         evaluator: evaluates on the evaluation data; None without such data.
+        is_better: whether an evaluation is better than the best one so far.
+        base_kl: the divergence from the base in the loss; None if its weight is 0.
+        speech: speaks evaluation samples; None if the run does not.
         state: the state of the run. The loop changes it.
     """
 
@@ -135,6 +141,9 @@ class TrainingComponents:
     optimizer: AdapterOptimizer
     loader: BatchLoader
     evaluator: Evaluator | None
+    base_kl: BaseKL | None
+    speech: TrainingSpeech | None
+    is_better: Callable[[EvaluationResult, EvaluationResult], bool]
     state: TrainingState
 
     @property
@@ -167,6 +176,8 @@ def open_run_directory(
             identity = run_identity(flags, data, ranks.world_size, dtype)
             details = run_details(flags, data, project)
             check = checkpoint_check(flags, data)
+            if data.codec.is_whole and flags["eval_data_path"] and flags["num_scored_samples"] and flags["num_samples"]:
+                check_place(Path(flags["output_dir"]))
             directory = RunDirectory(Path(flags["output_dir"]), identity, details, flags_before(), check)
             try:
                 checkpoint = directory.open(flags["resume"], flags["overwrite"])
@@ -261,6 +272,8 @@ def open_log(
     state, directory, writer = run.state, run.opened.directory, None
     with ranks.failing_together():
         if directory is not None:
-            directory.cut_metrics(state.step)
+            directory.cut_metrics(state.step, state.evaluation_due)
             writer = MetricsWriter(directory.folder, config.report_to, state.step, flags)
-    return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device)
+        if run.speech is not None:
+            run.speech.open(writer)
+    return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device, run.base_kl)

@@ -177,6 +177,8 @@ def training_memory(config: DistributedTrainingConfig, run: TrainingComponents, 
     def where() -> str:
         if run.model.training:
             return f"in step {run.state.step + 1} of {run.state.total_steps}"
+        if run.speech is not None and run.speech.is_speaking:
+            return f"while evaluation samples were spoken after step {run.state.step}"
         return f"in the evaluation after step {run.state.step}"
 
     with naming_lack_of_memory(device, where, lambda: training_remedies(config, run, device)):
@@ -186,6 +188,8 @@ def training_memory(config: DistributedTrainingConfig, run: TrainingComponents, 
 def training_remedies(config: DistributedTrainingConfig, run: TrainingComponents, device: torch.device) -> list[Remedy]:
     """Return what helps in training, or in the evaluation if the model is in inference mode, best first."""
     start = NextStart.of_run(config, run)
+    if run.speech is not None and run.speech.is_speaking:
+        return _cheaper_speech(start, run)
     found = []
     if run.model.training and config.recompute != LEAST_MEMORY:
         text = (
@@ -197,6 +201,21 @@ def training_remedies(config: DistributedTrainingConfig, run: TrainingComponents
     sizes = Sizes.of_run(config, run)
     smaller, shorter = _smaller_micro_batches(start, sizes), _without_longest_samples(start, sizes)
     return [*found, *smaller, *_quantising(start, device), *shorter]
+
+
+def _cheaper_speech(start: NextStart, run: TrainingComponents) -> list[Remedy]:
+    """Return what helps while samples are spoken: fewer at once, no codec, or no speech. The weights are the same."""
+    largest = max(map(len, run.speech.batches))
+    words, found = start.words_of_same_run(), []
+    if largest > 1:
+        fewer = str(largest // 2)
+        text = f"{start.resumes}; speak {fewer} samples, in one smaller batch. The weights are the same"
+        found.append(Remedy(text, ("--num_scored_samples", fewer, *words)))
+    if run.speech.writes_sound:
+        text = f"{start.resumes}; write no clips, so that the codec is not needed. The weights are the same"
+        found.append(Remedy(text, ("--num_samples", "0", *words)))
+    text = f"{start.resumes}; speak nothing. The weights are the same"
+    return [*found, Remedy(text, ("--num_scored_samples", "0", *words))]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Try the fullest micro-batches before the first step, so that a lack of memory shows before any time is lost."""
+"""Try the fullest micro-batches before the first step, so that a lack of memory shows before any time is lost.
+
+The fullest batch of speech is tried too.
+"""
 
 import logging
 from collections.abc import Callable
@@ -10,12 +13,14 @@ from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.cards import GB
 from boson_multimodal.device_memory import hold_one_block
 from boson_multimodal.memory_remedies import naming_lack_of_memory
-from boson_multimodal.model.higgs_audio.loss import LossConfig, weighted_loss
+from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.model.higgs_audio.transfer import to_device
 from boson_multimodal.process_group import Ranks
+from voice_cloning.evaluation.asked_samples import cache_positions
 from voice_cloning.run.components import TrainingComponents
 from voice_cloning.run.memory_advice import training_remedies
+from voice_cloning.training.base_kl import micro_batch_loss
 from voice_cloning.training.batch_planning import MicroBatch, fullest_evaluation_batch
 from voice_cloning.training.batches import count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
@@ -57,6 +62,8 @@ def try_fullest_micro_batches(
 class MemoryTrial:
     """The fullest micro-batches of a run: that of training forward and backward, that of the evaluation forward.
 
+    The fullest batch of speech too, with the key-value cache that it has if no clip ends.
+
     After each of them the weights, the optimizer and the random generators are as before, the model is in training
     mode, and the gradients are zero, as they are between two steps.
 
@@ -91,6 +98,12 @@ class MemoryTrial:
             chosen = fullest_evaluation_batch(tried.lengths, self._config)
             described = f"the fullest micro-batch of the evaluation ({_size(tried, chosen)})"
             found.append((described, lambda: self._evaluate(self._batch(tried, chosen))))
+        if run.speech is not None:
+            batch = run.speech.fullest_batch
+            samples = "1 sample" if len(batch) == 1 else f"{len(batch)} samples"
+            found.append(
+                (f"the fullest batch of speech ({samples}, {cache_positions(batch):,} positions)", self._speak)
+            )
         return found
 
     def make(self, described: str, attempt: Callable[[], None]) -> None:
@@ -115,14 +128,19 @@ class MemoryTrial:
 
     def _train_on(self, batch: HiggsAudioBatchInput) -> None:
         counts = to_device(count_labels([batch], self._run.num_codebooks).float(), self.device)
-        output = self._forward(batch)
-        weighted_loss(output.text_loss_sum, counts[0], output.audio_loss_sum, counts[1:], self._loss_config).backward()
+        loss, _ = micro_batch_loss(self._forward, batch, counts, self._loss_config, self._run.base_kl)
+        loss.backward()
         self._run.optimizer.gradients.zero_()
 
     @torch.no_grad()
     def _evaluate(self, batch: HiggsAudioBatchInput) -> None:
         self._run.model.eval()
         loss_sums(self._forward(batch))
+        self._run.model.train()
+
+    def _speak(self) -> None:
+        self._run.model.eval()
+        self._run.speech.take_most_memory(self._run.model.get_base_model())
         self._run.model.train()
 
 

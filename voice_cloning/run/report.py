@@ -1,5 +1,6 @@
-"""The messages at the start and at the end of a run."""
+"""The messages at the start and at the end of a run, and which messages are shown."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,3 +135,11 @@ def closing_lines(summary: TrainingSummary) -> list[str]:
     elif summary.best_step is not None:
         lines.append(f"best by evaluation loss: step {summary.best_step}, whose checkpoint is not in this folder")
     return lines
+
+
+def set_up_messages(program: logging.Logger) -> None:
+    """Show this project's messages. Hide library messages that repeat them or that a user cannot act on."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
+    for own in (program, logging.getLogger("voice_cloning")):
+        own.setLevel(logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it prints its messages itself

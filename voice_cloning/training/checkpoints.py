@@ -227,12 +227,22 @@ def _state_problems(state: dict[str, Any]) -> list[str]:
         problems.append(f"best is {best!r}; it must be null, or a step up to {step} and its eval_loss")
     if type(state.get(WAITED, 0)) is not int or state.get(WAITED, 0) < 0:
         problems.append(f"{WAITED} is {state[WAITED]!r}; it must be a whole number of at least 0")
-    lists = [totals.get(name) for name in ("sums", "counts")] if isinstance(totals, dict) else []
-    if len(lists) != 2 or not all(isinstance(v, list) and all(map(_is_finite, v)) for v in lists):
-        problems.append("totals must hold sums and counts, lists of finite numbers")
-    elif len(lists[0]) != len(lists[1]) or len(lists[0]) < 2 or min(lists[1]) < 0:
-        problems.append("totals must hold as many sums as counts, and no count below 0")
+    problems += _totals_problems("totals", totals)
+    if not problems and "base_kl" in totals:
+        problems += _totals_problems("totals.base_kl", totals["base_kl"], len(totals["sums"]))
     return problems
+
+
+def _totals_problems(name: str, totals: Any, size: int | None = None) -> list[str]:
+    """Return what is wrong with loss sums and label counts, of which there must be ``size`` each if it is given."""
+    lists = [totals.get(part) for part in ("sums", "counts")] if isinstance(totals, dict) else []
+    if len(lists) != 2 or not all(isinstance(v, list) and all(map(_is_finite, v)) for v in lists):
+        return [f"{name} must hold sums and counts, lists of finite numbers"]
+    if len(lists[0]) != len(lists[1]) or len(lists[0]) < 2 or min(lists[1]) < 0:
+        return [f"{name} must hold as many sums as counts, and no count below 0"]
+    if size is not None and len(lists[0]) != size:
+        return [f"{name} holds {len(lists[0])} sums; it must hold {size}, as totals does"]
+    return []
 
 
 def _is_count(value: Any) -> bool:

@@ -24,6 +24,7 @@ from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, 
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning import __version__
 from voice_cloning.training.checkpoints import RUN_FILE, read_run_flags
+from voice_cloning.training.evaluation_config import EvaluationConfig
 from voice_cloning.training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
@@ -33,12 +34,6 @@ AUTO = "auto"
 """The value of a flag that the program chooses by the memory of the card."""
 RECOMPUTE_LEVELS = ("none", "ffn", "layer")
 """What the backward pass computes again, from the fastest to the one that needs least memory."""
-
-BY_LOSS = "loss"
-KEPT_BY = (BY_LOSS, "stop_rate", "wer")
-"""What may decide which evaluation is the best one."""
-FEWEST_SCORED = 32
-"""Fewer scored samples say too little about a stop rate or a word error rate to choose a checkpoint by it."""
 
 _source = partial(flag, in_identity=False)
 """A flag that names data or a checkpoint. The identity of a run holds a fingerprint of the content instead."""
@@ -63,7 +58,7 @@ def read_positions(word: str) -> int | str:
 
 
 @dataclass(kw_only=True)
-class DistributedTrainingConfig:
+class DistributedTrainingConfig(EvaluationConfig):
     """Paths and settings of the training loop. Each attribute is a flag of the same name, explained in its help text.
 
     Raises:
@@ -74,7 +69,6 @@ class DistributedTrainingConfig:
     output_dir: str = _housekeeping(
         MISSING, "Folder for checkpoints, metrics and the run's description.", per_call=True
     )
-    eval_data_path: str | None = _source(None, "ChatML samples to evaluate on, of other speakers than data_path.")
     model_path: str = _source(
         MODEL_ID,
         "Folder or hub id of the model, in the original or the transformers layout.",
@@ -134,32 +128,20 @@ class DistributedTrainingConfig:
         before="none",
     )
     gradient_checkpointing: bool = _housekeeping(False, "The same as --recompute layer.", per_call=True)
+    base_kl_weight: float = _setting(
+        0.0,
+        "Weight of the divergence from the base's own predictions, KL(base || model), in the loss: against forgetting. "
+        "Needs a second forward pass, without the adapter. 0 leaves it out.",
+        before=0.0,
+    )
+    base_kl_share: float = _setting(
+        0.25, "The share of the micro-batches on which base_kl_weight acts, for less time.", before=0.25
+    )
     seed: int = _setting(42, "Seeds the adapter, the data order and dropout; the same seed gives the same run.")
 
     logging_steps: int = _housekeeping(10, "Optimizer steps between lines of metrics.jsonl.")
-    eval_steps: int = _housekeeping(200, "Optimizer steps between evaluations; there is always one at the end.")
     save_steps: int = _housekeeping(200, "Optimizer steps between checkpoints; there is always one at the end.")
     save_total_limit: int = _housekeeping(3, "Checkpoints to keep, besides the best one; 0 keeps all.")
-    keep_best_by: str = _housekeeping(
-        BY_LOSS,
-        "Which evaluation is the best one, whose checkpoint is kept: the one with the lowest loss; or by stop_rate or "
-        "wer, from the scored samples: where the difference to the best one so far is certain (its 95 % interval has "
-        "no 0 in it), the stop rate decides, then the word error rate (with asr), else the loss.",
-        KEPT_BY,
-        before=BY_LOSS,
-    )
-    patience: int | None = _housekeeping(
-        None,
-        "End the run after this many evaluations without a better one; by default it goes to its end.",
-        before=None,
-    )
-    asr: str | None = _housekeeping(
-        None,
-        "Folder or hub id of a speech recogniser that knows Arabic (transformers or faster-whisper). It writes down "
-        "the scored samples of each evaluation, which gives their word error rate.",
-        before=None,
-    )
-    asr_revision: str | None = _housekeeping(None, "Commit of asr, if it is a hub id.", before=None)
     resume: str = _housekeeping(
         "auto",
         "auto resumes from the newest sound checkpoint in output_dir; none stops if output_dir holds a run. Or give "
@@ -189,24 +171,26 @@ class DistributedTrainingConfig:
     def __post_init__(self) -> None:
         problems = []
         for name in ("num_train_epochs", "gradient_accumulation_steps", "logging_steps"):
-            problems += self._below(name, 1)
+            problems += self.below(name, 1)
         problems += self._memory_problems()
-        for name in ("eval_steps", "save_steps", "max_steps", "batch_size", "patience"):
-            problems += self._below(name, 1)
+        for name in ("save_steps", "max_steps", "batch_size"):
+            problems += self.below(name, 1)
         for name in ("warmup_steps", "weight_decay", "max_grad_norm", "seed", "save_total_limit"):
-            problems += self._below(name, 0)
+            problems += self.below(name, 0)
+        if not 0.0 <= self.base_kl_weight < float("inf"):
+            problems.append(f"base_kl_weight is {self.base_kl_weight}; it must be a finite number of at least 0")
+        if not 0.0 < self.base_kl_share <= 1.0:
+            problems.append(f"base_kl_share is {self.base_kl_share}; it must be above 0 and at most 1")
         for name in ("learning_rate", "adam_epsilon"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 problems.append(f"{name} is {getattr(self, name)}; it must be a number above 0")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 problems.append(f"{name} is {getattr(self, name)}; it must be in [0, 1)")
-        problems += self._memory_problems()
         choices = {
             "lr_scheduler_type": SCHEDULES,
             "torch_dtype": TORCH_DTYPES,
             "recompute": (AUTO, *RECOMPUTE_LEVELS),
-            "keep_best_by": KEPT_BY,
             "quantise": QUANTISATIONS,
         }
         for name, allowed in choices.items():
@@ -222,25 +206,10 @@ class DistributedTrainingConfig:
         for name in ("data_path", "output_dir"):
             if not getattr(self, name):
                 problems.append(f"{name} is empty; give a path")
-        problems += self._choice_of_best_problems()
+        problems += self.problems_of_evaluation()
         raise_if_any("wrong settings", problems)
         if self.gradient_checkpointing:
             self.recompute = "layer"
-
-    def _choice_of_best_problems(self) -> list[str]:
-        """Return what is wrong with the flags that choose the best evaluation."""
-        problems = []
-        if self.eval_data_path is None:
-            given = {"keep_best_by": self.keep_best_by != BY_LOSS, "patience": self.patience, "asr": self.asr}
-            problems += [f"{name} needs evaluations; give eval_data_path" for name, is_on in given.items() if is_on]
-        if self.keep_best_by != BY_LOSS and self.num_scored_samples < FEWEST_SCORED:
-            problems.append(
-                f"keep_best_by is {self.keep_best_by}, and num_scored_samples is {self.num_scored_samples}; fewer than "
-                f"{FEWEST_SCORED} samples cannot decide; give more, or keep_best_by {BY_LOSS}"
-            )
-        if self.keep_best_by == "wer" and self.asr is None:
-            problems.append("keep_best_by is wer, which needs a speech recogniser; give asr")
-        return problems
 
     def _memory_problems(self) -> list[str]:
         """Return what is wrong with the flags that determine the memory."""
@@ -248,7 +217,7 @@ class DistributedTrainingConfig:
         if isinstance(budget, str) and budget != AUTO:
             problems.append(f"max_tokens_per_batch is {budget!r}; it must be a number of positions, or {AUTO}")
         elif not isinstance(budget, str):
-            problems += self._below("max_tokens_per_batch", 1)
+            problems += self.below("max_tokens_per_batch", 1)
         elif self.batch_size is not None:
             problems.append(
                 f"max_tokens_per_batch is {AUTO}, and batch_size is {self.batch_size}, which sets the size of "
@@ -259,10 +228,6 @@ class DistributedTrainingConfig:
         if self.gpu is not None and not self.dry_run:
             problems.append(f"gpu is {self.gpu!r}, which is for dry_run; training takes the card of this machine")
         return problems
-
-    def _below(self, name: str, least: float) -> list[str]:
-        value = getattr(self, name)
-        return [f"{name} is {value}; it must be at least {least}"] if value is not None and not value >= least else []
 
 
 Configs = tuple[DistributedTrainingConfig, ArabicVoiceCloningDatasetConfig, HiggsAudioLoRATrainingConfig, LossConfig]
@@ -388,8 +353,13 @@ def _has_type(value: Any, kind: Any) -> bool:
 
 
 def _log_changes(changes: dict[str, Any]) -> None:
-    """Log the values that come from the run, on the main process. What ``auto`` has stood for is no news."""
-    changes = {name: value for name, value in changes.items() if flag_fields()[name].default != AUTO}
+    """Log the values that come from the run, on the main process: first those that affect the result.
+
+    What ``auto`` has stood for is no news.
+    """
+    known = flag_fields()
+    order = sorted(changes, key=lambda name: not facts_of(known[name]).in_identity)
+    changes = {name: changes[name] for name in order if known[name].default != AUTO}
     if not changes or int(os.environ.get("RANK", 0)) > 0:
         return
     words = {name: " ".join(map(str, v)) if isinstance(v, list) else v for name, v in changes.items()}

@@ -16,7 +16,9 @@ from tqdm import tqdm
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import messages_above_bars, shows_bars
+from voice_cloning.training.base_kl import BaseKL
 from voice_cloning.training.batches import StepBatches
+from voice_cloning.training.evaluation_words import evaluation_line
 from voice_cloning.training.losses import PendingStep, StepLedger
 from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.state import TrainingState
@@ -70,6 +72,7 @@ class ProgressLog:
         loss_config: weights of the losses.
         ranks: the processes.
         device: the device of the model, whose peak memory is logged.
+        base_kl: the divergence from the base, which is logged too; None if it is not in the loss.
     """
 
     def __init__(
@@ -80,13 +83,14 @@ class ProgressLog:
         loss_config: LossConfig,
         ranks: Ranks,
         device: torch.device,
+        base_kl: BaseKL | None = None,
     ) -> None:
         self._writer = writer
         self._state = state
         self._loss_config = loss_config
         self._ranks = ranks
         self._device = device
-        self._ledger = StepLedger(state.totals, sample_ids, ranks)
+        self._ledger = StepLedger(state.totals, sample_ids, ranks, base_kl and base_kl.take)
         self._throughput = Throughput()
         hidden = not (ranks.is_main and shows_bars())
         self._bar = tqdm(
@@ -147,11 +151,10 @@ class ProgressLog:
         if self._bar.disable:
             self.log_main("step %d: evaluating", self._state.step)
 
-    def write_evaluation(self, losses: dict[str, float], is_best: bool) -> None:
-        """Write the losses of an evaluation."""
-        note = " (best so far)" if is_best else ""
-        self.log_main("step %d: eval_loss %.4f%s", self._state.step, losses["eval_loss"], note)
-        self._write(losses)
+    def write_evaluation(self, results: dict[str, float], is_best: bool) -> None:
+        """Write what an evaluation found: losses and accuracies, the figures of spoken clips, or both."""
+        self.log_main("step %d: %s", self._state.step, evaluation_line(results, is_best))
+        self._write(results)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,10 +24,12 @@ class LossTotals:
 
     Attributes:
         sums, counts: 1 + K entries in float64: the text head, then each codebook.
+        base_kl: the same of the divergence from the base; None if it is not in the loss.
     """
 
     sums: Tensor
     counts: Tensor
+    base_kl: "LossTotals | None" = None
 
     @classmethod
     def zeros(cls, num_codebooks: int) -> "LossTotals":
@@ -41,21 +44,29 @@ class LossTotals:
         """Set all sums and counts to zero."""
         self.sums.zero_()
         self.counts.zero_()
+        self.base_kl = None
 
     def losses(self, config: LossConfig, prefix: str = "") -> dict[str, float]:
-        """Return the total, text and audio loss and the loss of each codebook, as means over all labels added."""
+        """Return the total, text and audio loss and the loss of each codebook, as means over all labels added.
+
+        The total does not hold ``base_kl``, which is the mean divergence from the base, without its weight.
+        """
         means = self.sums / self.counts.clamp(min=1)
         total = weighted_loss(self.sums[0], self.counts[0], self.sums[1:], self.counts[1:], config)
         named = {"loss": total, "text_loss": means[0], "audio_loss": means[1:].mean()}
         named |= {f"audio_loss_codebook_{k}": mean for k, mean in enumerate(means[1:])}
+        if self.base_kl is not None and self.base_kl.counts.any():
+            named["base_kl"] = self.base_kl.losses(config)["loss"]
         return {f"{prefix}{name}": float(value) for name, value in named.items()}
 
-    def state(self) -> dict[str, list[float]]:
-        return {"sums": self.sums.tolist(), "counts": self.counts.tolist()}
+    def state(self) -> dict[str, Any]:
+        own = {"sums": self.sums.tolist(), "counts": self.counts.tolist()}
+        return own if self.base_kl is None else own | {"base_kl": self.base_kl.state()}
 
     @classmethod
-    def from_state(cls, state: dict[str, list[float]]) -> "LossTotals":
-        return cls(*(torch.tensor(state[name], dtype=torch.float64) for name in ("sums", "counts")))
+    def from_state(cls, state: dict[str, Any]) -> "LossTotals":
+        base_kl = cls.from_state(state["base_kl"]) if "base_kl" in state else None
+        return cls(*(torch.tensor(state[name], dtype=torch.float64) for name in ("sums", "counts")), base_kl)
 
 
 def answer_counts(output: HiggsAudioModelOutput) -> Tensor:
@@ -110,17 +121,26 @@ class StepLedger:
         totals: receives the losses of settled steps.
         names: returns the sample ids of sample indices, for messages.
         ranks: the processes, whose sums are added.
+        take_base_kl: returns the (2, 1 + K) sums and counts of the divergence from the base on this process since its
+            last call; None if the divergence is not in the loss.
 
     Attributes:
         totals: losses of the steps settled since the last :meth:`take`.
         grad_norm: gradient norm of the last settled step, before clipping.
     """
 
-    def __init__(self, totals: LossTotals, names: Callable[[Sequence[int]], str], ranks: Ranks) -> None:
+    def __init__(
+        self,
+        totals: LossTotals,
+        names: Callable[[Sequence[int]], str],
+        ranks: Ranks,
+        take_base_kl: Callable[[], Tensor] | None = None,
+    ) -> None:
         self.totals = totals
         self.grad_norm = 0.0
         self._names = names
         self._ranks = ranks
+        self._take_base_kl = take_base_kl
         self._pending: list[PendingStep] = []
 
     def add(self, step: PendingStep) -> None:
@@ -143,15 +163,22 @@ class StepLedger:
             self._raise_non_finite(local)
         for pending, row in zip(self._pending, rows, strict=True):
             self.totals.add(row, pending.counts)
+        if self._take_base_kl is not None:
+            self._add_base_kl(*self._ranks.sum(self._take_base_kl()).cpu())
         self.grad_norm = float(local[-1, 0, -1])
         self._pending.clear()
 
     def take(self) -> LossTotals:
         """Return the totals since the last call, and begin new ones."""
         self.settle()
-        taken = LossTotals(self.totals.sums.clone(), self.totals.counts.clone())
+        taken = LossTotals(self.totals.sums.clone(), self.totals.counts.clone(), self.totals.base_kl)
         self.totals.reset()
         return taken
+
+    def _add_base_kl(self, sums: Tensor, counts: Tensor) -> None:
+        if self.totals.base_kl is None:
+            self.totals.base_kl = LossTotals.zeros(len(sums) - 1)
+        self.totals.base_kl.add(sums, counts)
 
     def _raise_non_finite(self, local: Tensor) -> None:
         """Raise an error that names the first step that is not finite, and its samples on all processes."""

@@ -1,8 +1,9 @@
 """The output folder of a run: its files, and the check that a run resumes only its own checkpoints.
 
     run.json                     resolved flags, data fingerprints, versions, commit
-    metrics.jsonl                one line per logged step and per evaluation
+    metrics.jsonl                one line per logged step, per evaluation and per spoken sample
     tensorboard/                 the same numbers as plots
+    samples/                     clips that evaluations spoke (sample_files.py)
     selection.json               the best checkpoint by its speech, if tools.evaluate --select has chosen one
     checkpoint-000120/           adapter_model.safetensors, adapter_config.json, README.md (its card), run.json,
                                  trainer_state.json, optimizer.pt
@@ -13,24 +14,19 @@ the disk or somebody has changed it. Everything else in the folder is not the pr
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import re
 import shutil
-import subprocess
 import uuid
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 from boson_multimodal.disk_errors import disk_problem, naming_disk_errors
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync, write_whole
-from voice_cloning import __version__
 from voice_cloning.training.checkpoints import (
     RUN_FILE,
     SELECTION_FILE,
@@ -47,12 +43,11 @@ from voice_cloning.training.checkpoints import (
     write_checksums,
 )
 from voice_cloning.training.metrics import METRICS_FILE, TENSORBOARD_FOLDER, read_metrics_lines
+from voice_cloning.training.sample_files import remove_samples
 
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "torchaudio", "soundfile", "numpy")
-OPTIONAL_PACKAGES = ("bitsandbytes",)
 _HEX = "[0-9a-f]{32}"
 _LEFT_OVER = re.compile(
     re.escape(TEMPORARY_PREFIX)
@@ -136,6 +131,7 @@ class RunDirectory:
         if overwrite:
             for path in self._run_files():
                 _remove(path)
+            remove_samples(self.folder, 0)
         found = None
         if self._run_files():
             if resume == "none":
@@ -213,18 +209,22 @@ class RunDirectory:
                 except OSError as error:
                     logger.warning("%s cannot be removed (%s); the run goes on", path, error.strerror)
 
-    def cut_metrics(self, step: int) -> None:
-        """Remove later steps and damaged lines from ``metrics.jsonl``. The number of damaged lines is logged."""
+    def cut_metrics(self, step: int, evaluates_again: bool = False) -> None:
+        """Remove later steps and damaged lines from ``metrics.jsonl``, and later spoken clips from ``samples``.
+
+        The number of damaged lines is logged. If the run repeats the evaluation of ``step``, that is removed too.
+        """
         path = self.folder / METRICS_FILE
-        kept = []
+        kept, evaluated = [], step - 1 if evaluates_again else step
         with naming_disk_errors(self.folder, "Make room, and run the same command again"):
             if path.exists():
                 lines = read_metrics_lines(path)
-                kept = [line + b"\n" for line, record in lines.sound if record["step"] <= step]
+                kept = [line + b"\n" for line, r in lines.sound if r["step"] <= (step if "loss" in r else evaluated)]
                 if lines.damaged:
                     shown = "; ".join(lines.damaged[:3]) + ("; ..." if len(lines.damaged) > 3 else "")
                     logger.warning("%s: %d damaged lines were dropped (%s)", path, len(lines.damaged), shown)
             write_whole(path, b"".join(kept), durable=True)
+            remove_samples(self.folder, evaluated + 1)
 
     def _description(self) -> bytes:
         """Return the content of ``run.json``, for the folder and for each checkpoint."""
@@ -383,23 +383,6 @@ def folder_fingerprint(folder: Path) -> str:
 def file_fingerprint(path: Path) -> str:
     """Return 16 hex digits of a small file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def environment(project: Path) -> dict[str, Any]:
-    """Return the versions of this program, its packages and Python, and the commit of ``project`` if it has one."""
-    try:
-        command = ["git", "-C", str(project), "rev-parse", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or not a checkout
-        commit = None
-    packages = [*RECORDED_PACKAGES, *(name for name in OPTIONAL_PACKAGES if find_spec(name) is not None)]
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {
-        "version": __version__,
-        "versions": versions,
-        "python": platform.python_version(),
-        "git_commit": commit,
-    }
 
 
 def _create(folder: Path) -> None:

@@ -113,16 +113,18 @@ class TrainingState:
 
     def note_evaluation(
         self,
-        result: EvaluationResult,
+        result: EvaluationResult | None,
         is_better: Callable[[EvaluationResult, EvaluationResult], bool] = has_lower_loss,
         patience: int | None = None,
     ) -> bool:
         """Record the evaluation of this step. Return whether it is the best so far.
 
         A loss that is not finite is never the best. After ``patience`` evaluations without a better one, the run ends
-        with this step.
+        with this step. The result is None if nothing but speech was evaluated.
         """
         self.evaluation_due = False
+        if result is None:
+            return False
         is_best = math.isfinite(result.eval_loss) and (self.best is None or is_better(result, self.best))
         if is_best:
             self.best = result

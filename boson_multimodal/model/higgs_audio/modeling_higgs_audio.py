@@ -45,6 +45,22 @@ from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, 
 from boson_multimodal.model.higgs_audio.transfer import to_device
 
 
+@dataclass(frozen=True)
+class LabelStates:
+    """The positions of a batch that predict a label, as the heads see them.
+
+    Attributes:
+        text_RD: (R, D) states before the final norm of the rows that predict a text label.
+        audio_RD: (R, D) the same for the rows that predict an audio label in any codebook.
+        text_labels_RG, audio_labels_RG: (R, 1) and (R, K) labels; ``IGNORE_INDEX`` where a codebook has none.
+    """
+
+    text_RD: Tensor
+    audio_RD: Tensor
+    text_labels_RG: Tensor
+    audio_labels_RG: Tensor
+
+
 @dataclass
 class HiggsAudioModelOutput(ModelOutput):
     """The output of ``HiggsAudioModel.forward``. S is the padded length after the expansion of audio slots.
@@ -62,6 +78,7 @@ class HiggsAudioModelOutput(ModelOutput):
             columns that are codes, target columns.
         hidden_states: with ``output_hidden_states=True``, (B, S, D) before each layer and after the final norm.
         audio_hidden_states: (columns of all targets, D) after the final norm. Given together with ``audio_logits``.
+        label_states: with labels, if the model's ``keep_label_states`` is set.
         cache: with ``use_cache=True``, the ``past_key_values`` for the call with the next positions.
     """
 
@@ -83,6 +100,7 @@ class HiggsAudioModelOutput(ModelOutput):
     audio_out_mask: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     audio_hidden_states: Tensor | None = None
+    label_states: LabelStates | None = None
     cache: KeyValueCache | None = None
 
     @property
@@ -243,9 +261,11 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
     Attributes:
         label_layers: what computes the layers of a batch with labels, instead of ``layers``. By default None. Only the
             loss is returned then.
+        keep_label_states: whether the output of a batch with labels has ``label_states``. They take memory.
     """
 
     label_layers: LabelLayers | None = None
+    keep_label_states: bool = False
 
     def __init__(self, config: HiggsAudioConfig) -> None:
         super().__init__(config)
@@ -579,6 +599,8 @@ class HiggsAudioModel(HiggsAudioPreTrainedModel):
         heads, config = self.audio_decoder_proj, self.config
         text_labels = to_device(rows.text_labels_R, self.device)[:, None]
         audio_labels = to_device(rows.audio_labels_RK, self.device)
+        if self.keep_label_states:
+            output.label_states = LabelStates(text_RD, audio_RD, text_labels, audio_labels)
         # torch.tensor() would wait for the device.
         output.text_label_count = torch.full((), rows.text_labels_R.numel(), device=self.device)
         output.audio_label_count = (audio_labels != IGNORE_INDEX).sum(dim=0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import LAYOUTS, ORIGINAL, TRANSFORMERS
 from tests.exported_adapters import arguments, random_adapter, rename, tiny_model
@@ -15,6 +16,7 @@ from tools import merge_adapter as tool
 from voice_cloning import __version__
 from voice_cloning.adapters.export import Adapter, read_adapter
 from voice_cloning.adapters.model_card import merged_card, read_facts, write_checkpoint_card
+from voice_cloning.training.evaluation_words import percent
 
 
 def front_matter(card: str) -> dict[str, object]:
@@ -69,6 +71,71 @@ def test_the_card_of_a_checkpoint_describes_its_training(demo: Path, trained: Pa
     assert str(demo) not in card and str(trained.parent) not in card
     model = run_code(card, trained, demo / "model")["model"]
     assert type(model.get_base_model()) is HiggsAudioModel
+
+
+def test_the_figures_of_spoken_clips_are_a_table_of_the_card(trained: Path, tmp_path: Path) -> None:
+    """Speech may be due at another step than the evaluation, and lines of spoken samples lie between."""
+    run = shutil.copytree(trained.parent, tmp_path / "run")
+    speech = {"spoken_clips": 64, "spoken_stop_rate": 63 / 64, "spoken_length_ratio": 1.06}
+    speech |= {"spoken_length_ratio_p5": 0.8, "spoken_length_ratio_p95": 1.4, "spoken_repeated_share": 0.125}
+    speech |= {"spoken_characters_per_second": 14.08, "true_characters_per_second": 13.2, "spoken_seconds": 3.0}
+    lines = [
+        {"step": 4, **speech, "spoken_stop_rate": 0.1},
+        {"step": 5, **speech},
+        {"step": 5, "sample": "a", "text": "\u0646\u0639\u0645", "ended": True, "loss": 9.0, "eval_loss": 9.0},
+        {"step": 7, **speech, "spoken_stop_rate": 0.2},
+    ]
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    checkpoint = run / trained.name
+    write_checkpoint_card(checkpoint, run)
+    evaluation = [line for line in map(json.loads, (trained.parent / "metrics.jsonl").open()) if "eval_loss" in line][
+        -1
+    ]
+    there = rename(checkpoint, tmp_path / "there", TRANSFORMERS)
+    for card in ((checkpoint / "README.md").read_text(), (there / "README.md").read_text()):
+        rows = [line.split(" | ")[:2] for line in card.splitlines() if line.startswith("| ")]
+        assert rows == [
+            ["| figure", "value"],
+            ["| codes of the first codebook that are right", percent(evaluation["eval_accuracy_codebook_0"])],
+            ["| ends of the first codebook that are right", percent(evaluation["eval_accuracy_end_codebook_0"])],
+            ["| clips that ended by themselves", "98 %"],
+            ["| length ratio to the true clip", "1.06 (0.80 to 1.40)"],
+            ["| repeated frames", "12 %"],
+            ["| speed", "14.1 characters/s (data 13.2)"],
+        ]
+        assert "Clips spoken: 64, at step 5.\n\n| figure |" in card
+        assert f"- last evaluation, at step 6: eval_loss {evaluation['eval_loss']:.4f}, eval_text_loss " in card
+        assert "accuracy" not in card and "9.0000" not in card
+
+
+@pytest.mark.parametrize(
+    ("kind", "record", "problem"),
+    [
+        ("speech", {"step": 5}, "results.speech.spoken_clips is null; it must be a number"),
+        (
+            "speech",
+            {"step": 5, "spoken_clips": 3, "spoken_stop_rate": "1"},
+            'spoken_stop_rate is "1"; it must be a number',
+        ),
+        ("training", {"step": 5, "loss": 10**400}, f"results.training.loss is 1{'0' * 199}; it must be a number"),
+        ("speech", [], "results.speech is []; it must be an object"),
+        (
+            "evaluation",
+            {"step": 5, "eval_accuracy_end": None},
+            "results.evaluation.eval_accuracy_end is null; it must be",
+        ),
+    ],
+)
+def test_damaged_figures_of_an_export_are_named(
+    trained: Path, tmp_path: Path, kind: str, record: object, problem: str
+) -> None:
+    there = rename(trained, tmp_path / "there", TRANSFORMERS)
+    run = json.loads((there / "run.json").read_text())
+    run["results"][kind] = record
+    (there / "run.json").write_text(json.dumps(run))
+    with pytest.raises(InputError, match=re.escape(problem)):
+        read_facts(there)
 
 
 def test_the_card_of_an_earlier_checkpoint_has_the_facts_of_its_step(trained: Path) -> None:

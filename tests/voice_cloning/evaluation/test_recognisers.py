@@ -9,6 +9,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import LlamaConfig, Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2Model, WhisperFeatureExtractor
 
 from boson_multimodal.errors import InputError
@@ -19,10 +20,12 @@ from tests.voice_cloning.evaluation.tiny_recognisers import (
     POSITIONS,
     make_converted,
     make_ctc,
+    make_mms,
     make_whisper,
 )
 from voice_cloning.evaluation.recognisers import (
     INSTALL_FASTER_WHISPER,
+    MMS_ADAPTER,
     Heard,
     WaveformRecogniser,
     WhisperRecogniser,
@@ -153,6 +156,17 @@ def test_ctc_models_that_read_features_work_too(tmp_path: Path) -> None:
     assert texts[0] != texts[2] and set(texts[0]) <= {*" ".join(CTC_TOKENS[5:])}
 
 
+def test_mms_gets_its_arabic_adapter(tmp_path: Path) -> None:
+    refused(make_mms(tmp_path / "a", ("eng",)), "it has adapters for languages, but none for Arabic")
+    folder = make_mms(tmp_path / "b", ("eng", "ara"))
+    recogniser = load_recogniser(str(folder), device=CPU)
+    assert torch.equal(recogniser._model.lm_head.weight, load_file(folder / MMS_ADAPTER)["lm_head.weight"])
+    texts = recogniser.transcribe([clip(1.0)])
+    assert len(texts[0]) > 5 and set(texts[0]) <= {*" ".join(CTC_TOKENS[5:])}
+    (folder / MMS_ADAPTER).unlink()
+    refused(folder, "it needs adapter.ara.safetensors")
+
+
 # -- faster-whisper ----------------------------------------------------------------------------------------------------
 
 
@@ -281,6 +295,15 @@ def test_missing_files_of_faster_whisper_are_named(tmp_path: Path, monkeypatch: 
     refused(tmp_path, "cannot be loaded")
 
 
-def test_a_recogniser_has_the_name_it_was_asked_for(whisper: Path) -> None:
-    recogniser = load_recogniser(str(whisper), device=CPU)
-    assert isinstance(recogniser, WhisperRecogniser) and recogniser.name == str(whisper)
+def test_a_recogniser_of_the_hub_has_its_id_and_revision_as_its_name(
+    whisper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "voice_cloning.evaluation.recognisers.resolve_checkpoint",
+        lambda *arguments: asked.append(arguments[:3]) or whisper,
+    )
+    recogniser = load_recogniser("someone/some-whisper", "v1", CPU)
+    assert isinstance(recogniser, WhisperRecogniser) and recogniser.name == "someone/some-whisper@v1"
+    assert asked == [("someone/some-whisper", "v1", "--asr")]
+    assert load_recogniser(str(whisper), "v1", CPU).name == whisper.name

@@ -40,7 +40,7 @@ def test_sim_is_the_cosine_of_the_embeddings_of_the_speech_package(model: Speake
     assert one.shape == (24,) and one.norm() == pytest.approx(1, abs=1e-6)
     assert similarity(one, other) == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-6)
     assert similarity(one, one) == pytest.approx(1, abs=1e-6) and similarity(one, -one) == pytest.approx(-1, abs=1e-6)
-    assert model.name == str(wavlm)
+    assert model.name == wavlm.name
 
 
 def test_short_clips_have_a_voice_down_to_half_a_second(model: SpeakerModel) -> None:
@@ -55,7 +55,7 @@ def test_the_revision_reaches_the_hub(monkeypatch: pytest.MonkeyPatch, wavlm: Pa
     monkeypatch.setattr(
         speaker_embedding, "resolve_checkpoint", lambda *arguments: asked.append(arguments[:3]) or wavlm
     )
-    load_speaker_model("someone/some-model", "v1", CPU)
+    assert load_speaker_model("someone/some-model", "v1", CPU).name == "someone/some-model@v1"
     assert asked == [("someone/some-model", "v1", "--speaker_model")]
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     GenerationConfig,
@@ -71,6 +72,23 @@ def make_ctc(folder: Path, tokens: tuple[str, ...] = CTC_TOKENS, kind: str = "wa
     torch.nn.init.normal_(model.lm_head.weight)
     model.save_pretrained(folder)
     Wav2Vec2CTCTokenizer(str(folder / "vocab.json")).save_pretrained(folder)
+    return folder
+
+
+def make_mms(folder: Path, languages: tuple[str, ...]) -> Path:
+    """Save an MMS whose own head is that of another language than Arabic, with an adapter for each language."""
+    tokens = {name: CTC_TOKENS if name == "ara" else CTC_TOKENS[:20] for name in languages}
+    make_ctc(folder, CTC_TOKENS[:20])
+    torch.manual_seed(0)
+    for name in reversed(languages):
+        sizes = LAYERS | {"vocab_size": len(tokens[name]), "pad_token_id": 0, "adapter_attn_dim": 8}
+        model = Wav2Vec2ForCTC(Wav2Vec2Config(**(sizes | CONVOLUTIONS | POSITIONS), do_stable_layer_norm=True))
+        model.save_pretrained(folder)  # the first language is saved last
+        weights = {**model._get_adapters(), "lm_head.weight": 20 * model.lm_head.weight}
+        save_file({key: value.contiguous() for key, value in weights.items()}, folder / f"adapter.{name}.safetensors")
+    vocabulary = {name: {token: i for i, token in enumerate(found)} for name, found in tokens.items()}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    Wav2Vec2CTCTokenizer(str(folder / "vocab.json"), target_lang=languages[0]).save_pretrained(folder)
     return folder
 
 

@@ -46,7 +46,7 @@ def train(words: str) -> program.TrainingSummary:
 def uninterrupted(folder: str) -> Path:
     """Train the same run from its start with the current code, and return its folder."""
     words = COMMAND.replace("--output_dir run", f"--output_dir {folder}")
-    assert train(f"{words} --prompt_style as_written").finished
+    assert train(f"{words} --prompt_style as_written --num_scored_samples 0").finished
     return Path(folder)
 
 
@@ -80,7 +80,7 @@ def test_the_same_command_resumes_a_run_of_the_code_before_0_1(old_run: Path, ca
     with caplog.at_level("INFO"):
         summary = train(COMMAND)
     assert (summary.step, summary.finished) == (6, True)
-    assert "from the run that is resumed: --prompt_style as_written" in caplog.text
+    assert "from the run that is resumed: --prompt_style as_written, --num_scored_samples 0" in caplog.text
     assert_resumed(old_run, whole)
 
 

@@ -215,7 +215,15 @@ def test_without_any_checkpoint_the_run_begins_again_and_says_so(
 
 
 @pytest.mark.parametrize(
-    "line", ["", "\0" * 40, '{"step": 3, "lo', '{"step": "3"}', '{"step": 3, "loss": "1"}', "[]", "\\"]
+    "line",
+    [
+        *("", "\0" * 40, '{"step": 3, "lo', '{"step": "3"}', '{"step": 3, "loss": "1"}', "[]", "\\"),
+        *(
+            '{"step": 3, "sample": 1}',
+            '{"step": 3, "sample": "a", "ended": null}',
+            '{"step": 3, "sample": "a", "text": []}',
+        ),
+    ],
 )
 def test_damaged_lines_of_metrics_are_dropped_and_counted(
     demo: Path, runs: Runs, run: Path, line: str, caplog: pytest.LogCaptureFixture
@@ -226,6 +234,18 @@ def test_damaged_lines_of_metrics_are_dropped_and_counted(
     trainer(demo, run, **SETTINGS).components.opened.directory.cut_metrics(4)
     assert "3 damaged lines were dropped (line 3: " in caplog.text
     assert metrics(run) == [record for record in metrics(runs.whole) if record["step"] <= 4]
+
+
+def test_the_lines_of_spoken_clips_stay_up_to_the_step_from_which_a_run_resumes(
+    demo: Path, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = metrics(run)
+    clips = [{"step": step, "sample": "a", "text": "\u0646\u0639\u0645", "ended": True, "frames": 3} for step in (2, 5)]
+    with (run / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps(clip) + "\n" for clip in clips)
+    trainer(demo, run, **SETTINGS).components.opened.directory.cut_metrics(4)
+    assert metrics(run) == [*(record for record in before if record["step"] <= 4), clips[0]]
+    assert "damaged" not in caplog.text
 
 
 @pytest.mark.parametrize("place", [f"{NEWEST}/{OPTIMIZER_FILE}", RUN_FILE])

@@ -2,12 +2,15 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import arabic_voice_cloning_distributed_trainer as program
+from boson_multimodal.errors import InputError
 from tests.training_runs import flags
 from voice_cloning import __version__
+from voice_cloning.training.config import DistributedTrainingConfig
 
 
 def test_a_mistyped_flag_gets_the_closest_name(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,3 +58,30 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         program.parse_arguments(["--version"], "")
     assert end.value.code == 0
     assert capsys.readouterr().out.split()[-1] == __version__
+
+
+def test_flags_of_speech_are_checked_together_and_need_evaluation_data() -> None:
+    def config(**settings: Any) -> DistributedTrainingConfig:
+        return DistributedTrainingConfig(data_path="a", output_dir="b", **settings)
+
+    with pytest.raises(InputError) as caught:
+        config(eval_data_path="c", sample_every=0, num_scored_samples=-1, num_samples=-2)
+    for problem in ("sample_every is 0; it must be at least 1", "num_samples is -2; it must be at least 0"):
+        assert problem in str(caught.value)
+    assert "num_scored_samples is -1; it must be at least 0" in str(caught.value)
+    with pytest.raises(InputError) as caught:
+        config(sample_every=5, num_scored_samples=8, num_samples=2)
+    for given in ("sample_every is 5", "num_scored_samples is 8", "num_samples is 2"):
+        assert f"{given}, and eval_data_path is not given" in str(caught.value)
+    assert not config().speaks and not config(num_scored_samples=0, num_samples=0).speaks
+    assert not config(eval_data_path="c", num_scored_samples=0).speaks_at(200, True)
+
+
+def test_speech_is_due_at_evaluations_unless_it_has_steps_of_its_own() -> None:
+    def due(**settings: Any) -> list[int]:
+        config = DistributedTrainingConfig(data_path="a", output_dir="b", eval_data_path="c", eval_steps=4, **settings)
+        return [step for step in range(1, 11) if config.speaks_at(step, step == 10)]
+
+    assert due() == [4, 8, 10]
+    assert due(sample_every=3) == [3, 6, 9, 10]
+    assert due(sample_every=100) == [10]

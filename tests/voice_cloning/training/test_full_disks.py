@@ -19,7 +19,7 @@ from boson_multimodal.whole_files import TEMPORARY_PREFIX, append_whole, write_w
 from tests.full_disks import fill, small_disk
 from tests.run_damages import SETTINGS
 from tests.training_runs import assert_same_adapter, command, flags, metrics, run, trainer
-from voice_cloning.training.metrics import MetricsWriter
+from voice_cloning.training.metrics import MetricsWriter, read_metrics_lines
 
 KILOBYTES = 12_000
 
@@ -105,6 +105,24 @@ def test_a_disk_that_fills_while_metrics_are_written(
         events.Reload()
         assert len(events.Scalars("train/loss_0")) >= len(lines) - 2
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["sample", "sound", "mel"])
+def test_a_disk_that_fills_while_spoken_clips_are_written(disk: Path, what: str) -> None:
+    writer = MetricsWriter(disk, ["tensorboard"], 0, {})
+    wave = torch.linspace(-1, 1, 4000)
+    write = {
+        "sample": lambda: writer.write_sample({"step": 1, "sample": "a", "text": "\u0646" * 1000}),
+        "sound": lambda: writer.write_sound(1, "a", wave, 24_000),
+        "mel": lambda: writer.write_mel(1, "a", wave, 24_000),
+    }[what]
+    fill(disk, 64)
+    with pytest.raises(InputError, match=rf"^{disk}: the disk is full \(No space left on device; .*same command again"):
+        for _ in range(1000):
+            write()
+    writer.close()
+    lines = read_metrics_lines(disk / "metrics.jsonl")
+    assert lines.damaged == [] and (what == "sample") == bool(lines.samples)
 
 
 def test_a_disk_that_is_full_when_the_run_begins(demo: Path, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:

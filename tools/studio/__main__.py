@@ -1,0 +1,225 @@
+"""Open a local page to try a voice: give a reference clip, type Arabic, hear the base and adapters side by side.
+
+    python -m tools.studio --model_path MODEL --audio_tokenizer_path CODEC --adapter EXPMT/a/checkpoint-000200
+
+The page is at http://127.0.0.1:7860, for this machine alone. Several adapters share one base in memory. Nothing that is
+uploaded or spoken is kept after the studio ends; download what you want to keep. Ctrl-C ends it. See docs/studio.md.
+
+Gradio is needed: pip install -r requirements-studio.txt
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from transformers.utils.logging import disable_progress_bar
+
+from arabic_text.normalise import TEXT_NORMALISATIONS
+from boson_multimodal.circumstances import home_path
+from boson_multimodal.cloning_example import PROMPT_STYLES
+from boson_multimodal.command_line import run_command
+from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
+from boson_multimodal.device import TORCH_DTYPES
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.memory_remedies import naming_lack_of_memory
+from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
+from tools.studio.dictation import load_dictation
+from tools.studio.job import Wishes
+from tools.studio.page import STYLE, Page
+from tools.studio.server import (
+    LOOPBACK,
+    LOOPBACK_NAMES,
+    check_address,
+    gradio_in,
+    open_in_browser,
+    require_gradio,
+    served,
+    temporary_folder,
+    wait_for_the_end,
+)
+from tools.studio.systems import BASE, Systems
+from tools.synthesize import memory_remedies
+from voice_cloning.adapters.export import Adapter
+from voice_cloning.speech.adapter_run import quantisation_of_adapter
+from voice_cloning.speech.adapter_switch import scale_problem
+from voice_cloning.speech.voice_cloner import VoiceCloner, fitting_adapter
+
+PORT = 7860
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.studio",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--model_path", default=MODEL_ID, help="Folder or hub id of the model.")
+    add("--model_revision", default=MODEL_REVISION, help="Commit of model_path, if it is a hub id.")
+    add("--audio_tokenizer_path", default=AUDIO_TOKENIZER_ID, help="Folder or hub id of the codec.")
+    add(
+        "--audio_tokenizer_revision",
+        default=AUDIO_TOKENIZER_REVISION,
+        help="Commit of audio_tokenizer_path, if it is a hub id.",
+    )
+    add("--adapter", nargs="+", action="extend", default=[], metavar="DIR", help="Folders of trained adapters.")
+    add("--adapter_scale", type=float, default=1.0, help="The scale that the page begins with; 1 is as trained.")
+    add("--asr", metavar="PATH", help="A speech recogniser that writes down what a reference says.")
+    add("--asr_revision", help="Commit of asr, if it is a hub id.")
+    add("--host", default=LOOPBACK, help="Address to listen on; by default this machine alone reaches the page.")
+    add("--port", type=int, default=PORT, help="Port to listen on.")
+    add("--share", action="store_true", help="Also give the page a public address, through Gradio's servers.")
+    add("--open", action="store_true", help="Open the page in this machine's browser.")
+    add(
+        "--prompt_style",
+        choices=list(PROMPT_STYLES),
+        help="Turns of the prompt; by default those of each adapter's training, and voice_clone for the base.",
+    )
+    add(
+        "--text_normalisation",
+        choices=list(TEXT_NORMALISATIONS),
+        help="Normalisation of texts; by default that of each adapter's training, and none for the base.",
+    )
+    types = [name for name in TORCH_DTYPES if name != "float16"]
+    add("--torch_dtype", choices=types, default="auto", help="auto is bfloat16 on a GPU and float32 on CPU.")
+    add(
+        "--quantise",
+        choices=QUANTISATIONS,
+        help="nf4 holds the model's weights in 4 bits; by default as the adapters were trained.",
+    )
+    add("--device", help="cpu, cuda, cuda:1; by default the GPU, or the CPU if there is no GPU.")
+    return parser.parse_args(arguments)
+
+
+def checked_systems(flags: argparse.Namespace) -> Systems:
+    """Check the flags, the address and all folders. Return the systems, without weights.
+
+    Raises:
+        InputError: listing everything that is wrong.
+    """
+    problems: dict[str, None] = {}  # a dict lists each problem once: the cloners share their base
+
+    def tried(check: Callable[[], object]) -> object:
+        try:
+            return check()
+        except InputError as error:
+            problems[str(error)] = None
+            return None
+
+    tried(require_gradio)
+    tried(lambda: check_address(flags.host, flags.port))
+    folders = tried(lambda: named_adapters(flags.adapter)) or {}
+    quantise = tried(lambda: shared_quantisation(flags.quantise, list(folders.values())))
+    cloners: dict[str, VoiceCloner] = {}
+    adapters: dict[str, Adapter] = {}
+    for name, folder in {BASE: None, **folders}.items():
+        cloner = tried(lambda folder=folder: make_cloner(flags, folder, quantise))
+        if cloner is not None:
+            cloners[name] = cloner
+            if folder is not None:
+                adapters[name] = fitting_adapter(folder, cloner.config)
+    tried(lambda: check_scale(flags.adapter_scale, adapters))
+    raise_if_any("the studio cannot start", list(problems))
+    # Last, because it loads the recogniser's weights.
+    dictation = None if flags.asr is None else load_dictation(flags.asr, flags.asr_revision, cloners[BASE].device)
+    return Systems(cloners, adapters, dictation)
+
+
+def named_adapters(words: Sequence[str]) -> dict[str, Path]:
+    """Return the folders of the adapters by names: the last parts of their paths that make them differ.
+
+    Raises:
+        InputError: if two are the same folder.
+    """
+    folders = [home_path(word, "--adapter") for word in words]
+    whole = [folder.resolve() for folder in folders]
+    twice = {str(folder) for folder in whole if whole.count(folder) > 1}
+    raise_if_any("--adapter: given twice", sorted(twice))
+    longest = max((len(folder.parts) for folder in whole), default=0)
+    for count in range(1, longest + 1):
+        names = ["/".join(folder.parts[-count:]) for folder in whole]
+        if len({BASE, *names}) == len(names) + 1:
+            return dict(zip(names, folders, strict=True))
+    return {}
+
+
+def check_scale(scale: float, adapters: Mapping[str, Adapter]) -> None:
+    """Raise :class:`InputError` if ``--adapter_scale`` is not possible with one of the adapters."""
+    found = {name: scale_problem(adapter, scale) for name, adapter in adapters.items()}
+    raise_if_any("--adapter_scale", [f"{name}: {problem}" for name, problem in found.items() if problem])
+    if not adapters and scale != 1.0:
+        raise InputError(f"--adapter_scale {scale}: there is no --adapter to weaken; give one")
+
+
+def shared_quantisation(wanted: str | None, folders: Sequence[Path]) -> str | None:
+    """Return the quantisation of the base that all adapters share.
+
+    Raises:
+        InputError: if the adapters were trained with different ones, and none was asked for.
+    """
+    if wanted is not None or not folders:
+        return wanted
+    found = {str(folder): quantisation_of_adapter(folder) for folder in folders}
+    if len(set(found.values())) > 1:
+        each = "; ".join(f"{folder}: {quantise}" for folder, quantise in found.items())
+        raise InputError(f"--adapter: trained with different --quantise ({each}); give --quantise: they share one base")
+    return next(iter(found.values()))
+
+
+def make_cloner(flags: argparse.Namespace, adapter: Path | None, quantise: str | None) -> VoiceCloner:
+    """Check one system. Raise :class:`InputError` if its parts are missing or do not fit."""
+    return VoiceCloner(
+        model_path=flags.model_path,
+        model_revision=flags.model_revision,
+        audio_tokenizer_path=flags.audio_tokenizer_path,
+        audio_tokenizer_revision=flags.audio_tokenizer_revision,
+        adapter=adapter,
+        prompt_style=flags.prompt_style,
+        text_normalisation=flags.text_normalisation,
+        torch_dtype=flags.torch_dtype,
+        quantise=quantise,
+        device=flags.device,
+    )
+
+
+def studio(flags: argparse.Namespace) -> int:
+    """Check everything, load the weights, and serve the page until a signal ends it.
+
+    Raises:
+        InputError: if an input is wrong; no weight of the model has been loaded then.
+    """
+    with temporary_folder() as folder:
+        systems = checked_systems(flags)
+        base = systems.base
+        print(f"loading {len(systems.names)} systems, {base.dtype} on {base.device}", file=sys.stderr, flush=True)
+        with naming_lack_of_memory(base.device, lambda: "while the model was loaded", lambda: memory_remedies(base, 1)):
+            systems.load()
+        defaults = Wishes(
+            reference=None, reference_text="", text="", systems=tuple(systems.names), scale=flags.adapter_scale
+        )
+        with gradio_in(folder, flags.host, flags.share) as gradio:
+            page = Page(gradio, systems, defaults, folder)
+            with served(gradio, page.blocks, flags.host, flags.port, flags.share, STYLE) as address:
+                if flags.host not in LOOPBACK_NAMES or flags.share:
+                    print("warning: others can reach this page and speak with these voices", file=sys.stderr)
+                print(f"the studio is at {address}; Ctrl-C ends it", flush=True)
+                if flags.open:
+                    open_in_browser(address)
+                try:
+                    wait_for_the_end()
+                finally:
+                    systems.end()
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program. Return its exit status."""
+    disable_progress_bar()  # the bar of transformers for loading weights
+    return run_command(lambda: studio(parse_arguments(arguments)), "the studio has ended; nothing of it is kept")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""What speaks in the studio: one base model in memory, alone or with one of several adapters."""
+
+import threading
+from collections.abc import Mapping, Sequence
+
+from boson_multimodal.audio_processing.clips import Waveform
+from boson_multimodal.model.higgs_audio import HiggsAudioModel
+from tools.studio.dictation import Dictation
+from voice_cloning.adapters.export import Adapter
+from voice_cloning.speech.adapter_switch import AdapterSwitch, scale_problem
+from voice_cloning.speech.requests import SpeechRequest
+from voice_cloning.speech.voice_cloner import Speech, SpeechSettings, VoiceCloner, load_speaking_model
+
+BASE = "base"
+"""The name of the system without an adapter."""
+
+
+class StoppedError(Exception):
+    """The user has stopped the speech, or the studio ends."""
+
+
+class Systems:
+    """The base and its adapters. The base's weights are held once, and so are those of the codec.
+
+    Args:
+        cloners: a cloner by the name of its system, with the prompt style and the text normalisation of its adapter;
+            among them ``BASE``.
+        adapters: the adapters by name: one for each cloner but the base's.
+        dictation: writes down what a reference says; None if there is no recogniser.
+    """
+
+    def __init__(
+        self, cloners: Mapping[str, VoiceCloner], adapters: Mapping[str, Adapter], dictation: Dictation | None = None
+    ) -> None:
+        self.cloners = dict(cloners)
+        self.adapters = dict(adapters)
+        self.dictation = dictation
+        self._switch: AdapterSwitch | None = None
+        self._stop, self._has_ended = threading.Event(), threading.Event()
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    def base(self) -> VoiceCloner:
+        """The cloner without an adapter."""
+        return self.cloners[BASE]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all systems, the base first."""
+        return list(self.cloners)
+
+    def load(self) -> None:
+        """Load the weights of the model and of the codec, and add the adapters."""
+        base = self.base
+        self.use_model(load_speaking_model(base.model_folder, None, base.device, base.dtype, base.quantise))
+
+    def use_model(self, model: HiggsAudioModel) -> None:
+        """Add the adapters to a loaded base, and let every cloner speak with it."""
+        self._switch = AdapterSwitch(model, self.adapters)
+        # Generation passes through the first layer once per column, so speech can be ended there.
+        model.layers[0].register_forward_pre_hook(self._end_if_stopped)
+        for cloner in self.cloners.values():
+            cloner.model = model  # in place of the copy that it would load at its first use
+            cloner.codec = self.base.codec
+
+    def speak(self, name: str, request: SpeechRequest, settings: SpeechSettings, scale: float) -> Speech:
+        """Speak a request with one system.
+
+        Args:
+            scale: ``--adapter_scale``, the factor on the adapter's update; the base ignores it.
+
+        Raises:
+            StoppedError: after :meth:`stop`.
+        """
+        with self._one_at_a_time:
+            self._switch.use(None if name == BASE else name, scale)
+            cloner = self.cloners[name]
+            cloner.settings = settings
+            return next(speech for _, speech in cloner.speak_all([request]))
+
+    def write_down(self, waveform: Waveform) -> str:
+        """Return what a clip says."""
+        with self._one_at_a_time:
+            return self.dictation.write_down(waveform)
+
+    def scale_problems(self, names: Sequence[str], scale: float) -> list[str]:
+        """Return a problem for each of these systems whose adapter cannot be scaled so."""
+        problems = {name: scale_problem(self.adapters[name], scale) for name in names if name in self.adapters}
+        return [f"{name}: {problem}" for name, problem in problems.items() if problem]
+
+    def stop(self) -> None:
+        """End the speech that is being made, and all that begins before :meth:`go_on`."""
+        self._stop.set()
+
+    def go_on(self) -> None:
+        """Allow speech again, unless :meth:`end` was called."""
+        self._stop.clear()
+
+    def end(self) -> None:
+        """End the speech that is being made, for good."""
+        self._has_ended.set()
+
+    def _end_if_stopped(self, *_: object) -> None:
+        if self._stop.is_set() or self._has_ended.is_set():
+            raise StoppedError

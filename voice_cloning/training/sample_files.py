@@ -1,0 +1,62 @@
+"""The folder ``samples`` of a run: clips that evaluations spoke, as WAV files.
+
+    samples/reference/ID.wav       the clip whose voice is wanted, through the codec
+    samples/true/ID.wav            the true clip, through the codec
+    samples/step-000200/ID.wav     what the adapter of step 200 spoke
+
+The WAV files in folders of these names are the program's. Everything else is left alone.
+"""
+
+import os
+import re
+from pathlib import Path
+
+from boson_multimodal.errors import InputError
+from boson_multimodal.whole_files import TEMPORARY_PREFIX
+
+SAMPLES_FOLDER = "samples"
+REFERENCE, TRUE = "reference", "true"
+"""Folders of the clips that do not change from step to step."""
+_STEP = re.compile(r"step-([0-9]{6,})")
+
+
+def step_name(step: int) -> str:
+    """Return the name of the folder of a step."""
+    return f"step-{step:06d}"
+
+
+def check_place(run_folder: Path) -> None:
+    """Check that the folder ``samples`` can be used.
+
+    Raises:
+        InputError: if the name belongs to something else.
+    """
+    path = run_folder / SAMPLES_FOLDER
+    for place in (path, path / REFERENCE, path / TRUE):
+        if os.path.lexists(place) and not place.is_dir():
+            raise InputError(f"{place}: is not a folder; move it away, or give --num_samples 0 to write no clips")
+
+
+def remove_samples(run_folder: Path, first_step: int) -> None:
+    """Remove the clips of a step and of all later ones; from step 0 on, also references and true clips."""
+    folder = run_folder / SAMPLES_FOLDER
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        found = _STEP.fullmatch(path.name)
+        is_own = found is not None and step_name(int(found[1])) == path.name and int(found[1]) >= first_step
+        if is_own or (first_step == 0 and path.name in (REFERENCE, TRUE)):
+            _remove_clips(path)
+    if not folder.is_symlink() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _remove_clips(folder: Path) -> None:
+    """Remove the WAV files of a folder, and the folder unless something else lies in it. A link is left alone."""
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for path in [*folder.glob("*.wav"), *folder.glob(f"{TEMPORARY_PREFIX}*.wav.*")]:
+        if path.is_file() or path.is_symlink():
+            path.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
