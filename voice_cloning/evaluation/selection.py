@@ -20,6 +20,7 @@ different in up to 5 % of comparisons, so among many checkpoints a small gain ca
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from boson_multimodal.errors import InputError
 from voice_cloning.evaluation.intervals import (
@@ -63,6 +64,42 @@ class CheckpointResult:
     units: Mapping[Hashable, Hashable] = field(default_factory=dict)
     evaluation_loss: float | None = None
     forgetting: Interval | None = None
+
+    @classmethod
+    def of_report(
+        cls,
+        report: Mapping[str, Any],
+        system: str,
+        *,
+        normalisation: str = "scoring",
+        evaluation_loss: float | None = None,
+        forgetting: Interval | None = None,
+    ) -> "CheckpointResult":
+        """Return the result of a system in the content of ``report.json``.
+
+        Figures that a clip lacks are left out. Speakers are the units where the speaker of each sentence is known,
+        else sentences.
+
+        Raises:
+            InputError: if the report has no clip of the system.
+        """
+        items = [item for item in report["items"] if item["clips"].get(system)]
+        if not items:
+            raise InputError(f"{system}: the report has no clip of it; it has {[s['name'] for s in report['systems']]}")
+        clips = {(item["id"], clip["seed"]): clip for item in items for clip in item["clips"][system]}
+        speakers = {item["id"]: item["speaker"] for item in items}
+        by_speaker = None not in speakers.values()
+        errors = {key: clip["errors"][normalisation] for key, clip in clips.items() if normalisation in clip["errors"]}
+        return cls(
+            name=system,
+            ended={key: clip["ended"] for key, clip in clips.items() if clip["ended"] is not None},
+            word_errors={key: counts["word_errors"] for key, counts in errors.items()},
+            words={key: counts["words"] for key, counts in errors.items()},
+            similarity={k: clip["sim_reference"] for k, clip in clips.items() if clip["sim_reference"] is not None},
+            units={(item, seed): speakers[item] if by_speaker else item for item, seed in clips},
+            evaluation_loss=evaluation_loss,
+            forgetting=forgetting,
+        )
 
 
 @dataclass(frozen=True)

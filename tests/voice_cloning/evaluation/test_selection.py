@@ -139,6 +139,45 @@ def test_equal_checkpoints_are_rarely_told_apart_by_what_is_heard() -> None:
     assert all(decided[rule] / 500 <= 0.07 for rule in ("stop_rate", "wer"))
 
 
+def report_of(speaker: str | None, seeds: int = 1) -> dict[str, Any]:
+    """The parts of a report.json that are read: two checkpoints of 40 sentences, the second of which is better."""
+
+    def clip(seed: int, wrong: bool) -> dict[str, Any]:
+        errors = {"word_errors": 4 * wrong, "words": 5, "character_errors": 8 * wrong, "characters": 20}
+        return {"seed": seed, "ended": True, "errors": {"scoring": errors}, "sim_reference": None}
+
+    return {
+        "systems": [{"name": "early"}, {"name": "late"}],
+        "items": [
+            {
+                "id": f"s{n}",
+                "speaker": speaker and f"{speaker} {n % 4}",
+                "clips": {
+                    name: [clip(seed, n < wrong) for seed in range(seeds)]
+                    for name, wrong in (("early", 30), ("late", 8))
+                },
+            }
+            for n in range(40)
+        ],
+    }
+
+
+@pytest.mark.parametrize(("speaker", "seeds", "units"), [("voice", 1, 4), (None, 1, None), (None, 3, 40)])
+def test_checkpoints_are_read_from_a_report(speaker: str | None, seeds: int, units: int | None) -> None:
+    report = report_of(speaker, seeds)
+    early, late = (CheckpointResult.of_report(report, name) for name in ("early", "late"))
+    assert len(late.ended) == len(late.words) == 40 * seeds and late.similarity == {}
+    verdict = better(late, early)
+    assert (verdict.is_better, verdict.rule) == (True, "wer")
+    assert (
+        f"{units} groups of sentences" in verdict.difference.method
+        if units
+        else "40 sentences" in verdict.difference.method
+    )
+    with pytest.raises(InputError, match=r"base: the report has no clip of it; it has \['early', 'late'\]"):
+        CheckpointResult.of_report(report, "base")
+
+
 def test_wrong_input_is_named() -> None:
     one = result("one", understood=0.5, loss=2.0)
     with pytest.raises(InputError, match="by is 'cer'; it must be one of"):
