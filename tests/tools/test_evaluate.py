@@ -19,6 +19,7 @@ from tests.voice_cloning.speech.cloners import checkpoint_of
 from tools import evaluate as tool
 from tools import synthesize
 from voice_cloning.evaluation import speaking
+from voice_cloning.evaluation.test_sets import OUR_SENTENCES
 from voice_cloning.speech import voice_cloner
 
 CUT_EARLY = ("--greedy", "--slowest_letters_per_second", "9")
@@ -248,6 +249,26 @@ def test_wrong_items_are_named_together(
     gone = [{"id": "a", "text": "لا", **voice, "reference": "gone.wav"}]
     said = errors(capsys, flags(demo, tmp_path / "out", test_set=write_records(tmp_path / "m.json", gone)))
     assert "references that cannot be used (1)" in said and "gone.wav: no such file" in said
+
+
+def test_sentences_without_voices_need_some(
+    demo: Path, short_clips: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = OUR_SENTENCES.read_text(encoding="utf-8").splitlines()
+    test_set = tmp_path / "two.tsv"
+    test_set.write_text("\n".join([lines[0], lines[1], lines[-1]]) + "\n", encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(voice_cloner, "load_speaking_model", None)
+        said = errors(capsys, flags(demo, tmp_path / "out", test_set=test_set))
+        assert f"{test_set}" in said and "--references" in said
+    voices = demo / "val_chatml_samples.json"
+    assert tool.main(flags(demo, tmp_path / "out", "--references", voices, test_set=test_set)) == 0
+    report = report_of(tmp_path / "out")
+    assert (report["set"]["sentences"], report["set"]["speakers"]) == (2, 2)
+    assert "length_ratio" not in report["systems"][0]["figures"], "there are no recordings"
+    groups = report["systems"][0]["groups"]
+    assert groups["speaker"].keys() == {"hana", "karim"} and len(groups["dialect"]) == 2 and len(groups["kind"]) == 2
+    assert all(item["reference"] and item["recording"] is None for item in report["items"])
 
 
 def test_judges_of_sound_need_a_codec(

@@ -274,7 +274,8 @@ def _speak(settings: EvaluationSettings, checked: CheckedEvaluation, ranks: Rank
         if cloner is not checked.first_cloner:
             cloner.share_codec_of(checked.first_cloner)
         clips = [ClipToSpeak(request, seed) for seed in settings.seeds for request in checked.requests[name]]
-        smaller = [Remedy("take fewer pieces at a time", ("--batch_size", str(max(1, settings.batch_size // 2))))]
+        half = Remedy("take fewer pieces at a time", ("--batch_size", str(settings.batch_size // 2)))
+        smaller = [half] if settings.batch_size > 1 else []
         with naming_lack_of_memory(cloner.device, lambda: DURING_SPEECH, lambda found=smaller: found):
             spoken[name] = speak_set(
                 cloner, model, clips, settings.output_dir, name, batch_size=settings.batch_size, ranks=ranks
@@ -398,6 +399,7 @@ def _item_record(
         "text": item.text,
         "speaker": item.speaker,
         "dialect": item.dialect,
+        "kind": item.kind,
         "reference": reference and reference.audio,
         "recording": recording and recording.audio,
         "clips": {name: [clip.record() for clip in own if clip.item == item.name] for name, own in clips.items()},

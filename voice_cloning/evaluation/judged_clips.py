@@ -145,6 +145,7 @@ class JudgedSet:
             item=item.name,
             speaker=item.speaker,
             dialect=item.dialect,
+            kind=item.kind,
             seed=seed,
             audio=audio,
             ended=ended,

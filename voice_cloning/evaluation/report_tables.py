@@ -7,7 +7,6 @@ from html import escape
 from voice_cloning.evaluation.page_parts import number, visible
 from voice_cloning.evaluation.report_figures import (
     MAIN_FIGURES,
-    Report,
     difference_text,
     figure,
     interval_text,
@@ -15,6 +14,7 @@ from voice_cloning.evaluation.report_figures import (
     measured,
     methods_text,
 )
+from voice_cloning.evaluation.report_form import Report
 
 COSTS = {"real_time_factor": "Real-time factor", "peak_memory_gb": "Peak memory (GB)"}
 """Name in a system's ``cost`` -> heading."""
@@ -34,10 +34,10 @@ def systems_tables(systems: Sequence[Report], scales: Report, title: str) -> str
     for name, measurements in scales.items():
         for label, interval in measurements.items():
             scale_rows.setdefault(label, {})[name] = interval
-    names = measured([s.get("figures", {}) for s in systems] + list(scale_rows.values()))
+    names = measured([s["figures"] for s in systems] + list(scale_rows.values()))
     main = [name for name in names if name in MAIN_FIGURES]
     others = [name for name in names if name not in MAIN_FIGURES]
-    costs = [name for name in COSTS if any(is_number(s.get("cost", {}).get(name)) for s in systems)]
+    costs = [name for name in COSTS if any(is_number(s["cost"].get(name)) for s in systems)]
     tables = _systems_table(systems, scale_rows, main, [], title)
     if others or costs:
         further = _systems_table(systems, scale_rows, others, costs, f"{title}, further figures")
@@ -48,7 +48,7 @@ def systems_tables(systems: Sequence[Report], scales: Report, title: str) -> str
 def _systems_table(
     systems: Sequence[Report], scale_rows: dict[str, Report], names: list[str], costs: list[str], title: str
 ) -> str:
-    rows = [(system.get("figures", {}), system) for system in systems]
+    rows = [(system["figures"], system) for system in systems]
     usual = {name: _usual_n([figures for figures, _ in rows], name) for name in names}
     heads = "".join(_head(name, usual[name]) for name in names)
     heads += "".join(f"<th scope='col'>{COSTS[name]}</th>" for name in costs)
@@ -59,7 +59,7 @@ def _systems_table(
         columns = 1 + len(names) + len(costs)
         heading = "For comparison: figures that the same measuring gives for recordings"
         scale = f"<tbody class='scales'><tr><th scope='rowgroup' colspan='{columns}'>{heading}</th></tr>{scale}</tbody>"
-    figures = [(name, system.get("figures", {}).get(name)) for system in systems for name in names]
+    figures = [(name, system["figures"].get(name)) for system in systems for name in names]
     methods = methods_text(figures)
     note = f"<p class='soft'>Intervals: {methods}.</p>" if methods else ""
     return (
@@ -81,21 +81,21 @@ def _short_title(name: str) -> str:
 
 def _usual_n(figure_sets: Sequence[Report], name: str) -> int | None:
     """Return the number of values that most intervals of a figure have."""
-    counts = Counter(f[name]["n"] for f in figure_sets if f.get(name) and is_number(f[name].get("n")))
+    counts = Counter(f[name]["n"] for f in figure_sets if f.get(name) and is_number(f[name]["n"]))
     return counts.most_common(1)[0][0] if counts else None
 
 
 def _system_row(system: Report, names: list[str], costs: list[str], usual: dict[str, int | None]) -> str:
-    figures, differences = system.get("figures", {}), system.get("differences", {}) or {}
+    figures, differences = system["figures"], system["differences"]
     cells = "".join(
         f"<td data-title='{_short_title(name)}'>{interval_text(name, figures.get(name), usual[name])}"
         f"{difference_text(name, differences.get(name))}</td>"
         for name in names
     )
     for name in costs:
-        value = system.get("cost", {}).get(name)
+        value = system["cost"].get(name)
         cells += f"<td data-title='{COSTS[name]}'>{f'{value:.2f}' if is_number(value) else '&mdash;'}</td>"
-    kind = KINDS.get(system["kind"], str(system["kind"]))
+    kind = KINDS.get(system["kind"], system["kind"] or "")
     label = f"<bdi>{visible(system['name'])}</bdi><span class='range'>{visible(kind)}</span>"
     return f"<tr><th scope='row'>{label}</th>{cells}</tr>"
 
@@ -119,13 +119,13 @@ def groups_tables(systems: Sequence[Report], lengths: Report) -> str:
         systems: ``systems`` of report.json.
         lengths: what the names of the groups by length mean.
     """
-    groupings = dict.fromkeys(grouping for s in systems for grouping in s.get("groups", {}) if s["groups"][grouping])
+    groupings = dict.fromkeys(grouping for s in systems for grouping in s["groups"] if s["groups"][grouping])
     tables = "".join(_grouping(str(grouping), systems, lengths) for grouping in groupings)
     return f"<div class='stack'>{tables}</div>" if tables else ""
 
 
 def _grouping(grouping: str, systems: Sequence[Report], lengths: Report) -> str:
-    tables_of = [system.get("groups", {}).get(grouping, {}) for system in systems]
+    tables_of = [system["groups"].get(grouping, {}) for system in systems]
     groups = list(dict.fromkeys(group for groups in tables_of for group in groups))
     if len(groups) < 2:
         return ""

@@ -23,7 +23,14 @@ from voice_cloning.training.data import check_data_files
 from voice_cloning.training.gpu_cards import CONTEXT_BYTES, GB, GpuCard, named_card
 from voice_cloning.training.memory_estimate import FRAGMENTATION, MemoryEstimate, TrainedModel
 from voice_cloning.training.memory_table import CARD_SIZES, table_rows
-from voice_cloning.training.time_estimate import ASSUMED_SHARE, forward_flops, head_flops, seconds_on, training_flops
+from voice_cloning.training.time_estimate import (
+    ASSUMED_SHARE,
+    base_kl_flops,
+    forward_flops,
+    head_flops,
+    seconds_on,
+    training_flops,
+)
 
 NO_CARD = "no GPU in this machine, and no --gpu: what fits on cards of common sizes"
 UNKNOWN_TFLOPS = 100.0
@@ -174,7 +181,10 @@ def _time_lines(
 ) -> list[str]:
     """Return the operations of the whole run, and the time that they take on this card."""
     train = shape_of(data.train_dataset, range(len(data.train_dataset)))
-    flops = training_flops(model, train, config.recompute) * plan.total_steps / len(plan.epoch(0))
+    flops = training_flops(model, train, config.recompute)
+    if config.base_kl_weight:
+        flops += config.base_kl_share * base_kl_flops(model, train)
+    flops *= plan.total_steps / len(plan.epoch(0))
     if data.eval_dataset is not None:
         held_out = shape_of(data.eval_dataset, range(len(data.eval_dataset)))
         times = -(-plan.total_steps // config.eval_steps)

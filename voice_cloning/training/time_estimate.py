@@ -27,6 +27,15 @@ def training_flops(model: TrainedModel, shape: BatchShape, recompute: str) -> fl
     return 2 * layers + (1 + ATTENTION_BACKWARD) * attention + again + adapter + 3 * head_flops(model, shape)
 
 
+def base_kl_flops(model: TrainedModel, shape: BatchShape) -> float:
+    """Return the operations that ``--base_kl_weight`` adds to a micro-batch that takes part in it.
+
+    They are a forward pass of the base, and the divergence: the heads of both forward, again in the backward pass, and
+    the gradient of the states.
+    """
+    return forward_flops(model, shape) + 6 * head_flops(model, shape)
+
+
 def head_flops(model: TrainedModel, shape: BatchShape) -> float:
     """Return the operations of both heads in one forward pass."""
     config = model.config

@@ -200,6 +200,22 @@ def test_faster_whisper_is_asked_for_arabic_without_drawing(tmp_path: Path, monk
     assert asked["temperature"] == 0.0 and asked["beam_size"] == 5 and asked["condition_on_previous_text"] is False
 
 
+def test_weights_in_other_forms_are_fetched_only_where_there_are_no_safetensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_packages(monkeypatch, [])
+    asked: list[tuple[list[tuple[str, ...]], tuple[str, ...]]] = []
+    folder = make_converted(tmp_path)
+    monkeypatch.setattr(
+        "voice_cloning.evaluation.recognisers.resolve_checkpoint",
+        lambda _, __, ___, needed, fetched: asked.append((needed, fetched)) or folder,
+    )
+    load_recogniser("someone/faster-whisper", device=CPU)
+    (first, fetched), (second, _) = asked
+    assert not first and not any(pattern.endswith(".bin") for pattern in fetched)
+    assert {"model.bin", "pytorch_model.bin", "model.safetensors"} <= set(second[0])
+
+
 # -- what is wrong with a recogniser -----------------------------------------------------------------------------------
 
 

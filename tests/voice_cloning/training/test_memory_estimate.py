@@ -18,7 +18,7 @@ from voice_cloning.training.config import RECOMPUTE_LEVELS
 from voice_cloning.training.fused_layers import install_fused_layers
 from voice_cloning.training.memory_estimate import BUDGET_STEP, RELEASED_MODEL, RELEASED_TEXT, TrainedModel
 from voice_cloning.training.memory_table import table_rows
-from voice_cloning.training.time_estimate import training_flops
+from voice_cloning.training.time_estimate import base_kl_flops, training_flops
 
 TRAINED_TEXT = 32
 """Positions of a sample of the benchmarks that predict a text label."""
@@ -157,6 +157,25 @@ def test_the_operations_are_those_that_torch_counts(level: str) -> None:
     assert training_flops(model_of(), shape, level) / 1e12 == pytest.approx(
         json.loads(result.stdout)["tflop"], rel=0.05
     )
+
+
+@pytest.mark.slow
+@needs_null_cuda
+def test_the_divergence_from_the_base_takes_the_operations_and_the_memory_that_are_stated() -> None:
+    """It waits for nothing. ``docs/recipes.md`` has these figures."""
+    reports = []
+    for weight in ("0", "1"):
+        result = run_null_cuda("-m", "benchmarks.full_size_step", "--base_kl_weight", weight)
+        assert result.returncode == 0, result.stderr
+        reports.append(json.loads(result.stdout))
+    without, with_it = reports
+    assert without["per_step"]["syncs"] == with_it["per_step"]["syncs"] == 0
+    shape = replace(shape_of(5, 409, 110, 134), lengths=(1,) * 2045)
+    wanted = base_kl_flops(model_of(), shape) / 1e12
+    assert with_it["tflop"] - without["tflop"] == pytest.approx(wanted, rel=0.05)
+    assert with_it["peak_allocated_gb"] - without["peak_allocated_gb"] == pytest.approx(0.24, abs=0.02)
+    # A chunk of the logits of the text head has these bytes in fp32.
+    assert with_it["held_after_forward_gb"] - without["held_after_forward_gb"] < 2**24 * 4 / 1e9
 
 
 # -- without a device ------------------------------------------------------------------------------------------------
