@@ -96,11 +96,38 @@ def test_finished_wavs_are_judged_beside_an_adapter(
     assert table[-1] == str(tmp_path / "out/report.html") and Path(table[-1]).is_file()
 
 
+def test_the_base_is_loaded_once_for_all_adapters_and_a_merged_model_speaks_alone(
+    demo: Path, short_clips: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = [
+        random_adapter(tmp_path / name / "best", HiggsAudioModel.from_pretrained(demo / "model"), **settings)
+        for name, settings in (("a", {"lora_rank": 4}), ("b", {"lora_rank": 8, "lora_targets": ["heads"]}))
+    ]
+    shutil.copytree(demo / "model", tmp_path / "merged")
+    loaded, load = [], voice_cloner.load_speaking_model
+
+    def counted(folder: Path, *rest: Any) -> Any:
+        loaded.append(folder.name)
+        return load(folder, *rest)
+
+    monkeypatch.setattr(voice_cloner, "load_speaking_model", counted)
+    out = tmp_path / "out"
+    assert tool.main(flags(demo, out, "--adapter", *adapters, "--merged", tmp_path / "merged")) == 0
+    assert loaded == ["model", "merged"]
+    report = report_of(out)
+    names = ["base", "a/best", "b/best", "merged"]
+    assert [system["name"] for system in report["systems"]] == names
+    codes = [sorted(path.read_bytes() for path in (out / "codes" / name).glob("*.npy")) for name in names]
+    assert codes[3] == codes[0], "this merged model is a copy of the base"
+    assert codes[0] != codes[1] != codes[2] != codes[0]
+    assert report["systems"][3]["differences"]["stop_rate"]["value"] == 0.0
+
+
 def test_after_an_interrupt_the_same_command_goes_on(
     demo: Path, short_clips: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The files at the end are those of a call that was not interrupted."""
-    words = ["--batch_size", "1"]
+    words = ["--batch_size", "2"]
     assert tool.main(flags(demo, tmp_path / "whole", *words)) == 0
     write = speaking.ClipFile.write
     written = []
