@@ -99,11 +99,15 @@ ITEM = Record(
     {
         "speaker": TEXT,
         "dialect": TEXT,
+        "kind": TEXT,
         "reference": TEXT,
         "recording": TEXT,
         "clips": Named(Listed(CLIP)),
         "scales": Named(CLIP),
     },
+)
+COMPARISON = Record(
+    {"candidate": TEXT}, {"compared_with": TEXT, "is_better": TRUTH, "rule": TEXT, "difference": INTERVAL}
 )
 REPORT = Record(
     {"title": TEXT, "set": SET, "systems": Listed(SYSTEM), "items": Listed(ITEM)},
@@ -117,6 +121,7 @@ REPORT = Record(
         "confidence": NUMBER,
         "lengths": Named(TEXT),
         "retention": Record({"set": SET, "systems": Listed(SYSTEM)}, {}),
+        "selection": Record({}, {"chosen": TEXT, "by_eval_loss": TEXT, "comparisons": Listed(COMPARISON)}),
         "scales": Named(FIGURES),
         "warnings": Listed(TEXT),
     },

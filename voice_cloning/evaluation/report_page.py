@@ -18,7 +18,7 @@ from voice_cloning.evaluation.report_figures import is_number
 from voice_cloning.evaluation.report_form import REPORT_FILE, Report, read_report
 from voice_cloning.evaluation.report_plots import interval_plots, spread_plots
 from voice_cloning.evaluation.report_sentences import FAILURE, MEASURES, Sentence, SentenceList, error_share, sorted_by
-from voice_cloning.evaluation.report_tables import groups_tables, systems_tables
+from voice_cloning.evaluation.report_tables import groups_tables, selection_marks, selection_steps, systems_tables
 
 PAGE_FILE = "report.html"
 TEMPLATE_FILE = Path(__file__).with_name("report_page.html")
@@ -101,7 +101,10 @@ def _warnings(warnings: Sequence[str], players: PageClips) -> str:
 
 def _models(report: Report, normalisation: str) -> str:
     systems, scales = report["systems"], report["scales"]
-    tables = systems_tables(systems, scales, "Figures of the models")
+    selection = report["selection"]
+    marks = selection_marks(selection) if selection else {}
+    tables = systems_tables(systems, scales, "Figures of the models", marks)
+    chosen = selection_steps(selection) if selection else ""
     plots = interval_plots(systems, scales) + spread_plots(systems, _spreads(report, normalisation))
     confidence = report["confidence"]
     share = f"{100 * confidence:g} % interval" if is_number(confidence) else "interval"
@@ -112,7 +115,7 @@ def _models(report: Report, normalisation: str) -> str:
         note += "A difference is unclear where its interval holds 0."
     return (
         f"<div class='stack'><p class='soft'>{note}</p><div class='card'>{tables}</div>"
-        f"<div class='plots'>{plots}</div></div>"
+        f"{chosen}<div class='plots'>{plots}</div></div>"
     )
 
 

@@ -127,7 +127,7 @@ class SentenceList:
         self.normalisation = normalisation
         self.choices = {
             field: list(dict.fromkeys(item[field] for item in report["items"] if item[field] is not None))
-            for field in ("speaker", "dialect")
+            for field in ("speaker", "dialect", "kind")
         }
 
     def item(self, sentence: Sentence, rank: int) -> str:

@@ -6,6 +6,7 @@ from html import escape
 
 from voice_cloning.evaluation.page_parts import number, visible
 from voice_cloning.evaluation.report_figures import (
+    FIGURES,
     MAIN_FIGURES,
     difference_text,
     figure,
@@ -18,17 +19,23 @@ from voice_cloning.evaluation.report_form import Report
 
 COSTS = {"real_time_factor": "Real-time factor", "peak_memory_gb": "Peak memory (GB)"}
 """Name in a system's ``cost`` -> heading."""
-GROUPINGS = {"speaker": "By speaker", "dialect": "By dialect", "length": "By length of the text"}
+GROUPINGS = {
+    "speaker": "By speaker",
+    "dialect": "By dialect",
+    "kind": "By kind of sentence",
+    "length": "By length of the text",
+}
 KINDS = {"base": "base model", "adapter": "adapter", "merged": "merged model", "wavs": "folder of WAVs"}
 
 
-def systems_tables(systems: Sequence[Report], scales: Report, title: str) -> str:
+def systems_tables(systems: Sequence[Report], scales: Report, title: str, marks: dict[str, str] | None = None) -> str:
     """Return the table of the main figures, and that of all others with the costs.
 
     Args:
         systems: ``systems`` of report.json.
         scales: its ``scales``: figure -> name of a measurement -> interval. They are rows below the models.
         title: what the tables are of, for readers that hear the page.
+        marks: name of a model -> what stands below it, as which one was chosen.
     """
     scale_rows: dict[str, Report] = {}
     for name, measurements in scales.items():
@@ -38,6 +45,7 @@ def systems_tables(systems: Sequence[Report], scales: Report, title: str) -> str
     main = [name for name in names if name in MAIN_FIGURES]
     others = [name for name in names if name not in MAIN_FIGURES]
     costs = [name for name in COSTS if any(is_number(s["cost"].get(name)) for s in systems)]
+    systems = [system | {"mark": (marks or {}).get(system["name"], "")} for system in systems]
     tables = _systems_table(systems, scale_rows, main, [], title)
     if others or costs:
         further = _systems_table(systems, scale_rows, others, costs, f"{title}, further figures")
@@ -97,6 +105,7 @@ def _system_row(system: Report, names: list[str], costs: list[str], usual: dict[
         cells += f"<td data-title='{COSTS[name]}'>{f'{value:.2f}' if is_number(value) else '&mdash;'}</td>"
     kind = KINDS.get(system["kind"], system["kind"] or "")
     label = f"<bdi>{visible(system['name'])}</bdi><span class='range'>{visible(kind)}</span>"
+    label += f"<span class='mark good'>{visible(system['mark'])}</span>" if system["mark"] else ""
     return f"<tr><th scope='row'>{label}</th>{cells}</tr>"
 
 
@@ -108,6 +117,32 @@ def _scale_row(label: str, figures: Report, names: list[str], costs: list[str], 
         for name in names
     )
     return f"<tr><th scope='row'>{visible(label)}</th>{cells}{'<td></td>' * len(costs)}</tr>"
+
+
+def selection_marks(selection: Report) -> dict[str, str]:
+    """Return what stands below the checkpoint that was chosen, and below the one that the loss would have chosen."""
+    chosen, by_loss = selection["chosen"], selection["by_eval_loss"]
+    marks = {by_loss: "lowest evaluation loss"} if by_loss else {}
+    if chosen:
+        marks[chosen] = "chosen, and the lowest evaluation loss" if chosen == by_loss else "chosen"
+    return marks
+
+
+def selection_steps(selection: Report) -> str:
+    """Return which checkpoint was chosen, and every comparison on the way."""
+    chosen = selection["chosen"]
+    told = (
+        f"Chosen: <bdi>{visible(chosen)}</bdi>" if chosen else "No checkpoint was chosen: all have forgotten too much"
+    )
+    steps = []
+    for step in selection["comparisons"]:
+        name, rule, difference = step["candidate"], step["rule"] or "", step["difference"]
+        figures = f": {difference_text(rule.partition(',')[0], difference)}" if difference else ""
+        after = f" against <bdi>{visible(step['compared_with'])}</bdi>" if step["compared_with"] else ""
+        taken = "taken" if step["is_better"] else "not taken"
+        title = figure(rule).title if rule in FIGURES else rule
+        steps.append(f"<li><bdi>{visible(name)}</bdi>{after}: {taken} ({visible(title)}){figures}</li>")
+    return f"<details class='card'><summary><h3>{told}</h3></summary><ol class='notes'>{''.join(steps)}</ol></details>"
 
 
 def groups_tables(systems: Sequence[Report], lengths: Report) -> str:

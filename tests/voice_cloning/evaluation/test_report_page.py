@@ -146,6 +146,27 @@ def test_several_seeds_are_told_apart(tmp_path: Path) -> None:
     assert all(f"{name}, seed {seed}" in text for name in ("base", "checkpoint-000300") for seed in (0, 1))
 
 
+def test_the_chosen_checkpoint_is_marked(tmp_path: Path) -> None:
+    """With the one that the loss would have chosen, and with every comparison on the way."""
+    report = write_example(tmp_path, sentences=1, systems=["base", "c100", "c200", "c300"])
+    steps = [
+        {"candidate": "c100", "is_better": True, "rule": "the first"},
+        {"candidate": "c200", "compared_with": "c100", "is_better": True, "rule": "wer_scoring"},
+        {"candidate": "c300", "is_better": False, "rule": "retention: WER changed by +0.300"},
+    ]
+    steps[1]["difference"] = interval(-0.2, 0.1)
+    report["selection"] = {"chosen": "c200", "by_eval_loss": "c100", "comparisons": steps, "retention_bound": 0.1}
+    write_report(tmp_path, report)
+    text = words_of(write_page(tmp_path).read_text(encoding="utf-8"))
+    assert "c100 adapter lowest evaluation loss" in text and "c200 adapter chosen" in text
+    assert "Chosen: c200" in text and "c100 : taken (the first)" in text
+    assert "c200 against c100 : taken (WER): -20.0 points better -30.0 to -10.0" in text
+    assert "c300 : not taken (retention: WER changed by +0.300)" in text
+    report["selection"] = {"chosen": None, "comparisons": []}
+    write_report(tmp_path, report)
+    assert "No checkpoint was chosen: all have forgotten too much" in Elements(write_page(tmp_path)).text
+
+
 def test_groups_by_length_say_what_they_mean_and_a_single_group_is_left_out(tmp_path: Path) -> None:
     figures = {"stop_rate": interval(0.5, 0.1)}
     groups = {"length": {"short": figures, "long": figures}, "speaker": {"amal": figures}, "dialect": {}}
