@@ -73,8 +73,8 @@ def take(browser: Browser, address: str, name: str) -> bytes:
     browser.open(address, width, dark)
     browser.wait_for("document.querySelector('#speak') !== null")
     browser.ask("document.querySelector('#speak').click()")
-    browser.wait_for("document.querySelector('#messages').innerText.startsWith('Done: 4 spoken.')")
-    assert browser.ask("document.querySelectorAll('.take audio').length") == 4
+    browser.wait_for("document.querySelector('#messages')?.innerText.startsWith('Done: 4 spoken.')")
+    browser.wait_for("document.querySelectorAll('.take audio').length === 4")
     characters = "".join(sorted({c for c in browser.ask("document.body.textContent") if c.isprintable()}))
     written = browser.ask("[...document.querySelectorAll('textarea, input')].map(field => field.value).join('')")
     font = base64.b64encode(box_font("".join(dict.fromkeys(characters + written + UNWRITTEN)))).decode()
