@@ -243,6 +243,8 @@ def test_a_model_that_is_no_recogniser_is_named(tmp_path: Path) -> None:
     refused(tmp_path, "llama is no speech recogniser that can be used; give a Whisper model")
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
     refused(tmp_path, "cannot be loaded")
+    (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}')
+    refused(tmp_path, "cannot be loaded .*contains custom code")
     Wav2Vec2Model(Wav2Vec2Config(**LAYERS, **CONVOLUTIONS, **POSITIONS)).save_pretrained(tmp_path)
     refused(tmp_path, "Wav2Vec2Model is no speech recogniser that can be used")
     change(tmp_path, "config.json", architectures=["Wav2Vec2ForCTC"])
