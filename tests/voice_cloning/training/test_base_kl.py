@@ -1,6 +1,7 @@
 """The divergence from the base in the loss: against a slow reference in double precision, and in runs."""
 
 import copy
+import json
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -39,6 +40,8 @@ from tests.training_runs import adapter, command, flags, metrics, run, trainer
 from tests.voice_cloning.training.test_resume import crash_after
 from voice_cloning.training.base_kl import BaseKL, MicroBatchPlace, make_base_kl, micro_batch_loss
 from voice_cloning.training.batches import count_labels
+from voice_cloning.training.checkpoints import STATE_FILE, DamageError, read_state
+from voice_cloning.training.losses import LossTotals
 
 GRADIENT = 1e-4
 """The largest error of a tensor's gradient: the difference of two predictions that nearly agree, of which fp32 has
@@ -294,3 +297,36 @@ def test_two_processes_train_what_one_does_with_accumulation(demo: Path, tmp_pat
 def test_values_out_of_range_are_refused(demo: Path, tmp_path: Path, values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         trainer(demo, tmp_path / "out", **values)
+
+
+# -- state -------------------------------------------------------------------------------------------------------------
+
+
+def written_state(folder: Path, base_kl: object) -> Path:
+    totals = {"sums": [1.0, 2.0], "counts": [3.0, 4.0], "base_kl": base_kl}
+    state = {"step": 1, "total_steps": 2, "finished": False, "evaluation_due": False, "best": None, "totals": totals}
+    (folder / STATE_FILE).write_text(json.dumps(state))
+    return folder
+
+
+def test_the_sums_since_the_last_line_are_part_of_the_state(tmp_path: Path) -> None:
+    base_kl = {"sums": [0.5, 0.25], "counts": [1.0, 4.0]}
+    totals = LossTotals.from_state(read_state(written_state(tmp_path, base_kl))["totals"])
+    assert totals.state()["base_kl"] == base_kl
+    assert totals.losses(LossConfig())["base_kl"] == pytest.approx(0.5 + 0.0625)
+    totals.reset()
+    assert "base_kl" not in totals.state() and "base_kl" not in totals.losses(LossConfig())
+
+
+@pytest.mark.parametrize(
+    ("base_kl", "message"),
+    [
+        (None, "totals.base_kl must hold sums and counts"),
+        ({"sums": [1.0, "a"], "counts": [1.0, 1.0]}, "totals.base_kl must hold sums and counts, lists of finite"),
+        ({"sums": [1.0, 1.0], "counts": [1.0, -1.0]}, "totals.base_kl must hold as many sums as counts, and no count"),
+        ({"sums": [1.0] * 3, "counts": [1.0] * 3}, "totals.base_kl holds 3 sums; it must hold 2, as totals does"),
+    ],
+)
+def test_damaged_sums_are_named(tmp_path: Path, base_kl: object, message: str) -> None:
+    with pytest.raises(DamageError, match=message):
+        read_state(written_state(tmp_path, base_kl))
