@@ -20,13 +20,16 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel, divergence
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
+from lora_config import enable_checkpointing
 from tests.fused_models import (
     BATCHES,
     EVERY,
     SETTINGS,
     Measured,
     build_base,
+    build_base_with_tower,
     build_batch,
+    build_feature_batch,
     build_model,
     build_sample,
     double_norm,
@@ -149,6 +152,28 @@ def test_value_and_gradients_are_those_of_the_definition(base: HiggsAudioModel, 
 @pytest.mark.parametrize("name", ["no text", "no clip", "text labels only", "audio labels only", "many clips"])
 def test_every_batch_has_its_divergence(base: HiggsAudioModel, name: str) -> None:
     model, batch = changed_model(base, lora_targets=EVERY), build_batch(name, base)
+    wanted = judge_divergence(model, batch)
+    assert wanted.loss > 0
+    assert_right(measure_divergence(fused(model), [batch]), wanted)
+
+
+@pytest.mark.parametrize("settings", [{"use_dora": True}, {"lora_dropout": 0.5}], ids=["DoRA", "dropout"])
+def test_layers_that_compute_again_give_the_same_divergence(base: HiggsAudioModel, settings: dict[str, object]) -> None:
+    """The plain layers of these adapters, with and without ``--recompute layer``; the dropout has the same mask."""
+    plain, batch = changed_model(base, **settings), build_batch("mixed", base)
+    again = copy.deepcopy(plain)
+    enable_checkpointing(again.get_base_model())
+    found = []
+    for model in (plain, again):
+        torch.manual_seed(5)
+        found.append(measure_divergence(model, [batch]))
+    assert found[0].loss > 0
+    assert_right(found[1], found[0])
+
+
+def test_references_as_features_have_their_divergence() -> None:
+    base = build_base_with_tower()
+    model, batch = changed_model(base, lora_targets=EVERY), build_feature_batch(base)
     wanted = judge_divergence(model, batch)
     assert wanted.loss > 0
     assert_right(measure_divergence(fused(model), [batch]), wanted)
@@ -290,6 +315,10 @@ def test_two_processes_train_what_one_does_with_accumulation(demo: Path, tmp_pat
         ({"base_kl_weight": -0.1}, "base_kl_weight is -0.1; it must be a finite number of at least 0"),
         ({"base_kl_weight": "nan"}, "base_kl_weight is nan"),
         ({"base_kl_weight": "inf"}, "base_kl_weight is inf"),
+        (
+            {"base_kl_share": 0.5},
+            "base_kl_share is 0.5 and base_kl_weight is 0: the share has no effect",
+        ),
         ({"base_kl_share": 0.0}, "base_kl_share is 0.0; it must be above 0 and at most 1"),
         ({"base_kl_share": 1.5}, "base_kl_share is 1.5"),
     ],
