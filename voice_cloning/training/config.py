@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 REPORTERS = ("tensorboard", "wandb", "none")
 AUTO = "auto"
 """The value of a flag that the program chooses by the memory of the card."""
+BASE_KL_SHARE = 0.25
+"""With a quarter of the micro-batches, a run has a sixth more operations."""
 RECOMPUTE_LEVELS = ("none", "ffn", "layer")
 """What the backward pass computes again, from the fastest to the one that needs least memory."""
 
@@ -131,11 +133,13 @@ class DistributedTrainingConfig(EvaluationConfig):
     base_kl_weight: float = _setting(
         0.0,
         "Weight of the divergence from the base's own predictions, KL(base || model), in the loss: against forgetting. "
-        "Needs a second forward pass, without the adapter. 0 leaves it out.",
+        "Needs a second forward pass, without any adapter. 0 leaves it out.",
         before=0.0,
     )
     base_kl_share: float = _setting(
-        0.25, "The share of the micro-batches on which base_kl_weight acts, for less time.", before=0.25
+        BASE_KL_SHARE,
+        "The share of the micro-batches on which base_kl_weight acts; a smaller one takes less time.",
+        before=BASE_KL_SHARE,
     )
     seed: int = _setting(42, "Seeds the adapter, the data order and dropout; the same seed gives the same run.")
 
@@ -181,6 +185,10 @@ class DistributedTrainingConfig(EvaluationConfig):
             problems.append(f"base_kl_weight is {self.base_kl_weight}; it must be a finite number of at least 0")
         if not 0.0 < self.base_kl_share <= 1.0:
             problems.append(f"base_kl_share is {self.base_kl_share}; it must be above 0 and at most 1")
+        elif self.base_kl_share != BASE_KL_SHARE and not self.base_kl_weight:
+            problems.append(
+                f"base_kl_share is {self.base_kl_share} and base_kl_weight is 0: the share has no effect; give a weight"
+            )
         for name in ("learning_rate", "adam_epsilon"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 problems.append(f"{name} is {getattr(self, name)}; it must be a number above 0")

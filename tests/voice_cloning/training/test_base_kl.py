@@ -1,6 +1,7 @@
 """The divergence from the base in the loss: against a slow reference in double precision, and in runs."""
 
 import copy
+import json
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,13 +20,16 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel, divergence
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
+from lora_config import enable_checkpointing
 from tests.fused_models import (
     BATCHES,
     EVERY,
     SETTINGS,
     Measured,
     build_base,
+    build_base_with_tower,
     build_batch,
+    build_feature_batch,
     build_model,
     build_sample,
     double_norm,
@@ -39,6 +43,8 @@ from tests.training_runs import adapter, command, flags, metrics, run, trainer
 from tests.voice_cloning.training.test_resume import crash_after
 from voice_cloning.training.base_kl import BaseKL, MicroBatchPlace, make_base_kl, micro_batch_loss
 from voice_cloning.training.batches import count_labels
+from voice_cloning.training.checkpoints import STATE_FILE, DamageError, read_state
+from voice_cloning.training.losses import LossTotals
 
 GRADIENT = 1e-4
 """The largest error of a tensor's gradient: the difference of two predictions that nearly agree, of which fp32 has
@@ -146,6 +152,28 @@ def test_value_and_gradients_are_those_of_the_definition(base: HiggsAudioModel, 
 @pytest.mark.parametrize("name", ["no text", "no clip", "text labels only", "audio labels only", "many clips"])
 def test_every_batch_has_its_divergence(base: HiggsAudioModel, name: str) -> None:
     model, batch = changed_model(base, lora_targets=EVERY), build_batch(name, base)
+    wanted = judge_divergence(model, batch)
+    assert wanted.loss > 0
+    assert_right(measure_divergence(fused(model), [batch]), wanted)
+
+
+@pytest.mark.parametrize("settings", [{"use_dora": True}, {"lora_dropout": 0.5}], ids=["DoRA", "dropout"])
+def test_layers_that_compute_again_give_the_same_divergence(base: HiggsAudioModel, settings: dict[str, object]) -> None:
+    """The plain layers of these adapters, with and without ``--recompute layer``; the dropout has the same mask."""
+    plain, batch = changed_model(base, **settings), build_batch("mixed", base)
+    again = copy.deepcopy(plain)
+    enable_checkpointing(again.get_base_model())
+    found = []
+    for model in (plain, again):
+        torch.manual_seed(5)
+        found.append(measure_divergence(model, [batch]))
+    assert found[0].loss > 0
+    assert_right(found[1], found[0])
+
+
+def test_references_as_features_have_their_divergence() -> None:
+    base = build_base_with_tower()
+    model, batch = changed_model(base, lora_targets=EVERY), build_feature_batch(base)
     wanted = judge_divergence(model, batch)
     assert wanted.loss > 0
     assert_right(measure_divergence(fused(model), [batch]), wanted)
@@ -287,6 +315,10 @@ def test_two_processes_train_what_one_does_with_accumulation(demo: Path, tmp_pat
         ({"base_kl_weight": -0.1}, "base_kl_weight is -0.1; it must be a finite number of at least 0"),
         ({"base_kl_weight": "nan"}, "base_kl_weight is nan"),
         ({"base_kl_weight": "inf"}, "base_kl_weight is inf"),
+        (
+            {"base_kl_share": 0.5},
+            "base_kl_share is 0.5 and base_kl_weight is 0: the share has no effect",
+        ),
         ({"base_kl_share": 0.0}, "base_kl_share is 0.0; it must be above 0 and at most 1"),
         ({"base_kl_share": 1.5}, "base_kl_share is 1.5"),
     ],
@@ -294,3 +326,36 @@ def test_two_processes_train_what_one_does_with_accumulation(demo: Path, tmp_pat
 def test_values_out_of_range_are_refused(demo: Path, tmp_path: Path, values: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         trainer(demo, tmp_path / "out", **values)
+
+
+# -- state -------------------------------------------------------------------------------------------------------------
+
+
+def written_state(folder: Path, base_kl: object) -> Path:
+    totals = {"sums": [1.0, 2.0], "counts": [3.0, 4.0], "base_kl": base_kl}
+    state = {"step": 1, "total_steps": 2, "finished": False, "evaluation_due": False, "best": None, "totals": totals}
+    (folder / STATE_FILE).write_text(json.dumps(state))
+    return folder
+
+
+def test_the_sums_since_the_last_line_are_part_of_the_state(tmp_path: Path) -> None:
+    base_kl = {"sums": [0.5, 0.25], "counts": [1.0, 4.0]}
+    totals = LossTotals.from_state(read_state(written_state(tmp_path, base_kl))["totals"])
+    assert totals.state()["base_kl"] == base_kl
+    assert totals.losses(LossConfig())["base_kl"] == pytest.approx(0.5 + 0.0625)
+    totals.reset()
+    assert "base_kl" not in totals.state() and "base_kl" not in totals.losses(LossConfig())
+
+
+@pytest.mark.parametrize(
+    ("base_kl", "message"),
+    [
+        (None, "totals.base_kl must hold sums and counts"),
+        ({"sums": [1.0, "a"], "counts": [1.0, 1.0]}, "totals.base_kl must hold sums and counts, lists of finite"),
+        ({"sums": [1.0, 1.0], "counts": [1.0, -1.0]}, "totals.base_kl must hold as many sums as counts, and no count"),
+        ({"sums": [1.0] * 3, "counts": [1.0] * 3}, "totals.base_kl holds 3 sums; it must hold 2, as totals does"),
+    ],
+)
+def test_damaged_sums_are_named(tmp_path: Path, base_kl: object, message: str) -> None:
+    with pytest.raises(DamageError, match=message):
+        read_state(written_state(tmp_path, base_kl))
