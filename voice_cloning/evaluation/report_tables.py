@@ -105,8 +105,12 @@ def _system_row(system: Report, names: list[str], costs: list[str], usual: dict[
         cells += f"<td data-title='{COSTS[name]}'>{f'{value:.2f}' if is_number(value) else '&mdash;'}</td>"
     kind = KINDS.get(system["kind"], system["kind"] or "")
     label = f"<bdi>{visible(system['name'])}</bdi><span class='range'>{visible(kind)}</span>"
-    label += f"<span class='mark good'>{visible(system['mark'])}</span>" if system["mark"] else ""
+    label += f"<span class='mark {_mark_class(system)}'>{visible(system['mark'])}</span>" if system["mark"] else ""
     return f"<tr><th scope='row'>{label}</th>{cells}</tr>"
+
+
+def _mark_class(system: Report) -> str:
+    return "good" if system["mark"].startswith("chosen") else "none"
 
 
 def _scale_row(label: str, figures: Report, names: list[str], costs: list[str], usual: dict[str, int | None]) -> str:
