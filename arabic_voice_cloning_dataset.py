@@ -140,6 +140,11 @@ class Record:
         """The cache key of each clip."""
         return [clip.facts.key for clip in self.clips]
 
+    @property
+    def names(self) -> list[str]:
+        """The name of each clip in files of codes, for scripts that judge such data."""
+        return [clip.name for clip in self.clips]
+
 
 class ArabicVoiceCloningDataset(Dataset):
     """Validated samples. The codes of a sample are read from the cache when the sample is accessed.

@@ -108,6 +108,7 @@ def test_kaldi_segments_are_cuts(tmp_path: Path, tokenizer: PreTrainedTokenizerB
     for read in read_records(tmp_path / "out" / TRAIN_FILE, tokenizer, "as_written"):
         offset, duration = cuts[read.sample_id]
         reference, target = (used.clip for used in read.clips)
+        assert read.names == [used.name for used in read.clips] and len(read.names) == 2
         wave = read_waveform(target).samples
         first = round(offset * 24_000)
         assert wave.numpy() == pytest.approx(whole[first : first + round(duration * 24_000)], abs=1e-4)
