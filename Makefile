@@ -18,7 +18,7 @@ DEMO_EVALUATION := $(DEMO)/evaluation
 # width, everything that can have an adapter has one, and the learning rate is high.
 DEMO_SETTINGS := --max_steps 200 --warmup_steps 10 --learning_rate 5e-3 \
 	--lora_rank 64 --lora_alpha 128 --lora_targets attention audio_mlp text_mlp heads audio_embeddings \
-	--logging_steps 10 --eval_steps 20 --save_steps 100
+	--logging_steps 10 --eval_steps 20 --sample_every 100 --save_steps 100
 
 .PHONY: help demo test test-slow test-gpu lint clean
 

@@ -10,8 +10,11 @@ makes only what changed. With torchrun, all processes share the work. docs/evalu
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
+from pathlib import Path
 
 import torch
 from transformers.utils.logging import disable_progress_bar
@@ -28,6 +31,7 @@ from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
 from boson_multimodal.process_group import Ranks
 from tools.synthesize import ADAPTER_SCALE_HELP
 from voice_cloning.evaluation.evaluation import EvaluationSettings, check_evaluation, evaluate
+from voice_cloning.evaluation.identity import folder_version
 from voice_cloning.evaluation.judgement import Judges
 from voice_cloning.evaluation.naturalness import load_mos
 from voice_cloning.evaluation.recognisers import load_recogniser
@@ -237,6 +241,11 @@ def load_judges(flags: argparse.Namespace, device: torch.device) -> Judges:
         flags.asr and load_recogniser(flags.asr, flags.asr_revision, device),
         flags.speaker_model and load_speaker_model(flags.speaker_model, flags.speaker_model_revision, device),
         flags.mos and load_mos(flags.mos),
+        {
+            field: folder_version(Path(path))
+            for field, path in (("recogniser", flags.asr), ("speaker_model", flags.speaker_model))
+            if path is not None and Path(path).is_dir()
+        },
     )
 
 
@@ -252,7 +261,8 @@ def run(flags: argparse.Namespace) -> int:
     kept = retention_of(flags, settings)
     needs_sound = bool(flags.asr or flags.speaker_model or flags.mos)
     # Everything is checked before anything is loaded.
-    both = [(one, check_evaluation(one, needs_sound)) for one in (kept, settings) if one is not None]
+    with nullcontext() if ranks.is_main else redirect_stderr(io.StringIO()):  # each process would print the warnings
+        both = [(one, check_evaluation(one, needs_sound)) for one in (kept, settings) if one is not None]
     judges = load_judges(flags, torch.device(device))
     retention = report = None
     for one, checked in both:
@@ -262,6 +272,7 @@ def run(flags: argparse.Namespace) -> int:
             recogniser=judges.recogniser,
             speaker_model=judges.speaker_model,
             mos=judges.mos,
+            judge_versions=judges.versions,
             ranks=ranks,
             retention=retention,
         )

@@ -17,8 +17,10 @@ from boson_multimodal.audio_processing.mel_features import ReferenceForm, build_
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig, create_higgs_audio_lora_model
+from tests.spoken_runs import sample_lines
 from tests.tower_models import CHUNK_SECONDS, MEL_BINS, TOWER, config_with_tower, write_model
 from tests.training_runs import metrics, trainer
+from voice_cloning.evaluation import asked_samples
 from voice_cloning.run.components import FinishedRun
 
 
@@ -163,6 +165,19 @@ def test_loss_and_gradients_depend_on_the_reference(demo: Path, tower_model: Pat
     other, other_gradient = loss_and_gradient(subject, 0, audio_waveforms_concat=item.audio_waveforms_concat.flip(0))
     assert abs(other - loss) > 1e-4
     assert (other_gradient - gradient).norm() > 1e-3 * gradient.norm()
+
+
+def test_samples_are_spoken_from_features(
+    demo: Path, tower_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reference has no codes, and so no clip beside the spoken one."""
+    monkeypatch.setattr(asked_samples, "LONGEST_IN_TRUE_CLIPS", 1)  # in less time
+    settings = {"max_steps": 1, "num_scored_samples": 1, "num_samples": 1, "report_to": "none"}
+    trainer(demo, tmp_path / "out", model_path=tower_model, prompt_style="as_written", **settings).train()
+    (line,) = sample_lines(tmp_path / "out")
+    assert 0 < line["frames"] <= line["true_frames"]
+    folders = {path.parent.name for path in (tmp_path / "out" / "samples").rglob("*.wav")}
+    assert folders == {"step-000001", "true"}
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from tests.voice_cloning.speech.cloners import checkpoint_of
 from tools import evaluate as tool
 from tools import synthesize
 from voice_cloning.evaluation import speaking
+from voice_cloning.evaluation.test_sets import OUR_SENTENCES
 from voice_cloning.speech import voice_cloner
 
 CUT_EARLY = ("--greedy", "--slowest_letters_per_second", "9")
@@ -95,11 +96,38 @@ def test_finished_wavs_are_judged_beside_an_adapter(
     assert table[-1] == str(tmp_path / "out/report.html") and Path(table[-1]).is_file()
 
 
+def test_the_base_is_loaded_once_for_all_adapters_and_a_merged_model_speaks_alone(
+    demo: Path, short_clips: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapters = [
+        random_adapter(tmp_path / name / "best", HiggsAudioModel.from_pretrained(demo / "model"), **settings)
+        for name, settings in (("a", {"lora_rank": 4}), ("b", {"lora_rank": 8, "lora_targets": ["heads"]}))
+    ]
+    shutil.copytree(demo / "model", tmp_path / "merged")
+    loaded, load = [], voice_cloner.load_speaking_model
+
+    def counted(folder: Path, *rest: Any) -> Any:
+        loaded.append(folder.name)
+        return load(folder, *rest)
+
+    monkeypatch.setattr(voice_cloner, "load_speaking_model", counted)
+    out = tmp_path / "out"
+    assert tool.main(flags(demo, out, "--adapter", *adapters, "--merged", tmp_path / "merged")) == 0
+    assert loaded == ["model", "merged"]
+    report = report_of(out)
+    names = ["base", "a/best", "b/best", "merged"]
+    assert [system["name"] for system in report["systems"]] == names
+    codes = [sorted(path.read_bytes() for path in (out / "codes" / name).glob("*.npy")) for name in names]
+    assert codes[3] == codes[0], "this merged model is a copy of the base"
+    assert codes[0] != codes[1] != codes[2] != codes[0]
+    assert report["systems"][3]["differences"]["stop_rate"]["value"] == 0.0
+
+
 def test_after_an_interrupt_the_same_command_goes_on(
     demo: Path, short_clips: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The files at the end are those of a call that was not interrupted."""
-    words = ["--batch_size", "1"]
+    words = ["--batch_size", "2"]
     assert tool.main(flags(demo, tmp_path / "whole", *words)) == 0
     write = speaking.ClipFile.write
     written = []
@@ -248,6 +276,26 @@ def test_wrong_items_are_named_together(
     gone = [{"id": "a", "text": "لا", **voice, "reference": "gone.wav"}]
     said = errors(capsys, flags(demo, tmp_path / "out", test_set=write_records(tmp_path / "m.json", gone)))
     assert "references that cannot be used (1)" in said and "gone.wav: no such file" in said
+
+
+def test_sentences_without_voices_need_some(
+    demo: Path, short_clips: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = OUR_SENTENCES.read_text(encoding="utf-8").splitlines()
+    test_set = tmp_path / "two.tsv"
+    test_set.write_text("\n".join([lines[0], lines[1], lines[-1]]) + "\n", encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(voice_cloner, "load_speaking_model", None)
+        said = errors(capsys, flags(demo, tmp_path / "out", test_set=test_set))
+        assert f"{test_set}" in said and "--references" in said
+    voices = demo / "val_chatml_samples.json"
+    assert tool.main(flags(demo, tmp_path / "out", "--references", voices, test_set=test_set)) == 0
+    report = report_of(tmp_path / "out")
+    assert (report["set"]["sentences"], report["set"]["speakers"]) == (2, 2)
+    assert "length_ratio" not in report["systems"][0]["figures"], "there are no recordings"
+    groups = report["systems"][0]["groups"]
+    assert groups["speaker"].keys() == {"hana", "karim"} and len(groups["dialect"]) == 2 and len(groups["kind"]) == 2
+    assert all(item["reference"] and item["recording"] is None for item in report["items"])
 
 
 def test_judges_of_sound_need_a_codec(

@@ -144,6 +144,27 @@ def test_a_changed_reference_adapter_or_model_is_detected(
     assert spoken == [1, 0, 1, 1, 1]
 
 
+def test_a_weakened_adapter_is_another_one(
+    demo: Path,
+    memorised: ArabicVoiceCloningDistributedTrainer,
+    tmp_path: Path,
+    script: Script,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    voice = write_clip(tmp_path / "voice.wav", 1.0)
+    words = ["--text", "نعم", "--reference", voice, "--reference_text", "لا", "--output", tmp_path / "out.wav"]
+    adapted, spoken = ["--adapter", checkpoint_of(memorised)], []
+    for scale in ([], ["--adapter_scale", "1.0"], ["--adapter_scale", "0.5"], ["--adapter_scale", "0.5"]):
+        script.seeds.clear()
+        assert tool.main(flags(demo, *words, *adapted, *scale)) == 0
+        spoken.append(len(script.seeds))
+    assert spoken == [1, 0, 1, 0]
+    for scale, message in (("0", "must be above 0"), ("2.5", "at most 2"), ("nan", "--adapter_scale is nan")):
+        assert message in errors(capsys, flags(demo, *words, *adapted, "--adapter_scale", scale))
+    assert "there is no --adapter to weaken" in errors(capsys, flags(demo, *words, "--adapter_scale", "0.5"))
+    assert script.seeds == []
+
+
 def test_runaways_are_reported_and_not_written(
     demo: Path, tmp_path: Path, script: Script, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -202,7 +202,7 @@ def studio(flags: argparse.Namespace) -> int:
         )
         with gradio_in(folder, flags.host, flags.share) as gradio:
             page = Page(gradio, systems, defaults, folder)
-            with served(gradio, page.blocks, flags.host, flags.port, flags.share, STYLE) as address:
+            with served(gradio, page.blocks, flags.host, flags.port, flags.share, STYLE, folder) as address:
                 if flags.host not in LOOPBACK_NAMES or flags.share:
                     print("warning: others can reach this page and speak with these voices", file=sys.stderr)
                 print(f"the studio is at {address}; Ctrl-C ends it", flush=True)

@@ -1,12 +1,13 @@
 """The page of the studio, made with Gradio: what stands on it, and what its buttons do."""
 
+import html
 import itertools
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from boson_multimodal.circumstances import MAY_HAVE_A_NAME, named
 from tools.studio.job import FIELDS, MOST_SEEDS, SETTINGS, Take, Wishes, check, read_reference, speak
@@ -29,15 +30,10 @@ EXPLAINED = {
 STYLE = """
 #reference_text textarea, #text textarea { font-size: 1.3em; line-height: 1.8; }
 #messages { min-height: 2em; }
+.take audio { width: 100%; display: block; margin: 0.3em 0; }
+.take p { margin: 0.2em 0; }
+.take .warning { font-weight: bold; }
 """
-
-
-@dataclass
-class Player:
-    """The place of one speech on the page: a player and a line under it."""
-
-    audio: Any
-    line: Any
 
 
 class Page:
@@ -86,21 +82,17 @@ class Page:
             self.speak_button = gr.Button("Speak", variant="primary", elem_id="speak")
             self.stop_button = gr.Button("Stop", elem_id="stop")
         self.messages = gr.Markdown(self._greeting(), elem_id="messages")
-        self.players: dict[tuple[str, int], Player] = {}
+        self.cells: dict[tuple[str, int], Any] = {}
         with gr.Row():
             for number, name in enumerate(self.systems.names):
                 with gr.Column(min_width=260):
                     gr.Markdown(f"### {escaped(name)}", elem_id=f"system-{number}")
                     for row in range(MOST_SEEDS):
-                        self.players[name, row] = self._player(f"player-{number}-{row}")
-
-    def _player(self, name: str) -> Player:
-        gr = self.gradio
-        audio = gr.Audio(visible=False, interactive=False, buttons=["download"], type="filepath", elem_id=name)
-        return Player(audio, gr.Markdown(visible=False, elem_id=f"{name}-line"))
+                        self.cells[name, row] = gr.HTML("", padding=False, elem_id=f"take-{number}-{row}")
 
     def _arabic(self, field: str, label: str, lines: int) -> Any:
-        return self.gradio.Textbox(getattr(self.defaults, field), label=label, lines=lines, rtl=True, elem_id=field)
+        value = getattr(self.defaults, field)
+        return self.gradio.Textbox(value, label=label, lines=lines, max_lines=12, rtl=True, elem_id=field)
 
     def _settings(self) -> list[Any]:
         """Return the inputs for the seeds, the scale and ``SETTINGS``, in this order."""
@@ -119,7 +111,8 @@ class Page:
                 self.defaults.scale,
                 step=0.05,
                 label="Adapter scale",
-                info="1: as trained",
+                info="1 is as trained; less weakens an adapter that was trained too far",
+                visible=bool(self.systems.adapters),
                 elem_id="scale",
             )
         inputs = [seeds, scale]
@@ -142,9 +135,7 @@ class Page:
     def _connect(self) -> None:
         gr = self.gradio
         inputs = [self.reference, self.reference_text, self.text, self.chosen, *self.settings]
-        outputs = [self.messages]
-        for player in self.players.values():
-            outputs += [player.audio, player.line]
+        outputs = [self.messages, *self.cells.values()]
         # One queue for all that computes: its members run one after the other.
         queued = {"concurrency_id": "one job", "concurrency_limit": 1, "api_visibility": "private"}
         told = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
@@ -200,30 +191,17 @@ class Page:
         folder.mkdir()
         rows = {seed: row for row, seed in enumerate(job.settings)}
         hints = "".join(f"\n\n{hint}" for hint in job.hints)
-        yield {**self._cleared(), self.messages: f"Speaking: 1 of {len(job)}.{hints}"}
+        # Every update holds the whole state: where they come fast, the browser may leave out all but the last one.
+        state = {**dict.fromkeys(self.cells.values(), ""), self.messages: f"Speaking: 1 of {len(job)}.{hints}"}
+        yield state
         failed = 0
         for done, take in enumerate(speak(job, self.systems, folder), 1):
             failed += bool(take.warnings)
-            player = self.players[take.system, rows[take.seed]]
             wrong = f" **{failed} with a warning.**" if failed else ""
             progress = f"Speaking: {done + 1} of {len(job)}." if done < len(job) else f"Done: {done} spoken.{wrong}"
-            yield {**self._shown(player, take), self.messages: progress + hints}
-
-    def _cleared(self) -> dict[Any, Any]:
-        update = self.gradio.update
-        cleared = {}
-        for player in self.players.values():
-            cleared |= {player.audio: update(value=None, visible=False), player.line: update(value="", visible=False)}
-        return cleared
-
-    def _shown(self, player: Player, take: Take) -> dict[Any, Any]:
-        update = self.gradio.update
-        label = f"{take.system}, seed {take.seed}"
-        path = None if take.path is None else str(take.path)
-        return {
-            player.audio: update(value=path, label=label, visible=path is not None),
-            player.line: update(value=line_of(take), visible=True),
-        }
+            cell = self.cells[take.system, rows[take.seed]]
+            state = {**state, cell: html_of(take), self.messages: progress + hints}
+            yield state
 
     def _written_down(self, reference: str | None) -> Iterator[dict[Any, Any]]:
         """Fill in what the reference says."""
@@ -235,11 +213,18 @@ class Page:
         yield {self.reference_text: heard, self.messages: said if heard else f"{name} has heard no words."}
 
 
-def line_of(take: Take) -> str:
-    """Return the line under a player, as Markdown."""
+def html_of(take: Take) -> str:
+    """Return a speech as HTML: its player, a link that saves it, and a line about it."""
     facts = [f"{take.seconds:.2f} s", f"{take.letters_per_second:.1f} letters per second"]
     facts += [f"attempt {take.attempts}"] if take.attempts > 1 else []
-    return ", ".join(facts) + "".join(f"\n\n**Warning:** {escaped(warning)}" for warning in take.warnings)
+    lines = [f"<p>seed {take.seed}: {', '.join(facts)}</p>"]
+    lines += [f'<p class="warning">Warning: {html.escape(warning)}</p>' for warning in take.warnings]
+    if take.path is not None:
+        source = html.escape(f"gradio_api/file={quote(str(take.path))}")
+        name = html.escape(take.path.name)
+        lines.append(f'<audio controls preload="metadata" src="{source}"></audio>')
+        lines.append(f'<a href="{source}" download="{name}">Download {name}</a>')
+    return f'<div class="take">{"".join(lines)}</div>'
 
 
 def as_markdown(message: str) -> str:

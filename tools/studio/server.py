@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import logging
 import os
 import shutil
 import signal
@@ -121,8 +122,11 @@ def gradio_in(folder: Path, host: str, is_shared: bool) -> Iterator[Any]:
 
 
 @contextmanager
-def served(gradio: Any, blocks: Any, host: str, port: int, is_shared: bool, style: str) -> Iterator[str]:
+def served(gradio: Any, blocks: Any, host: str, port: int, is_shared: bool, style: str, folder: Path) -> Iterator[str]:
     """Serve a page. Yield its address; with ``is_shared`` the public one.
+
+    Args:
+        folder: the page may show what lies in it.
 
     Raises:
         InputError: if the port was taken since it was checked.
@@ -143,6 +147,7 @@ def served(gradio: Any, blocks: Any, host: str, port: int, is_shared: bool, styl
             mcp_server=False,
             run_history=False,
             footer_links=[],
+            allowed_paths=[str(folder)],
             theme=gradio.themes.Default(font=font, font_mono=["ui-monospace", "monospace"]),
             css=style,
             app_kwargs={"middleware": [Middleware(ContentPolicy)]},
@@ -155,9 +160,19 @@ def served(gradio: Any, blocks: Any, host: str, port: int, is_shared: bool, styl
             raise NamedError("--share: Gradio's server gave no public address; without --share the page is local")
         yield public or address
     finally:
-        # An open page holds a connection, and the server would wait for its end.
-        blocks.server.config.timeout_graceful_shutdown = SECONDS_FOR_OPEN_PAGES
+        _close(blocks)
+
+
+def _close(blocks: Any) -> None:
+    """End the server. An open page holds a connection, which is cut after ``SECONDS_FOR_OPEN_PAGES``."""
+    blocks.server.config.timeout_graceful_shutdown = SECONDS_FOR_OPEN_PAGES
+    log = logging.getLogger("uvicorn.error")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it would report each connection that is cut as an error, with a traceback
+    try:
         blocks.close(verbose=False)
+    finally:
+        log.setLevel(level)
 
 
 class ContentPolicy:

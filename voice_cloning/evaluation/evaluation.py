@@ -13,7 +13,7 @@ A recogniser is any object with a ``name`` and ``transcribe(clips) -> texts``; a
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -186,7 +186,7 @@ def check_evaluation(settings: EvaluationSettings, needs_sound: bool = False) ->
             "leave them out"
         )
     recordings, warnings = items_with_recordings(scored.items, None if first is None else first.codes_files)
-    warnings += mismatches(systems)
+    warnings += [*scored.notes, *mismatches(systems)]
     warnings += [warning for cloner in cloners.values() for warning in warn_of_other_base(cloner)]
     if first is not None and first.speaks_codes_only:
         warnings.append("there is no codec at --audio_tokenizer_path: speech stays codes, and nothing can be heard")
@@ -215,6 +215,7 @@ def evaluate(
     recogniser: Any = None,
     speaker_model: Any = None,
     mos: Any = None,
+    judge_versions: Mapping[str, str] | None = None,
     ranks: Ranks | None = None,
     retention: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -226,6 +227,7 @@ def evaluate(
         recogniser: any object with ``name`` and ``transcribe(clips) -> list of texts`` (``recognisers.py``).
         speaker_model: any object with ``name`` and ``embed(samples, rate) -> (D,)``.
         mos: any object with ``name`` and ``score(samples, rate) -> float``.
+        judge_versions: what tells judges of one name apart (``Judges.versions``).
         ranks: the processes, which share the work.
         retention: the part of the report about the retention set (``retention.py``).
 
@@ -233,7 +235,7 @@ def evaluate(
         InputError: if an input is wrong. No weight of a speaking model has been loaded then.
     """
     ranks, folder = ranks or Ranks(), settings.output_dir
-    judges = Judges(recogniser, speaker_model, mos)
+    judges = Judges(recogniser, speaker_model, mos, judge_versions or {})
     checked = checked or check_evaluation(settings, needs_sound=bool(speaker_model or mos))
     identity = settings.identity() | {"codes": checked.codes and checked.codes.codec}
     with ranks.failing_together():
@@ -242,11 +244,11 @@ def evaluate(
     if ranks.is_main:
         print_warnings(checked.warnings)
     copied = copy_originals(checked.items, checked.recordings, folder, checked.codes, checked.frames_per_second, ranks)
+    wavs = _read_wavs(checked, folder, ranks)
     spoken = _speak(settings, checked, ranks)
     decoded = {}
     if checked.first_cloner is not None:
         decoded = through_codec(checked.items, checked.recordings, folder, checked.first_cloner, ranks)
-    wavs = _read_wavs(checked, folder, ranks)
     originals, judgements = Originals(*copied, decoded), Judgements(folder, ranks)
     judge_all(
         judges,
@@ -272,7 +274,8 @@ def _speak(settings: EvaluationSettings, checked: CheckedEvaluation, ranks: Rank
         if cloner is not checked.first_cloner:
             cloner.share_codec_of(checked.first_cloner)
         clips = [ClipToSpeak(request, seed) for seed in settings.seeds for request in checked.requests[name]]
-        smaller = [Remedy("take fewer pieces at a time", ("--batch_size", str(max(1, settings.batch_size // 2))))]
+        half = Remedy("take fewer pieces at a time", ("--batch_size", str(settings.batch_size // 2)))
+        smaller = [half] if settings.batch_size > 1 else []
         with naming_lack_of_memory(cloner.device, lambda: DURING_SPEECH, lambda found=smaller: found):
             spoken[name] = speak_set(
                 cloner, model, clips, settings.output_dir, name, batch_size=settings.batch_size, ranks=ranks
@@ -396,6 +399,7 @@ def _item_record(
         "text": item.text,
         "speaker": item.speaker,
         "dialect": item.dialect,
+        "kind": item.kind,
         "reference": reference and reference.audio,
         "recording": recording and recording.audio,
         "clips": {name: [clip.record() for clip in own if clip.item == item.name] for name, own in clips.items()},

@@ -32,6 +32,13 @@ def file_identity(path: Path | None) -> dict[str, str] | None:
     return {"name": path.name, "sha256": digest.hexdigest()}
 
 
+def folder_version(path: Path) -> str:
+    """Return 16 hex digits that change if a model's folder is written again: names, sizes and times of its files."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    facts = [(str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
 def bind_folder(folder: Path, identity: dict[str, Any]) -> None:
     """Create the folder of an evaluation, or check that it belongs to this one.
 

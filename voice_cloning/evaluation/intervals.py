@@ -8,7 +8,7 @@ sentences are the units, and the interval speaks for that speaker alone. Where e
 the same.
 
 **How many units are needed.** From 8 units on, the studentised bootstrap is used. With 2 to 7, a bootstrap covers too
-little (BCa with 5 speakers: 82 to 85 %). Then it is Student's t with one degree of freedom less than units. For one
+little (BCa with 5 speakers: 84 %). Then it is Student's t with one degree of freedom less than units. For one
 system it takes the larger of the errors between units and between sentences; for a difference the one between units.
 Such intervals are wide: so few speakers say little about others. With one unit there is no spread to see.
 
@@ -83,21 +83,30 @@ def ratio_interval(
     numbers, weights, group_numbers = _checked(errors, totals, groups)
     if (numbers < 0).any():
         raise InputError(f"errors: the lowest is {numbers.min():g}; each must be 0 or more")
-    return _ratio(numbers, weights, group_numbers, seed, lowest=0.0)
+    return _ratio(numbers, weights, group_numbers, seed, bounds=(0.0, np.inf))
 
 
-def mean_interval(values: ArrayLike, groups: Sequence[Hashable] | None = None, seed: int = 0) -> Interval:
+def mean_interval(
+    values: ArrayLike,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
+) -> Interval:
     """Return the mean over sentences (SIM, MOS) with its interval.
 
     Args:
-        values: (sentences,) the figure of each sentence.
+        values: (sentences,) the figure of each sentence. With several seeds of a sentence, its mean over them; so the
+            stop rate of several seeds is a mean of shares with bounds of 0 and 1.
         groups, seed: see :func:`ratio_interval`.
+        bounds: the lowest and highest value that the figure can have (SIM: -1 and 1); the interval ends there.
 
     Raises:
-        InputError: if there is no value, lengths differ, or a value is not finite.
+        InputError: if there is no value, lengths differ, or a value is not finite or out of bounds.
     """
     numbers, weights, group_numbers = _checked(values, np.ones(np.size(values)), groups)
-    return _ratio(numbers, weights, group_numbers, seed)
+    if numbers.min() < bounds[0] or numbers.max() > bounds[1]:
+        raise InputError(f"values lie between {numbers.min():g} and {numbers.max():g}; the bounds are {bounds}")
+    return _ratio(numbers, weights, group_numbers, seed, bounds=bounds)
 
 
 def paired_ratio_difference(
@@ -245,20 +254,21 @@ def _ratio(
     seed: int,
     *,
     paired: bool = False,
-    lowest: float = -np.inf,
+    bounds: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
     """Return the interval of a ratio of sums, or of a paired difference of two such ratios."""
     n, value = numbers.size, float(numbers.sum() / totals.sum())
     few = _few_that_differ(numbers, totals)
     if few is not None:
         common, half, differ = few
-        ends = common - half, common + half
         method = f"wilson bound, {differ} of {n} sentences differ from {common:g}"
-        return Interval(value, max(min(ends[0], value), lowest), max(ends[1], value), n, method)
+        return _within(bounds, value, common - half, common + half, n, method)
     units, what = (numbers, totals), "sentences"
     if groups is not None and groups.max() > 0:
         units = np.bincount(groups, numbers), np.bincount(groups, totals)
         what = "groups of sentences" if units[0].size < n else "sentences"
+        if _standard_error(*units) < 1e-9 * _standard_error(numbers, totals):  # groups with the very same ratio
+            units, what = (numbers, totals), "sentences of equal groups"
     elif groups is not None:
         what = "sentences of one group"
     error, count = _standard_error(*units), units[0].size
@@ -270,8 +280,12 @@ def _ratio(
     else:
         below, above = _signed_ends(*units, seed) if paired else _resampled_ends(*units, seed)
         method = f"studentised bootstrap, {count} {what}"
-    low, high = value - below * error, value + above * error
-    return Interval(value, float(max(min(low, value), lowest)), float(max(high, value)), n, method)
+    return _within(bounds, value, value - below * error, value + above * error, n, method)
+
+
+def _within(bounds: tuple[float, float], value: float, low: float, high: float, n: int, method: str) -> Interval:
+    """Return an interval that holds its value and ends at the bounds."""
+    return Interval(value, float(max(min(low, value), bounds[0])), float(min(max(high, value), bounds[1])), n, method)
 
 
 def _few_that_differ(numbers: np.ndarray, totals: np.ndarray) -> tuple[float, float, int] | None:

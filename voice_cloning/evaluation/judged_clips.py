@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from voice_cloning.evaluation.finished_wavs import FinishedWav
-from voice_cloning.evaluation.judgement import Judgements, Judges, Sound, mos_judge, similarity, text_judge
+from voice_cloning.evaluation.judgement import Judgements, Judges, Sound, similarity
 from voice_cloning.evaluation.originals import Original, Originals
 from voice_cloning.evaluation.report import JudgedClip
 from voice_cloning.evaluation.spoken_files import ClipFile, ClipRecord
@@ -93,7 +93,7 @@ class JudgedSet:
                 continue
             other = self.originals.references[others[0].name]
             clip = self._without_codes(item, own.sound, own.audio, None, 0, own.seconds, own.frames)
-            sim = similarity(self.judgements, self.judges.speaker_model, own.sound, other.sound)
+            sim = similarity(self.judgements, self.judges, own.sound, other.sound)
             nothing_else = {"errors": {}, "sim_recording": None, "mos": None, "seconds": 0.0, "alignment": None}
             measured = replace(clip.measured, silent_frames=None)
             found.append(replace(clip, sim_reference=sim, measured=measured, **nothing_else))
@@ -140,11 +140,12 @@ class JudgedSet:
         recognised = self._recognised(sound)
         errors = {n: text_errors(item.text, recognised, n) for n in self.normalisations if recognised is not None}
         aligned = None if recognised is None else word_alignment(item.text, recognised, ALIGNED)
-        model, mos = self.judges.speaker_model, self.judges.mos
+        judges = self.judges
         return JudgedClip(
             item=item.name,
             speaker=item.speaker,
             dialect=item.dialect,
+            kind=item.kind,
             seed=seed,
             audio=audio,
             ended=ended,
@@ -155,16 +156,16 @@ class JudgedSet:
             recognised=recognised,
             errors=errors,
             alignment=aligned,
-            sim_reference=similarity(self.judgements, model, sound, _sound(reference)),
-            sim_recording=similarity(self.judgements, model, sound, _sound(true)),
-            mos=None if mos is None else self.judgements.get(sound, mos_judge(mos)),
+            sim_reference=similarity(self.judgements, judges, sound, _sound(reference)),
+            sim_recording=similarity(self.judgements, judges, sound, _sound(true)),
+            mos=None if judges.mos is None else self.judgements.get(sound, judges.of_mos),
         )
 
     def _recognised(self, sound: Sound | None) -> str | None:
         """Return the recognised text. A clip without a frame says nothing."""
         if self.judges.recogniser is None:
             return None
-        return "" if sound is None else self.judgements.get(sound, text_judge(self.judges.recogniser))
+        return "" if sound is None else self.judgements.get(sound, self.judges.of_text)
 
 
 def _sound(original: Original | None) -> Sound | None:

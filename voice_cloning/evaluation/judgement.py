@@ -7,8 +7,8 @@ so a second call, or a further recogniser, judges nothing twice.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,28 +31,51 @@ DECIMALS = 7
 
 
 class Embedder(Protocol):
-    """A speaker model: (samples,) to a (D,) vector of unit length."""
+    """A speaker model: (samples,) to a (D,) vector of unit length, or None if there is too little speech."""
 
     name: str
 
-    def embed(self, samples: Tensor, rate: int) -> Tensor: ...
+    def embed(self, samples: Tensor, rate: int) -> Tensor | None: ...
 
 
 class Scorer(Protocol):
-    """A model of naturalness: (samples,) to a mean opinion score from 1 to 5."""
+    """A model of naturalness: (samples,) to a mean opinion score from 1 to 5, or None if it cannot judge the clip."""
 
     name: str
 
-    def score(self, samples: Tensor, rate: int) -> float: ...
+    def score(self, samples: Tensor, rate: int) -> float | None: ...
 
 
 @dataclass(frozen=True)
 class Judges:
-    """The models that judge; each may be absent."""
+    """The models that judge; each may be absent.
+
+    Attributes:
+        versions: what tells models of one name apart, by the name of the field. Judgements of another version are not
+            taken for those of this one.
+    """
 
     recogniser: SpeechRecogniser | None = None
     speaker_model: Embedder | None = None
     mos: Scorer | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def of_text(self) -> str:
+        """The name under which recognised texts are kept. So are voices and scores under the next two."""
+        return self._named("text", "recogniser")
+
+    @property
+    def of_voice(self) -> str:
+        return self._named("voice", "speaker_model")
+
+    @property
+    def of_mos(self) -> str:
+        return self._named("mos", "mos")
+
+    def _named(self, kind: str, name: str) -> str:
+        version = self.versions.get(name)
+        return f"{kind}:{getattr(self, name).name}" + (f"@{version}" if version else "")
 
 
 @dataclass(frozen=True)
@@ -146,21 +169,6 @@ class Judgements:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
-def text_judge(recogniser: SpeechRecogniser) -> str:
-    """Return the name under which recognised texts are kept."""
-    return f"text:{recogniser.name}"
-
-
-def voice_judge(model: Embedder) -> str:
-    """Return the name under which voices are kept."""
-    return f"voice:{model.name}"
-
-
-def mos_judge(model: Scorer) -> str:
-    """Return the name under which scores are kept."""
-    return f"mos:{model.name}"
-
-
 def judge_all(judges: Judges, judgements: Judgements, spoken: Sequence[Sound], references: Sequence[Sound]) -> None:
     """Judge all clips with all judges.
 
@@ -170,30 +178,38 @@ def judge_all(judges: Judges, judgements: Judgements, spoken: Sequence[Sound], r
     """
     with_sound = [sound for sound in spoken if sound.audio is not None]
     if judges.recogniser is not None:
-        named, transcribe = text_judge(judges.recogniser), judges.recogniser.transcribe
+        transcribe = judges.recogniser.transcribe
         told = [sound for sound in spoken if sound.audio is not None or sound.codes is not None]
-        judgements.fill(named, told, lambda chunk: _texts(transcribe([s.heard() for s in chunk]), chunk), CLIPS_AT_ONCE)
+        judgements.fill(
+            judges.of_text, told, lambda chunk: _texts(transcribe([s.heard() for s in chunk]), chunk), CLIPS_AT_ONCE
+        )
     if judges.speaker_model is not None:
         model = judges.speaker_model
         voices = [*with_sound, *(sound for sound in references if sound.audio is not None)]
-        judgements.fill(voice_judge(model), voices, lambda chunk: [_vector(model, s) for s in chunk], 1)
+        judgements.fill(judges.of_voice, voices, lambda chunk: [_vector(model, s) for s in chunk], 1)
     if judges.mos is not None:
         mos = judges.mos
-        judgements.fill(mos_judge(mos), with_sound, lambda chunk: [float(mos.score(*s.waveform())) for s in chunk], 1)
+        judgements.fill(judges.of_mos, with_sound, lambda chunk: [_score(mos, s) for s in chunk], 1)
 
 
-def similarity(judgements: Judgements, model: Embedder | None, one: Sound | None, other: Sound | None) -> float | None:
-    """Return the cosine between the voices of two clips; None if one of them was not judged."""
-    if model is None:
+def similarity(judgements: Judgements, judges: Judges, one: Sound | None, other: Sound | None) -> float | None:
+    """Return the cosine between the voices of two clips; None if one of them has no voice that was judged."""
+    if judges.speaker_model is None:
         return None
-    a, b = (judgements.get(sound, voice_judge(model)) for sound in (one, other))
+    a, b = (judgements.get(sound, judges.of_voice) for sound in (one, other))
     if a is None or b is None:
         return None
     return float(torch.nn.functional.cosine_similarity(torch.tensor(a), torch.tensor(b), dim=0))
 
 
-def _vector(model: Embedder, sound: Sound) -> list[float]:
-    return [round(number, DECIMALS) for number in model.embed(*sound.waveform()).float().cpu().tolist()]
+def _vector(model: Embedder, sound: Sound) -> list[float] | None:
+    found = model.embed(*sound.waveform())
+    return None if found is None else [round(number, DECIMALS) for number in found.float().cpu().tolist()]
+
+
+def _score(model: Scorer, sound: Sound) -> float | None:
+    found = model.score(*sound.waveform())
+    return None if found is None else float(found)
 
 
 def _texts(texts: list[str], sounds: Sequence[Sound]) -> list[str]:

@@ -50,6 +50,8 @@ SAFETENSORS = ("model.safetensors", "model-*.safetensors")
 PICKLES = ("pytorch_model.bin", "pytorch_model-*.bin")
 """Weights of transformers in the older form. They are fetched only where there are no safetensors."""
 CTRANSLATE2_WEIGHTS = "model.bin"
+NO_REMOTE_CODE = {"trust_remote_code": False}
+"""Else transformers asks at the terminal whether the code in a folder is to run."""
 FEATURES = ("preprocessor_config.json", "processor_config.json")
 
 SAMPLING_RATE = 16_000
@@ -161,10 +163,10 @@ class WhisperRecogniser(WaveformRecogniser):
 
         self.device = device
         with naming_damage(shown):
-            config = transformers.AutoConfig.from_pretrained(folder)
+            config = transformers.AutoConfig.from_pretrained(folder, **NO_REMOTE_CODE)
             generation = _generation_config(folder, config)
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-            self._extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE)
+            self._extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **NO_REMOTE_CODE)
         self.sampling_rate = self._extractor.sampling_rate
         _force_arabic(generation, config.vocab_size, self._tokenizer, shown)
         if self._extractor.feature_size != config.num_mel_bins:
@@ -203,8 +205,8 @@ class CTCRecogniser(WaveformRecogniser):
         self.device = device
         language = _language_of_adapters(folder, shown)
         with naming_damage(shown):
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **language)
-            self._extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE, **language)
+            self._extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **NO_REMOTE_CODE)
         letters = {letter for token in self._tokenizer.get_vocab() for letter in token}
         missing = [letter for letter in ARABIC_LETTERS if letter not in letters]
         if missing:
@@ -312,7 +314,7 @@ def _kind(folder: Path, shown: str) -> type[WaveformRecogniser]:
     import transformers
 
     with naming_damage(shown):
-        kind = type(transformers.AutoConfig.from_pretrained(folder))
+        kind = type(transformers.AutoConfig.from_pretrained(folder, **NO_REMOTE_CODE))
     architectures = [str(name) for name in config.get("architectures") or []]
     if kind is transformers.WhisperConfig and architectures in ([], ["WhisperForConditionalGeneration"]):
         found: type[WaveformRecogniser] = WhisperRecogniser

@@ -36,7 +36,7 @@ class JudgedClip:
     """One clip with all that is known of it.
 
     Attributes:
-        item, speaker, dialect: of the sentence; the last two may be unknown.
+        item, speaker, dialect, kind: of the sentence; all but the first may be unknown.
         seed: of the clip.
         audio: the path of the WAV in the folder of the evaluation; None if there are codes alone.
         ended: whether the model ended it by itself; None if that is not known.
@@ -54,6 +54,7 @@ class JudgedClip:
     item: str
     speaker: str | None
     dialect: str | None
+    kind: str | None
     seed: int
     audio: str | None
     ended: bool | None
@@ -102,12 +103,11 @@ def figures(clips: Sequence[JudgedClip]) -> dict[str, dict[str, Any]]:
     """Return each figure of a system that was measured, with its interval.
 
     Seeds of one sentence are averaged first where a figure is a mean or a ratio of sums, so that sentences are what is
-    sampled. For quantiles and shares, each clip counts.
+    sampled. For quantiles, each clip counts.
     """
     found: dict[str, Interval] = {}
-    known = [clip.ended for clip in clips if clip.ended is not None]
-    if known and len(known) == len(clips):
-        found["stop_rate"] = share_interval(sum(known), len(known))
+    if clips and all(clip.ended is not None for clip in clips):
+        found["stop_rate"] = _stop_rate(clips)
     timed = [clip for clip in clips if clip.length_ratio is not None]
     if timed:
         several = len({clip.item for clip in timed}) < len(timed)
@@ -145,9 +145,8 @@ def differences(base: Sequence[JudgedClip], other: Sequence[JudgedClip]) -> dict
     """Return each figure of a system minus that of the base on the same sentences, with the interval of the pairs."""
     found: dict[str, Interval] = {}
     pairs = _paired(base, other)
-    stopped = [(a.ended, b.ended) for a, b in pairs if a.ended is not None and b.ended is not None]
-    if stopped and len(stopped) == len(pairs):
-        found["stop_rate"] = paired_share_difference([a for a, _ in stopped], [b for _, b in stopped])
+    if pairs and all(clip.ended is not None for pair in pairs for clip in pair):
+        found["stop_rate"] = _stop_rate_difference(pairs)
     both = {clip.item for clip in base} & {clip.item for clip in other}
     ours, theirs = ([clip for clip in clips if clip.item in both] for clips in (base, other))
     for normalisation in dict.fromkeys(name for clip in ours for name in clip.errors):
@@ -168,10 +167,26 @@ def differences(base: Sequence[JudgedClip], other: Sequence[JudgedClip]) -> dict
     return {name: asdict(interval) for name, interval in found.items()}
 
 
+def _stop_rate(clips: Sequence[JudgedClip]) -> Interval:
+    """Return the share of clips that ended. With several seeds, sentences are counted, each with its own share."""
+    shares = _by_item(clips, lambda clip: float(clip.ended))
+    if len(shares) == len(clips):
+        return share_interval(sum(clip.ended for clip in clips), len(clips))
+    return mean_interval(list(shares.values()), bounds=(0.0, 1.0))
+
+
+def _stop_rate_difference(pairs: Sequence[tuple[JudgedClip, JudgedClip]]) -> Interval:
+    base, other = ([pair[side] for pair in pairs] for side in (0, 1))
+    a, b = (_by_item(clips, lambda clip: float(clip.ended)) for clips in (base, other))
+    if len(b) == len(pairs):
+        return paired_share_difference([clip.ended for clip in base], [clip.ended for clip in other])
+    return paired_mean_difference(list(a.values()), list(b.values()))
+
+
 def groups(clips: Sequence[JudgedClip]) -> dict[str, dict[str, Any]]:
-    """Return the figures by speaker, by dialect and by length. A clip whose group is not known is in none."""
+    """Return the figures by speaker, dialect, kind and length. A clip whose group is not known is in none."""
     found: dict[str, dict[str, Any]] = {}
-    for grouping in ("speaker", "dialect", "length"):
+    for grouping in ("speaker", "dialect", "kind", "length"):
         values = dict.fromkeys(getattr(clip, grouping) for clip in clips)
         order = list(LENGTHS) if grouping == "length" else sorted(value for value in values if value is not None)
         found[grouping] = {

@@ -14,7 +14,7 @@ from boson_multimodal.audio_processing.audio_errors import AudioError
 from boson_multimodal.audio_processing.clips import read_waveform
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.constants import CODEC_SAMPLE_RATE
-from voice_cloning.evaluation.report_figures import Report
+from voice_cloning.evaluation.report_form import Report
 
 EMBEDDED_BYTES = 32 * 2**20
 """Size of the embedded clips in one page: 50 minutes of sound."""
@@ -27,10 +27,10 @@ MP3 = {"format": "MP3", "bitrate_mode": "CONSTANT", "compression_level": 0.6}
 
 def clips_of(item: Report) -> Iterator[str]:
     """Yield the paths of all clips of one sentence that have a waveform."""
-    paths = [item.get("reference"), item.get("recording")]
-    paths += [clip.get("audio") for clips in item.get("clips", {}).values() for clip in clips]
-    judged = [clip.get("audio") for clip in (item.get("scales") or {}).values()]
-    yield from (path for path in [*paths, *(path for path in judged if path != item.get("recording"))] if path)
+    paths = [item["reference"], item["recording"]]
+    paths += [clip["audio"] for clips in item["clips"].values() for clip in clips]
+    judged = [clip["audio"] for clip in item["scales"].values()]
+    yield from (path for path in [*paths, *(path for path in judged if path != item["recording"])] if path)
 
 
 class PageClips:

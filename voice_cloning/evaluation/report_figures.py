@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from voice_cloning.evaluation.page_parts import number, visible
-
-Report = dict[str, Any]
+from voice_cloning.evaluation.report_form import Report
 
 
 @dataclass(frozen=True)
@@ -90,18 +89,18 @@ def interval_text(name: str, interval: Report | None, usual_n: int | None = None
     if not interval:
         return '<abbr title="not measured">&mdash;</abbr>'
     shown = figure(name)
-    text = f"<strong>{shown.show(interval.get('value'))}{shown.unit}</strong>"
+    text = f"<strong>{shown.show(interval['value'])}{shown.unit}</strong>"
     inside = []
-    if is_number(interval.get("low")) and is_number(interval.get("high")):
+    if is_number(interval["low"]) and is_number(interval["high"]):
         inside.append(f"{shown.show(interval['low'])} to {shown.show(interval['high'])}")
-    if interval.get("n") != usual_n and is_number(interval.get("n")):
+    if interval["n"] != usual_n and is_number(interval["n"]):
         inside.append(f"n {number(interval['n'])}")
     return text + (f" <span class='range'>{', '.join(inside)}</span>" if inside else "")
 
 
 def verdict(name: str, difference: Report) -> str:
     """Return ``better``, ``worse``, ``differs`` (neither way is better) or ``unclear`` (its interval holds 0)."""
-    low, high = difference.get("low"), difference.get("high")
+    low, high = difference["low"], difference["high"]
     if not (is_number(low) and is_number(high)) or low <= 0.0 <= high:
         return "unclear"
     better = figure(name).better
@@ -125,8 +124,8 @@ def difference_text(name: str, difference: Report | None) -> str:
         return ""
     shown, (mark, words) = figure(name), VERDICTS[verdict(name, difference)]
     unit = " points" if shown.is_share else ""
-    text = f"{shown.show(difference.get('value'), signed=True)}{unit} <span class='mark {mark}'>{words}</span>"
-    if is_number(difference.get("low")) and is_number(difference.get("high")):
+    text = f"{shown.show(difference['value'], signed=True)}{unit} <span class='mark {mark}'>{words}</span>"
+    if is_number(difference["low"]) and is_number(difference["high"]):
         low, high = (shown.show(difference[end], signed=True) for end in ("low", "high"))
         text += f" <span class='range'>{low} to {high}</span>"
     return f"<div class='difference'>{text}</div>"
@@ -136,7 +135,7 @@ def methods_text(intervals: Sequence[tuple[str, Report]]) -> str:
     """Return which method made the intervals of which figures, as HTML."""
     methods: dict[str, list[str]] = {}
     for name, interval in intervals:
-        if interval and interval.get("method"):
+        if interval and interval["method"]:
             titles = methods.setdefault(str(interval["method"]), [])
             if figure(name).title not in titles:
                 titles.append(figure(name).title)

@@ -28,7 +28,7 @@
   }
 
   function isShown(entry) {
-    for (const field of ["speaker", "dialect"]) {
+    for (const field of ["speaker", "dialect", "kind"]) {
       const select = control("filter-" + field);
       if (select && select.value !== "" && entry.row.dataset[field] !== select.value) return false;
     }

@@ -6,25 +6,23 @@ no text of the data can become another one.
 
 import base64
 import hashlib
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from string import Template
 
-from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.evaluation.page_parts import facts, number, page_style, visible
 from voice_cloning.evaluation.report_clips import EMBEDDED_BYTES, KILOBITS_PER_SECOND, PageClips
-from voice_cloning.evaluation.report_figures import Report, is_number
+from voice_cloning.evaluation.report_figures import is_number
+from voice_cloning.evaluation.report_form import REPORT_FILE, Report, read_report
 from voice_cloning.evaluation.report_plots import interval_plots, spread_plots
 from voice_cloning.evaluation.report_sentences import FAILURE, MEASURES, Sentence, SentenceList, error_share, sorted_by
-from voice_cloning.evaluation.report_tables import groups_tables, systems_tables
+from voice_cloning.evaluation.report_tables import groups_tables, selection_marks, selection_steps, systems_tables
 
-REPORT_FILE, PAGE_FILE = "report.json", "report.html"
+PAGE_FILE = "report.html"
 TEMPLATE_FILE = Path(__file__).with_name("report_page.html")
 SCRIPT_FILE = Path(__file__).with_name("report_page.js")
-FORMAT = 1
 SENTENCES_AT_ONCE = 100
 """Sentences that are shown before the reader asks for more. With 4,000 players shown, sorting took Chromium 12 s."""
 
@@ -42,7 +40,7 @@ def write_page(folder: Path) -> Path:
         InputError: if report.json is missing or damaged, or has another form.
     """
     report = read_report(folder / REPORT_FILE)
-    normalisation = (report.get("normalisations") or ["scoring"])[0]
+    normalisation = (report["normalisations"] or ["scoring"])[0]
     names = [system["name"] for system in report["systems"]]
     sentences = [Sentence(item, names, normalisation) for item in report["items"]]
     measures = [name for name in MEASURES if any(s.keys[name][0] is not None for s in sentences)]
@@ -50,8 +48,8 @@ def write_page(folder: Path) -> Path:
     players = PageClips(folder, [sentence.item for sentence in order])
     sections = [
         ("models", "Models", _models(report, normalisation)),
-        ("retention", "What the base could do before", _retention(report.get("retention"))),
-        ("groups", "Groups of sentences", groups_tables(report["systems"], report.get("lengths") or {})),
+        ("retention", "What the base could do before", _retention(report["retention"])),
+        ("groups", "Groups of sentences", groups_tables(report["systems"], report["lengths"])),
         ("sentences", "Sentences", _sentences(report, order, measures, players, normalisation)),
         ("settings", "Settings of this evaluation", _settings(report)),
     ]
@@ -63,7 +61,7 @@ def write_page(folder: Path) -> Path:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         subtitle=_subtitle(report),
-        warnings=_warnings(report.get("warnings") or [], players),
+        warnings=_warnings(report["warnings"], players),
         navigation="".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections),
         sections="\n".join(_section(*section) for section in sections),
         clips=_clips(players),
@@ -74,48 +72,6 @@ def write_page(folder: Path) -> Path:
     return path
 
 
-def read_report(path: Path) -> Report:
-    """Return the content of a report.json.
-
-    Raises:
-        InputError: if it is missing or damaged, or has another form.
-    """
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; tools.evaluate writes it") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: not JSON ({error}); let tools.evaluate write it again") from error
-    if not isinstance(report, dict) or report.get("format") != FORMAT:
-        found = report.get("format") if isinstance(report, dict) else type(report).__name__
-        raise InputError(f"{path}: format is {found!r}; this release reads format {FORMAT}")
-    raise_if_any(f"{path}: not the form of a report", _problems(report))
-    return report
-
-
-def _problems(report: Report) -> list[str]:
-    """Return what keeps a report from being shown."""
-    types = {"title": str, "set": dict, "systems": list, "items": list}
-    problems = [
-        f"{name} is {report.get(name)!r}; it must be a {kind.__name__}"
-        for name, kind in types.items()
-        if not isinstance(report.get(name), kind)
-    ]
-    if problems:
-        return problems
-    for field, entries, wanted in (("systems", report["systems"], "name"), ("items", report["items"], "id")):
-        names: set[str] = set()
-        for index, entry in enumerate(entries):
-            name = entry.get(wanted) if isinstance(entry, dict) else None
-            if not isinstance(name, str) or name in names:
-                problems.append(f"{field}[{index}].{wanted} is {name!r}; it must be a text, another one in each entry")
-            names.add(name)
-    for index, item in enumerate(report["items"]):
-        if isinstance(item, dict) and not isinstance(item.get("text"), str):
-            problems.append(f"items[{index}].text is {item.get('text')!r}; it must be a text")
-    return problems
-
-
 def _section(name: str, title: str, content: str) -> str:
     return (
         f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{title}</h2>\n{content}\n</section>'
@@ -124,9 +80,9 @@ def _section(name: str, title: str, content: str) -> str:
 
 def _subtitle(report: Report) -> str:
     found = report["set"]
-    parts = [f"<bdi>{visible(str(found['name']))}</bdi>"] if found.get("name") is not None else []
+    parts = [f"<bdi>{visible(str(found['name']))}</bdi>"] if found["name"] is not None else []
     for field, one, many in (("sentences", "sentence", "sentences"), ("speakers", "speaker", "speakers")):
-        if is_number(found.get(field)):
+        if is_number(found[field]):
             parts.append(f"{number(found[field])} {one if found[field] == 1 else many}")
     return f"<p>{', '.join(parts)}</p>"
 
@@ -144,19 +100,22 @@ def _warnings(warnings: Sequence[str], players: PageClips) -> str:
 
 
 def _models(report: Report, normalisation: str) -> str:
-    systems, scales = report["systems"], report.get("scales") or {}
-    tables = systems_tables(systems, scales, "Figures of the models")
+    systems, scales = report["systems"], report["scales"]
+    selection = report["selection"]
+    marks = selection_marks(selection) if selection else {}
+    tables = systems_tables(systems, scales, "Figures of the models", marks)
+    chosen = selection_steps(selection) if selection else ""
     plots = interval_plots(systems, scales) + spread_plots(systems, _spreads(report, normalisation))
-    confidence = report.get("confidence")
+    confidence = report["confidence"]
     share = f"{100 * confidence:g} % interval" if is_number(confidence) else "interval"
-    compared = any(system.get("differences") for system in systems)
+    compared = any(system["differences"] for system in systems)
     note = f"Below each value its {share}"
     note += "; below that the paired difference against the base. " if compared else ". "
     if compared:
         note += "A difference is unclear where its interval holds 0."
     return (
         f"<div class='stack'><p class='soft'>{note}</p><div class='card'>{tables}</div>"
-        f"<div class='plots'>{plots}</div></div>"
+        f"{chosen}<div class='plots'>{plots}</div></div>"
     )
 
 
@@ -168,12 +127,12 @@ def _spreads(report: Report, normalisation: str) -> dict[str, list[list[float]]]
         "SIM to the reference per clip": [],
     }
     for system in report["systems"]:
-        clips = [clip for item in report["items"] for clip in item.get("clips", {}).get(system["name"]) or []]
+        clips = [clip for item in report["items"] for clip in item["clips"].get(system["name"], [])]
         shares = [error_share([clip], normalisation) for clip in clips]
         found = (
             [None if share is None else 100.0 * share for share in shares],
-            [clip.get("length_ratio") for clip in clips],
-            [clip.get("sim_reference") for clip in clips],
+            [clip["length_ratio"] for clip in clips],
+            [clip["sim_reference"] for clip in clips],
         )
         for values, of_all in zip(found, spreads.values(), strict=True):
             of_all.append([value for value in values if is_number(value)])
@@ -206,7 +165,7 @@ def _sentences(
     legend = (
         "<p class='soft'>What the recogniser heard: <del>struck out</del> is what it missed, <ins>underlined</ins> "
         "what it heard instead or in addition.</p>"
-        if any(clip.get("recognised") is not None for s in order for clips in s.clips for clip in clips)
+        if any(clip["recognised"] is not None for s in order for clips in s.clips for clip in clips)
         else ""
     )
     controls = _controls(maker, measures)
@@ -256,10 +215,10 @@ def _settings(report: Report) -> str:
         "seeds": "Seeds",
         "confidence": "Confidence of intervals",
     }
-    found = {title: report[name] for name, title in names.items() if report.get(name) not in (None, [])}
-    kind = report["set"].get("kind")
+    found = {title: report[name] for name, title in names.items() if report[name] not in (None, [])}
+    kind = report["set"]["kind"]
     found |= {} if kind is None else {"Kind of the set": kind}
-    found |= {f"Sampling: {name}": value for name, value in (report.get("sampling") or {}).items() if value is not None}
+    found |= {f"Sampling: {name}": value for name, value in report["sampling"].items() if value is not None}
     return f"<div class='card'>{facts(found)}</div>" if found else ""
 
 

@@ -7,7 +7,8 @@ from html import escape
 import numpy as np
 
 from voice_cloning.evaluation.page_parts import number, round_ticks, visible
-from voice_cloning.evaluation.report_figures import MAIN_FIGURES, Report, figure, is_number
+from voice_cloning.evaluation.report_figures import MAIN_FIGURES, figure, is_number
+from voice_cloning.evaluation.report_form import Report
 
 WIDTH = 320
 """Width of a plot, in units of its view box."""
@@ -23,9 +24,9 @@ def interval_plots(systems: Sequence[Report], scales: Report) -> str:
     """Return one plot for each main figure that was measured: a row for each model, then one for each scale."""
     plots = []
     for name in MAIN_FIGURES:
-        rows = [(s["name"], s.get("figures", {}).get(name), False) for s in systems]
+        rows = [(s["name"], s["figures"].get(name), False) for s in systems]
         rows += [(label, interval, True) for label, interval in scales.get(name, {}).items()]
-        rows = [row for row in rows if row[1] and is_number(row[1].get("value"))]
+        rows = [row for row in rows if row[1] and is_number(row[1]["value"])]
         if rows:
             plots.append(_interval_plot(name, rows))
     return "".join(plots)
@@ -37,7 +38,7 @@ def _interval_plot(name: str, rows: Sequence[tuple[str, Report, bool]]) -> str:
     spans = []
     for label, interval, is_scale in rows:
         value = interval["value"]
-        low, high = (interval[end] if is_number(interval.get(end)) else value for end in ("low", "high"))
+        low, high = (interval[end] if is_number(interval[end]) else value for end in ("low", "high"))
         spans.append((label, factor * low, factor * value, factor * high, is_scale))
     axis = _Axis([end for _, low, _, high, _ in spans for end in (low, high)], len(rows))
     marks = []

@@ -8,7 +8,8 @@ from html import escape
 
 from voice_cloning.evaluation.page_parts import visible
 from voice_cloning.evaluation.report_clips import PageClips
-from voice_cloning.evaluation.report_figures import Report, is_number
+from voice_cloning.evaluation.report_figures import is_number
+from voice_cloning.evaluation.report_form import Report
 
 MEASURES = {
     "error": ("word errors", True),
@@ -32,7 +33,7 @@ HAS_ARABIC = re.compile(r"[\u0600-\u06ff\u0750-\u077f\u0870-\u08ff\ufb50-\ufdff\
 
 def error_share(clips: Iterable[Report], normalisation: str) -> float | None:
     """Return the word errors of clips as a share of their words; None if they were not counted."""
-    counted = [clip["errors"][normalisation] for clip in clips if normalisation in (clip.get("errors") or {})]
+    counted = [clip["errors"][normalisation] for clip in clips if normalisation in clip["errors"]]
     if not counted:
         return None
     return sum(c["word_errors"] for c in counted) / max(1, sum(c["words"] for c in counted))
@@ -40,14 +41,14 @@ def error_share(clips: Iterable[Report], normalisation: str) -> float | None:
 
 def _length_key(clip: Report) -> float | None:
     """Return how far a clip's length ratio is from 1, shorter or longer: 0 for 1, more for 0.5 and for 2."""
-    ratio = clip.get("length_ratio")
+    ratio = clip["length_ratio"]
     if not is_number(ratio):
         return None
     return abs(math.log(ratio)) if ratio > 0 else LARGEST_KEY
 
 
 def _similarity(clip: Report) -> float | None:
-    found = (clip.get("sim_reference"), clip.get("sim_recording"))
+    found = (clip["sim_reference"], clip["sim_recording"])
     return next((value for value in found if is_number(value)), None)
 
 
@@ -55,7 +56,7 @@ def has_failed(clip: Report, normalisation: str) -> bool:
     """Return whether a clip is a failure, as ``FAILURE`` says it."""
     error, length = error_share([clip], normalisation), _length_key(clip)
     too_many = error is not None and error >= FAILED_ERROR
-    return clip.get("ended") is False or too_many or (length is not None and length > math.log(FAILED_RATIO))
+    return clip["ended"] is False or too_many or (length is not None and length > math.log(FAILED_RATIO))
 
 
 def _worst(values: Iterable[float | None], larger_is_worse: bool) -> float | None:
@@ -78,12 +79,12 @@ class Sentence:
 
     def __init__(self, item: Report, names: Sequence[str], normalisation: str) -> None:
         self.item = item
-        self.clips = [item.get("clips", {}).get(name) or [] for name in names]
+        self.clips = [item["clips"].get(name, []) for name in names]
         of_each = {
             "error": [error_share(clips, normalisation) for clips in self.clips],
             "length": [_worst(map(_length_key, clips), True) for clips in self.clips],
             "sim": [_worst(map(_similarity, clips), False) for clips in self.clips],
-            "mos": [_worst((clip.get("mos") for clip in clips), False) for clips in self.clips],
+            "mos": [_worst((clip["mos"] for clip in clips), False) for clips in self.clips],
         }
         self.keys = {name: [_worst(of, MEASURES[name][1]), *of] for name, of in of_each.items()}
         failed = [any(has_failed(clip, normalisation) for clip in clips) for clips in self.clips]
@@ -121,12 +122,12 @@ class SentenceList:
 
     def __init__(self, report: Report, players: PageClips, normalisation: str) -> None:
         self.names = [system["name"] for system in report["systems"]]
-        self.several_seeds = len(report.get("seeds") or [0]) > 1
+        self.several_seeds = len(report["seeds"] or [0]) > 1
         self.players = players
         self.normalisation = normalisation
         self.choices = {
-            field: list(dict.fromkeys(item[field] for item in report["items"] if item.get(field) is not None))
-            for field in ("speaker", "dialect")
+            field: list(dict.fromkeys(item[field] for item in report["items"] if item[field] is not None))
+            for field in ("speaker", "dialect", "kind")
         }
 
     def item(self, sentence: Sentence, rank: int) -> str:
@@ -135,7 +136,7 @@ class SentenceList:
         who = [f"<bdi>{visible(item['id'])}</bdi>"]
         data = ""
         for field, choices in self.choices.items():
-            if item.get(field) is not None:
+            if item[field] is not None:
                 who.append(f"<span class='soft'>{field} <bdi>{visible(str(item[field]))}</bdi></span>")
                 data += f" data-{field}='{choices.index(item[field])}'"
         keys, failed = (escape(json.dumps(value)) for value in (sentence.keys, sentence.failed))
@@ -154,25 +155,23 @@ class SentenceList:
 
     def _given(self, item: Report) -> str:
         """Return the reference, the true recording, and what else the report judges for its scales."""
-        judged = dict(item.get("scales") or {})
-        paths = {"Reference": item.get("reference"), "True recording": item.get("recording")}
-        shown: dict[str, tuple[str | None, Report]] = {title: (path, {}) for title, path in paths.items() if path}
-        for name, clip in judged.items():
-            of_recording = "True recording" in shown and clip.get("audio") == item["recording"]
-            shown["True recording" if of_recording else name] = (clip.get("audio"), clip)
+        paths = {"Reference": item["reference"], "True recording": item["recording"]}
+        shown: dict[str, tuple[str | None, Report | None]]
+        shown = {title: (path, None) for title, path in paths.items() if path}
+        for name, clip in item["scales"].items():
+            of_recording = "True recording" in shown and clip["audio"] == item["recording"]
+            shown["True recording" if of_recording else name] = (clip["audio"], clip)
         return "".join(self._given_clip(title, path, clip, item["id"]) for title, (path, clip) in shown.items())
 
-    def _given_clip(self, title: str, path: str | None, clip: Report, sentence_id: str) -> str:
+    def _given_clip(self, title: str, path: str | None, clip: Report | None, sentence_id: str) -> str:
         player = self._player(path, title, sentence_id) if path else ""
-        measured = self._measured(clip)
-        told = f"<p class='soft'>{measured}</p>" if measured else ""
-        caption = f"<figcaption>{visible(title)}</figcaption>"
-        return f"<figure class='given'>{caption}{player}{told}{_heard(clip)}</figure>"
+        told = f"<p class='soft'>{self._measured(clip)}</p>{_heard(clip)}" if clip else ""
+        return f"<figure class='given'><figcaption>{visible(title)}</figcaption>{player}{told}</figure>"
 
     def _spoken(self, sentence_id: str, number: int, name: str, clip: Report) -> str:
-        title = f"{name}, seed {clip.get('seed')}" if self.several_seeds else name
+        title = f"{name}, seed {clip['seed']}" if self.several_seeds else name
         player = "<p class='soft'>no waveform: codes only</p>"
-        if clip.get("audio"):
+        if clip["audio"]:
             player = self._player(clip["audio"], title, sentence_id)
         failed = " failed" if has_failed(clip, self.normalisation) else ""
         return (
@@ -191,20 +190,20 @@ class SentenceList:
     def _measured(self, clip: Report) -> str:
         """Return what was measured of one clip, as HTML."""
         parts = []
-        if clip.get("ended") is not None:
+        if clip["ended"] is not None:
             parts.append("ended by itself" if clip["ended"] else "<span class='mark bad'>did not end by itself</span>")
-        if is_number(clip.get("length_ratio")):
+        if is_number(clip["length_ratio"]):
             parts.append(f"length ratio {clip['length_ratio']:.2f}")
-        if is_number(clip.get("seconds")):
-            true = f" for {clip['true_seconds']:.2f} s" if is_number(clip.get("true_seconds")) else ""
+        if is_number(clip["seconds"]):
+            true = f" for {clip['true_seconds']:.2f} s" if is_number(clip["true_seconds"]) else ""
             parts.append(f"{clip['seconds']:.2f} s{true}")
         counts: dict[str, list[str]] = {}
-        for normalisation, errors in (clip.get("errors") or {}).items():
+        for normalisation, errors in clip["errors"].items():
             counts.setdefault(f"{errors['word_errors']} wrong of {errors['words']} words", []).append(normalisation)
         for text, under in counts.items():
             parts.append(text if len(counts) == 1 else f"{text} ({visible(', '.join(under))})")
         for field, title in (("sim_reference", "SIM"), ("sim_recording", "SIM to the recording"), ("mos", "MOS")):
-            if is_number(clip.get(field)):
+            if is_number(clip[field]):
                 parts.append(f"{title} {clip[field]:.2f}")
         return "; ".join(parts)
 
@@ -217,13 +216,13 @@ def _paragraph(text: str) -> str:
 
 def _heard(clip: Report) -> str:
     """Return what the recogniser heard, its mistakes marked: what is missing struck out, what is new underlined."""
-    recognised = clip.get("recognised")
+    recognised = clip["recognised"]
     if recognised is None:
         return ""
-    words = [_marked(*triple) for triple in clip.get("alignment") or []] or [visible(recognised)]
+    words = [_marked(*triple) for triple in clip["alignment"]] or [visible(recognised)]
     if not recognised.strip():
         words.insert(0, '<span class="soft" dir="ltr" lang="en">nothing was recognised</span>')
-    whole = " ".join([recognised, *(word for triple in clip.get("alignment") or [] for word in triple[1:] if word)])
+    whole = " ".join([recognised, *(word for triple in clip["alignment"] for word in triple[1:] if word)])
     direction = 'dir="rtl" lang="ar"' if HAS_ARABIC.search(whole) else 'dir="auto"'
     return f'<p class="text heard" {direction}>{" ".join(words)}</p>'
 

@@ -78,6 +78,8 @@ class SampleSounds:
             self._write(writer, step, name, name, self.decode(clips))
 
     def _write(self, writer: SpeechWriter, step: int, name: str, kind: str, waves: dict[AskedSample, Tensor]) -> None:
+        if not waves:
+            return
         folder = self._folder / SAMPLES_FOLDER / name
         with naming_disk_errors(self._folder, RESUME_ADVICE):
             folder.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,7 @@ class TestItem:
         recording: the true recording of the text, or None. Its file need not exist: codes may stand for it.
         base_dir: the folder to which paths of the two clips are relative.
         speaker, dialect: as the set names them, or None.
-        reference_text: what is said in the reference, or None.
+        reference_text: what is said in the reference; None if that is not known, or if the prompt has several.
         kind: the kind of the sentence (``question``, ``names``), or None.
     """
 
@@ -183,7 +183,10 @@ def _item_of_record(request: SpeechRequest) -> TestItem:
     sample = request.pieces[0].sample
     references = request.references()
     target = next(clip for turn, clip in sample.clips() if sample.trains(turn))
-    spoken, dialect = sample.misc.get("ref_transcript"), sample.misc.get("dialect")
+    stated, dialect = sample.misc.get("ref_transcript"), sample.misc.get("dialect")
+    # With several references, neither says which clip the text belongs to.
+    known = (isinstance(stated, str) and stated) or reference_text_of_messages(sample)
+    reference_text = (known or None) if len(references) == 1 else None
     return TestItem(
         name=request.name,
         text=text_to_speak(sample),
@@ -193,7 +196,7 @@ def _item_of_record(request: SpeechRequest) -> TestItem:
         base_dir=request.base_dir,
         speaker=sample.speaker,
         dialect=None if dialect is None else str(dialect),
-        reference_text=(spoken if isinstance(spoken, str) else "") or reference_text_of_messages(sample) or None,
+        reference_text=reference_text,
     )
 
 
@@ -266,7 +269,8 @@ def _voices(path: Path, prompt_style: str, text_normalisation: str, problems: li
         items = []
     else:
         items = _items(rows, path, prompt_style, text_normalisation, found)
-    found += [f"{item.name}: it has no reference, or none whose text is known" for item in items if not _is_voice(item)]
+    untold = "it has no reference, or not one reference whose text is known, so it gives no voice"
+    found += [f"{item.name}: {untold}" for item in items if not _is_voice(item)]
     problems += [f"{path}: {problem}" for problem in found]
     distinct = {(item.reference, item.base_dir): item for item in reversed(items) if _is_voice(item)}
     speakers: dict[Any, list[TestItem]] = {}

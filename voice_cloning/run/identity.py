@@ -13,7 +13,8 @@ from boson_multimodal.process_group import Ranks
 from lora_config import ADAPTER_FILE
 from voice_cloning.run.data import RunData
 from voice_cloning.training.config import flag_fields
-from voice_cloning.training.run_directory import differences, environment, file_fingerprint, folder_fingerprint
+from voice_cloning.training.environment import environment
+from voice_cloning.training.run_directory import differences, file_fingerprint, folder_fingerprint
 
 
 def flag_values(configs: Sequence[Any]) -> dict[str, Any]:

@@ -173,6 +173,7 @@ class VoiceCloner:
         self.reference = ReferenceForm.of(self.config)
         self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.config)
         self._codes: dict[str, Tensor] = {}
+        self._codec_owner: VoiceCloner | None = None
 
     def _find_codec(
         self, path: str, revision: str, codes: Sequence[str | Path]
@@ -207,6 +208,8 @@ class VoiceCloner:
         Raises:
             InputError: if the cloner speaks codes only.
         """
+        if self._codec_owner is not None:
+            return self._codec_owner.codec
         if self.codec_folder is None:
             raise InputError("--audio_tokenizer_path: there is no codec, so there are no waveforms; give one")
         return load_higgs_audio_tokenizer(self.codec_folder, self.device)
@@ -359,9 +362,7 @@ class VoiceCloner:
 
     def share_codec_of(self, other: "VoiceCloner") -> None:
         """Use the codec of another cloner, and the clips that it has encoded. Both must have the same codec."""
-        self._codes = other._codes
-        if not other.speaks_codes_only:
-            self.codec = other.codec
+        self._codes, self._codec_owner = other._codes, other
 
     def _columns(self, frames: int) -> int:
         return columns_of(frames, self.config.audio_num_codebooks, self.config.use_delay_pattern)

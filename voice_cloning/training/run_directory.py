@@ -14,24 +14,19 @@ the disk or somebody has changed it. Everything else in the folder is not the pr
 
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import re
 import shutil
-import subprocess
 import uuid
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 from boson_multimodal.disk_errors import disk_problem, naming_disk_errors
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync, write_whole
-from voice_cloning import __version__
 from voice_cloning.training.checkpoints import (
     RUN_FILE,
     SELECTION_FILE,
@@ -53,8 +48,6 @@ from voice_cloning.training.sample_files import remove_samples
 logger = logging.getLogger(__name__)
 
 LOCK_FILE = ".lock"
-RECORDED_PACKAGES = ("torch", "transformers", "peft", "accelerate", "torchaudio", "soundfile", "numpy")
-OPTIONAL_PACKAGES = ("bitsandbytes",)
 _HEX = "[0-9a-f]{32}"
 _LEFT_OVER = re.compile(
     re.escape(TEMPORARY_PREFIX)
@@ -390,23 +383,6 @@ def folder_fingerprint(folder: Path) -> str:
 def file_fingerprint(path: Path) -> str:
     """Return 16 hex digits of a small file's content."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-
-
-def environment(project: Path) -> dict[str, Any]:
-    """Return the versions of this program, its packages and Python, and the commit of ``project`` if it has one."""
-    try:
-        command = ["git", "-C", str(project), "rev-parse", "HEAD"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (FileNotFoundError, subprocess.CalledProcessError):  # no git, or not a checkout
-        commit = None
-    packages = [*RECORDED_PACKAGES, *(name for name in OPTIONAL_PACKAGES if find_spec(name) is not None)]
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    return {
-        "version": __version__,
-        "versions": versions,
-        "python": platform.python_version(),
-        "git_commit": commit,
-    }
 
 
 def _create(folder: Path) -> None:

@@ -38,25 +38,30 @@ def check_place(run_folder: Path) -> None:
 
 
 def remove_samples(run_folder: Path, first_step: int) -> None:
-    """Remove the clips of a step and of all later ones; from step 0 on, also references and true clips."""
+    """Remove the clips of a step and of all later ones; from step 0 on, also references and true clips.
+
+    What a killed process has half written goes from the other folders too. Links are left alone.
+    """
     folder = run_folder / SAMPLES_FOLDER
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):
-        found = _STEP.fullmatch(path.name)
-        is_own = found is not None and step_name(int(found[1])) == path.name and int(found[1]) >= first_step
-        if is_own or (first_step == 0 and path.name in (REFERENCE, TRUE)):
-            _remove_clips(path)
+        step = _step_of(path)
+        if step is None or path.is_symlink() or not path.is_dir():
+            continue
+        clips = path.glob("*.wav") if step >= first_step else ()
+        for clip in [*path.glob(f"{TEMPORARY_PREFIX}*.wav.*"), *clips]:
+            if clip.is_file() or clip.is_symlink():
+                clip.unlink()
+        if step >= first_step and not any(path.iterdir()):
+            path.rmdir()
     if not folder.is_symlink() and not any(folder.iterdir()):
         folder.rmdir()
 
 
-def _remove_clips(folder: Path) -> None:
-    """Remove the WAV files of a folder, and the folder unless something else lies in it. A link is left alone."""
-    if folder.is_symlink() or not folder.is_dir():
-        return
-    for path in [*folder.glob("*.wav"), *folder.glob(f"{TEMPORARY_PREFIX}*.wav.*")]:
-        if path.is_file() or path.is_symlink():
-            path.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
+def _step_of(folder: Path) -> int | None:
+    """Return the step of a folder of clips, 0 for those that do not change, or None if it is none of the program's."""
+    if folder.name in (REFERENCE, TRUE):
+        return 0
+    found = _STEP.fullmatch(folder.name)
+    return int(found[1]) if found is not None and step_name(int(found[1])) == folder.name else None

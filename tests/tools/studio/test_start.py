@@ -196,12 +196,14 @@ def test_sharing_is_asked_for_and_fails_with_a_message(monkeypatch: pytest.Monke
         asked.append(share)
         return None, "http://127.0.0.1:7860/", None
 
-    blocks = SimpleNamespace(launch=launch, close=lambda verbose: closed.append(verbose), server=SimpleNamespace())
+    blocks = SimpleNamespace(
+        launch=launch, close=lambda verbose: closed.append(verbose), server=SimpleNamespace(config=SimpleNamespace())
+    )
     gradio = SimpleNamespace(themes=SimpleNamespace(Default=lambda **_: None))
-    with server.served(gradio, blocks, "127.0.0.1", 7860, False, "") as address:
+    with server.served(gradio, blocks, "127.0.0.1", 7860, False, "", Path()) as address:
         assert address == "http://127.0.0.1:7860/"
     with pytest.raises(NamedError, match="--share: Gradio's server gave no public address"):
-        with server.served(gradio, blocks, "127.0.0.1", 7860, True, ""):
+        with server.served(gradio, blocks, "127.0.0.1", 7860, True, "", Path()):
             pass
     assert asked == [False, True] and len(closed) == 2
 

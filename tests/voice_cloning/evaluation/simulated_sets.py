@@ -52,7 +52,8 @@ class WordErrorModel:
         """
         words = rng.integers(SHORTEST, LONGEST + 1, sentences)
         hard_for_a, own = self._shares(rng, sentences), self._shares(rng, sentences)
-        hard_for_b = np.where(rng.random(sentences) < alike, hard_for_a, own) * (1 - better_by / self.mean)
+        hard_for_b = np.where(rng.random(sentences) < alike, hard_for_a, own)
+        hard_for_b = (hard_for_b * (1 - better_by / self.mean)).clip(0, 1)
         return rng.binomial(words, hard_for_a), rng.binomial(words, hard_for_b), words
 
     def _shares(self, rng: np.random.Generator, sentences: int) -> np.ndarray:
@@ -71,3 +72,18 @@ def draw_of_speakers(
     drawn = [WordErrorModel(share).draw(rng, sentences_each) for share in own]
     speaker_of = [speaker for speaker in range(speakers) for _ in range(sentences_each)]
     return np.concatenate([e for e, _ in drawn]), np.concatenate([w for _, w in drawn]), speaker_of
+
+
+def draw_pair_of_speakers(
+    rng: np.random.Generator, speakers: int, sentences_each: int, mean: float, better_by: float, alike: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+    """Return errors of systems a and b, words, and speakers.
+
+    By how much b is better differs between speakers: normal, with the given mean and a standard deviation of 4 points.
+    """
+    gains = rng.normal(better_by, 0.04, speakers).clip(mean - 0.99, mean - 0.01)
+    model = WordErrorModel(mean)
+    drawn = [model.draw_pair(rng, sentences_each, gain, alike) for gain in gains]
+    speaker_of = [speaker for speaker in range(speakers) for _ in range(sentences_each)]
+    a, b, words = (np.concatenate(column) for column in zip(*drawn, strict=True))
+    return a, b, words, speaker_of

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
-from tests.goldens import SAMPLES_DIR
+from tests.goldens import SHARED_DIR
 from tests.voice_cloning.evaluation.coded_sets import coded_set
 from tests.voice_cloning.evaluation.judges import WRONG_WORDS, KnowsClips, Loudness, settings_of
 from tests.voice_cloning.speech.cloners import checkpoint_of, targets
@@ -22,7 +22,7 @@ from voice_cloning.evaluation.evaluation import evaluate
 from voice_cloning.evaluation.recognisers import Heard
 from voice_cloning.speech import voice_cloner
 
-SPEAKS_DIR = SAMPLES_DIR.parent / "speaks"
+SPEAKS_DIR = SHARED_DIR / "speaks"
 needs_speaks = pytest.mark.skipif(not SPEAKS_DIR.is_dir(), reason="../shared/speaks is absent")
 FIGURES = {"value", "low", "high", "n", "method"}
 

@@ -183,6 +183,19 @@ def test_one_speaker_or_one_sentence_of_each_leaves_the_sentences() -> None:
     assert ratio_interval(errors, words, range(60)) == alone
 
 
+def test_a_mean_ends_at_its_bounds() -> None:
+    shares = [1.0] * 60 + [0.5] * 4  # of three seeds of each sentence, some did not end
+    found, free = mean_interval(shares, bounds=(0, 1)), mean_interval(shares)
+    assert found.high == 1.0 < free.high and found.low == free.low < found.value
+
+
+def test_speakers_that_are_equal_by_chance_do_not_make_the_figure_certain() -> None:
+    errors, words = np.tile([0, 1, 2, 3], 10), np.full(40, 10)
+    speaker_of = np.repeat(np.arange(10), 4)
+    found = ratio_interval(errors, words, list(speaker_of))
+    assert found.low < 0.14 and found.high > 0.16 and "equal groups" in found.method
+
+
 @pytest.mark.parametrize("sentences", [1, 2, 5, 100])
 def test_no_error_at_all_is_no_proof_that_there_is_none(sentences: int) -> None:
     found = ratio_interval(np.zeros(sentences), np.full(sentences, 10))
@@ -284,6 +297,7 @@ def test_a_median_with_speakers_is_wider_where_speakers_differ() -> None:
         (lambda: ratio_interval([0, 0], [0, 0]), "the sum not 0"),
         (lambda: ratio_interval([1, 2], [3, 3], ["amal"]), "1 groups for 2 sentences"),
         (lambda: mean_interval([0.5, float("nan")]), "not finite"),
+        (lambda: mean_interval([0.5, 1.5], bounds=(-1, 1)), r"between 0.5 and 1.5; the bounds are \(-1, 1\)"),
         (lambda: paired_mean_difference([1.0], [1.0, 2.0]), r"\(2,\) and \(1,\)"),
         (lambda: paired_share_difference([], []), "1 or more"),
         (lambda: share_interval(3, 2), "3 of 2"),

@@ -200,6 +200,22 @@ def test_faster_whisper_is_asked_for_arabic_without_drawing(tmp_path: Path, monk
     assert asked["temperature"] == 0.0 and asked["beam_size"] == 5 and asked["condition_on_previous_text"] is False
 
 
+def test_weights_in_other_forms_are_fetched_only_where_there_are_no_safetensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_packages(monkeypatch, [])
+    asked: list[tuple[list[tuple[str, ...]], tuple[str, ...]]] = []
+    folder = make_converted(tmp_path)
+    monkeypatch.setattr(
+        "voice_cloning.evaluation.recognisers.resolve_checkpoint",
+        lambda _, __, ___, needed, fetched: asked.append((needed, fetched)) or folder,
+    )
+    load_recogniser("someone/faster-whisper", device=CPU)
+    (first, fetched), (second, _) = asked
+    assert not first and not any(pattern.endswith(".bin") for pattern in fetched)
+    assert {"model.bin", "pytorch_model.bin", "model.safetensors"} <= set(second[0])
+
+
 # -- what is wrong with a recogniser -----------------------------------------------------------------------------------
 
 
@@ -227,6 +243,8 @@ def test_a_model_that_is_no_recogniser_is_named(tmp_path: Path) -> None:
     refused(tmp_path, "llama is no speech recogniser that can be used; give a Whisper model")
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
     refused(tmp_path, "cannot be loaded")
+    (tmp_path / "config.json").write_text('{"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}')
+    refused(tmp_path, "cannot be loaded .*contains custom code")
     Wav2Vec2Model(Wav2Vec2Config(**LAYERS, **CONVOLUTIONS, **POSITIONS)).save_pretrained(tmp_path)
     refused(tmp_path, "Wav2Vec2Model is no speech recogniser that can be used")
     change(tmp_path, "config.json", architectures=["Wav2Vec2ForCTC"])

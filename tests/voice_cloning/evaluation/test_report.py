@@ -23,8 +23,19 @@ def clip(
     """A clip of a text of ten letters in two words, of which ``wrong`` are wrong."""
     codes_KT = torch.arange(frames).repeat(8, 1)
     measured = measure_clip(item, "ابجدهوزحطي", codes_KT, ended=bool(ended), true_frames=true, seed=seed)
-    errors = {} if wrong is None else {"scoring": TextErrors(wrong, 2, 3 * wrong, 10)}
-    given = {"speaker": None, "dialect": None, "audio": None, "seconds": frames / 25, "true_seconds": None}
+    errors = (
+        {}
+        if wrong is None
+        else {"scoring": TextErrors(word_errors=wrong, words=2, character_errors=3 * wrong, characters=10)}
+    )
+    given = {
+        "speaker": None,
+        "dialect": None,
+        "kind": None,
+        "audio": None,
+        "seconds": frames / 25,
+        "true_seconds": None,
+    }
     made = {"has_codes": True, "compute_seconds": 1.0, "peak_memory_gb": 2.0}
     return JudgedClip(
         **{
@@ -60,6 +71,20 @@ def test_figures_are_sums_over_sentences_and_shares_over_clips() -> None:
     assert {interval["n"] for interval in found.values()} == {3}
 
 
+def test_several_seeds_of_a_sentence_are_one_unit_of_the_stop_rate() -> None:
+    """Ten sentences whose three clips end alike say no more than ten clips, so the interval is not narrower."""
+    names = "abcdefghij"
+    once = [clip(name, ended=name < "f") for name in names]
+    thrice = [clip(name, ended=name < "f", seed=seed) for seed in range(3) for name in names]
+    one, three = (figures(clips)["stop_rate"] for clips in (once, thrice))
+    assert (one["value"], three["value"], three["n"]) == (0.5, 0.5, 10)
+    assert three["high"] - three["low"] > 0.4
+    none = [[replace(found, ended=False) for found in clips] for clips in (once, thrice)]
+    single, several = (differences(a, b)["stop_rate"] for a, b in zip(none, (once, thrice), strict=True))
+    assert (single["value"], several["value"], several["n"]) == (0.5, 0.5, 10)
+    assert 0.0 < several["low"] < 0.3
+
+
 def test_what_was_not_measured_is_absent() -> None:
     wavs = [clip(name, ended=None, true=None, has_codes=False) for name in "abc"]
     assert figures(wavs).keys() == {"characters_per_second"}
@@ -73,7 +98,7 @@ def test_seeds_are_averaged_before_sentences_are_counted() -> None:
     clips = [clip(item, wrong, seed=seed) for item, wrong, seed in [("a", 2, 0), ("a", 0, 1), ("b", 0, 0), ("b", 0, 1)]]
     found = figures(clips)
     assert (found["wer_scoring"]["value"], found["wer_scoring"]["n"]) == (0.25, 2)
-    assert found["stop_rate"]["n"] == 4
+    assert found["stop_rate"]["n"] == 2
 
 
 def test_differences_are_those_of_the_same_sentences() -> None:
@@ -100,7 +125,7 @@ def test_groups_hold_the_figures_of_their_clips() -> None:
     clips = [clip("a", 0, speaker="x", dialect="msa"), clip("b", 2, speaker="y"), clip("c", 1, speaker="x")]
     found = groups(clips)
     assert {name: of["wer_scoring"]["value"] for name, of in found["speaker"].items()} == {"x": 0.25, "y": 1.0}
-    assert list(found["dialect"]) == ["msa"] and list(found["length"]) == ["short"]
+    assert found["kind"] == {} and list(found["dialect"]) == ["msa"] and list(found["length"]) == ["short"]
 
 
 def test_cost_and_scales() -> None:

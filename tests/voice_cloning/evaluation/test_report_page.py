@@ -1,10 +1,13 @@
 """Tests of the page of an evaluation: its figures are those of report.json, its players play, its list sorts."""
 
 import base64
+import copy
 import hashlib
 import io
+import random
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from boson_multimodal.errors import InputError
 from tests.evaluation_example import HOSTILE, WORDS, Json, interval, spoken, write_example, write_hostile, write_report
 from tests.report_pages import Elements
 from voice_cloning.evaluation import report_clips
+from voice_cloning.evaluation.report_form import read_report
 from voice_cloning.evaluation.report_page import write_page
 from voice_cloning.evaluation.report_sentences import natural_order
 
@@ -142,6 +146,27 @@ def test_several_seeds_are_told_apart(tmp_path: Path) -> None:
     assert all(f"{name}, seed {seed}" in text for name in ("base", "checkpoint-000300") for seed in (0, 1))
 
 
+def test_the_chosen_checkpoint_is_marked(tmp_path: Path) -> None:
+    """With the one that the loss would have chosen, and with every comparison on the way."""
+    report = write_example(tmp_path, sentences=1, systems=["base", "c100", "c200", "c300"])
+    steps = [
+        {"candidate": "c100", "is_better": True, "rule": "the first"},
+        {"candidate": "c200", "compared_with": "c100", "is_better": True, "rule": "wer_scoring"},
+        {"candidate": "c300", "is_better": False, "rule": "retention: WER changed by +0.300"},
+    ]
+    steps[1]["difference"] = interval(-0.2, 0.1)
+    report["selection"] = {"chosen": "c200", "by_eval_loss": "c100", "comparisons": steps, "retention_bound": 0.1}
+    write_report(tmp_path, report)
+    text = words_of(write_page(tmp_path).read_text(encoding="utf-8"))
+    assert "c100 adapter lowest evaluation loss" in text and "c200 adapter chosen" in text
+    assert "Chosen: c200" in text and "c100 : taken (the first)" in text
+    assert "c200 against c100 : taken (WER): -20.0 points better -30.0 to -10.0" in text
+    assert "c300 : not taken (retention: WER changed by +0.300)" in text
+    report["selection"] = {"chosen": None, "comparisons": []}
+    write_report(tmp_path, report)
+    assert "No checkpoint was chosen: all have forgotten too much" in Elements(write_page(tmp_path)).text
+
+
 def test_groups_by_length_say_what_they_mean_and_a_single_group_is_left_out(tmp_path: Path) -> None:
     figures = {"stop_rate": interval(0.5, 0.1)}
     groups = {"length": {"short": figures, "long": figures}, "speaker": {"amal": figures}, "dialect": {}}
@@ -214,7 +239,8 @@ def test_beyond_the_budget_the_worst_and_random_ones_are_embedded(
         item["clips"] = {name: [clips[0] | {"audio": "tone.wav"}] for name, clips in item["clips"].items()}
     shutil.copy(tmp_path / "audio/recording/s1.wav", tmp_path / "tone.wav")
     write_report(tmp_path, report)
-    one = len(report_clips.PageClips(tmp_path, report["items"][:1]).address("tone.wav", "s1"))
+    clips = report_clips.PageClips(tmp_path, read_report(tmp_path / "report.json")["items"])
+    one = len(clips.address("tone.wav", "s1"))
     monkeypatch.setattr(report_clips, "EMBEDDED_BYTES", 15 * one)
     elements = Elements(write_page(tmp_path))
     assert "The clips of 7 sentences are inside this page: the 4 worst, and 3 others drawn at random" in elements.text
@@ -280,15 +306,60 @@ def test_wrong_reports_are_refused(tmp_path: Path) -> None:
         (b"\xff", "not JSON"),
         (b"[]", "format is 'list'; this release reads format 1"),
         (b'{"format": 2}', "format is 2; this release reads format 1"),
-        (b'{"format": 1}', r"(?s)title is None; it must be a str.*systems is None; it must be a list"),
+        (b'{"format": 1}', r"(?s)title is missing; it must be a text.*systems is missing; it must be a list"),
     ):
         (tmp_path / "report.json").write_bytes(content)
         with pytest.raises(InputError, match=message):
             write_page(tmp_path)
-    small(tmp_path, systems=[{"name": "a"}, {"name": "a"}], items=[{"id": 3, "text": "x"}, {"id": "s2"}])
-    with pytest.raises(InputError) as caught:
-        write_page(tmp_path)
-    told = str(caught.value)
-    assert "systems[1].name is 'a'; it must be a text, another one in each entry" in told
-    assert "items[0].id is 3" in told and "items[1].text is None; it must be a text" in told
+    for changes, message in (
+        ({"systems": [{"name": "a"}, {"name": "a"}], "items": []}, "systems: 2 of them have the name 'a'"),
+        ({"items": [{"id": 3, "text": "x"}]}, r"items\[0\].id is 3; it must be a text"),
+        ({"items": [{"id": "s2"}]}, r"items\[0\].text is missing; it must be a text"),
+        (
+            {"items": [{"id": "a", "text": "b", "clips": {"other": []}}]},
+            r"items\[0\].clips has 'other'; systems",
+        ),
+        (
+            {"systems": [{"name": "base", "figures": {"mos": 3.0}}]},
+            r"systems\[0\].figures.mos is 3.0",
+        ),
+        ({"retention": {"set": {}}}, "retention.systems is missing; it must be a list"),
+    ):
+        small(tmp_path, **changes)
+        with pytest.raises(InputError, match=message):
+            write_page(tmp_path)
     assert not (tmp_path / "report.html").exists()
+
+
+def places(value: object, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Yield the path of each value inside a report."""
+    if path:
+        yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, entry in inside:
+        yield from places(entry, (*path, key))
+
+
+def test_a_damaged_report_is_shown_or_refused(tmp_path: Path) -> None:
+    """Each draw puts another value in the place of one that is there, at any depth."""
+    report = write_example(tmp_path, sentences=1)
+    clips = report["items"][0]["clips"]
+    report["items"][0] |= {"reference": None, "recording": None, "scales": {"true recordings": clips["base"][0]}}
+    for of_system in clips.values():
+        of_system[0]["audio"] = None
+    report["retention"] = {"set": {"name": "english"}, "systems": report["systems"]}
+    draw, all_places, refused = random.Random(0), list(places(report)), 0
+    for _ in range(60):
+        damaged = copy.deepcopy(report)
+        *above, last = draw.choice(all_places)
+        inside = damaged
+        for key in above:
+            inside = inside[key]
+        inside[last] = draw.choice([None, 3, "x", [], {}, [None], {"a": None}, True, float("nan")])
+        write_report(tmp_path, damaged)
+        try:
+            assert write_page(tmp_path).stat().st_size > 10_000
+        except InputError as error:
+            refused += 1
+            assert "; " in str(error) and str(tmp_path) in str(error)
+    assert 15 < refused < 55

@@ -1,5 +1,6 @@
 """The clips of a run that can be listened to: exact files, true sound, and what each reporter gets."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -86,6 +87,17 @@ def test_each_reporter_gets_sound_and_picture_of_clips_that_have_any(
     sounds.write_originals(writer, 12, {asked[0]: codes}, {asked[0]: codes, asked[1]: codes})
     tags = [tag for kind, _, tag, _ in writer.given if kind == "sound"]
     assert tags == ["samples/a_b/reference", "samples/a_b/true", "samples/c/true"]
+
+
+def test_a_full_disk_is_named(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("voice_cloning.evaluation.sample_sounds.write_whole", full)
+    sounds = SampleSounds(demo / "audio_tokenizer", tmp_path, torch.device("cpu"))
+    sample = asked_samples.AskedSample(0, "a", "a", None, "text", 1, 10, 20, 5)
+    with pytest.raises(InputError, match=f"^{tmp_path}: the disk is full .*step-000003/a.wav.*resumes from its newest"):
+        sounds.write_step(Reported(), 3, {sample: torch.zeros(10)})
 
 
 def test_a_codec_that_cannot_be_loaded_costs_the_clips_and_nothing_else(

@@ -119,6 +119,27 @@ def test_batches_have_similar_lengths_and_depend_on_the_set_alone(
     assert [len(batch) for batch in batches_of([ClipToSpeak(long, 0), *clips[2:]], cloner, 3)] == [3, 3, 1]
 
 
+def test_a_long_text_is_one_clip_of_its_pieces(demo: Path, cloner: VoiceCloner, tmp_path: Path) -> None:
+    reference = AudioContent(audio_url=str(demo / "clips/amal/train_01.wav"))
+    text = "نعم. لا. شكرا. صباح الخير."
+    request = request_of_text("long", text, reference, "كيف حالك", "voice_clone", letters_per_piece=8)
+    clip = ClipToSpeak(request, 0)
+    assert len(request.pieces) >= 3
+    records = speak_set(cloner, HeldModel(), [clip], tmp_path, "base", batch_size=2, ranks=Ranks())
+    with HeldModel().speaking(cloner):
+        alone = [
+            cloner.speak_pieces([(piece, request.base_dir)], [seed])[0].codes
+            for piece, seed in zip(request.pieces, clip.seeds(), strict=True)
+        ]
+    codes_KT = ClipFile(tmp_path, "base", "long.0").codes_KT()
+    assert torch.equal(codes_KT, torch.cat(alone, dim=1))
+    record = records["long", 0]
+    assert (record.frames, record.ended) == (codes_KT.shape[1], False)
+    assert len(record.failures) == len(request.pieces) and "no end within" in record.failures[0]
+    pauses = 0.15 * (len(request.pieces) - 1)
+    assert record.seconds == pytest.approx(record.frames / 25 + pauses, abs=1e-3)
+
+
 def test_base_and_adapters_draw_the_same_numbers(requests: list[SpeechRequest]) -> None:
     one, other = ClipToSpeak(requests[0], 0), ClipToSpeak(replace(requests[0]), 0)
     assert one.seeds() == other.seeds()

@@ -65,6 +65,16 @@ def test_chatml_records_have_recordings_speakers_and_dialects(folder: Path) -> N
     assert HELLO in prompt_of(found, 0)[0]
 
 
+def test_of_several_references_the_last_is_the_voice_and_none_has_a_known_text(folder: Path) -> None:
+    several = speaking("a", "amal", "clips/amal.wav", ref_transcript=HELLO)
+    several["messages"][1]["content"].insert(2, audio("clips/omar.wav"))
+    path = write_records(folder / "set.json", [several])
+    (item,) = read_test_set(path, "as_written", clips_needed=True).items
+    assert (item.reference.audio_url, item.reference_text) == ("clips/omar.wav", None)
+    with pytest.raises(InputError, match="a: it has no reference, or not one reference whose text is known"):
+        read_test_set(OUR_SENTENCES, "as_written", references=path)
+
+
 @pytest.mark.parametrize("style", ["voice_clone", "as_written"])
 def test_a_manifest_may_name_speaker_dialect_kind_and_recording(folder: Path, style: str) -> None:
     further = {"speaker": "amal", "dialect": "gulf", "recording": "clips/true.wav", "kind": "question"}

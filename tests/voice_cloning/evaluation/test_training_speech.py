@@ -1,5 +1,7 @@
 """Speech during training leaves the run as it is, is the same for any number of processes, and is cut at its cap."""
 
+import json
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import Tensor
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig, codes_of_columns
 from boson_multimodal.process_group import Ranks
-from tests.spoken_runs import SAMPLES, sample_lines, spoken_trainer
+from tests.spoken_runs import SAMPLES, TINY, sample_lines, spoken_trainer
 from tests.training_runs import assert_same_adapter, metrics
 from voice_cloning.evaluation.asked_samples import LONGEST_IN_TRUE_CLIPS, ask_samples
 from voice_cloning.evaluation.training_speech import SpokenCodes, TrainingSpeech
@@ -145,6 +147,17 @@ def test_each_clip_is_what_the_model_speaks_alone(subject: ArabicVoiceCloningDis
 
 def _texts(path: Path) -> str:
     return path.read_text(encoding="utf-8")
+
+
+def test_a_text_is_that_of_its_own_record_where_invalid_ones_were_dropped(tmp_path: Path) -> None:
+    data = Path(shutil.copytree(TINY, tmp_path / "data"))
+    raw = json.loads((data / "train.json").read_text(encoding="utf-8"))
+    (data / "val.json").write_text(json.dumps([{**raw[0], "messages": []}, raw[3], {}, raw[5], raw[5]]))
+    files = {"data_path": data / "train.json", "eval_data_path": data / "val.json", "drop_invalid": True}
+    asked = spoken_trainer(tmp_path / "run", **files).components.speech._asked
+    found = sorted((sample.file_name, sample.text) for sample in asked)
+    texts = [raw[number]["messages"][-1]["content"][0]["text"] for number in (3, 5)]
+    assert found == [("sample_3", texts[0]), ("sample_5", texts[1]), ("sample_5-2", texts[1])]
 
 
 def test_a_clip_that_does_not_end_is_cut_and_counts_as_not_ended(subject: ArabicVoiceCloningDistributedTrainer) -> None:
@@ -319,10 +332,10 @@ def test_speech_that_takes_long_is_warned_of_once(
     subject.components.model.eval()
     with caplog.at_level("INFO"):
         speech._since -= 1e6
-        figures = speech.speak(subject.components.model.get_base_model(), 1, lambda: False)
+        figures = speech.speak(subject.components.model.get_base_model(), 1, lambda: False).figures
         assert 0 < figures["spoken_seconds"] and figures["spoken_share"] < 0.001
         assert "0 % of the time since the last" in caplog.text and "makes it cheaper" not in caplog.text
         for step in (2, 3):
-            figures = speech.speak(subject.components.model.get_base_model(), step, lambda: False)
+            figures = speech.speak(subject.components.model.get_base_model(), step, lambda: False).figures
             assert 0.9 < figures["spoken_share"] <= 1.0
     assert caplog.text.count("a larger --sample_every or a lower --num_scored_samples makes it cheaper") == 1

@@ -1,12 +1,14 @@
 """The folder samples: the program removes its own clips of steps that are trained again, and nothing else."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from boson_multimodal.errors import InputError
 from tests.spoken_runs import spoken_trainer
 from tests.training_runs import trainer
+from voice_cloning.run.components import open_log
 from voice_cloning.training.sample_files import check_place, remove_samples, step_name
 
 
@@ -17,6 +19,7 @@ def put_clips(run: Path) -> Path:
         (samples / name).mkdir(parents=True)
         (samples / name / "a.wav").write_bytes(b"RIFF")
     (samples / "step-000004" / ".writing-a.wav.123").write_bytes(b"half")
+    (samples / "true" / ".writing-b.wav.456").write_bytes(b"half")
     (samples / "step-1000000" / "notes.txt").write_text("mine")
     (samples / "a.wav").write_bytes(b"mine")
     (samples / "step-000006").symlink_to("mine")
@@ -65,3 +68,18 @@ def test_a_file_in_the_place_of_a_folder_is_named(demo: Path, tmp_path: Path, na
     with pytest.raises(InputError, match="is not a folder; move it away, or give --num_samples 0"):
         trainer(demo, tmp_path, num_scored_samples=1)
     spoken_trainer(tmp_path).components.opened.directory.close()  # no codec, and so no clips
+
+
+def test_overwrite_removes_the_clips_of_the_run_and_a_resume_only_later_ones(tmp_path: Path) -> None:
+    def begin(**settings: Any) -> None:
+        subject = spoken_trainer(tmp_path, num_scored_samples=0, **settings)
+        open_log(subject.components, subject.config, subject.loss_config, {}, subject.ranks, subject.placement.device)
+        subject.components.opened.directory.close()
+
+    spoken_trainer(tmp_path, num_scored_samples=0, max_steps=4, save_steps=2).train()
+    (tmp_path / "checkpoint-000004" / "trainer_state.json").unlink()
+    samples = put_clips(tmp_path)
+    begin(max_steps=4, save_steps=2)
+    assert found(samples) == {"step-000002/a.wav", "reference/a.wav", "true/a.wav", *OTHERS}
+    begin(max_steps=4, save_steps=2, overwrite=True)
+    assert found(samples) == OTHERS
