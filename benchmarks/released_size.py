@@ -84,9 +84,8 @@ def build_step(
     """
     config = model.get_base_model().config
     trainer = object.__new__(ArabicVoiceCloningDistributedTrainer)
-    trainer.config = DistributedTrainingConfig(
-        data_path="none", output_dir="none", base_kl_weight=base_kl_weight, base_kl_share=1.0
-    )
+    flags = {"base_kl_weight": base_kl_weight, "base_kl_share": 1.0} if base_kl_weight else {}
+    trainer.config = DistributedTrainingConfig(data_path="none", output_dir="none", **flags)
     trainer.loss_config = loss_config or LossConfig()
     trainer.ranks, trainer.placement = Ranks(), Placement(model.device, dtype)
     optimizer = AdapterOptimizer(model.parameters(), trainer.config, trainer.ranks)
