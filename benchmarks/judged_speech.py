@@ -236,6 +236,8 @@ def print_table(title: str, utterances: Sequence[Utterance], rows: dict[str, dic
     print(f"\n{title}: {len(utterances)} clips, {speakers} speakers\n")
     print(f"| | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
     for row, cells in rows.items():
+        if not cells:
+            continue  # another's reference, where there are no references
         shown = [f"{c.value:.2f} ({c.low:.2f} to {c.high:.2f})" if c else "" for c in map(cells.get, COLUMNS)]
         print(f"| {row} | {' | '.join(shown)} |")
 
