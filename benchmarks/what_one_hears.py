@@ -92,7 +92,7 @@ RECIPES = {
         Mixture(base=1000, trains_reference=True), f"--lora_targets {EVERYTHING} --lora_rank 16 --lora_alpha 16"
     ),
 }
-"""The recipes that were tried (docs/recipes.md). Add a line to try another."""
+"""The recipes, of which docs/recipes.md says what was found. Add a line to try another."""
 QUICK = {
     "new_only": Recipe(Mixture(), steps=400),
     "both2000": Recipe(Mixture(base=2000, trains_reference=True), steps=400),
