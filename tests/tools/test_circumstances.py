@@ -32,7 +32,7 @@ def test_every_command_ends_in_the_one_place() -> None:
     sources = {path: path.read_text(encoding="utf-8") for path in commands}
     ending = 'if __name__ == "__main__":\n    sys.exit(main())'
     commands = [path for path, source in sources.items() if ending in source]
-    assert len(commands) == 8
+    assert len(commands) == 10
     for path in commands:
         assert "return run_command(" in sources[path] or "= run_command(" in sources[path], path
     for path, source in sources.items():
