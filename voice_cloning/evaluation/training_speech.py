@@ -64,11 +64,13 @@ class SpeechResult:
         figures: by their names in ``metrics.jsonl``.
         ended: whether each sample ended by itself, in the order of the samples.
         errors: of each sample, in the same order; empty without a recogniser.
+        recogniser: its name; an empty text without one.
     """
 
     figures: dict[str, float]
     ended: tuple[bool, ...]
     errors: tuple[TextErrors, ...] = ()
+    recogniser: str = ""
 
 
 class TrainingSpeech:
@@ -160,7 +162,8 @@ class TrainingSpeech:
                 if self._writer is not None:
                     figures = self._write(self._writer, model, step, spoken, errors)
             figures = self._ranks.broadcast_object(figures | self._cost(started))
-            result = SpeechResult(figures, tuple(found.ended for found in in_order), errors)
+            ended, listener = tuple(found.ended for found in in_order), self._recogniser
+            result = SpeechResult(figures, ended, errors, "" if listener is None else listener.name)
         self.is_speaking = False
         return result
 
