@@ -216,7 +216,8 @@ class TrainingSpeech:
         """Decode what this process spoke, and let the recogniser hear it."""
         samples = [sample for sample in self._asked if sample.index in spoken]
         waves = self._sounds.decode({sample: spoken[sample.index].codes_KT for sample in samples})
-        clips = [Heard(waves[s], self._sounds.sampling_rate, spoken[s.index].codes_KT) for s in samples]
+        rate = self._sounds.sampling_rate
+        clips = [Heard(samples=waves[s], sampling_rate=rate, codes_KT=spoken[s.index].codes_KT) for s in samples]
         texts = self._recogniser.transcribe(clips)
         found = zip(samples, texts, strict=True)
         return {sample.index: replace(spoken[sample.index], recognised=text) for sample, text in found}
