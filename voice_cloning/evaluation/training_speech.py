@@ -259,7 +259,7 @@ class TrainingSpeech:
         clips = [self._measured(sample, spoken[sample.index], waves.get(sample)) for sample in self._asked]
         for index, (sample, clip) in enumerate(zip(self._asked, clips, strict=True)):
             known = {name: value for name, value in asdict(clip).items() if value is not None}
-            heard = {"recognised": spoken[sample.index].recognised, **asdict(errors[index])} if errors else {}
+            heard = _heard(spoken[sample.index], errors[index]) if errors else {}
             writer.write_sample({"step": step, **known, **heard})
         return spoken_figures(clips, self._dataset.frames_per_second) | error_rates(errors)
 
@@ -290,6 +290,12 @@ class TrainingSpeech:
                     100 * STATED_SHARE,
                 )
         return {"spoken_seconds": seconds, "spoken_share": share}
+
+
+def _heard(spoken: SpokenCodes, errors: TextErrors) -> dict[str, Any]:
+    """Return what the line of a sample says of its words. ``characters`` are those of :class:`SpokenClip` there."""
+    counts = asdict(errors)
+    return {"recognised": spoken.recognised, "scored_characters": counts.pop("characters"), **counts}
 
 
 def error_rates(errors: Sequence[TextErrors]) -> dict[str, float]:

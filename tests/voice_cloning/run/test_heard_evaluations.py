@@ -11,7 +11,7 @@ import pytest
 import arabic_voice_cloning_distributed_trainer as program
 from boson_multimodal.errors import InputError
 from tests.spoken_runs import SPOKEN, TINY, spoken_trainer
-from tests.training_runs import flags, metrics, trainer
+from tests.training_runs import command, flags, metrics, run, trainer
 from tests.voice_cloning.evaluation.tiny_recognisers import make_whisper
 from voice_cloning.evaluation.recognisers import Heard
 from voice_cloning.evaluation.word_errors import text_errors
@@ -55,6 +55,9 @@ def test_a_recogniser_hears_the_scored_samples(
     assert evaluation["spoken_wer"] == (sum(words) - 2) / sum(words)
     found = [text_errors(text, text.split()[0], "scoring") for text in texts]
     assert [line["character_errors"] for line in samples] == [errors.character_errors for errors in found]
+    assert [line["scored_characters"] for line in samples] == [errors.characters for errors in found]
+    # Not those of the recogniser: letters and digits alone.
+    assert [line["characters"] for line in samples] == [len("".join(text.split())) for text in texts]
     characters = sum(errors.characters for errors in found)
     assert evaluation["spoken_cer"] == sum(line["character_errors"] for line in samples) / characters
     checkpoint = tmp_path / "out" / "checkpoint-000001"
@@ -120,3 +123,30 @@ def test_a_model_that_cannot_speak_is_refused(tmp_path: Path) -> None:
         InputError, match="--keep_best_by: needs spoken samples, and config.json .* use_delay_pattern false"
     ):
         spoken_trainer(tmp_path / "out", keep_best_by="stop_rate", **settings)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_what_they_heard_and_on_the_end(demo: Path, tmp_path: Path) -> None:
+    """With a recogniser of random weights; the learning rate is so small that no evaluation is better than the first."""
+    listener = make_whisper(tmp_path / "listener")
+    records = json.loads((demo / "val_chatml_samples.json").read_text(encoding="utf-8"))
+    data = demo / "two_processes.json"
+    copies = -(-32 // len(records))
+    named = [
+        {**r, "misc": {**r.get("misc", {}), "sample_id": f"s{n}_{k}"}}
+        for k in range(copies)
+        for n, r in enumerate(records)
+    ]
+    data.write_text(json.dumps(named), encoding="utf-8")
+    settings = {"eval_data_path": data, "num_scored_samples": 32, "num_samples": 0, "max_steps": 4, "eval_steps": 1}
+    settings |= {"asr": listener, "keep_best_by": "wer", "patience": 1, "learning_rate": 1e-30, "lora_dropout": 0.0}
+    found = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        ended = run(command(flags(demo, out, **settings), None if processes == 1 else processes))
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        assert "finished: 2 steps\nended by --patience: no better evaluation since step 1" in ended.stdout
+        found[processes] = [line for line in metrics(out) if "sample" in line]
+        assert read_state(out / "checkpoint-000002")["ended_early"]
+    assert len(found[1]) == 64 and found[1] == found[2]
+    assert len({line["recognised"] for line in found[1]}) > 1
