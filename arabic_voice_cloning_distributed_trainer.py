@@ -92,6 +92,7 @@ from voice_cloning.training.data import check_data_files
 from voice_cloning.training.log import ProgressLog
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.schedule import learning_rate, warmup_steps_of
+from voice_cloning.training.state import is_over
 from voice_cloning.training.stop_signals import StopSignals
 
 logger = logging.getLogger(Path(__file__).stem)
@@ -187,12 +188,12 @@ class ArabicVoiceCloningDistributedTrainer:
         data = load_run_data(config, self.dataset_config, model_folder)
         if initial:
             check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
-        recogniser = load_recogniser_of(config, data, self.placement.device)
+        recogniser = load_recogniser_of(config, data, self.placement.device, self.ranks)
         for line in data_lines(data, self.dataset_config):
             self._log_main("%s", line)
         config = self.config = settle_memory_flags(config, self.lora_config, data, self.ranks, self.placement)
         opened = open_run_directory(self.ranks, self._flags(), data, self.placement.dtype, PROJECT_FOLDER)
-        if opened.checkpoint is not None and read_state(opened.checkpoint)["finished"]:
+        if opened.checkpoint is not None and is_over(read_state(opened.checkpoint), config.patience):
             return FinishedRun(opened)
         with encoding_memory(config, self.dataset_config, self.placement.device):
             encoded = encode_clips_of(data, self.placement.device)
@@ -218,7 +219,7 @@ class ArabicVoiceCloningDistributedTrainer:
             evaluator=make_evaluator(data, config, self.loss_config, self.ranks),
             base_kl=make_base_kl(model, config, self.loss_config, self.placement.dtype),
             speech=speech,
-            is_better=is_better_evaluation(config.keep_best_by),
+            is_better=is_better_evaluation(config.keep_best_by, self._log_main),
             state=state,
         )
         if self.ranks.is_main:  # the line takes a plan of the first epoch, and the sum of all clips
@@ -307,7 +308,7 @@ class ArabicVoiceCloningDistributedTrainer:
         if isinstance(run, FinishedRun):
             self._log_main("this run is finished: step %d, adapter in %s", run.step, run.opened.checkpoint)
             with run.opened:
-                return finished_summary(run)
+                return finished_summary(run, self.config.keep_best_by)
         state = run.state
         run.model.train()
         log = open_log(run, self.config, self.loss_config, self._flags(), self.ranks, self.placement.device)
@@ -326,7 +327,7 @@ class ArabicVoiceCloningDistributedTrainer:
                 self._after_step(log, stop)
             if not state.is_finished:
                 self._save(log)
-        return summary_of(run, None if state.is_finished else stop.received)
+        return summary_of(run, None if state.is_finished else stop.received, self.config.keep_best_by)
 
     def _after_step(self, log: ProgressLog, stop: StopSignals) -> None:
         """Log, evaluate and save if due, in this order, because a checkpoint holds the evaluation of its step."""
@@ -353,6 +354,8 @@ class ArabicVoiceCloningDistributedTrainer:
             return False
         is_best = run.state.note_evaluation(found.result, run.is_better, self.config.patience)
         log.write_evaluation(found.figures, is_best)
+        if run.state.ended_early:  # the schedule is that of the planned steps
+            log.write_early_end(learning_rate(self.config, run.state.step - 1, run.warmup_steps, run.plan.total_steps))
         return is_best
 
     def _save(self, log: ProgressLog) -> None:

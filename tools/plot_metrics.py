@@ -4,7 +4,8 @@
 
 The first plot shows the training and evaluation losses over the optimizer steps, the second one the training loss of
 each codebook. If there are evaluations, a third one shows the accuracies of codes and ends, with the stop rate of the
-spoken clips; if clips were spoken, a fourth one shows their length ratio to the true clips.
+spoken clips; if clips were spoken, a fourth one shows their length ratio to the true clips; if a recogniser heard them,
+a fifth one shows the word and the character error rate.
 """
 
 import argparse
@@ -44,6 +45,8 @@ SHARES = {
     "spoken_repeated_share": ("repeated frames", "#8a8a8a", 1.5),
 }
 """Share -> its name in the legend, colour and line width."""
+ERROR_RATES = {"spoken_wer": ("words", "#1f1f1f", 2.2), "spoken_cer": ("characters", "#2a78b5", 1.5)}
+"""Error rate -> its name in the legend, colour and line width."""
 RATIO, RATIO_ENDS = "spoken_length_ratio", ("spoken_length_ratio_p5", "spoken_length_ratio_p95")
 LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False, "fontsize": 9}
 """The legend is below the axes, because inside them a curve could cross it."""
@@ -101,6 +104,8 @@ def plot_metrics(run_dir: Path, output: Path | None = None) -> Path:
         plots.append(lambda axes: _draw_shares(axes, evaluation))
     if any(RATIO in record for record in evaluation):
         plots.append(lambda axes: _draw_length_ratio(axes, evaluation))
+    if any(name in record for record in evaluation for name in ERROR_RATES):
+        plots.append(lambda axes: _draw_error_rates(axes, evaluation))
     rows = math.ceil(len(plots) / 2)
     # Without pyplot, no backend is selected and the calling program keeps no global state.
     figure = Figure(figsize=(12.0, 5.2 * rows), dpi=130, layout="constrained")
@@ -161,14 +166,28 @@ def _name_losses(axes: Axes, title: str) -> None:
 
 def _draw_shares(axes: Axes, evaluation: list[Record]) -> None:
     """Plot the shares of an evaluation over steps, from 0 to 1."""
-    for name, (label, colour, width) in SHARES.items():
-        steps, values = _series(evaluation, name)
-        if steps:
-            axes.plot(steps, values, color=colour, linewidth=width, marker="o", markersize=4.0, label=label)
+    _draw_curves(axes, evaluation, SHARES)
     axes.set_title("Evaluation: codes and ends", loc="left", fontweight="bold")
     axes.set_ylabel("share")
     axes.set_ylim(-0.02, 1.02)
     axes.legend(ncols=2, **LEGEND)
+
+
+def _draw_error_rates(axes: Axes, evaluation: list[Record]) -> None:
+    """Plot the word and the character error rate over steps. A rate is above 1 if words were added."""
+    _draw_curves(axes, evaluation, ERROR_RATES)
+    axes.set_title("Errors in spoken clips, as the recogniser heard them", loc="left", fontweight="bold")
+    axes.set_ylabel("error rate")
+    axes.set_ylim(-0.02, max(_top(axes.dataLim.y1), 1.02))
+    axes.legend(ncols=2, **LEGEND)
+
+
+def _draw_curves(axes: Axes, evaluation: list[Record], curves: dict[str, tuple[str, str, float]]) -> None:
+    """Plot each metric that a record has; ``curves`` holds its name in the legend, colour and line width."""
+    for name, (label, colour, width) in curves.items():
+        steps, values = _series(evaluation, name)
+        if steps:
+            axes.plot(steps, values, color=colour, linewidth=width, marker="o", markersize=4.0, label=label)
 
 
 def _draw_length_ratio(axes: Axes, evaluation: list[Record]) -> None:

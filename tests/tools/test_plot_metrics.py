@@ -50,6 +50,7 @@ def test_plot_of_a_run_that_has_just_begun(tmp_path: Path, records: list[dict[st
 
 SPOKEN = {"spoken_clips": 64, "spoken_stop_rate": 0.9, "spoken_length_ratio": 1.1, "spoken_repeated_share": 0.1}
 SPOKEN |= {"spoken_length_ratio_p5": 0.8, "spoken_length_ratio_p95": 1.4}
+WORDS = {"spoken_wer": 0.4, "spoken_cer": 0.2}
 ACCURACIES = {"eval_accuracy_codebook_0": 0.3, "eval_accuracy_end_codebook_0": 0.9, "eval_accuracy_end": 1.0}
 
 
@@ -61,6 +62,9 @@ ACCURACIES = {"eval_accuracy_codebook_0": 0.3, "eval_accuracy_end_codebook_0": 0
         ([ACCURACIES | SPOKEN], 2),
         ([SPOKEN, SPOKEN | {"spoken_stop_rate": float("nan")}, ACCURACIES], 2),
         ([{"spoken_clips": 1, "spoken_stop_rate": 0.0}], 2),
+        ([SPOKEN | WORDS], 3),
+        ([SPOKEN | WORDS | {"spoken_wer": 4.0}, SPOKEN | WORDS | {"spoken_cer": float("nan")}], 3),
+        ([{"spoken_clips": 1, "spoken_wer": 1.5}], 2),
         ([{"spoken_clips": 1, "spoken_length_ratio": 1e308, "spoken_length_ratio_p5": float("inf")}], 2),
     ],
 )

@@ -18,8 +18,10 @@ from lora_config import ADAPTER_CONFIG_FILE
 from voice_cloning.adapters.figure_table import figure_table, figures_of
 from voice_cloning.adapters.run_record import check_results, read_json_object, read_record
 from voice_cloning.adapters.selection_lines import read_selection, selection_lines
-from voice_cloning.training.checkpoints import RUN_FILE, STATE_FILE
+from voice_cloning.training.checkpoints import ENDED_EARLY, RUN_FILE, STATE_FILE
 from voice_cloning.training.config import flag_fields
+from voice_cloning.training.evaluation_config import BY_LOSS
+from voice_cloning.training.evaluation_words import BEST_BY, without_better
 from voice_cloning.training.metrics import METRICS_FILE, read_metrics_lines
 
 CARD_FILE = "README.md"
@@ -77,7 +79,7 @@ def read_facts(adapter: Path, run_folder: Path | None = None) -> dict[str, Any]:
     facts = {
         "flags": flags,
         "data": run.get("data", {}),
-        "results": _results(adapter, run_folder or adapter.resolve().parent),
+        "results": _results(adapter, run_folder or adapter.resolve().parent, run["flags"].get("keep_best_by", BY_LOSS)),
         "torch_dtype": str(identity.get("torch_dtype", "")).removeprefix("torch."),
         "processes": identity.get("world_size"),
         "base_fingerprint": identity.get("model"),
@@ -92,8 +94,8 @@ def _public_value(name: str, value: Any) -> Any:
     return public_name(value) if name in REPOSITORY_FLAGS else Path(value.replace("\\", "/")).name
 
 
-def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
-    """Return the steps, the best evaluation, and the last losses and figures up to the checkpoint's step.
+def _results(checkpoint: Path, run_folder: Path, keep_best_by: str) -> dict[str, Any]:
+    """Return the steps, the best evaluation by ``keep_best_by``, and the last losses and figures up to this step.
 
     Damaged lines of metrics are passed over: a run that saves must not end because of them.
     """
@@ -104,6 +106,10 @@ def _results(checkpoint: Path, run_folder: Path) -> dict[str, Any]:
     check_results(results, f"{checkpoint / STATE_FILE}")
     if results["best"]:
         results["best"] = {name: results["best"][name] for name in ("step", "eval_loss")}
+        if keep_best_by in BEST_BY and keep_best_by != BY_LOSS:
+            results["best_by"] = keep_best_by
+    if state.get(ENDED_EARLY):
+        results[ENDED_EARLY] = True
     metrics = run_folder / METRICS_FILE
     for record in read_metrics_lines(metrics).numbers if metrics.is_file() else []:
         if record["step"] > results["step"]:
@@ -353,12 +359,19 @@ def _result_lines(results: dict[str, Any]) -> list[str]:
     if not results:
         return []
     lines = [f"- optimizer steps: {results['step']} of {results['total_steps']}"]
+    if results.get(ENDED_EARLY):
+        best = results.get("best")
+        lines = [f"- optimizer steps: {results['step']}; {without_better(best and best['step'])} (`--patience`)"]
     for kind in ("training", "evaluation"):
         if kind in results:
             losses = [f"{name} {value:.4f}" for name, value in results[kind].items() if name.endswith("loss")]
             lines.append(f"- last {kind}, at step {results[kind]['step']}: {', '.join(losses)}")
     if results.get("best"):
-        lines.append(f"- best eval_loss so far: {results['best']['eval_loss']:.4f} at step {results['best']['step']}")
+        best, by = results["best"], results.get("best_by", BY_LOSS)
+        if by == BY_LOSS:
+            lines.append(f"- best eval_loss so far: {best['eval_loss']:.4f} at step {best['step']}")
+        else:
+            lines.append(f"- best so far by {BEST_BY[by]}: step {best['step']}, eval_loss {best['eval_loss']:.4f}")
     lines += selection_lines(results.get("selection"))
     lines.append(
         "- losses are cross entropies in nats: of the text, of the audio (mean over codebooks), and their weighted sum"

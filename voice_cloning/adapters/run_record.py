@@ -6,6 +6,8 @@ from typing import Any
 
 from boson_multimodal.errors import InputError, raise_if_any
 from voice_cloning.training.config import flag_fields
+from voice_cloning.training.evaluation_config import BY_LOSS
+from voice_cloning.training.evaluation_words import BEST_BY
 from voice_cloning.training.metrics import LARGEST_STEP
 
 REMEDY = "correct it or remove it"
@@ -87,6 +89,8 @@ def _wrong_results(results: Any) -> list[str]:
             problems += _wrong_metrics(results[kind], f"results.{kind}.")
     if isinstance(results.get("speech"), dict):
         problems += _wrong(results["speech"].get("spoken_clips"), NUMBER, "results.speech.spoken_clips")
+    if results.get("best_by", BY_LOSS) not in list(BEST_BY):
+        problems.append(f"results.best_by: {results['best_by']!r}; it must be one of {list(BEST_BY)}")
     return problems + (_wrong_object(results["best"], BEST, "results.best") if results.get("best") else [])
 
 

@@ -19,10 +19,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from voice_cloning.evaluation.intervals import paired_ratio_difference, paired_share_difference
-from voice_cloning.training.state import EvaluationResult, has_lower_loss
+from voice_cloning.training.evaluation_config import BY_LOSS
+from voice_cloning.training.state import EvaluationResult
 
 RULES = {"stop_rate": 1, "wer_scoring": -1, "sim_reference": 1}
 """The figures that decide, in this order, and the sign of a difference that is an improvement."""
+EVALUATION_FIGURES = {"stop_rate": "stop rate", "wer_scoring": "word error rate", "eval_loss": "loss"}
+"""What decides between evaluations of a run, in words."""
 RETENTION_BOUND = 0.1
 """The default of ``--retention_bound``, in shares of words."""
 
@@ -131,21 +134,81 @@ def forgotten(differences: Mapping[str, Mapping[str, Any]], bound: float) -> str
 # -- the same rule at the evaluations of a training run ----------------------------------------------------------------
 
 
-def is_better_evaluation(keep_best_by: str) -> Callable[[EvaluationResult, EvaluationResult], bool]:
+def is_better_evaluation(
+    keep_best_by: str, tell: Callable[[str], None] | None = None
+) -> Callable[[EvaluationResult, EvaluationResult], bool]:
     """Return the rule of ``--keep_best_by``: whether a candidate is better than the best evaluation so far.
 
     The stop rate decides first, then (for ``wer``) the word error rate, each if its difference is certain; else the
-    loss. Evaluations without speech, or of other samples, are compared by their loss.
+    loss. What cannot be compared is left out: an evaluation without speech, or of other samples; and the word error
+    rates of different recognisers.
+
+    Args:
+        keep_best_by: the value of the flag.
+        tell: is given one line for each comparison, unless the loss alone decides by this flag: what differs, what is
+            left out and why, and what decides.
     """
 
     def is_better(candidate: EvaluationResult, best: EvaluationResult) -> bool:
-        found: dict[str, dict[str, Any]] = {}
-        if keep_best_by != "loss" and best.ended and len(best.ended) == len(candidate.ended):
-            found["stop_rate"] = asdict(paired_share_difference(best.ended, candidate.ended))
-        if keep_best_by == "wer" and sum(best.words) and best.words == candidate.words:
-            errors = best.word_errors, candidate.word_errors
-            found["wer_scoring"] = asdict(paired_ratio_difference(*errors, best.words))
-        verdict = decisive(found)
-        return has_lower_loss(candidate, best) if verdict is None else verdict.is_better
+        differences, left_out = _comparable(keep_best_by, candidate, best)
+        verdict = decisive(differences) or Verdict(candidate.eval_loss < best.eval_loss, "eval_loss")
+        if tell is not None and keep_best_by != BY_LOSS:
+            tell(_comparison_line(candidate, best, differences, left_out, verdict))
+        return verdict.is_better
 
     return is_better
+
+
+def _comparable(
+    keep_best_by: str, candidate: EvaluationResult, best: EvaluationResult
+) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """Return the differences, candidate minus best, of the figures that can be compared; and why others cannot be."""
+    found: dict[str, dict[str, Any]] = {}
+    if keep_best_by == BY_LOSS:
+        return found, []
+    silent = [f"step {result.step} has no spoken samples" for result in (best, candidate) if not result.ended]
+    if silent:
+        return found, silent
+    if len(best.ended) != len(candidate.ended):
+        numbers = [f"step {result.step} has {len(result.ended)}" for result in (best, candidate)]
+        return found, [f"the scored samples are others ({', '.join(numbers)})"]
+    found["stop_rate"] = asdict(paired_share_difference(best.ended, candidate.ended))
+    if keep_best_by == "stop_rate":
+        return found, []
+    unheard = [f"step {result.step} was heard by no recogniser" for result in (best, candidate) if not result.words]
+    if unheard:
+        return found, unheard
+    if best.recogniser != candidate.recogniser:
+        names = [f"{result.recogniser or 'one without a name'} at step {result.step}" for result in (best, candidate)]
+        return found, [f"the recognisers differ ({', '.join(names)})"]
+    if best.words != candidate.words or not sum(best.words):
+        return found, ["the words of the scored samples are others, or there are none"]
+    errors = best.word_errors, candidate.word_errors
+    found["wer_scoring"] = asdict(paired_ratio_difference(*errors, best.words))
+    return found, []
+
+
+def _comparison_line(
+    candidate: EvaluationResult,
+    best: EvaluationResult,
+    differences: Mapping[str, Mapping[str, Any]],
+    left_out: Sequence[str],
+    verdict: Verdict,
+) -> str:
+    """Return one line: what differs between two evaluations, what cannot be compared, and what decides."""
+    parts = [
+        f"{EVALUATION_FIGURES[name]} {100 * found['value']:+.1f} points ({100 * found['low']:+.1f} to "
+        f"{100 * found['high']:+.1f})"
+        for name, found in differences.items()
+    ]
+    if left_out:
+        parts.append(f"{'words' if differences else 'speech'} cannot be compared: {'; '.join(left_out)}")
+    if verdict.rule == "eval_loss":
+        parts.append(f"loss {best.eval_loss:.4f} to {candidate.eval_loss:.4f}")
+    rule = EVALUATION_FIGURES[verdict.rule]
+    reason = "its interval has no 0 in it" if verdict.difference else "nothing before it is certain"
+    outcome = f"step {candidate.step} is the best now" if verdict.is_better else f"step {best.step} stays the best"
+    return (
+        f"step {candidate.step} against step {best.step}, the best so far: {', '.join(parts)}. The {rule} decides "
+        f"({reason}): {outcome}"
+    )

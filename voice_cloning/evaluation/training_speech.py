@@ -64,11 +64,13 @@ class SpeechResult:
         figures: by their names in ``metrics.jsonl``.
         ended: whether each sample ended by itself, in the order of the samples.
         errors: of each sample, in the same order; empty without a recogniser.
+        recogniser: its name; an empty text without one.
     """
 
     figures: dict[str, float]
     ended: tuple[bool, ...]
     errors: tuple[TextErrors, ...] = ()
+    recogniser: str = ""
 
 
 class TrainingSpeech:
@@ -160,7 +162,8 @@ class TrainingSpeech:
                 if self._writer is not None:
                     figures = self._write(self._writer, model, step, spoken, errors)
             figures = self._ranks.broadcast_object(figures | self._cost(started))
-            result = SpeechResult(figures, tuple(found.ended for found in in_order), errors)
+            ended, listener = tuple(found.ended for found in in_order), self._recogniser
+            result = SpeechResult(figures, ended, errors, "" if listener is None else listener.name)
         self.is_speaking = False
         return result
 
@@ -213,7 +216,8 @@ class TrainingSpeech:
         """Decode what this process spoke, and let the recogniser hear it."""
         samples = [sample for sample in self._asked if sample.index in spoken]
         waves = self._sounds.decode({sample: spoken[sample.index].codes_KT for sample in samples})
-        clips = [Heard(waves[s], self._sounds.sampling_rate, spoken[s.index].codes_KT) for s in samples]
+        rate = self._sounds.sampling_rate
+        clips = [Heard(samples=waves[s], sampling_rate=rate, codes_KT=spoken[s.index].codes_KT) for s in samples]
         texts = self._recogniser.transcribe(clips)
         found = zip(samples, texts, strict=True)
         return {sample.index: replace(spoken[sample.index], recognised=text) for sample, text in found}
@@ -255,7 +259,7 @@ class TrainingSpeech:
         clips = [self._measured(sample, spoken[sample.index], waves.get(sample)) for sample in self._asked]
         for index, (sample, clip) in enumerate(zip(self._asked, clips, strict=True)):
             known = {name: value for name, value in asdict(clip).items() if value is not None}
-            heard = {"recognised": spoken[sample.index].recognised, **asdict(errors[index])} if errors else {}
+            heard = _heard(spoken[sample.index], errors[index]) if errors else {}
             writer.write_sample({"step": step, **known, **heard})
         return spoken_figures(clips, self._dataset.frames_per_second) | error_rates(errors)
 
@@ -286,6 +290,12 @@ class TrainingSpeech:
                     100 * STATED_SHARE,
                 )
         return {"spoken_seconds": seconds, "spoken_share": share}
+
+
+def _heard(spoken: SpokenCodes, errors: TextErrors) -> dict[str, Any]:
+    """Return what the line of a sample says of its words. ``characters`` are those of :class:`SpokenClip` there."""
+    counts = asdict(errors)
+    return {"recognised": spoken.recognised, "scored_characters": counts.pop("characters"), **counts}
 
 
 def error_rates(errors: Sequence[TextErrors]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from voice_cloning.run.identity import flags_before, run_details, run_identity
 from voice_cloning.training.base_kl import BaseKL
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
-from voice_cloning.training.checkpoints import check_checkpoint, read_state
+from voice_cloning.training.checkpoints import ENDED_EARLY, check_checkpoint, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.evaluation import Evaluator
 from voice_cloning.training.fused_layers import install_fused_layers
@@ -107,6 +107,11 @@ class FinishedRun:
     def step(self) -> int:
         """The number of optimizer steps of the run."""
         return read_state(self.opened.checkpoint)["step"]
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether ``--patience`` ended the run."""
+        return read_state(self.opened.checkpoint).get(ENDED_EARLY, False)
 
     @property
     def best(self) -> EvaluationResult | None:
@@ -276,4 +281,6 @@ def open_log(
             writer = MetricsWriter(directory.folder, config.report_to, state.step, flags)
         if run.speech is not None:
             run.speech.open(writer)
-    return ProgressLog(writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device, run.base_kl)
+    return ProgressLog(
+        writer, state, run.data.train_dataset.sample_ids, loss_config, ranks, device, run.base_kl, config.keep_best_by
+    )

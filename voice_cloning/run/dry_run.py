@@ -16,6 +16,7 @@ from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.run.data import RunData, load_run_data
 from voice_cloning.run.memory_flags import choose_memory_flags, fullest_shape, shape_of, smallest_card
+from voice_cloning.run.speech import require_speech
 from voice_cloning.training.activation_memory import BatchShape
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
@@ -58,6 +59,7 @@ def dry_run(
         card = smallest_card(ranks, device)
     with _cache_that_exists(dataset_config) as readable:
         data = load_run_data(config, readable, model_folder)
+        require_speech(config, data)
         # A card that is named stands for a GPU. Without any card, the table is about GPUs too.
         dtype = resolve_dtype(config.torch_dtype, torch.device("cuda"))
         if card is not None and card.has_bf16 is False and dtype == torch.bfloat16:

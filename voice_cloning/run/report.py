@@ -10,6 +10,8 @@ from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.process_group import Ranks
 from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
 from voice_cloning.run.data import RunData
+from voice_cloning.training.evaluation_config import BY_LOSS
+from voice_cloning.training.evaluation_words import BEST_BY, without_better
 from voice_cloning.training.log import peak_memory_gb
 from voice_cloning.training.run_directory import RunDirectory
 from voice_cloning.training.state import EvaluationResult
@@ -24,9 +26,10 @@ class TrainingSummary:
         finished: whether all steps and evaluations are done.
         stopped_by: number of the signal that ended the call early, or None.
         checkpoint: the newest checkpoint. It is None except on the main process.
-        best_step: optimizer steps before the evaluation with the lowest loss, if any. It is None except on the main
-            process.
+        best_step: optimizer steps before the best evaluation, if any. It is None except on the main process.
         best_checkpoint: the checkpoint of that step, if the folder has it.
+        keep_best_by: what chooses the best evaluation.
+        ended_early: whether ``--patience`` ended the run before its planned last step.
     """
 
     step: int
@@ -36,22 +39,24 @@ class TrainingSummary:
     checkpoint: Path | None
     best_step: int | None
     best_checkpoint: Path | None
+    keep_best_by: str = BY_LOSS
+    ended_early: bool = False
 
 
-def summary_of(run: TrainingComponents, stopped_by: int | None) -> TrainingSummary:
+def summary_of(run: TrainingComponents, stopped_by: int | None, keep_best_by: str) -> TrainingSummary:
     """Return how a call of ``train`` ended; ``stopped_by`` is the number of a signal."""
     state, directory = run.state, run.opened.directory
     checkpoint = None
     if directory is not None:
         saved = directory.checkpoint_path(state.step)
         checkpoint = saved if saved.exists() else run.opened.checkpoint
-    best = _best(directory, state.best)
+    best = *_best(directory, state.best), keep_best_by, state.ended_early
     return TrainingSummary(state.step, state.total_steps, state.is_finished, stopped_by, checkpoint, *best)
 
 
-def finished_summary(run: FinishedRun) -> TrainingSummary:
+def finished_summary(run: FinishedRun, keep_best_by: str) -> TrainingSummary:
     """Return the summary of a run that an earlier call finished."""
-    best = _best(run.opened.directory, run.best)
+    best = *_best(run.opened.directory, run.best), keep_best_by, run.ended_early
     return TrainingSummary(run.step, run.step, True, None, run.opened.checkpoint, *best)
 
 
@@ -124,16 +129,19 @@ def closing_lines(summary: TrainingSummary) -> list[str]:
     """Return the last lines of output: how far the run got, and its checkpoints."""
     if summary.finished:
         lines = [f"finished: {summary.step} steps"]
+        if summary.ended_early:
+            lines.append(f"ended by --patience: {without_better(summary.best_step)}; more of it goes on from there")
     else:
         lines = [
             f"stopped at step {summary.step} of {summary.total_steps}; run the same command again to resume from there"
         ]
     if summary.checkpoint is not None:
         lines.append(f"adapter: {summary.checkpoint}")
+    title = f"best by {BEST_BY[summary.keep_best_by]}"
     if summary.best_checkpoint is not None:
-        lines.append(f"best by evaluation loss: {summary.best_checkpoint}")
+        lines.append(f"{title}: {summary.best_checkpoint}")
     elif summary.best_step is not None:
-        lines.append(f"best by evaluation loss: step {summary.best_step}, whose checkpoint is not in this folder")
+        lines.append(f"{title}: step {summary.best_step}, whose checkpoint is not in this folder")
     return lines
 
 

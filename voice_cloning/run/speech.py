@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import raise_if_any
 from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.evaluation.asked_samples import ask_samples
@@ -32,28 +32,48 @@ before exists too."""
 
 
 def load_recogniser_of(
-    config: DistributedTrainingConfig, data: RunData, device: torch.device
+    config: DistributedTrainingConfig, data: RunData, device: torch.device, ranks: Ranks
 ) -> SpeechRecogniser | None:
     """Return the recogniser of ``--asr``, or None.
 
     Raises:
-        InputError: if it cannot be used; or if there are too few samples for ``--keep_best_by``, or no codec to hear
-            them with.
+        InputError: on every process, if it cannot be used, or for the reasons of :func:`require_speech`.
     """
+    require_speech(config, data)
+    recogniser = None
+    with ranks.failing_together():
+        if config.asr is not None:
+            recogniser = load_recogniser(config.asr, config.asr_revision, device)
+    return recogniser
+
+
+def require_speech(config: DistributedTrainingConfig, data: RunData) -> None:
+    """Check that the data and the model allow the speech that ``--keep_best_by`` and ``--asr`` need.
+
+    Raises:
+        InputError: if there are too few samples, no codec to hear them with, or a model that cannot speak.
+    """
+    problems = []
     scored = 0 if data.eval_dataset is None else min(config.num_scored_samples, len(data.eval_dataset))
     if config.keep_best_by != BY_LOSS and scored < FEWEST_SCORED:
-        raise InputError(
+        problems.append(
             f"--keep_best_by {config.keep_best_by}: --eval_data_path {config.eval_data_path} has {scored} samples; "
             f"fewer than {FEWEST_SCORED} cannot decide; give more, or --keep_best_by {BY_LOSS}"
         )
-    if config.asr is None or not config.speaks:
-        return None
-    if not data.codec.is_whole:
-        raise InputError(
+    if config.asr is not None and not data.codec.is_whole:
+        problems.append(
             f"--asr {config.asr}: hears waveforms, but --audio_tokenizer_path {config.audio_tokenizer_path} is no "
             "codec with weights on this machine; give the codec that made the codes, or leave --asr out"
         )
-    return load_recogniser(config.asr, config.asr_revision, device)
+    if not data.model_config.use_delay_pattern:
+        asked = {"--keep_best_by": config.keep_best_by != BY_LOSS, "--asr": config.asr is not None}
+        problems += [
+            f"{name}: needs spoken samples, and config.json of the model has use_delay_pattern false; such a model "
+            "cannot speak; leave the flag out"
+            for name, is_given in asked.items()
+            if is_given
+        ]
+    raise_if_any("the evaluations cannot speak as asked", problems)
 
 
 def make_speech(

@@ -74,6 +74,7 @@ def _result(step: int, losses: dict[str, float], spoken: SpeechResult | None) ->
         ended=spoken.ended,
         word_errors=tuple(found.word_errors for found in spoken.errors),
         words=tuple(found.words for found in spoken.errors),
+        recogniser=spoken.recogniser,
     )
 
 

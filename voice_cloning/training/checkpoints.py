@@ -47,6 +47,8 @@ OF_CLIPS = {"ended": bool, "word_errors": int, "words": int}
 """The lists of the best evaluation that hold one value for each spoken clip, with the types of these values."""
 WAITED = "evaluations_without_better"
 """A field of ``trainer_state.json`` that earlier releases did not write."""
+ENDED_EARLY = "ended_early"
+"""A field that only the state of a run has that ``--patience`` ended. It is true then."""
 
 _NAME = re.compile(r"checkpoint-([0-9]{6,})")
 _DAMAGED_ARCHIVE = (
@@ -207,7 +209,9 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / STATE_FILE
     state = read_json_object(path)
     problems = [f"{name} is missing" for name in sorted(STATE_FIELDS - state.keys())]
-    problems += [f"{name} is unknown" for name in sorted(state.keys() - STATE_FIELDS - {CHECKSUMS, WAITED})]
+    problems += [
+        f"{name} is unknown" for name in sorted(state.keys() - STATE_FIELDS - {CHECKSUMS, WAITED, ENDED_EARLY})
+    ]
     problems = problems or _state_problems(state)
     if problems:
         raise DamageError(f"{path}: {'; '.join(problems)}")
@@ -227,6 +231,8 @@ def _state_problems(state: dict[str, Any]) -> list[str]:
         problems.append(f"best is {best!r}; it must be null, or a step up to {step} and its eval_loss")
     if type(state.get(WAITED, 0)) is not int or state.get(WAITED, 0) < 0:
         problems.append(f"{WAITED} is {state[WAITED]!r}; it must be a whole number of at least 0")
+    if ENDED_EARLY in state and not (state[ENDED_EARLY] is True and state["finished"] is True):
+        problems.append(f"{ENDED_EARLY} is {state[ENDED_EARLY]!r}; it must be true, and the run finished")
     problems += _totals_problems("totals", totals)
     if not problems and "base_kl" in totals:
         problems += _totals_problems("totals.base_kl", totals["base_kl"], len(totals["sums"]))
@@ -254,7 +260,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def _is_best(best: Any, step: int) -> bool:
-    if not isinstance(best, dict) or not {"step", "eval_loss"} <= best.keys() <= {"step", "eval_loss", *OF_CLIPS}:
+    known = {"step", "eval_loss", "recogniser", *OF_CLIPS}
+    if not isinstance(best, dict) or not {"step", "eval_loss"} <= best.keys() <= known:
+        return False
+    if not isinstance(best.get("recogniser", ""), str):
         return False
     clips = [best[name] for name in OF_CLIPS if name in best]
     if not all(isinstance(values, list) and len(values) == len(clips[0]) for values in clips):

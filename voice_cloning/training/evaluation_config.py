@@ -106,6 +106,12 @@ class EvaluationConfig:
                 f"keep_best_by is {self.keep_best_by}, and num_scored_samples is {self.num_scored_samples}; fewer than "
                 f"{FEWEST_SCORED} samples cannot decide; give more, or keep_best_by {BY_LOSS}"
             )
+        every = self.sample_every
+        if self.keep_best_by != BY_LOSS and every is not None and every > 0 and self.eval_steps % every != 0:
+            problems.append(
+                f"keep_best_by is {self.keep_best_by}, and sample_every {every} does not divide eval_steps "
+                f"{self.eval_steps}: evaluations without speech cannot be compared; leave sample_every out"
+            )
         if self.asr is not None and self.num_scored_samples == 0:
             problems.append("asr hears the scored samples, and num_scored_samples is 0; give a number, or no asr")
         if self.keep_best_by == "wer" and self.asr is None:

@@ -1,23 +1,36 @@
 """Say the result of an evaluation in one line."""
 
+BEST_BY = {
+    "loss": "evaluation loss",
+    "stop_rate": "stop rate, then evaluation loss",
+    "wer": "stop rate, then word error rate, then evaluation loss",
+}
+"""What chooses the best evaluation, for each value of ``--keep_best_by``."""
 
-def evaluation_line(results: dict[str, float], is_best: bool) -> str:
+
+def evaluation_line(results: dict[str, float], is_best: bool, keep_best_by: str = "loss") -> str:
     """Return what an evaluation found: its losses and accuracies, the figures of its spoken clips, or both.
 
     Args:
         results: numbers by their names in ``metrics.jsonl``. What is absent is left out.
         is_best: whether the evaluation is the best so far.
+        keep_best_by: what chose it. Only if that is the loss, the words stand beside the loss.
     """
-    parts = []
+    parts, by_loss = [], keep_best_by == "loss"
     if "eval_loss" in results:
-        parts.append(f"eval_loss {results['eval_loss']:.4f}{' (best so far)' if is_best else ''}")
+        parts.append(f"eval_loss {results['eval_loss']:.4f}{' (best so far)' if is_best and by_loss else ''}")
     for name, words in (("eval_accuracy_codebook_0", "first codebook"), ("eval_accuracy_end_codebook_0", "ends")):
         if name in results:
             parts.append(f"{words} {percent(results[name])} right")
     if "eval_accuracy_codebook_0" in results and "eval_accuracy_end" not in results:
         parts.append("no label is an end")  # a model that learns from such labels never stops
-    spoken = _spoken(results)
-    return "; ".join(filter(None, [", ".join(parts), spoken]))
+    best = f"best so far by {BEST_BY[keep_best_by]}" if is_best and not by_loss else ""
+    return "; ".join(filter(None, [", ".join(parts), _spoken(results), best]))
+
+
+def without_better(best_step: int | None) -> str:
+    """Return why ``--patience`` ends a run, from the step of the best evaluation; None if there is none."""
+    return "no evaluation had a finite loss" if best_step is None else f"no better evaluation since step {best_step}"
 
 
 def percent(share: float) -> str:

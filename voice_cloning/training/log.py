@@ -18,7 +18,7 @@ from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import messages_above_bars, shows_bars
 from voice_cloning.training.base_kl import BaseKL
 from voice_cloning.training.batches import StepBatches
-from voice_cloning.training.evaluation_words import evaluation_line
+from voice_cloning.training.evaluation_words import evaluation_line, without_better
 from voice_cloning.training.losses import PendingStep, StepLedger
 from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.state import TrainingState
@@ -73,6 +73,7 @@ class ProgressLog:
         ranks: the processes.
         device: the device of the model, whose peak memory is logged.
         base_kl: the divergence from the base, which is logged too; None if it is not in the loss.
+        keep_best_by: what chooses the best evaluation.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class ProgressLog:
         ranks: Ranks,
         device: torch.device,
         base_kl: BaseKL | None = None,
+        keep_best_by: str = "loss",
     ) -> None:
         self._writer = writer
+        self._keep_best_by = keep_best_by
         self._state = state
         self._loss_config = loss_config
         self._ranks = ranks
@@ -153,8 +156,16 @@ class ProgressLog:
 
     def write_evaluation(self, results: dict[str, float], is_best: bool) -> None:
         """Write what an evaluation found: losses and accuracies, the figures of spoken clips, or both."""
-        self.log_main("step %d: %s", self._state.step, evaluation_line(results, is_best))
+        self.log_main("step %d: %s", self._state.step, evaluation_line(results, is_best, self._keep_best_by))
         self._write(results)
+
+    def write_early_end(self, learning_rate: float) -> None:
+        """Say that ``--patience`` ends the run with this step, and write the losses since the last line."""
+        if self._ledger.has_losses:
+            self.write_losses(learning_rate)
+        waited, best = self._state.evaluations_without_better, self._state.best
+        message = "step %d: %s; the run ends here (--patience %d)"
+        self.log_main(message, self._state.step, without_better(best and best.step), waited)
 
     @contextmanager
     def paused(self) -> Iterator[None]:

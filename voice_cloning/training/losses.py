@@ -168,6 +168,11 @@ class StepLedger:
         self.grad_norm = float(local[-1, 0, -1])
         self._pending.clear()
 
+    @property
+    def has_losses(self) -> bool:
+        """Whether there is a label since the last :meth:`take`."""
+        return bool(self._pending) or bool(self.totals.counts.any())
+
     def take(self) -> LossTotals:
         """Return the totals since the last call, and begin new ones."""
         self.settle()

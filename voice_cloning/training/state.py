@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from boson_multimodal.whole_files import write_whole
-from voice_cloning.training.checkpoints import STATE_FILE, WAITED, read_state
+from voice_cloning.training.checkpoints import ENDED_EARLY, STATE_FILE, WAITED, read_state
 from voice_cloning.training.losses import LossTotals
 
 
@@ -22,6 +22,7 @@ class EvaluationResult:
         ended: for each scored sample, in the order of the samples, whether the model ended it by itself. Empty if
             nothing was spoken.
         word_errors, words: of each scored sample, as a recogniser heard it. Empty without a recogniser.
+        recogniser: its name; an empty text without one.
     """
 
     step: int
@@ -29,6 +30,7 @@ class EvaluationResult:
     ended: tuple[bool, ...] = ()
     word_errors: tuple[int, ...] = ()
     words: tuple[int, ...] = ()
+    recogniser: str = ""
 
     @classmethod
     def best_of_state(cls, state: dict[str, Any]) -> "EvaluationResult | None":
@@ -41,7 +43,16 @@ class EvaluationResult:
 
     def for_json(self) -> dict[str, Any]:
         """Return the fields that are not empty."""
-        return {name: value for name, value in asdict(self).items() if value != ()}
+        return {name: value for name, value in asdict(self).items() if value not in ((), "")}
+
+
+def is_over(found: dict[str, Any], patience: int | None) -> bool:
+    """Return whether a run whose checkpoint holds this state has nothing left to do.
+
+    A run that ``patience`` ended goes on if there is more of it now.
+    """
+    has_patience = patience is None or patience > found.get(WAITED, 0)
+    return found["finished"] and not (found.get(ENDED_EARLY, False) and has_patience)
 
 
 def has_lower_loss(candidate: EvaluationResult, best: EvaluationResult) -> bool:
@@ -60,7 +71,7 @@ class TrainingState:
         best: the best evaluation so far.
         evaluations_without_better: evaluations since the best one.
         evaluation_due: whether the evaluation of this step has not been completed.
-        ended_early: whether ``patience`` has ended the run before its planned last step. The file does not hold it.
+        ended_early: whether ``patience`` has ended the run before its planned last step.
         saved_step: step of the checkpoint that holds this state, or None. A new run has 0, because step 0 needs no
             checkpoint. The file does not hold this value.
     """
@@ -97,6 +108,7 @@ class TrainingState:
             "evaluation_due": self.evaluation_due,
             "best": self.best and self.best.for_json(),
             WAITED: self.evaluations_without_better,
+            **({ENDED_EARLY: True} if self.ended_early else {}),
             "totals": self.totals.state(),
         }
         write_whole(folder / STATE_FILE, (json.dumps(content, indent=1) + "\n").encode("utf-8"))

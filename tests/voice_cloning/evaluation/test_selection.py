@@ -1,5 +1,6 @@
 """The rule that chooses a checkpoint: certain differences first, in a stated order; retention as a bound."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -129,6 +130,48 @@ def result(step: int, loss: float, ended: int = 0, wrong: int = 0, clips: int = 
 )
 def test_the_rule_of_the_trainer(by: str, candidate: EvaluationResult, is_better: bool) -> None:
     assert is_better_evaluation(by)(candidate, result(1, 1.0, ended=40, wrong=40)) == is_better
+
+
+@pytest.mark.parametrize(
+    ("by", "best", "reason"),
+    [
+        ("stop_rate", EvaluationResult(1, 1.0), "speech cannot be compared: step 1 has no spoken samples"),
+        (
+            "stop_rate",
+            result(1, 1.0, ended=40, clips=60),
+            "speech cannot be compared: the scored samples are others (step 1 has 60, step 2 has 64)",
+        ),
+        (
+            "wer",
+            EvaluationResult(1, 1.0, ended=(True,) * 64),
+            "stop rate +0.0 points (-4.2 to +4.2), words cannot be compared: step 1 was heard by no recogniser",
+        ),
+        (
+            "wer",
+            replace(result(1, 1.0, ended=64, wrong=60), recogniser="other"),
+            "words cannot be compared: the recognisers differ (other at step 1, whisper at step 2)",
+        ),
+        (
+            "wer",
+            replace(result(1, 1.0, ended=64, wrong=60), words=(4,) * 64, recogniser="whisper"),
+            "words cannot be compared: the words of the scored samples are others",
+        ),
+    ],
+)
+def test_what_cannot_be_compared_is_said(by: str, best: EvaluationResult, reason: str) -> None:
+    told: list[str] = []
+    candidate = replace(result(2, 2.0, ended=64), recogniser="whisper")
+    assert not is_better_evaluation(by, told.append)(candidate, best)
+    assert len(told) == 1 and reason in told[0]
+    assert told[0].endswith(
+        "loss 1.0000 to 2.0000. The loss decides (nothing before it is certain): step 1 stays the best"
+    )
+
+
+def test_by_loss_nothing_is_told() -> None:
+    told: list[str] = []
+    assert is_better_evaluation("loss", told.append)(result(2, 0.9), result(1, 1.0, clips=60))
+    assert not told
 
 
 def test_without_speech_the_loss_decides() -> None:

@@ -8,8 +8,9 @@ import pytest
 from boson_multimodal.errors import InputError
 from voice_cloning.training.checkpoints import STATE_FILE, DamageError, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.evaluation_words import without_better
 from voice_cloning.training.losses import LossTotals
-from voice_cloning.training.state import EvaluationResult, TrainingState
+from voice_cloning.training.state import EvaluationResult, TrainingState, is_over
 
 
 def state_at(step: int) -> TrainingState:
@@ -42,6 +43,45 @@ def test_a_run_that_is_at_its_end_is_not_ended_early() -> None:
     assert state.is_finished and not state.ended_early
 
 
+def test_a_run_without_a_finite_loss_is_ended_too() -> None:
+    state = state_at(1)
+    for step in (1, 2):
+        state.step = step
+        state.note_evaluation(EvaluationResult(step, float("nan")), patience=2)
+    assert state.ended_early and state.best is None
+    assert without_better(None) == "no evaluation had a finite loss"
+
+
+@pytest.mark.parametrize(
+    ("found", "patience", "over"),
+    [
+        ({"finished": False}, None, False),
+        ({"finished": True}, None, True),  # an earlier release
+        ({"finished": True, "evaluations_without_better": 5}, 9, True),
+        ({"finished": True, "evaluations_without_better": 2, "ended_early": True}, 2, True),
+        ({"finished": True, "evaluations_without_better": 2, "ended_early": True}, 1, True),
+        ({"finished": True, "evaluations_without_better": 2, "ended_early": True}, 3, False),
+        ({"finished": True, "evaluations_without_better": 2, "ended_early": True}, None, False),
+    ],
+)
+def test_only_more_patience_goes_on_with_a_run_that_patience_ended(
+    found: dict[str, object], patience: int | None, over: bool
+) -> None:
+    assert is_over(found, patience) == over
+
+
+def test_a_run_that_patience_ended_is_finished(tmp_path: Path) -> None:
+    state = state_at(4)
+    state.total_steps, state.ended_early, state.evaluations_without_better = 4, True, 2
+    state.save(tmp_path)
+    content = json.loads((tmp_path / STATE_FILE).read_text())
+    assert read_state(tmp_path)["ended_early"] is True
+    for wrong in ({"ended_early": False}, {"total_steps": 9, "finished": False}):
+        (tmp_path / STATE_FILE).write_text(json.dumps({**content, **wrong}))
+        with pytest.raises(DamageError, match="ended_early is .*; it must be true, and the run finished"):
+            read_state(tmp_path)
+
+
 def test_another_rule_can_choose_the_best_and_the_loss_must_still_be_finite() -> None:
     def more_end(candidate: EvaluationResult, best: EvaluationResult) -> bool:
         return sum(candidate.ended) > sum(best.ended)
@@ -55,7 +95,7 @@ def test_another_rule_can_choose_the_best_and_the_loss_must_still_be_finite() ->
 
 def test_the_state_comes_back_from_its_file(tmp_path: Path) -> None:
     state = state_at(4)
-    best = EvaluationResult(3, 1.5, ended=(True, False), word_errors=(0, 2), words=(3, 4))
+    best = EvaluationResult(3, 1.5, ended=(True, False), word_errors=(0, 2), words=(3, 4), recogniser="whisper")
     state.best, state.evaluations_without_better = best, 2
     state.save(tmp_path)
     found = TrainingState.load(tmp_path, 20)
@@ -80,6 +120,7 @@ def test_the_state_of_an_earlier_release_has_waited_for_nothing(tmp_path: Path) 
         {"words": [-1]},
         {"word_errors": [0.5]},
         {"heard": [True]},
+        {"recogniser": 3},
     ],
 )
 def test_wrong_clips_of_the_best_evaluation_are_named(tmp_path: Path, clips: dict[str, object]) -> None:
@@ -103,6 +144,14 @@ def test_wrong_clips_of_the_best_evaluation_are_named(tmp_path: Path, clips: dic
         (
             {"keep_best_by": "stop_rate", "eval_data_path": "val.json", "num_scored_samples": 31},
             "num_scored_samples is 31; fewer than 32 samples cannot decide",
+        ),
+        (
+            {"keep_best_by": "stop_rate", "eval_data_path": "val.json", "eval_steps": 2, "sample_every": 4},
+            "sample_every 4 does not divide eval_steps 2: evaluations without speech cannot be compared",
+        ),
+        (
+            {"asr": "whisper", "eval_data_path": "val.json", "num_scored_samples": 0},
+            "asr hears the scored samples, and num_scored_samples is 0",
         ),
     ],
 )
