@@ -143,8 +143,10 @@ def write_selection(run_folder: Path, checkpoints: Mapping[str, Path], report: d
             if checkpoint.is_dir():
                 write_checkpoint_card(checkpoint, run_folder)
     except OSError as error:
-        place = error.filename or path
-        raise InputError(f"{place}: the choice cannot be written into the run ({error.strerror})") from error
+        raise InputError(
+            f"--select {run_folder}: the choice cannot be written into the run ({error.strerror}); the report of the "
+            "evaluation is complete"
+        ) from error
     print_warnings(notes)
 
 
