@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median_high
+from types import ModuleType
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -98,7 +99,12 @@ class Answer:
 
 
 def load_recogniser(folder: Path) -> Recogniser:
-    """The word recogniser of a folder, from its ``recognise.py``.
+    """The word recogniser of a folder. Raises the error of :func:`recogniser_module`."""
+    return recogniser_module(folder).Recogniser()
+
+
+def recogniser_module(folder: Path) -> ModuleType:
+    """The module ``recognise.py`` of a folder: ``Recogniser``, and ``WORDS``, name of a word to the word itself.
 
     Raises:
         InputError: if there is none.
@@ -109,7 +115,7 @@ def load_recogniser(folder: Path) -> Recogniser:
     spec = importlib.util.spec_from_file_location("recognise", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.Recogniser()
+    return module
 
 
 def load_model(folder: Path, adapter: str) -> HiggsAudioModel:

@@ -37,7 +37,7 @@ from voice_cloning.evaluation.naturalness import load_mos
 from voice_cloning.evaluation.recognisers import load_recogniser
 from voice_cloning.evaluation.report import table
 from voice_cloning.evaluation.retention import retention_part, retention_settings
-from voice_cloning.evaluation.run_selection import run_checkpoints, selection_line
+from voice_cloning.evaluation.run_selection import other_adapters, run_checkpoints, selection_line
 from voice_cloning.evaluation.selection import RETENTION_BOUND
 from voice_cloning.evaluation.similarity import load_speaker_model
 from voice_cloning.evaluation.systems import SystemSettings
@@ -68,9 +68,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--retention_bound",
         type=float,
-        default=RETENTION_BOUND,
-        help="For --select: a checkpoint is out if its error rate on the second set is certainly more than this above "
-        "the base's.",
+        help="For --select with --retention: a checkpoint is out if its error rate on the second set is certainly more "
+        f"than this above the base's; by default {RETENTION_BOUND}.",
     )
     add(
         "--select",
@@ -159,8 +158,11 @@ def _add_generation_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(flags: argparse.Namespace, device: str) -> EvaluationSettings:
+def settings_of(flags: argparse.Namespace, device: str, checkpoints: Sequence[Path] = ()) -> EvaluationSettings:
     """Return the settings that the flags ask for.
+
+    Args:
+        checkpoints: those of ``--select``.
 
     Raises:
         InputError: if a value is out of range.
@@ -184,7 +186,7 @@ def settings_of(flags: argparse.Namespace, device: str) -> EvaluationSettings:
         audio_tokenizer_revision=flags.audio_tokenizer_revision,
         codes=tuple(flags.codes),
         base=not flags.no_base,
-        adapters=(*flags.adapter, *map(str, run_checkpoints(flags.select) if flags.select else ())),
+        adapters=(*other_adapters(flags.adapter, checkpoints), *map(str, checkpoints)),
         merged=tuple(flags.merged),
         wavs=tuple(flags.wavs),
         adapter_scale=flags.adapter_scale,
@@ -204,7 +206,7 @@ def settings_of(flags: argparse.Namespace, device: str) -> EvaluationSettings:
         batch_size=flags.batch_size,
         title=flags.title,
         select=None if flags.select is None else home_path(flags.select, "--select"),
-        retention_bound=flags.retention_bound,
+        retention_bound=RETENTION_BOUND if flags.retention_bound is None else flags.retention_bound,
     )
 
 
@@ -214,6 +216,8 @@ def retention_of(flags: argparse.Namespace, settings: EvaluationSettings) -> Eva
     Raises:
         InputError: if there is a flag for a set that is not given.
     """
+    if flags.retention_bound is not None and None in (flags.retention, flags.select):
+        raise InputError(f"--retention_bound {flags.retention_bound}: acts with --select and --retention alone")
     if flags.retention is None:
         if flags.retention_references is not None:
             raise InputError(f"--retention_references {flags.retention_references}: there is no --retention")
@@ -257,7 +261,12 @@ def run(flags: argparse.Namespace) -> int:
     """
     ranks = Ranks.join()
     device = flags.device or str(pick_device(ranks.local_rank))
-    settings = settings_of(flags, device)
+    checkpoints: list[Path] = []
+    with ranks.failing_together():
+        if ranks.is_main and flags.select is not None:
+            checkpoints = run_checkpoints(flags.select)
+    # All processes take the same ones, also of a run that still saves.
+    settings = settings_of(flags, device, ranks.broadcast_object(checkpoints))
     kept = retention_of(flags, settings)
     needs_sound = bool(flags.asr or flags.speaker_model or flags.mos)
     # Everything is checked before anything is loaded.

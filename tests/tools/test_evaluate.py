@@ -239,6 +239,9 @@ def test_another_base_of_the_same_shape_is_printed_and_reported(
     [
         (["--no_base"], "there is no system to evaluate"),
         (["--adapter", "gone"], "--adapter gone: no such folder"),
+        (["--select", "gone"], "--select gone: no such folder; give the --output_dir of a training run"),
+        (["--select", "."], "--select .: 0 checkpoints in it"),
+        (["--retention_bound", "0.2"], "--retention_bound 0.2: acts with --select and --retention alone"),
         (["--seeds", "0", "0"], "seeds are [0, 0]; give at least one, and each once"),
         (["--batch_size", "0"], "batch_size is 0; it must be at least 1"),
         (["--adapter_scale", "0.5"], "--adapter_scale 0.5: there is no --adapter to weaken"),

@@ -124,7 +124,7 @@ def _results(checkpoint: Path, run_folder: Path, keep_best_by: str) -> dict[str,
             results["training"] = of_step | losses
         if "spoken_clips" in figures:
             results["speech"] = of_step | figures
-    if selection := read_selection(run_folder, checkpoint.name):
+    if selection := read_selection(run_folder, checkpoint):
         results["selection"] = selection
     return results
 

@@ -33,7 +33,12 @@ from voice_cloning.evaluation.judgement import Judgements, Judges, Sound, judge_
 from voice_cloning.evaluation.originals import Originals, copy_originals, items_with_recordings, through_codec
 from voice_cloning.evaluation.report import JudgedClip
 from voice_cloning.evaluation.report_page import write_page
-from voice_cloning.evaluation.run_selection import select_checkpoint, write_selection
+from voice_cloning.evaluation.run_selection import (
+    check_selection,
+    checkpoints_among,
+    select_checkpoint,
+    write_selection,
+)
 from voice_cloning.evaluation.selection import RETENTION_BOUND
 from voice_cloning.evaluation.speaking import ClipToSpeak, HeldModel, speak_set
 from voice_cloning.evaluation.spoken_files import ClipRecord
@@ -186,6 +191,8 @@ def check_evaluation(settings: EvaluationSettings, needs_sound: bool = False) ->
             "leave them out"
         )
     recordings, warnings = items_with_recordings(scored.items, None if first is None else first.codes_files)
+    if settings.select is not None:
+        warnings += check_selection(settings.select, _adapters(systems))
     warnings += [*scored.notes, *mismatches(systems)]
     warnings += [warning for cloner in cloners.values() for warning in warn_of_other_base(cloner)]
     if first is not None and first.speaks_codes_only:
@@ -367,11 +374,12 @@ def _report(
 
 def _checkpoints(settings: EvaluationSettings, checked: CheckedEvaluation) -> dict[str, Path] | None:
     """Return the folders of the checkpoints to choose from, by name of the system; None if nothing is chosen."""
-    if settings.select is None:
-        return None
-    adapters = [system for system in checked.systems if system.kind == ADAPTER]
-    folder = settings.select.resolve()
-    return {system.name: Path(system.path) for system in adapters if Path(system.path).resolve().parent == folder}
+    return None if settings.select is None else checkpoints_among(_adapters(checked.systems), settings.select)
+
+
+def _adapters(systems: Sequence[System]) -> dict[str, Path]:
+    """Return the folder of each adapter by name of the system."""
+    return {system.name: Path(system.path) for system in systems if system.kind == ADAPTER}
 
 
 def _system_record(system: System, clips: dict[str, list[JudgedClip]], settings: EvaluationSettings) -> dict[str, Any]:

@@ -144,7 +144,8 @@ def selection_steps(selection: Report) -> str:
         figures = f": {difference_text(rule.partition(',')[0], difference)}" if difference else ""
         after = f" against <bdi>{visible(step['compared_with'])}</bdi>" if step["compared_with"] else ""
         taken = "taken" if step["is_better"] else "not taken"
-        title = figure(rule).title if rule in FIGURES else rule
+        measured_by, comma, certainty = rule.partition(",")
+        title = figure(measured_by).title + comma + certainty if measured_by in FIGURES else rule
         steps.append(f"<li><bdi>{visible(name)}</bdi>{after}: {taken} ({visible(title)}){figures}</li>")
     return f"<details class='card'><summary><h3>{told}</h3></summary><ol class='notes'>{''.join(steps)}</ol></details>"
 

@@ -27,8 +27,8 @@ def retention_settings(
         raise InputError(f"--retention {retention_set}: shows the change against the base; leave --no_base out")
     return replace(
         settings,
-        # Folders of WAVs hold the clips of the target set alone.
-        systems=replace(settings.systems, wavs=()),
+        # Folders of WAVs hold the clips of the target set alone. Names must be those of the target set.
+        systems=replace(settings.systems, wavs=(), namesakes=settings.systems.wavs),
         test_set=retention_set,
         references=references,
         output_dir=settings.output_dir / RETENTION_FOLDER,

@@ -1,18 +1,28 @@
 """Chooses the best checkpoint of a training run by an evaluation, and writes the choice into the folder of the run."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from boson_multimodal.circumstances import home_path
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.adapters.model_card import write_checkpoint_card
+from voice_cloning.adapters.selection_lines import adapter_sha256, decided_by
 from voice_cloning.evaluation.report import JudgedClip, differences
 from voice_cloning.evaluation.selection import RULES, Candidate, choose, forgotten
-from voice_cloning.training.checkpoints import SELECTION_FILE, checkpoint_step, is_written_by_program, named_checkpoints
+from voice_cloning.evaluation.systems import print_warnings
+from voice_cloning.training.checkpoints import (
+    SELECTION_FILE,
+    checkpoint_step,
+    has_checkpoint_name,
+    is_written_by_program,
+    named_checkpoints,
+)
 from voice_cloning.training.metrics import METRICS_FILE, read_metrics_lines
+from voice_cloning.training.run_directory import is_in_use
 
 
 def run_checkpoints(run_folder: str) -> list[Path]:
@@ -27,10 +37,51 @@ def run_checkpoints(run_folder: str) -> list[Path]:
     found = list(filter(is_written_by_program, named_checkpoints(folder)))
     if len(found) < 2:
         raise InputError(
-            f"--select {folder}: {len(found)} checkpoints in it, and there is something to choose from 2 on; train "
-            "with more --save_steps in a run, or with a larger --save_total_limit"
+            f"--select {folder}: {len(found)} checkpoints in it, and there is something to choose from 2 on; give the "
+            "--output_dir of a training run, and train with more --save_steps in a run, or with a larger "
+            "--save_total_limit"
         )
     return found
+
+
+def other_adapters(adapters: Sequence[str], checkpoints: Sequence[Path]) -> list[str]:
+    """Return the adapters that are none of a run's checkpoints, which are evaluated anyway."""
+    own = {path.resolve() for path in checkpoints}
+    return [path for path in adapters if home_path(path, "--adapter").resolve() not in own]
+
+
+def checkpoints_among(adapters: Mapping[str, Path], run_folder: Path) -> dict[str, Path]:
+    """Return the folders of those adapters that are checkpoints of a run, by name of the system. Links are followed."""
+    found = {name: path.resolve() for name, path in adapters.items()}
+    folder = run_folder.resolve()
+    return {name: path for name, path in found.items() if path.parent == folder and has_checkpoint_name(path)}
+
+
+def check_selection(run_folder: Path, adapters: Mapping[str, Path]) -> list[str]:
+    """Check that a choice can be made and written. Return warnings.
+
+    Raises:
+        InputError: if fewer than two adapters are checkpoints of the run, or listing the folders that cannot be
+            written.
+    """
+    checkpoints = checkpoints_among(adapters, run_folder)
+    if len(checkpoints) < 2:
+        raise InputError(
+            f"select {run_folder}: {len(checkpoints)} of the adapters are checkpoints in this folder; give at least "
+            "two (run_checkpoints() returns all)"
+        )
+    folders = [run_folder, *checkpoints.values()]
+    remedy = "make it writable, or give a copy of the run"
+    raise_if_any(
+        "the choice cannot be written",
+        [f"--select {folder}: cannot be written; {remedy}" for folder in folders if not os.access(folder, os.W_OK)],
+    )
+    if not is_in_use(run_folder):
+        return []
+    return [
+        f"--select {run_folder}: a process is training into it; a checkpoint that it removes meanwhile is compared "
+        "all the same, and later ones are not"
+    ]
 
 
 def eval_losses(run_folder: Path) -> dict[int, float]:
@@ -77,38 +128,73 @@ def select_checkpoint(
 def write_selection(run_folder: Path, checkpoints: Mapping[str, Path], report: dict[str, Any]) -> None:
     """Write the choice of a report into the folder of the run, and the cards of its checkpoints anew.
 
+    It says on stderr if it replaces a choice by another set or recogniser, and which checkpoints have been removed.
+
     Raises:
         InputError: if a file cannot be written.
     """
-    selection, chosen = report["selection"], report["selection"]["chosen"]
-    figures = {system["name"]: system["figures"] for system in report["systems"]}
-    retention = report["retention"]
+    path = run_folder / SELECTION_FILE
+    notes = [f"{folder}: has been removed; it gets no card" for folder in checkpoints.values() if not folder.is_dir()]
+    try:
+        content = _content(checkpoints, report)
+        notes += _replaced(path, content)
+        write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
+        for checkpoint in checkpoints.values():
+            if checkpoint.is_dir():
+                write_checkpoint_card(checkpoint, run_folder)
+    except OSError as error:
+        raise InputError(
+            f"--select {run_folder}: the choice cannot be written into the run ({error.strerror}); the report of the "
+            "evaluation is complete"
+        ) from error
+    print_warnings(notes)
+
+
+def _content(checkpoints: Mapping[str, Path], report: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of ``selection.json``."""
+    selection, retention = report["selection"], report["retention"]
+    systems = {system["name"]: system for system in report["systems"]}
     content = {
-        **{name: report[name] for name in ("set", "recogniser", "speaker_model", "seeds")},
+        **{name: report[name] for name in ("set", "recogniser", "speaker_model", "seeds", "sampling")},
+        "adapter_scale": systems[next(iter(checkpoints))]["adapter_scale"],
         **selection,
-        "checkpoints": {name: {"folder": path.name, "figures": figures[name]} for name, path in checkpoints.items()},
+        "checkpoints": {
+            name: {"folder": path.name, "adapter_sha256": adapter_sha256(path), "figures": systems[name]["figures"]}
+            for name, path in checkpoints.items()
+        },
         "retention": retention
         and {
             "set": retention["set"],
             "differences": {s["name"]: s["differences"] for s in retention["systems"] if s["name"] in checkpoints},
         },
     }
-    if chosen is not None:
-        content["folder"] = checkpoints[chosen].name
-    path = run_folder / SELECTION_FILE
+    if selection["chosen"] is not None:
+        content["folder"] = checkpoints[selection["chosen"]].name
+    return content
+
+
+def _replaced(path: Path, content: dict[str, Any]) -> list[str]:
+    """Return a warning if a file holds a choice by another set or recogniser, which is replaced now."""
+    if not path.is_file():
+        return []
     try:
-        write_whole(path, (json.dumps(content, ensure_ascii=False, indent=1) + "\n").encode())
-        for checkpoint in checkpoints.values():
-            write_checkpoint_card(checkpoint, run_folder)
-    except OSError as error:
-        raise InputError(f"{path}: the choice cannot be written ({error.strerror})") from error
+        before = json.loads(path.read_bytes().decode("utf-8"))
+        what = {name: before[name] for name in ("set", "recogniser")}
+        chosen = before["chosen"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return [f"{path}: was damaged, and is replaced"]
+    if all(content[name] == value for name, value in what.items()):
+        return []
+    return [f"{path}: replaces the choice of {chosen} by set {what['set']} and recogniser {what['recogniser']}"]
 
 
 def selection_line(selection: dict[str, Any]) -> str:
     """Return the choice in one line."""
     if selection["chosen"] is None:
         return "no checkpoint was chosen: each of them has forgotten more than --retention_bound allows"
-    told = [c for c in selection["comparisons"] if c["candidate"] == selection["chosen"]]
     by_loss = selection["by_eval_loss"]
     other = "which has the lowest evaluation loss too" if by_loss == selection["chosen"] else f"by loss: {by_loss}"
-    return f"best checkpoint: {selection['chosen']} (decided by: {told[0]['rule']}); {other}"
+    if by_loss is None:
+        other = "the run has no evaluation loss of these checkpoints"
+    why = decided_by(selection["comparisons"], selection["chosen"])
+    return f"best checkpoint: {selection['chosen']} ({why}); {other}"

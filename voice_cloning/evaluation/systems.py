@@ -56,6 +56,8 @@ class SystemSettings:
             device, adapter_scale: as in :class:`VoiceCloner`.
         base: whether the base model itself is a system.
         adapters, merged, wavs: folders; ``merged`` may be hub ids.
+        namesakes: folders that are no systems here, but count when names are made: a system then has one name in two
+            evaluations.
         prompt_style, text_normalisation: of all systems; None takes those of each adapter's training.
         speech: the settings of generation. Its seed is not used, and nothing is repeated.
     """
@@ -69,6 +71,7 @@ class SystemSettings:
     adapters: tuple[str, ...] = ()
     merged: tuple[str, ...] = ()
     wavs: tuple[str, ...] = ()
+    namesakes: tuple[str, ...] = ()
     adapter_scale: float = 1.0
     prompt_style: str | None = None
     text_normalisation: str | None = None
@@ -94,7 +97,8 @@ def find_systems(settings: SystemSettings) -> list[System]:
         raise InputError(f"--adapter_scale {settings.adapter_scale}: there is no --adapter to weaken; give one")
     given = [(kind, str(home_path(path, f"--{kind}"))) for kind, path in given]
     raise_if_any("systems that cannot be evaluated", _problems_of_paths(given, settings))
-    names = short_names([path for _, path in given])
+    namesakes = [str(home_path(path, "--wavs")) for path in settings.namesakes]
+    names = short_names([path for _, path in given] + namesakes)[: len(given)]
     found = [(BASE, BASE, settings.model_path)] if settings.base else []
     found += [(name, kind, path) for name, (kind, path) in zip(names, given, strict=True)]
     return call_for_each(lambda one: _system(*one, settings), found)

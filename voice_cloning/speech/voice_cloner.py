@@ -168,6 +168,11 @@ class VoiceCloner:
         self.adapter_weights = (
             None if self.adapter is None else fitting_adapter(self.adapter, self.config, adapter_scale)
         )
+        # Read together with the weights: a training run may remove the folder later.
+        self._adapter_fingerprints = self.adapter and [
+            folder_fingerprint(self.adapter),
+            file_fingerprint(self.adapter / ADAPTER_FILE),
+        ]
         if self.prompt_style == "as_written" and (warning := turns_warning(self.adapter)):
             print(f"warning: {warning}", file=sys.stderr)
         self.reference = ReferenceForm.of(self.config)
@@ -287,13 +292,12 @@ class VoiceCloner:
 
     @cached_property
     def _checkpoints(self) -> dict[str, Any]:
-        adapter = self.adapter and [folder_fingerprint(self.adapter), file_fingerprint(self.adapter / ADAPTER_FILE)]
         # Names and sizes of weights are equal for all merged models. Reading the weights would take as long as loading.
         written = max(path.stat().st_mtime_ns for path in self.model_folder.glob("*.safetensors"))
         return {
             "model": [folder_fingerprint(self.model_folder), str(self.model_folder.resolve()), written],
             "audio_tokenizer": codec_identity(self.codec_folder) if self.codec_folder else self.codes_files.codec,
-            "adapter": adapter,
+            "adapter": self._adapter_fingerprints,
         }
 
     def speak_all(

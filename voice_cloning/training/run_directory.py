@@ -404,6 +404,18 @@ def _lock(path: Path) -> IO[bytes]:
     return file
 
 
+def is_in_use(folder: Path) -> bool:
+    """Return whether a process trains into a folder now, as far as this user may know."""
+    try:
+        with (folder / LOCK_FILE).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no run of this release, or one that this user may not read
+        return False
+    return False
+
+
 def _unused(path: Path) -> Path:
     """Return the path, or the path with the first number for which nothing exists."""
     number, free = 1, path

@@ -56,13 +56,16 @@ def test_the_checkpoint_that_speaks_is_chosen_although_the_other_has_the_lower_l
     assert "- chosen as the best of 2 checkpoints by its speech on `four.json` (4 sentences)" in chosen
     assert "- WER 0.000 (" in chosen and "- change against the base on `four.json`: WER -" in chosen
     assert "- not chosen of 2 checkpoints" in other and str(tmp_path) not in chosen + other
+    assert "sentences): better than checkpoint-000040 by WER, -1" in chosen
+    assert "sentences): checkpoint-000080 is better by WER, -1" in other
+    assert "- judged by recogniser `knows-clips`; intervals" in chosen and "adapter_scale" not in chosen
 
 
 def test_a_damaged_choice_is_passed_over_on_a_card(run: Path, tmp_path: Path) -> None:
     for content in ("", "{", "[]", '{"checkpoints": 3}', '{"checkpoints": {"a": {"folder": "checkpoint-000040"}}}'):
         (tmp_path / "selection.json").write_text(content)
-        assert read_selection(tmp_path, EARLY) is None
-    assert read_selection(run.parent, EARLY) is None and selection_lines(None) == []
+        assert read_selection(tmp_path, run / EARLY) is None
+    assert read_selection(run.parent, run / EARLY) is None and selection_lines(None) == []
 
 
 def test_a_run_without_a_choice_is_named(tmp_path: Path) -> None:
