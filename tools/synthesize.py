@@ -52,7 +52,7 @@ from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 ONE_TEXT = ("text", "reference", "reference_text", "output")
 MANY_TEXTS = ("manifest", "output_dir")
 ADAPTER_SCALE_HELP = (
-    "Multiplies what the adapter adds to the base, above 0 and at most 2: 1.0 is as trained, less weakens an adapter "
+    "Multiplies what the adapter adds to the base, from 0 (the base) to 2: 1.0 is as trained, less weakens an adapter "
     "that was trained too far."
 )
 RUNAWAY_STATUS = 3

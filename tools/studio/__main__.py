@@ -40,9 +40,8 @@ from tools.studio.server import (
 )
 from tools.studio.systems import BASE, Systems
 from tools.synthesize import memory_remedies
-from voice_cloning.adapters.export import Adapter
+from voice_cloning.adapters.export import Adapter, check_scale_is_used
 from voice_cloning.speech.adapter_run import quantisation_of_adapter
-from voice_cloning.speech.adapter_switch import scale_problem
 from voice_cloning.speech.voice_cloner import VoiceCloner, fitting_adapter
 
 PORT = 7860
@@ -121,6 +120,7 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
             cloners[name] = cloner
             if folder is not None:
                 adapters[name] = fitting_adapter(folder, cloner.config)
+    tried(lambda: check_scale_is_used(flags.adapter_scale, bool(flags.adapter)))
     tried(lambda: check_scale(flags.adapter_scale, adapters))
     raise_if_any("the studio cannot start", list(problems))
     # Last, because it loads the recogniser's weights.
@@ -148,10 +148,8 @@ def named_adapters(words: Sequence[str]) -> dict[str, Path]:
 
 def check_scale(scale: float, adapters: Mapping[str, Adapter]) -> None:
     """Raise :class:`InputError` if ``--adapter_scale`` is not possible with one of the adapters."""
-    found = {name: scale_problem(adapter, scale) for name, adapter in adapters.items()}
+    found = {name: adapter.scale_problem(scale) for name, adapter in adapters.items()}
     raise_if_any("--adapter_scale", [f"{name}: {problem}" for name, problem in found.items() if problem])
-    if not adapters and scale != 1.0:
-        raise InputError(f"--adapter_scale {scale}: there is no --adapter to weaken; give one")
 
 
 def shared_quantisation(wanted: str | None, folders: Sequence[Path]) -> str | None:

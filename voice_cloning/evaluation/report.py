@@ -246,7 +246,7 @@ TABLE = {
 def _cell(name: str, interval: dict[str, Any] | None) -> str:
     if interval is None:
         return "-"
-    factor, decimals = (100, 1) if TABLE[name].split()[-1] == "%" or "%" in TABLE[name] else (1, 2)
+    factor, decimals = (100, 1) if "%" in TABLE[name] else (1, 2)
     value, low, high = (f"{factor * interval[end]:.{decimals}f}" for end in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 

@@ -37,14 +37,19 @@ def load_recogniser_of(
     """Return the recogniser of ``--asr``, or None.
 
     Raises:
-        InputError: if it cannot be used; or if there are too few samples for ``--keep_best_by``, or no codec to hear
-            them with.
+        InputError: if it cannot be used; or if there are too few samples for ``--keep_best_by``, no model that speaks
+            them, or no codec to hear them with.
     """
     scored = 0 if data.eval_dataset is None else min(config.num_scored_samples, len(data.eval_dataset))
     if config.keep_best_by != BY_LOSS and scored < FEWEST_SCORED:
         raise InputError(
             f"--keep_best_by {config.keep_best_by}: --eval_data_path {config.eval_data_path} has {scored} samples; "
             f"fewer than {FEWEST_SCORED} cannot decide; give more, or --keep_best_by {BY_LOSS}"
+        )
+    if config.keep_best_by != BY_LOSS and not data.model_config.use_delay_pattern:
+        raise InputError(
+            f"--keep_best_by {config.keep_best_by}: config.json of --model_path {config.model_path} has "
+            f"use_delay_pattern false; such a model cannot speak; give --keep_best_by {BY_LOSS}"
         )
     if config.asr is None or not config.speaks:
         return None

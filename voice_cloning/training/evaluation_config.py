@@ -106,6 +106,12 @@ class EvaluationConfig:
                 f"keep_best_by is {self.keep_best_by}, and num_scored_samples is {self.num_scored_samples}; fewer than "
                 f"{FEWEST_SCORED} samples cannot decide; give more, or keep_best_by {BY_LOSS}"
             )
+        if self.keep_best_by != BY_LOSS and self.sample_every and self.eval_steps % self.sample_every:
+            problems.append(
+                f"keep_best_by is {self.keep_best_by}, sample_every is {self.sample_every} and eval_steps is "
+                f"{self.eval_steps}: at some evaluations nothing would be spoken, and the loss would decide; give a "
+                "sample_every that divides eval_steps, or none"
+            )
         if self.asr is not None and self.num_scored_samples == 0:
             problems.append("asr hears the scored samples, and num_scored_samples is 0; give a number, or no asr")
         if self.keep_best_by == "wer" and self.asr is None:
