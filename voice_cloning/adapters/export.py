@@ -114,8 +114,8 @@ class Adapter:
             )
         if scale != 1.0 and self.config.use_dora:
             return (
-                f"adapter_scale is {scale}: the adapter was trained with DoRA. Its magnitudes replace those of the base "
-                "and are no product that could be scaled; give 1, or take an earlier checkpoint"
+                f"adapter_scale is {scale}: the adapter was trained with DoRA. Its magnitudes replace those of the "
+                "base and are no product that could be scaled; give 1, or take an earlier checkpoint"
             )
         return None
 

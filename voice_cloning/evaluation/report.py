@@ -18,7 +18,6 @@ from voice_cloning.evaluation.intervals import (
 from voice_cloning.evaluation.word_errors import TextErrors
 from voice_cloning.training.spoken_figures import SpokenClip
 
-FORMAT = 1
 LONGEST_SHORT, LONGEST_MIDDLE = 30, 80
 """Letters of the longest short and of the longest middle text: about 2.5 s and 7 s of speech."""
 LENGTHS = {

@@ -55,7 +55,7 @@ class AdapterSwitch:
             scale: the factor on the adapter's update: 1 as it was trained, 0 the base's logits.
 
         Raises:
-            InputError: if there is no adapter of this name, or if the scale is not possible (``Adapter.scale_problem``).
+            InputError: if there is no adapter of this name, or if it cannot be scaled so (``Adapter.scale_problem``).
         """
         if name is None:
             if self._wrapped is not None:
