@@ -198,12 +198,10 @@ class ArabicVoiceCloningDataset(Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> ChatMLDatasetSample:
-        record = self.records[index]
-        codes = [self._codes(record, c.facts.key) if self._is_coded(c.is_reference) else None for c in record.clips]
-        waveforms = self.reference.waveforms([c.clip for c in record.clips], [c.is_reference for c in record.clips])
-        return ChatMLDatasetSample.of_clips(
-            record.input_ids, record.label_ids, codes, waveforms, self.cache.num_codebooks
-        )
+        r = self.records[index]
+        codes = [self._codes(r, clip.facts.key) if self._is_coded(clip.is_reference) else None for clip in r.clips]
+        waveforms = self.reference.waveforms([clip.clip for clip in r.clips], [clip.is_reference for clip in r.clips])
+        return ChatMLDatasetSample.of_clips(r.input_ids, r.label_ids, codes, waveforms, self.cache.num_codebooks)
 
     def sample_ids(self, indices: Sequence[int]) -> str:
         """Return the ids of the given samples, for messages."""

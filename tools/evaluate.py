@@ -23,19 +23,23 @@ from arabic_text.normalise import TEXT_NORMALISATIONS
 from boson_multimodal.circumstances import home_path
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
-from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
-from boson_multimodal.device import TORCH_DTYPES, pick_device
+from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError, raise_if_any
-from boson_multimodal.model.higgs_audio.generation import SamplingConfig
-from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
 from boson_multimodal.process_group import Ranks
-from tools.synthesize import ADAPTER_SCALE_HELP
+from tools.speech_flags import (
+    add_adapter_scale_flag,
+    add_computation_flags,
+    add_model_flags,
+    add_sampling_flags,
+    sampling_of,
+)
 from voice_cloning.evaluation.evaluation import EvaluationSettings, check_evaluation, evaluate
 from voice_cloning.evaluation.identity import folder_version
 from voice_cloning.evaluation.judgement import Judges
 from voice_cloning.evaluation.naturalness import load_mos
 from voice_cloning.evaluation.recognisers import load_recogniser
 from voice_cloning.evaluation.report import table
+from voice_cloning.evaluation.report_page import PAGE_FILE
 from voice_cloning.evaluation.retention import retention_part, retention_settings
 from voice_cloning.evaluation.run_selection import other_adapters, run_checkpoints, selection_line
 from voice_cloning.evaluation.selection import RETENTION_BOUND
@@ -84,22 +88,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _add_system_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model_path", default=MODEL_ID, help="Folder or hub id of the base model.")
-    add("--model_revision", default=MODEL_REVISION, help="Commit of model_path, if it is a hub id.")
+    add_model_flags(parser)
     add(
-        "--audio_tokenizer_path",
-        default=AUDIO_TOKENIZER_ID,
-        help="Folder or hub id of the codec. With --codes it may be missing; then nothing can be heard.",
+        "--codes",
+        nargs="+",
+        default=[],
+        help="Files of codes of the set's clips. With them, the codec may be missing; then nothing can be heard.",
     )
-    add(
-        "--audio_tokenizer_revision",
-        default=AUDIO_TOKENIZER_REVISION,
-        help="Commit of audio_tokenizer_path, if it is a hub id.",
-    )
-    add("--codes", nargs="+", default=[], help="Files of codes of the set's clips.")
     add("--no_base", action="store_true", help="Leave the base model out.")
     add("--adapter", nargs="+", action="extend", default=[], help="Folders of trained adapters.")
-    add("--adapter_scale", type=float, default=1.0, help=ADAPTER_SCALE_HELP)
+    add_adapter_scale_flag(parser)
     add("--merged", nargs="+", action="extend", default=[], help="Merged models: folders or hub ids.")
     add(
         "--wavs",
@@ -118,14 +116,7 @@ def _add_system_flags(parser: argparse.ArgumentParser) -> None:
         choices=list(TEXT_NORMALISATIONS),
         help="Normalisation of all texts that are spoken; by default that of each adapter's training, or none.",
     )
-    types = [name for name in TORCH_DTYPES if name != "float16"]
-    add("--torch_dtype", choices=types, default="auto", help="auto is bfloat16 on a GPU and float32 on CPU.")
-    add(
-        "--quantise",
-        choices=QUANTISATIONS,
-        help="nf4 holds weights in 4 bits; by default as each adapter was trained, none without an adapter.",
-    )
-    add("--device", help="cpu, cuda, cuda:1; by default the GPU of this process, or the CPU if there is no GPU.")
+    add_computation_flags(parser)
 
 
 def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
@@ -144,12 +135,7 @@ def _add_generation_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--seeds", type=int, nargs="+", default=[0], help="Each sentence is spoken once for each seed.")
     add("--batch_size", type=int, default=8, help="Pieces per batch. Memory grows with it.")
-    add("--greedy", action="store_true", help="Always take the most probable code; sampling flags are ignored.")
-    add("--temperature", type=float, default=1.0)
-    add("--top_k", type=int, default=50, help="0 keeps all.")
-    add("--top_p", type=float, default=0.95)
-    add("--ras_win_len", type=int, default=7, help="Window of repetition-aware sampling; 0 turns it off.")
-    add("--ras_win_max_num_repeat", type=int, default=2)
+    add_sampling_flags(parser)
     add(
         "--slowest_letters_per_second",
         type=float,
@@ -168,14 +154,7 @@ def settings_of(flags: argparse.Namespace, device: str, checkpoints: Sequence[Pa
         InputError: if a value is out of range.
     """
     speech = SpeechSettings(
-        sampling=SamplingConfig(
-            do_sample=not flags.greedy,
-            temperature=flags.temperature,
-            top_k=flags.top_k,
-            top_p=flags.top_p,
-            ras_win_len=flags.ras_win_len or None,
-            ras_win_max_num_repeat=flags.ras_win_max_num_repeat,
-        ),
+        sampling=sampling_of(flags),
         retries=0,
         slowest_letters_per_second=flags.slowest_letters_per_second,
     )
@@ -290,7 +269,7 @@ def run(flags: argparse.Namespace) -> int:
         print("\n".join(table(report)))
         if report["selection"]:
             print(selection_line(report["selection"]))
-        print(f"{settings.output_dir / 'report.html'}")
+        print(settings.output_dir / PAGE_FILE)
     return 0
 
 

@@ -28,15 +28,18 @@ from boson_multimodal.cards import has_bfloat16
 from boson_multimodal.circumstances import home_path, is_misread
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
-from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
-from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.memory_remedies import Remedy, naming_lack_of_memory
-from boson_multimodal.model.higgs_audio.generation import SamplingConfig
-from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
 from boson_multimodal.progress import progress
 from boson_multimodal.whole_files import write_whole
+from tools.speech_flags import (
+    add_adapter_scale_flag,
+    add_computation_flags,
+    add_model_flags,
+    add_sampling_flags,
+    sampling_of,
+)
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
 from voice_cloning.speech.output_files import OutputFile
 from voice_cloning.speech.requests import (
@@ -51,10 +54,6 @@ from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 
 ONE_TEXT = ("text", "reference", "reference_text", "output")
 MANY_TEXTS = ("manifest", "output_dir")
-ADAPTER_SCALE_HELP = (
-    "Multiplies what the adapter adds to the base, above 0 and at most 2: 1.0 is as trained, less weakens an adapter "
-    "that was trained too far."
-)
 RUNAWAY_STATUS = 3
 """The exit status if an output is a runaway after all attempts. Status 2 is that of argparse."""
 
@@ -72,16 +71,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model_path", default=MODEL_ID, help="Folder or hub id of the model.")
-    add("--model_revision", default=MODEL_REVISION, help="Commit of model_path, if it is a hub id.")
-    add("--audio_tokenizer_path", default=AUDIO_TOKENIZER_ID, help="Folder or hub id of the codec.")
-    add(
-        "--audio_tokenizer_revision",
-        default=AUDIO_TOKENIZER_REVISION,
-        help="Commit of audio_tokenizer_path, if it is a hub id.",
-    )
+    add_model_flags(parser)
     add("--adapter", help="Folder of a trained adapter, such as a checkpoint of a run.")
-    add("--adapter_scale", type=float, default=1.0, help=ADAPTER_SCALE_HELP)
+    add_adapter_scale_flag(parser)
     add(
         "--prompt_style",
         choices=list(PROMPT_STYLES),
@@ -100,14 +92,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--output_dir", help="Output folder for a manifest.")
     add("--batch_size", type=int, default=8, help="Pieces per batch. Memory grows with it.")
     _add_generation_flags(parser)
-    types = [name for name in TORCH_DTYPES if name != "float16"]
-    add("--torch_dtype", choices=types, default="auto", help="auto is bfloat16 on a GPU and float32 on CPU.")
-    add(
-        "--quantise",
-        choices=QUANTISATIONS,
-        help="nf4 holds the model's weights in 4 bits; by default as the adapter was trained, none without an adapter.",
-    )
-    add("--device", help="cpu, cuda, cuda:1; by default the GPU, or the CPU if there is no GPU.")
+    add_computation_flags(parser)
     flags = parser.parse_args(arguments)
     raise_if_any("wrong flags", _flag_problems(flags))
     return flags
@@ -116,16 +101,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _add_generation_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--seed", type=int, default=0, help="The same seed gives the same speech.")
-    add(
-        "--greedy",
-        action="store_true",
-        help="Always take the most probable code. The sampling flags and --retries are then ignored.",
-    )
-    add("--temperature", type=float, default=1.0)
-    add("--top_k", type=int, default=50, help="0 keeps all.")
-    add("--top_p", type=float, default=0.95)
-    add("--ras_win_len", type=int, default=7, help="Window of repetition-aware sampling; 0 turns it off.")
-    add("--ras_win_max_num_repeat", type=int, default=2)
+    add_sampling_flags(parser)
     add("--retries", type=int, default=2, help="Further attempts, with other seeds, for a runaway piece.")
     add("--letters_per_piece", type=int, default=LETTERS_PER_PIECE, help="Longer texts are cut into pieces.")
     add(
@@ -214,14 +190,7 @@ def synthesize(flags: argparse.Namespace) -> int:
             before any weight is loaded.
     """
     settings = SpeechSettings(
-        sampling=SamplingConfig(
-            do_sample=not flags.greedy,
-            temperature=flags.temperature,
-            top_k=flags.top_k,
-            top_p=flags.top_p,
-            ras_win_len=flags.ras_win_len or None,
-            ras_win_max_num_repeat=flags.ras_win_max_num_repeat,
-        ),
+        sampling=sampling_of(flags),
         seed=flags.seed,
         retries=flags.retries,
         slowest_letters_per_second=flags.slowest_letters_per_second,

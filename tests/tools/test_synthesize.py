@@ -159,7 +159,11 @@ def test_a_weakened_adapter_is_another_one(
         assert tool.main(flags(demo, *words, *adapted, *scale)) == 0
         spoken.append(len(script.seeds))
     assert spoken == [1, 0, 1, 0]
-    for scale, message in (("0", "must be above 0"), ("2.5", "at most 2"), ("nan", "--adapter_scale is nan")):
+    for scale, message in (
+        ("-0.1", "from 0 (the base) to 2"),
+        ("2.5", "to 2 (beyond"),
+        ("nan", "adapter_scale is nan"),
+    ):
         assert message in errors(capsys, flags(demo, *words, *adapted, "--adapter_scale", scale))
     assert "there is no --adapter to weaken" in errors(capsys, flags(demo, *words, "--adapter_scale", "0.5"))
     assert script.seeds == []

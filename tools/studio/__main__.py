@@ -19,11 +19,9 @@ from arabic_text.normalise import TEXT_NORMALISATIONS
 from boson_multimodal.circumstances import home_path
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
-from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
-from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.memory_remedies import naming_lack_of_memory
-from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
+from tools.speech_flags import add_computation_flags, add_model_flags
 from tools.studio.dictation import load_dictation
 from tools.studio.job import Wishes
 from tools.studio.page import STYLE, Page
@@ -40,9 +38,8 @@ from tools.studio.server import (
 )
 from tools.studio.systems import BASE, Systems
 from tools.synthesize import memory_remedies
-from voice_cloning.adapters.export import Adapter
+from voice_cloning.adapters.export import Adapter, check_scale_is_used
 from voice_cloning.speech.adapter_run import quantisation_of_adapter
-from voice_cloning.speech.adapter_switch import scale_problem
 from voice_cloning.speech.voice_cloner import VoiceCloner, fitting_adapter
 
 PORT = 7860
@@ -57,14 +54,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--model_path", default=MODEL_ID, help="Folder or hub id of the model.")
-    add("--model_revision", default=MODEL_REVISION, help="Commit of model_path, if it is a hub id.")
-    add("--audio_tokenizer_path", default=AUDIO_TOKENIZER_ID, help="Folder or hub id of the codec.")
-    add(
-        "--audio_tokenizer_revision",
-        default=AUDIO_TOKENIZER_REVISION,
-        help="Commit of audio_tokenizer_path, if it is a hub id.",
-    )
+    add_model_flags(parser)
     add("--adapter", nargs="+", action="extend", default=[], metavar="DIR", help="Folders of trained adapters.")
     add("--adapter_scale", type=float, default=1.0, help="The scale that the page begins with; 1 is as trained.")
     add("--asr", metavar="PATH", help="A speech recogniser that writes down what a reference says.")
@@ -83,14 +73,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=list(TEXT_NORMALISATIONS),
         help="Normalisation of texts; by default that of each adapter's training, and none for the base.",
     )
-    types = [name for name in TORCH_DTYPES if name != "float16"]
-    add("--torch_dtype", choices=types, default="auto", help="auto is bfloat16 on a GPU and float32 on CPU.")
-    add(
-        "--quantise",
-        choices=QUANTISATIONS,
-        help="nf4 holds the model's weights in 4 bits; by default as the adapters were trained.",
-    )
-    add("--device", help="cpu, cuda, cuda:1; by default the GPU, or the CPU if there is no GPU.")
+    add_computation_flags(parser)
     return parser.parse_args(arguments)
 
 
@@ -121,6 +104,7 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
             cloners[name] = cloner
             if folder is not None:
                 adapters[name] = fitting_adapter(folder, cloner.config)
+    tried(lambda: check_scale_is_used(flags.adapter_scale, bool(flags.adapter)))
     tried(lambda: check_scale(flags.adapter_scale, adapters))
     raise_if_any("the studio cannot start", list(problems))
     # Last, because it loads the recogniser's weights.
@@ -148,10 +132,8 @@ def named_adapters(words: Sequence[str]) -> dict[str, Path]:
 
 def check_scale(scale: float, adapters: Mapping[str, Adapter]) -> None:
     """Raise :class:`InputError` if ``--adapter_scale`` is not possible with one of the adapters."""
-    found = {name: scale_problem(adapter, scale) for name, adapter in adapters.items()}
+    found = {name: adapter.scale_problem(scale) for name, adapter in adapters.items()}
     raise_if_any("--adapter_scale", [f"{name}: {problem}" for name, problem in found.items() if problem])
-    if not adapters and scale != 1.0:
-        raise InputError(f"--adapter_scale {scale}: there is no --adapter to weaken; give one")
 
 
 def shared_quantisation(wanted: str | None, folders: Sequence[Path]) -> str | None:

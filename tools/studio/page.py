@@ -12,8 +12,8 @@ from urllib.parse import quote
 from boson_multimodal.circumstances import MAY_HAVE_A_NAME, named
 from tools.studio.job import FIELDS, MOST_SEEDS, SETTINGS, Take, Wishes, check, read_reference, speak
 from tools.studio.systems import StoppedError, Systems
+from voice_cloning.adapters.export import LARGEST_SCALE
 from voice_cloning.adapters.model_card import CONSENT
-from voice_cloning.speech.adapter_switch import LARGEST_SCALE
 
 TITLE = "Try a voice"
 EXPLAINED = {

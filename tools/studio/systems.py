@@ -7,7 +7,7 @@ from boson_multimodal.audio_processing.clips import Waveform
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tools.studio.dictation import Dictation
 from voice_cloning.adapters.export import Adapter
-from voice_cloning.speech.adapter_switch import AdapterSwitch, scale_problem
+from voice_cloning.speech.adapter_switch import AdapterSwitch
 from voice_cloning.speech.requests import SpeechRequest
 from voice_cloning.speech.voice_cloner import Speech, SpeechSettings, VoiceCloner, load_speaking_model
 
@@ -85,7 +85,7 @@ class Systems:
 
     def scale_problems(self, names: Sequence[str], scale: float) -> list[str]:
         """Return a problem for each of these systems whose adapter cannot be scaled so."""
-        problems = {name: scale_problem(self.adapters[name], scale) for name in names if name in self.adapters}
+        problems = {name: self.adapters[name].scale_problem(scale) for name in names if name in self.adapters}
         return [f"{name}: {problem}" for name, problem in problems.items() if problem]
 
     def stop(self) -> None:

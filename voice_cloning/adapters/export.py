@@ -47,7 +47,7 @@ TARGETS = {
 """For each layout, the patterns of module names by group (like ``lora_config.TARGET_GROUPS``)."""
 
 LARGEST_SCALE = 2.0
-"""The largest factor of an adapter's product (``Adapter.scaled``)."""
+"""The largest factor of an adapter's product (``Adapter.scale_problem``)."""
 
 MODEL_CLASSES = {ORIGINAL: HiggsAudioModel, TRANSFORMERS: HiggsAudioV2ForConditionalGeneration}
 
@@ -102,31 +102,38 @@ class Adapter:
         config.revision = None
         return renamed
 
+    def scale_problem(self, scale: float) -> str | None:
+        """Return why the LoRA product cannot be multiplied by ``scale``; None if it can: from 0 to ``LARGEST_SCALE``.
+
+        0 is the base, without the adapter. An adapter with DoRA is no product alone: it can only be as trained.
+        """
+        if not 0.0 <= scale <= LARGEST_SCALE:
+            return (
+                f"adapter_scale is {scale}; it must be from 0 (the base) to {LARGEST_SCALE:g} (beyond that, an "
+                "adapter is far from anything that was trained)"
+            )
+        if scale != 1.0 and self.config.use_dora:
+            return (
+                f"adapter_scale is {scale}: the adapter was trained with DoRA. Its magnitudes replace those of the "
+                "base and are no product that could be scaled; give 1, or take an earlier checkpoint"
+            )
+        return None
+
     def scaled(self, scale: float, heading: str) -> "Adapter":
         """Return the adapter with its LoRA product multiplied by ``scale``. The tensors are shared, not copied.
 
         1.0 is the adapter as trained, bit for bit. All adapted modules are scaled: attention, FFNs, heads, embeddings.
 
         Args:
-            scale: above 0 and at most ``LARGEST_SCALE``.
             heading: the start of messages.
 
         Raises:
-            InputError: if the scale is out of range, or if this adapter is not a product alone (DoRA).
+            InputError: if the adapter cannot be scaled so (:meth:`scale_problem`).
         """
-        if not 0.0 < scale <= LARGEST_SCALE:
-            raise InputError(
-                f"--adapter_scale is {scale}; it must be above 0 (0 is the base, without an adapter) and at most "
-                f"{LARGEST_SCALE:g} (beyond that, an adapter is far from anything that was trained)"
-            )
+        if problem := self.scale_problem(scale):
+            raise InputError(f"{heading}: {problem}")
         if scale == 1.0:
             return self
-        if self.config.use_dora:
-            raise InputError(
-                f"{heading}: --adapter_scale {scale}: the adapter was trained with DoRA. Its magnitudes replace those "
-                "of the base and are no product that could be scaled; leave --adapter_scale out, or take an earlier "
-                "checkpoint"
-            )
         config = copy.deepcopy(self.config)
         config.lora_alpha = self.config.lora_alpha * scale  # a factor of the product, with and without rsLoRA
         return Adapter(config, self.tensors)
@@ -188,6 +195,12 @@ def check_fit(adapter: Adapter, config: HiggsAudioConfig, heading: str) -> None:
             found, right = tuple(adapter.tensors[name].shape), tuple(wanted[name].shape)
             offenders.append(f"{bare}: has shape {found}, the model needs {right}")
     raise_if_any(f"{heading}: was trained on another model", offenders)
+
+
+def check_scale_is_used(scale: float, has_adapter: bool) -> None:
+    """Raise :class:`InputError` if a scale is given, and no adapter that it could weaken."""
+    if scale != 1.0 and not has_adapter:
+        raise InputError(f"--adapter_scale {scale}: there is no --adapter to weaken; give one")
 
 
 def apply_adapter(base: HiggsAudioModel, adapter: Adapter) -> PeftModel:

@@ -27,11 +27,13 @@ from boson_multimodal.process_group import Ranks
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.evaluation import report as reporting
 from voice_cloning.evaluation.finished_wavs import FinishedWav, missing_wavs, read_wavs
-from voice_cloning.evaluation.identity import REPORT_FILE, bind_folder, file_identity
+from voice_cloning.evaluation.identity import bind_folder, file_identity
+from voice_cloning.evaluation.intervals import CONFIDENCE
 from voice_cloning.evaluation.judged_clips import OTHERS, JudgedSet, spoken_sound
 from voice_cloning.evaluation.judgement import Judgements, Judges, Sound, judge_all
 from voice_cloning.evaluation.originals import Originals, copy_originals, items_with_recordings, through_codec
 from voice_cloning.evaluation.report import JudgedClip
+from voice_cloning.evaluation.report_form import FORMAT, REPORT_FILE
 from voice_cloning.evaluation.report_page import write_page
 from voice_cloning.evaluation.run_selection import (
     check_selection,
@@ -58,7 +60,6 @@ from voice_cloning.evaluation.word_errors import NORMALISATIONS
 from voice_cloning.speech.requests import SpeechRequest, check_references
 from voice_cloning.speech.voice_cloner import VoiceCloner
 
-CONFIDENCE = 0.95
 DURING_SPEECH = "while speech was generated; the clips that are written are complete"
 
 SpokenClips = dict[str, dict[tuple[str, int], ClipRecord]]
@@ -347,7 +348,7 @@ def _report(
     figures = {system["name"]: system["figures"] for system in systems}
     checkpoints, bound = _checkpoints(settings, checked), settings.retention_bound
     return {
-        "format": reporting.FORMAT,
+        "format": FORMAT,
         "title": settings.title or f"{settings.test_set.name}: {', '.join(names)}",
         "set": {
             "name": settings.test_set.name,
@@ -390,7 +391,7 @@ def _system_record(system: System, clips: dict[str, list[JudgedClip]], settings:
         "name": system.name,
         "kind": system.kind,
         **(prompts if system.speaks else {}),
-        **({"adapter_scale": settings.systems.adapter_scale} if system.kind == "adapter" else {}),
+        **({"adapter_scale": settings.systems.adapter_scale} if system.kind == ADAPTER else {}),
         "figures": reporting.figures(own),
         "differences": reporting.differences(clips[BASE], own) if compared else {},
         "groups": reporting.groups(own),

@@ -7,10 +7,12 @@ from typing import Any
 
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.whole_files import write_whole
+from voice_cloning.evaluation.report_form import REPORT_FILE
 from voice_cloning.training.run_directory import differences
 
-IDENTITY_FILE, REPORT_FILE = "evaluation.json", "report.json"
+IDENTITY_FILE = "evaluation.json"
 FORMAT = 1
+"""Of the identity file."""
 
 
 def file_identity(path: Path | None) -> dict[str, str] | None:

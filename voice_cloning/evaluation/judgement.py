@@ -21,7 +21,9 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import progress
 from boson_multimodal.whole_files import append_whole
+from voice_cloning.evaluation.naturalness import MosModel
 from voice_cloning.evaluation.recognisers import Heard, SpeechRecogniser
+from voice_cloning.evaluation.similarity import cosine
 
 JUDGEMENTS_FOLDER = "judgements"
 CLIPS_AT_ONCE = 8
@@ -38,14 +40,6 @@ class Embedder(Protocol):
     def embed(self, samples: Tensor, rate: int) -> Tensor | None: ...
 
 
-class Scorer(Protocol):
-    """A model of naturalness: (samples,) to a mean opinion score from 1 to 5, or None if it cannot judge the clip."""
-
-    name: str
-
-    def score(self, samples: Tensor, rate: int) -> float | None: ...
-
-
 @dataclass(frozen=True)
 class Judges:
     """The models that judge; each may be absent.
@@ -57,7 +51,7 @@ class Judges:
 
     recogniser: SpeechRecogniser | None = None
     speaker_model: Embedder | None = None
-    mos: Scorer | None = None
+    mos: MosModel | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -105,7 +99,7 @@ class Sound:
 
 
 class Judgements:
-    """The judgements in the folder of an evaluation. Each process appends to a file of its own.
+    """The judgements in the folder of an evaluation. Each process appends to a file of its own. All ranks make one.
 
     Raises:
         InputError: if a file cannot be read or written.
@@ -116,6 +110,7 @@ class Judgements:
         self._ranks = ranks
         self._values: dict[tuple[str, str], Any] = {}
         self.read()
+        ranks.gather(None)  # no process writes before all have read, so that all know the same clips as judged
 
     def read(self) -> None:
         """Read what all processes have written."""
@@ -199,7 +194,7 @@ def similarity(judgements: Judgements, judges: Judges, one: Sound | None, other:
     a, b = (judgements.get(sound, judges.of_voice) for sound in (one, other))
     if a is None or b is None:
         return None
-    return float(torch.nn.functional.cosine_similarity(torch.tensor(a), torch.tensor(b), dim=0))
+    return cosine(torch.tensor(a), torch.tensor(b))
 
 
 def _vector(model: Embedder, sound: Sound) -> list[float] | None:
@@ -207,7 +202,7 @@ def _vector(model: Embedder, sound: Sound) -> list[float] | None:
     return None if found is None else [round(number, DECIMALS) for number in found.float().cpu().tolist()]
 
 
-def _score(model: Scorer, sound: Sound) -> float | None:
+def _score(model: MosModel, sound: Sound) -> float | None:
     found = model.score(*sound.waveform())
     return None if found is None else float(found)
 

@@ -18,7 +18,6 @@ from voice_cloning.evaluation.intervals import (
 from voice_cloning.evaluation.word_errors import TextErrors
 from voice_cloning.training.spoken_figures import SpokenClip
 
-FORMAT = 1
 LONGEST_SHORT, LONGEST_MIDDLE = 30, 80
 """Letters of the longest short and of the longest middle text: about 2.5 s and 7 s of speech."""
 LENGTHS = {
@@ -246,7 +245,7 @@ TABLE = {
 def _cell(name: str, interval: dict[str, Any] | None) -> str:
     if interval is None:
         return "-"
-    factor, decimals = (100, 1) if TABLE[name].split()[-1] == "%" or "%" in TABLE[name] else (1, 2)
+    factor, decimals = (100, 1) if "%" in TABLE[name] else (1, 2)
     value, low, high = (f"{factor * interval[end]:.{decimals}f}" for end in ("value", "low", "high"))
     return f"{value} ({low} to {high})"
 

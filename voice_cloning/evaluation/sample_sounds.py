@@ -93,6 +93,8 @@ class SampleSounds:
 
     @contextmanager
     def _codec_on_device(self) -> Iterator[None]:
-        self._codec.model.to(self._device)
-        yield
-        self._codec.model.to("cpu")
+        try:
+            self._codec.model.to(self._device)
+            yield
+        finally:
+            self._codec.model.to("cpu")

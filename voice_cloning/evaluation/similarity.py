@@ -1,7 +1,7 @@
 """Measures whether speech has the wanted voice: SIM, the cosine of the embeddings of two clips.
 
     model = load_speaker_model("resemblyzer")
-    sim = similarity(model.embed(spoken, 24_000), model.embed(reference, 16_000))
+    sim = cosine(model.embed(spoken, 24_000), model.embed(reference, 16_000))
 
 The embeddings are those of :mod:`voice_cloning.speech.speaker_embedding`. SIM is the plain cosine, as published figures
 are. Its scale is the model's own: with Resemblyzer two clips of different speakers have 0.5 to 0.8, with an x-vector
@@ -58,6 +58,6 @@ def load_speaker_model(name: str, revision: str | None = None, device: torch.dev
     return SpeakerModel(model, name if is_package else short_name(name, revision))
 
 
-def similarity(one: Tensor | None, other: Tensor | None) -> float | None:
-    """Return the cosine of two (D,) embeddings of unit length, in -1..1; None if a clip has none."""
-    return None if one is None or other is None else float((one @ other).clamp(-1.0, 1.0))
+def cosine(one: Tensor, other: Tensor) -> float:
+    """Return the cosine of two (D,) embeddings of any length, in -1..1."""
+    return float(torch.nn.functional.cosine_similarity(one, other, dim=0).clamp(-1.0, 1.0))

@@ -77,15 +77,14 @@ class HeldModel:
                 cloner.model_folder, None, cloner.device, cloner.dtype, cloner.quantise
             )
             self._key = key
-        if cloner.adapter_weights is None:
-            cloner.model = self._base
+        adapted = None if cloner.adapter_weights is None else apply_adapter(self._base, cloner.adapter_weights)
+        cloner.model = self._base if adapted is None else adapted.get_base_model()
+        try:
             yield
-        else:
-            adapted = apply_adapter(self._base, cloner.adapter_weights)
-            cloner.model = adapted.get_base_model()
-            yield
-            self._base = adapted.unload().eval()
-        del cloner.model
+        finally:
+            del cloner.model
+            if adapted is not None:
+                self._base = adapted.unload().eval()
 
 
 def speak_set(

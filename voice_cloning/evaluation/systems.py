@@ -10,6 +10,7 @@ from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.circumstances import home_path
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, MODEL_REVISION
 from boson_multimodal.errors import InputError, call_for_each, raise_if_any
+from voice_cloning.adapters.export import check_scale_is_used
 from voice_cloning.adapters.run_record import read_record
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
 from voice_cloning.speech.speech import SpeechSettings
@@ -93,8 +94,7 @@ def find_systems(settings: SystemSettings) -> list[System]:
     given += [(WAVS, path) for path in settings.wavs]
     if not given and not settings.base:
         raise InputError("there is no system to evaluate: give --adapter, --merged or --wavs, or leave --no_base out")
-    if settings.adapter_scale != 1.0 and not settings.adapters:
-        raise InputError(f"--adapter_scale {settings.adapter_scale}: there is no --adapter to weaken; give one")
+    check_scale_is_used(settings.adapter_scale, bool(settings.adapters))
     given = [(kind, str(home_path(path, f"--{kind}"))) for kind, path in given]
     raise_if_any("systems that cannot be evaluated", _problems_of_paths(given, settings))
     namesakes = [str(home_path(path, "--wavs")) for path in settings.namesakes]

@@ -14,7 +14,6 @@ is not known counts as a speaker of its own.
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,10 +115,8 @@ def read_test_set(
     prompt_style: str,
     text_normalisation: str = "none",
     references: Path | None = None,
-    *,
-    clips_needed: bool = False,
 ) -> TestSet:
-    """Read a test set in any of its forms.
+    """Read a test set in any of its forms. Its clips are not read: codes may stand for them.
 
     Args:
         path: its file.
@@ -127,7 +124,6 @@ def read_test_set(
         text_normalisation: how texts are normalised (``TEXT_NORMALISATIONS``).
         references: a set whose clips give the voices of sentences without references; a set with references leaves it
             aside and says so.
-        clips_needed: whether clips that are no file are problems. Without it, codes may stand for them.
 
     Raises:
         InputError: if a file cannot be read; else listing everything that is wrong with the set and its references.
@@ -142,8 +138,6 @@ def read_test_set(
     else:
         items = _items_in_voices(rows, path, references, prompt_style, text_normalisation, problems, notes)
         kind = "sentences"
-    if clips_needed:
-        problems += _missing_clips(items)
     raise_if_any(f"{path}: not usable as a test set", problems)
     return TestSet(path.name, kind, tuple(_with_speakers(items, notes)), tuple(notes))
 
@@ -281,28 +275,6 @@ def _voices(path: Path, prompt_style: str, text_normalisation: str, problems: li
 
 def _is_voice(item: TestItem) -> bool:
     return item.reference is not None and item.reference_text is not None
-
-
-def _missing_clips(items: Sequence[TestItem]) -> list[str]:
-    """Return a problem for each clip whose file is missing; each file once.
-
-    Recordings that are missing all together are none: a set may be made of texts, with names of clips that do not
-    exist yet.
-    """
-    missing: dict[str, dict[str, str]] = {"reference": {}, "recording": {}}
-    recordings = set()
-    for item in items:
-        for field, content in (("reference", item.reference), ("recording", item.recording)):
-            if content is None:
-                continue
-            source = Clip.of(content, item.base_dir).source
-            if field == "recording":
-                recordings.add(source)
-            if isinstance(source, Path) and not source.is_file():
-                missing[field].setdefault(str(source), f"{item.name}: {field}: {source}: no such file")
-    if len(missing["recording"]) == len(recordings):
-        del missing["recording"]
-    return [problem for found in missing.values() for problem in found.values()]
 
 
 def _with_speakers(items: list[TestItem], notes: list[str]) -> list[TestItem]:

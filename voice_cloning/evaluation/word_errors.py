@@ -70,7 +70,7 @@ def text_errors(reference: str, recognised: str, normalisation: str) -> TextErro
 
     An empty recognised text misses every word. If normalisation leaves nothing of the reference (``published`` and a
     text of digits only), ``words`` is 0 and each recognised word is an error. Such a text adds errors and no words to
-    the sums of a set, as in ``jiwer``; has no rate of its own; and is found by :func:`has_words`.
+    the sums of a set, as in ``jiwer``, and has no rate of its own.
 
     Args:
         reference: the text that was to be spoken.
@@ -109,15 +109,6 @@ def word_alignment(reference: str, recognised: str, normalisation: str) -> list[
         length = max(len(ours), len(theirs))
         aligned += [(chunk.type, *pair) for pair in zip(_filled(ours, length), _filled(theirs, length), strict=True)]
     return aligned
-
-
-def has_words(reference: str, normalisation: str) -> bool:
-    """Return whether normalisation leaves a word of a reference; a text without one has no error rate.
-
-    Raises:
-        InputError: if ``normalisation`` is no key of ``NORMALISATIONS``.
-    """
-    return bool(normalised(reference, normalisation))
 
 
 def normalised(text: str, normalisation: str) -> str:

@@ -19,9 +19,6 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from voice_cloning.adapters.export import Adapter
 
-LARGEST_SCALE = 2.0
-"""Beyond it, an adapter is far from anything that was trained."""
-
 
 class AdapterSwitch:
     """A base model with named adapters, of which one or none is in use. After construction none is.
@@ -58,7 +55,7 @@ class AdapterSwitch:
             scale: the factor on the adapter's update: 1 as it was trained, 0 the base's logits.
 
         Raises:
-            InputError: if there is no adapter of this name, or if the scale is not possible (``scale_problem``).
+            InputError: if there is no adapter of this name, or if it cannot be scaled so (``Adapter.scale_problem``).
         """
         if name is None:
             if self._wrapped is not None:
@@ -66,7 +63,7 @@ class AdapterSwitch:
             return self.model
         if name not in self._keys:
             raise InputError(f"there is no adapter {name!r}; there are {self.names}")
-        if problem := scale_problem(self._adapters[name], scale):
+        if problem := self._adapters[name].scale_problem(scale):
             raise InputError(f"adapter {name!r}: {problem}")
         key = self._keys[name]
         self._wrapped.base_model.enable_adapter_layers()
@@ -84,15 +81,6 @@ class AdapterSwitch:
             self._wrapped.add_adapter(key, config)
         set_peft_model_state_dict(self._wrapped, dict(adapter.tensors), adapter_name=key)
         self._wrapped.eval()
-
-
-def scale_problem(adapter: Adapter, scale: float) -> str | None:
-    """Return why an adapter's update cannot be multiplied by ``scale``; None if it can."""
-    if not 0.0 <= scale <= LARGEST_SCALE:
-        return f"adapter_scale is {scale}; it must be from 0 (the base) to {LARGEST_SCALE:g}"
-    if scale != 1.0 and adapter.config.use_dora:
-        return f"adapter_scale is {scale}; an adapter with use_dora has norms that fit scale 1 only; give 1"
-    return None
 
 
 def _settings_for_named_modules(adapter: Adapter) -> LoraConfig:

@@ -50,7 +50,7 @@ from boson_multimodal.model.higgs_audio.generation import codes_of_columns
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths, require_quantisation
 from boson_multimodal.seeds import seed_of
 from lora_config import ADAPTER_FILE, load_base_model
-from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, read_adapter
+from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, check_scale_is_used, read_adapter
 from voice_cloning.speech.adapter_run import (
     normalisation_of_adapter,
     quantisation_of_adapter,
@@ -107,7 +107,7 @@ class VoiceCloner:
         model_path, model_revision, audio_tokenizer_path, audio_tokenizer_revision, torch_dtype: like the trainer's
             flags.
         adapter: the folder of a trained adapter.
-        adapter_scale: weakens the adapter below 1.0 (``Adapter.scaled``).
+        adapter_scale: weakens the adapter below 1.0; 0 is the base (``Adapter.scaled``).
         codes: files of codes (``docs/codes.md``). Clips that they hold are not encoded. If they are given, the codec
             need not be on this machine: the cloner then speaks codes only (``speaks_codes_only``).
         prompt_style: ``as_written`` or ``voice_clone``; None means the style with which the adapter was trained.
@@ -162,8 +162,7 @@ class VoiceCloner:
         self.frames_per_second = self.codes_files.frames_per_second if codec is None else codec.frame_rate
         misfits = checkpoint_misfits(self.config, self.tokenizer, codec)
         raise_if_any(f"{self.model_folder}: tokenizer or codec do not fit", misfits + reference_problems(self.config))
-        if self.adapter is None and adapter_scale != 1.0:
-            raise InputError(f"--adapter_scale {adapter_scale}: there is no --adapter to weaken; give one")
+        check_scale_is_used(adapter_scale, self.adapter is not None)
         self.adapter_scale = adapter_scale
         self.adapter_weights = (
             None if self.adapter is None else fitting_adapter(self.adapter, self.config, adapter_scale)

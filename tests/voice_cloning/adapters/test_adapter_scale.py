@@ -71,9 +71,16 @@ def test_a_scale_of_one_is_as_trained_bit_for_bit(base: Path, tmp_path: Path, va
         assert torch.equal(found, right)
 
 
+@pytest.mark.parametrize("variant", [{}, {"use_rslora": True}], ids=["lora", "rslora"])
+def test_a_scale_of_zero_is_the_base_bit_for_bit(base: Path, tmp_path: Path, variant: dict[str, object]) -> None:
+    adapter = read_adapter(random_adapter(tmp_path / "a", base_of(base), lora_targets=EVERY_GROUP, **variant))
+    for found, right in zip(logits(speaking(base, adapter, 0.0)), logits(base_of(base)), strict=True):
+        assert torch.equal(found, right)
+
+
 def test_a_dora_adapter_cannot_be_scaled(base: Path, tmp_path: Path) -> None:
     adapter = read_adapter(random_adapter(tmp_path / "a", base_of(base), use_dora=True))
-    with pytest.raises(InputError, match=r"--adapter a: --adapter_scale 0.5: the adapter was trained with DoRA"):
+    with pytest.raises(InputError, match=r"--adapter a: adapter_scale is 0.5: the adapter was trained with DoRA"):
         adapter.scaled(0.5, "--adapter a")
 
 
@@ -86,8 +93,10 @@ def test_an_adapter_with_whole_modules_is_refused(base: Path, tmp_path: Path) ->
         read_adapter(folder)
 
 
-@pytest.mark.parametrize("scale", [0.0, -0.5, 2.01, float("nan"), float("inf")])
+@pytest.mark.parametrize("scale", [-1e-9, -0.5, 2.01, float("nan"), float("inf")])
 def test_a_scale_out_of_range_is_refused(base: Path, tmp_path: Path, scale: float) -> None:
     adapter = read_adapter(random_adapter(tmp_path / "a", base_of(base)))
-    with pytest.raises(InputError, match=f"--adapter_scale is {scale}; it must be above 0 .* and at most 2"):
+    with pytest.raises(
+        InputError, match=rf"--adapter a: adapter_scale is {scale}; it must be from 0 \(the base\) to 2 "
+    ):
         adapter.scaled(scale, "--adapter a")

@@ -1,6 +1,9 @@
 """Judgements are kept by the content of a clip and the name of a judge."""
 
 from pathlib import Path
+from threading import Barrier, Thread
+from time import sleep
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -48,6 +51,47 @@ def test_nothing_is_judged_twice(tmp_path: Path, sounds: list[Sound]) -> None:
     assert found == pytest.approx(float(wanted), abs=1e-5)
     assert similarity(again, judges, sounds[0], sounds[0]) == pytest.approx(1.0, abs=1e-6)
     assert similarity(again, Judges(), *sounds[:2]) is similarity(again, judges, None, sounds[0]) is None
+
+
+class ThreadRanks(Ranks):
+    """Ranks that are threads of this process."""
+
+    meeting = Barrier(2)
+    values: ClassVar[list[Any]] = [None, None]
+
+    def gather(self, value: Any) -> list[Any]:
+        self.values[self.rank] = value
+        self.meeting.wait(timeout=30)
+        found = list(self.values)
+        self.meeting.wait(timeout=30)
+        return found
+
+
+def test_processes_share_the_clips_also_if_one_reads_late(
+    tmp_path: Path, sounds: list[Sound], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another process has judged in the same call must not change which clips are this one's."""
+    read = Judgements.read
+
+    def late(self: Judgements) -> None:
+        if self._ranks.rank == 1:
+            sleep(0.5)
+        read(self)
+
+    monkeypatch.setattr(Judgements, "read", late)
+    found: dict[int, list[Any]] = {}
+
+    def work(rank: int) -> None:
+        judgements = Judgements(tmp_path, ThreadRanks(-1, rank, 2))
+        judgements.fill("text:a", sounds, lambda chunk: [sound.key for sound in chunk], 1)
+        found[rank] = [judgements.get(sound, "text:a") for sound in sounds]
+
+    threads = [Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {rank: [sound.key for sound in sounds] for rank in range(2)}
 
 
 def test_another_judge_or_version_judges_anew(tmp_path: Path, sounds: list[Sound]) -> None:

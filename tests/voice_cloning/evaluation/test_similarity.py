@@ -12,7 +12,7 @@ from transformers import WavLMConfig, WavLMForXVector
 from boson_multimodal.errors import InputError
 from tests.voice_cloning.speech.test_speaker_embedding import RATE, SIZES, save_model, wave
 from voice_cloning.evaluation.naturalness import INSTALL_SPEECHMOS, load_mos
-from voice_cloning.evaluation.similarity import LEAST_SECONDS, SpeakerModel, load_speaker_model, similarity
+from voice_cloning.evaluation.similarity import LEAST_SECONDS, SpeakerModel, cosine, load_speaker_model
 from voice_cloning.speech import speaker_embedding
 
 CPU = torch.device("cpu")
@@ -38,16 +38,15 @@ def test_sim_is_the_cosine_of_the_embeddings_of_the_speech_package(model: Speake
     known = speaker_embedding.load_speaker_model(str(wavlm), CPU)
     vectors = [known.embed(wave(3.0, seed), RATE).vector for seed in (0, 1)]
     assert one.shape == (24,) and one.norm() == pytest.approx(1, abs=1e-6)
-    assert similarity(one, other) == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-6)
-    assert similarity(one, one) == pytest.approx(1, abs=1e-6) and similarity(one, -one) == pytest.approx(-1, abs=1e-6)
+    assert cosine(one, other) == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-6)
+    assert cosine(one, 3 * one) == pytest.approx(1, abs=1e-6) and cosine(one, -one) == pytest.approx(-1, abs=1e-6)
     assert model.name == wavlm.name
 
 
 def test_short_clips_have_a_voice_down_to_half_a_second(model: SpeakerModel) -> None:
     assert model.embed(sound(LEAST_SECONDS), RATE).shape == (24,)
     for samples in (sound(LEAST_SECONDS - 0.01), torch.zeros(5 * RATE), torch.zeros(0)):
-        nothing = model.embed(samples, RATE)
-        assert nothing is None and similarity(nothing, model.embed(sound(1.0), RATE)) is None
+        assert model.embed(samples, RATE) is None
 
 
 def test_the_revision_reaches_the_hub(monkeypatch: pytest.MonkeyPatch, wavlm: Path) -> None:

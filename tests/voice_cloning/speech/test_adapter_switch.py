@@ -114,7 +114,7 @@ def test_the_scale_weakens_one_adapter_until_it_is_used_again(
         ("attention", float("nan"), "adapter_scale is nan"),
         ("attention", float("inf"), "adapter_scale is inf"),
         ("attention", 2.5, r"adapter_scale is 2.5; it must be from 0 \(the base\) to 2"),
-        ("dora", 0.5, "adapter 'dora': adapter_scale is 0.5; an adapter with use_dora has norms that fit scale 1"),
+        ("dora", 0.5, "adapter 'dora': adapter_scale is 0.5: the adapter was trained with DoRA"),
     ],
 )
 def test_what_cannot_be_used(switch: AdapterSwitch, name: str, scale: float, message: str) -> None:

@@ -85,3 +85,13 @@ def test_speech_is_due_at_evaluations_unless_it_has_steps_of_its_own() -> None:
     assert due() == [4, 8, 10]
     assert due(sample_every=3) == [3, 6, 9, 10]
     assert due(sample_every=100) == [10]
+
+
+@pytest.mark.parametrize("sample_every", [3, 8])
+def test_an_evaluation_without_speech_cannot_be_compared_by_speech(sample_every: int) -> None:
+    known = {"data_path": "a", "output_dir": "b", "eval_data_path": "c", "eval_steps": 4, "keep_best_by": "stop_rate"}
+    for sound in (None, 1, 2, 4):
+        DistributedTrainingConfig(**known, sample_every=sound)
+    message = f"keep_best_by is stop_rate, sample_every is {sample_every} and eval_steps is 4: at some evaluations"
+    with pytest.raises(InputError, match=message):
+        DistributedTrainingConfig(**known, sample_every=sample_every)

@@ -1,0 +1,81 @@
+"""The flags that all commands share that speak: the model, how it computes, and how codes are sampled."""
+
+import argparse
+
+from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
+from boson_multimodal.device import TORCH_DTYPES
+from boson_multimodal.model.higgs_audio.generation import SamplingConfig
+from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name the model and the codec."""
+    add = parser.add_argument
+    add("--model_path", default=MODEL_ID, help="Folder or hub id of the base model.")
+    add("--model_revision", default=MODEL_REVISION, help="Commit of model_path, if it is a hub id.")
+    add("--audio_tokenizer_path", default=AUDIO_TOKENIZER_ID, help="Folder or hub id of the codec.")
+    add(
+        "--audio_tokenizer_revision",
+        default=AUDIO_TOKENIZER_REVISION,
+        help="Commit of audio_tokenizer_path, if it is a hub id.",
+    )
+
+
+def add_adapter_scale_flag(parser: argparse.ArgumentParser) -> None:
+    """Add ``--adapter_scale``."""
+    parser.add_argument(
+        "--adapter_scale",
+        type=float,
+        default=1.0,
+        help="Multiplies what an adapter adds to the base, from 0 (the base) to 2: 1.0 is as trained, less weakens an "
+        "adapter that was trained too far.",
+    )
+
+
+def add_computation_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say with which numbers and where the model computes."""
+    add = parser.add_argument
+    types = [name for name in TORCH_DTYPES if name != "float16"]
+    add("--torch_dtype", choices=types, default="auto", help="auto is bfloat16 on a GPU and float32 on CPU.")
+    add(
+        "--quantise",
+        choices=QUANTISATIONS,
+        help="nf4 holds the model's weights in 4 bits; by default as the adapter was trained, none without an adapter.",
+    )
+    add("--device", help="cpu, cuda, cuda:1; by default the GPU, or the CPU if there is no GPU.")
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of :func:`sampling_of`."""
+    add, settings = parser.add_argument, SamplingConfig()
+    add(
+        "--greedy",
+        action="store_true",
+        help="Always take the most probable code. The sampling flags are then ignored, and nothing is tried again.",
+    )
+    add("--temperature", type=float, default=settings.temperature)
+    add("--top_k", type=int, default=settings.top_k, help="0 keeps all.")
+    add("--top_p", type=float, default=settings.top_p)
+    add(
+        "--ras_win_len",
+        type=int,
+        default=settings.ras_win_len,
+        help="Window of repetition-aware sampling; 0 turns it off.",
+    )
+    add("--ras_win_max_num_repeat", type=int, default=settings.ras_win_max_num_repeat)
+
+
+def sampling_of(flags: argparse.Namespace) -> SamplingConfig:
+    """Return the settings that the flags of :func:`add_sampling_flags` ask for.
+
+    Raises:
+        InputError: if a value is out of range.
+    """
+    return SamplingConfig(
+        do_sample=not flags.greedy,
+        temperature=flags.temperature,
+        top_k=flags.top_k,
+        top_p=flags.top_p,
+        ras_win_len=flags.ras_win_len or None,
+        ras_win_max_num_repeat=flags.ras_win_max_num_repeat,
+    )
