@@ -15,6 +15,7 @@ from tests.checkpoint_folders import edit_json
 from tests.old_runs.command import COMMAND
 from tests.training_runs import adapter, assert_same_adapter, metrics
 from voice_cloning.training import config as training_config
+from voice_cloning.training.checkpoints import read_state
 from voice_cloning.training.config import DistributedTrainingConfig, flag_fields
 
 OLD_RUN = Path(__file__).parents[2] / "old_runs" / "before_0_1"
@@ -82,6 +83,18 @@ def test_the_same_command_resumes_a_run_of_the_code_before_0_1(old_run: Path, ca
     assert (summary.step, summary.finished) == (6, True)
     assert "from the run that is resumed: --prompt_style as_written, --num_scored_samples 0" in caplog.text
     assert_resumed(old_run, whole)
+
+
+def test_an_old_run_goes_on_with_patience(old_run: Path) -> None:
+    """Its state does not count evaluations: it has waited for none. Its best one has no speech."""
+    with pytest.raises(InputError, match="num_scored_samples is 0; fewer than 32 samples cannot decide"):
+        train(f"{COMMAND} --keep_best_by stop_rate")
+    best = read_state(old_run / "checkpoint-000003")["best"]
+    summary = train(f"{COMMAND} --patience 1")
+    found = {line["step"]: line["eval_loss"] for line in metrics(old_run) if "eval_loss" in line and line["step"] > 3}
+    ends_at_4 = found[4] >= best["eval_loss"]
+    assert (summary.finished, summary.ended_early, summary.step) == (True, ends_at_4, 4 if ends_at_4 else 6)
+    assert read_state(summary.checkpoint).get("ended_early", False) == ends_at_4
 
 
 @dataclass(kw_only=True)
