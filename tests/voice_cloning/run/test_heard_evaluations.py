@@ -127,11 +127,7 @@ def test_a_model_that_cannot_speak_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_agree_on_what_they_heard_and_on_the_end(demo: Path, tmp_path: Path) -> None:
-<<<<<<< HEAD
-    """The recogniser has random weights. The learning rate is so small that the first evaluation stays the best."""
-=======
     """With a recogniser of random weights. The learning rate is so small that no evaluation beats the first one."""
->>>>>>> g-keep2
     listener = make_whisper(tmp_path / "listener")
     records = json.loads((demo / "val_chatml_samples.json").read_text(encoding="utf-8"))
     data = demo / "two_processes.json"
