@@ -28,7 +28,7 @@ def retention_settings(
     return replace(
         settings,
         # Folders of WAVs hold the clips of the target set alone.
-        systems=replace(settings.systems, speaking_only=True),
+        systems=replace(settings.systems, wavs=()),
         test_set=retention_set,
         references=references,
         output_dir=settings.output_dir / RETENTION_FOLDER,

@@ -57,7 +57,6 @@ class SystemSettings:
             device, adapter_scale: as in :class:`VoiceCloner`.
         base: whether the base model itself is a system.
         adapters, merged, wavs: folders; ``merged`` may be hub ids.
-        speaking_only: leave the folders of WAVs out. The other systems have the names that they have beside them.
         prompt_style, text_normalisation: of all systems; None takes those of each adapter's training.
         speech: the settings of generation. Its seed is not used, and nothing is repeated.
     """
@@ -71,7 +70,6 @@ class SystemSettings:
     adapters: tuple[str, ...] = ()
     merged: tuple[str, ...] = ()
     wavs: tuple[str, ...] = ()
-    speaking_only: bool = False
     adapter_scale: float = 1.0
     prompt_style: str | None = None
     text_normalisation: str | None = None
@@ -98,11 +96,7 @@ def find_systems(settings: SystemSettings) -> list[System]:
     raise_if_any("systems that cannot be evaluated", _problems_of_paths(given, settings))
     names = short_names([path for _, path in given])
     found = [(BASE, BASE, settings.model_path)] if settings.base else []
-    found += [
-        (name, kind, path)
-        for name, (kind, path) in zip(names, given, strict=True)
-        if not (settings.speaking_only and kind == WAVS)
-    ]
+    found += [(name, kind, path) for name, (kind, path) in zip(names, given, strict=True)]
     return call_for_each(lambda one: _system(*one, settings), found)
 
 

@@ -5,8 +5,6 @@ from pathlib import Path
 import pytest
 
 from boson_multimodal.errors import InputError
-from voice_cloning.evaluation.evaluation import EvaluationSettings
-from voice_cloning.evaluation.retention import retention_settings
 from voice_cloning.evaluation.systems import System, SystemSettings, find_systems, mismatches, short_names
 
 
@@ -45,16 +43,6 @@ def test_systems_come_in_the_order_base_adapters_merged_wavs(tmp_path: Path) -> 
         ("wavs", "wavs"),
     ]
     assert [system.speaks for system in found] == [True, True, True, False]
-
-
-def test_systems_keep_their_names_where_folders_of_wavs_are_left_out(tmp_path: Path) -> None:
-    """The retention set must know a checkpoint by the name that it has on the target set."""
-    adapter, wavs = folders(tmp_path, "a/best", "b/best")
-    given = settings(tmp_path, adapters=(adapter,), wavs=(wavs,))
-    evaluation = EvaluationSettings(systems=given, test_set=tmp_path / "target", output_dir=tmp_path / "out")
-    kept = retention_settings(evaluation, tmp_path / "kept", None).systems
-    assert [system.name for system in find_systems(given)] == ["base", "a/best", "b/best"]
-    assert [system.name for system in find_systems(kept)] == ["base", "a/best"]
 
 
 def test_no_system_at_all_is_refused(tmp_path: Path) -> None:
