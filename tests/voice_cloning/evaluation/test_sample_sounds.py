@@ -89,6 +89,16 @@ def test_each_reporter_gets_sound_and_picture_of_clips_that_have_any(
     assert tags == ["samples/a_b/reference", "samples/a_b/true", "samples/c/true"]
 
 
+def test_the_codec_leaves_the_device_also_after_an_error(demo: Path, tmp_path: Path) -> None:
+    sounds = SampleSounds(demo / "audio_tokenizer", tmp_path, torch.device("meta"))
+    sample = asked_samples.AskedSample(0, "a", "a", None, "text", 1, 10, 20, 5)
+    moved: list[str] = []
+    sounds._codec.model.to = lambda device: moved.append(str(device))
+    with pytest.raises(RuntimeError):
+        sounds.decode({sample: torch.zeros(3, 4)})
+    assert moved == ["meta", "cpu"]
+
+
 def test_a_full_disk_is_named(demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
