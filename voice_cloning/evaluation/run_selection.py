@@ -196,5 +196,8 @@ def selection_line(selection: dict[str, Any]) -> str:
     other = "which has the lowest evaluation loss too" if by_loss == selection["chosen"] else f"by loss: {by_loss}"
     if by_loss is None:
         other = "the run has no evaluation loss of these checkpoints"
-    why = decided_by(selection["comparisons"], selection["chosen"])
-    return f"best checkpoint: {selection['chosen']} ({why}); {other}"
+    comparisons = selection["comparisons"]
+    rules = {comparison["rule"] for comparison in comparisons if "compared_with" in comparison}
+    if rules and rules <= {"eval_loss", "none"}:
+        other += "; no figure of speech tells them apart, so nothing but the loss decided"
+    return f"best checkpoint: {selection['chosen']} ({decided_by(comparisons, selection['chosen'])}); {other}"

@@ -15,9 +15,10 @@ from tests.voice_cloning.evaluation.judges import KnowsClips, settings_of
 from tests.voice_cloning.speech.cloners import checkpoint_of, targets
 from voice_cloning.adapters.model_card import CARD_FILE
 from voice_cloning.adapters.selection_lines import read_selection, selection_lines
-from voice_cloning.evaluation.evaluation import evaluate
+from voice_cloning.evaluation.evaluation import check_evaluation, evaluate
 from voice_cloning.evaluation.retention import retention_part, retention_settings
 from voice_cloning.evaluation.run_selection import run_checkpoints, selection_line
+from voice_cloning.evaluation.speaking import ClipToSpeak
 
 EARLY, LATE = "checkpoint-000040", "checkpoint-000080"
 
@@ -59,6 +60,17 @@ def test_the_checkpoint_that_speaks_is_chosen_although_the_other_has_the_lower_l
     assert "sentences): better than checkpoint-000040 by WER, -1" in chosen
     assert "sentences): checkpoint-000080 is better by WER, -1" in other
     assert "- judged by recogniser `knows-clips`; intervals" in chosen and "adapter_scale" not in chosen
+
+
+def test_a_checkpoint_that_is_removed_after_the_check_can_still_speak(demo: Path, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    adapters = tuple(map(str, run_checkpoints(str(tmp_path / "run"))))
+    settings = replace(settings_of(demo, tmp_path / "out", adapters=adapters), select=tmp_path / "run")
+    checked = check_evaluation(settings)
+    shutil.rmtree(tmp_path / "run" / EARLY)
+    clip = ClipToSpeak(checked.requests[EARLY][0], 0)
+    assert clip.made_of(checked.cloners[EARLY])["adapter"] != clip.made_of(checked.cloners[LATE])["adapter"]
+    assert checked.cloners[EARLY].adapter_weights is not None
 
 
 def test_a_damaged_choice_is_passed_over_on_a_card(run: Path, tmp_path: Path) -> None:

@@ -176,6 +176,14 @@ def test_a_run_without_an_evaluation_loss_has_no_choice_by_it() -> None:
     assert selection_line(selection | {"by_eval_loss": None}).endswith("no evaluation loss of these checkpoints")
 
 
+def test_a_choice_that_speech_did_not_make_is_called_so() -> None:
+    selection = report_of(A)["selection"]
+    assert "nothing but the loss" not in selection_line(selection)
+    selection["comparisons"][1] |= {"is_better": False, "rule": "eval_loss", "difference": None}
+    told = selection_line(selection)
+    assert told.startswith(f"best checkpoint: {A} (no later one is better)") and "nothing but the loss decided" in told
+
+
 # -- what cards say ----------------------------------------------------------------------------------------------------
 
 
