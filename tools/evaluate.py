@@ -24,7 +24,7 @@ from boson_multimodal.circumstances import home_path
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
 from boson_multimodal.device import pick_device
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError, call_for_each, raise_if_any
 from boson_multimodal.process_group import Ranks
 from tools.speech_flags import (
     add_adapter_scale_flag,
@@ -210,7 +210,7 @@ def load_judges(flags: argparse.Namespace, device: torch.device) -> Judges:
     """Load the models that judge.
 
     Raises:
-        InputError: if one of them cannot be used.
+        InputError: naming all of them that cannot be used.
     """
     raise_if_any(
         "wrong flags",
@@ -220,10 +220,20 @@ def load_judges(flags: argparse.Namespace, device: torch.device) -> Judges:
             if getattr(flags, f"{name}_revision") is not None and getattr(flags, name) is None
         ],
     )
+    mos, speaker_model, recogniser = call_for_each(  # all that are wrong are named; the largest comes last
+        lambda load: load(),
+        [
+            lambda: flags.mos and load_mos(flags.mos),
+            lambda: (
+                flags.speaker_model and load_speaker_model(flags.speaker_model, flags.speaker_model_revision, device)
+            ),
+            lambda: flags.asr and load_recogniser(flags.asr, flags.asr_revision, device),
+        ],
+    )
     return Judges(
-        flags.asr and load_recogniser(flags.asr, flags.asr_revision, device),
-        flags.speaker_model and load_speaker_model(flags.speaker_model, flags.speaker_model_revision, device),
-        flags.mos and load_mos(flags.mos),
+        recogniser,
+        speaker_model,
+        mos,
         {
             field: folder_version(Path(path))
             for field, path in (("recogniser", flags.asr), ("speaker_model", flags.speaker_model))

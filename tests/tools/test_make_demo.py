@@ -11,6 +11,7 @@ import arabic_voice_cloning_distributed_trainer as program
 from tests.evaluation_example import write_example, write_report
 from tests.training_runs import PROJECT
 from tests.voice_cloning.speech.cloners import GREEDY, make_cloner, targets
+from tools import evaluate
 from tools.demo.ending import sum_up_evaluation
 from voice_cloning.speech.requests import read_manifest
 
@@ -27,7 +28,6 @@ def demo_settings() -> list[str]:
 
 def test_the_evaluation_of_the_demo_has_flags_that_exist() -> None:
     """It compares the base and one adapter on the training records, always with the most probable code."""
-    evaluate = pytest.importorskip("tools.evaluate")
     words = shlex.split(re.search(r"-m tools\.evaluate (.*)$", makefile(), re.MULTILINE)[1])
     flags = evaluate.parse_arguments(words)
     assert flags.greedy and not flags.no_base and len(flags.adapter) == 1 and flags.device == "cpu"

@@ -98,6 +98,10 @@ class Sound:
         return waveform.samples, waveform.sampling_rate
 
 
+WHAT_IS_JUDGED = {"text": "words", "voice": "voice", "mos": "naturalness"}
+"""What a progress line says of each kind of judge."""
+
+
 class Judgements:
     """The judgements in the folder of an evaluation. Each process appends to a file of its own. All ranks make one.
 
@@ -137,7 +141,8 @@ class Judgements:
         chunks = [waiting[start : start + at_once] for start in range(0, len(waiting), at_once)]
         own = chunks[self._ranks.rank :: self._ranks.world_size]
         found: dict[tuple[str, str], Any] = {}
-        title = f"judging, {judge}"
+        kind, _, name = judge.partition(":")
+        title = f"judging the {WHAT_IS_JUDGED[kind]}, {name.partition('@')[0]}"
         with progress(
             title=title, total=sum(map(len, own)), unit="clip", disable=not own or not self._ranks.is_main
         ) as bar:

@@ -217,13 +217,14 @@ def scales(measurements: dict[str, Sequence[JudgedClip]]) -> dict[str, dict[str,
 
 
 def table(report: dict[str, Any]) -> list[str]:
-    """Return the lines of a table with one line for each system, and one for each scale."""
+    """Return the lines of a table with one line for each system, and one for each scale that has one of its figures."""
     names = [name for name in TABLE if any(name in system["figures"] for system in report["systems"])]
     rows = [["", *(TABLE[name] for name in names)]]
     rows += [[s["name"], *(_cell(name, s["figures"].get(name)) for name in names)] for s in report["systems"]]
     for scale in dict.fromkeys(scale for found in report["scales"].values() for scale in found):
         cells = [_cell(name, report["scales"].get(name, {}).get(scale)) for name in names]
-        rows.append([f"({scale})", *cells])
+        if set(cells) != {"-"}:
+            rows.append([f"({scale})", *cells])
     widths = [max(len(row[column]) for row in rows) for column in range(len(names) + 1)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

@@ -143,3 +143,5 @@ def test_the_table_has_a_line_for_each_system_and_scale() -> None:
     assert [line.split()[0] for line in lines[1:]] == ["base", "wavs", "(true"]
     assert "ends %" in lines[0] and "WER %" in lines[0] and "MOS" not in lines[0]
     assert "75.0 (" in lines[1] and lines[2].split()[1:] == ["-"] * 4
+    without_a_figure = {"characters_per_second": {"true recordings": {"value": 9.0, "low": 8.0, "high": 10.0}}}
+    assert len(table({"systems": systems, "scales": without_a_figure})) == 3
