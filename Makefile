@@ -18,7 +18,7 @@ DEMO_EVALUATION := $(DEMO)/evaluation
 # width, everything that can have an adapter has one, and the learning rate is high.
 DEMO_SETTINGS := --max_steps 200 --warmup_steps 10 --learning_rate 5e-3 \
 	--lora_rank 64 --lora_alpha 128 --lora_targets attention audio_mlp text_mlp heads audio_embeddings \
-	--logging_steps 10 --eval_steps 20 --sample_every 100 --save_steps 100
+	--logging_steps 10 --eval_steps 20 --save_steps 100
 
 .PHONY: help demo test test-slow test-gpu lint clean
 
@@ -55,7 +55,7 @@ $(DEMO_BUILT): tools/make_demo.py $(wildcard tools/demo/*.py) | $(INSTALLED)
 demo: $(DEMO_BUILT)
 	@echo "training an adapter: under a minute"
 	@OMP_NUM_THREADS=1 $(VENV_PYTHON) arabic_voice_cloning_distributed_trainer.py \
-		--data_path $(DEMO)/train_chatml_samples.json --eval_data_path $(DEMO)/val_chatml_samples.json \
+		--data_path $(DEMO)/train_chatml_samples.json --eval_data_path $(DEMO)/val_chatml_samples.json --sample_every 100 \
 		--model_path $(DEMO)/model --audio_tokenizer_path $(DEMO)/audio_tokenizer \
 		--code_cache_dir $(DEMO)/code_cache --output_dir $(DEMO_RUN) $(DEMO_SETTINGS)
 	@echo "metrics: $(DEMO_RUN)/metrics.jsonl"
