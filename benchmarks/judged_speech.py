@@ -41,7 +41,7 @@ from tools.demo.build import build_demo
 from voice_cloning.evaluation.intervals import Interval, mean_interval, ratio_interval
 from voice_cloning.evaluation.naturalness import load_mos
 from voice_cloning.evaluation.recognisers import Heard, load_recogniser
-from voice_cloning.evaluation.similarity import load_speaker_model, similarity
+from voice_cloning.evaluation.similarity import cosine, load_speaker_model
 from voice_cloning.evaluation.word_errors import NORMALISATIONS, TextErrors, text_errors
 
 SAMPLES = Path(__file__).resolve().parents[2] / "shared" / "samples" / "arabic_speech_commands"
@@ -136,6 +136,10 @@ def changes(codec_folder: Path) -> dict[str, Callable[[Tensor, int], tuple[Tenso
     }
 
 
+def _similarity(one: Tensor | None, other: Tensor | None) -> float | None:
+    return None if one is None or other is None else cosine(one, other)
+
+
 class Judges:
     """The models. Embeddings of recordings and references are kept."""
 
@@ -151,11 +155,13 @@ class Judges:
         found: Judged = {
             "text": self.recogniser.transcribe([Heard(samples=samples, sampling_rate=rate)])[0],
             "mos": self.mos.score(samples, rate),
-            "sim_recording": similarity(voice, self._voice(utterance.name, utterance.samples, utterance.sampling_rate)),
+            "sim_recording": _similarity(
+                voice, self._voice(utterance.name, utterance.samples, utterance.sampling_rate)
+            ),
         }
         if utterance.reference is not None and another.reference is not None:
-            found["sim_reference"] = similarity(voice, self._voice(f"{utterance.name} ref", *utterance.reference))
-            found["sim_another"] = similarity(voice, self._voice(f"{another.name} ref", *another.reference))
+            found["sim_reference"] = _similarity(voice, self._voice(f"{utterance.name} ref", *utterance.reference))
+            found["sim_another"] = _similarity(voice, self._voice(f"{another.name} ref", *another.reference))
         return found
 
     def _voice(self, key: str, samples: Tensor, rate: int) -> Tensor | None:
