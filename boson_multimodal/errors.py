@@ -86,6 +86,17 @@ def listed(heading: str, offenders: Sequence[str | Problem]) -> list[str]:
     return [f"{heading}:", *shown]
 
 
+def result_or_message(function: Callable[[], Found]) -> tuple[Found | None, str | None]:
+    """Return the result of a call and None; or None and the message of the ``InputError`` that it raised.
+
+    For checks that go on after a problem, and raise all of them at last.
+    """
+    try:
+        return function(), None
+    except InputError as error:
+        return None, str(error)
+
+
 def call_for_each(function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
     """Call ``function`` for every item, such as a file to read, and return the results in order.
 

@@ -19,7 +19,7 @@ from arabic_text.normalise import TEXT_NORMALISATIONS
 from boson_multimodal.circumstances import home_path
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError, raise_if_any, result_or_message
 from boson_multimodal.memory_remedies import naming_lack_of_memory
 from tools.speech_flags import add_computation_flags, add_model_flags
 from tools.studio.dictation import load_dictation
@@ -86,11 +86,10 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
     problems: dict[str, None] = {}  # a dict lists each problem once: the cloners share their base
 
     def tried(check: Callable[[], object]) -> object:
-        try:
-            return check()
-        except InputError as error:
-            problems[str(error)] = None
-            return None
+        found, message = result_or_message(check)
+        if message is not None:
+            problems[message] = None
+        return found
 
     tried(require_gradio)
     tried(lambda: check_address(flags.host, flags.port))

@@ -13,7 +13,7 @@ from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.audio_processing.sound_levels import is_silent
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent
-from boson_multimodal.errors import InputError, call_for_each, raise_if_any
+from boson_multimodal.errors import InputError, call_for_each, raise_if_any, result_or_message
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.whole_files import write_whole
 from tools.studio.systems import Systems
@@ -126,25 +126,19 @@ def check(wishes: Wishes, systems: Systems) -> Job:
     Raises:
         InputError: listing everything that is wrong. Nothing has been spoken then.
     """
-    problems, hints = [], []
+    problems: list[str] = []
     names = [name for name in systems.names if name in wishes.systems]
     if not names:
         problems.append(f"systems: none is chosen; choose at least one of {', '.join(systems.names)}")
     scale = 1.0 if wishes.scale is None else wishes.scale
     problems += systems.scale_problems(names, scale)
-    settings: dict[int, SpeechSettings] = {}
-    try:
-        settings = _settings(wishes)
-    except InputError as error:
-        problems.append(str(error))
+    settings, wrong_settings = result_or_message(lambda: _settings(wishes))
+    problems += [wrong_settings] if wrong_settings else []
     problems += _text_problems(wishes, systems, names)
-    waveform = None
-    try:
-        waveform = _reference(wishes.reference)
-        hints += _hints(waveform)
-    except InputError as error:
-        problems.append(str(error))
+    waveform, wrong_reference = result_or_message(lambda: _reference(wishes.reference))
+    problems += [wrong_reference] if wrong_reference else []
     raise_if_any("Nothing was spoken", problems)
+    hints = _hints(waveform)
     requests = {name: _request(wishes, systems, name) for name in names}
     clip = Clip.of(AudioContent(audio_url=wishes.reference), Path())
     frames = {clip: frames_of(waveform.samples.numel(), waveform.sampling_rate, FRAMES_PER_SECOND)}
@@ -183,10 +177,10 @@ def read_reference(path: str) -> Waveform:
     Raises:
         InputError: if it cannot be read.
     """
-    try:
-        return read_waveform(Clip.of(AudioContent(audio_url=path), Path()))
-    except InputError as error:
-        raise InputError(f"reference: {str(error).replace(path, Path(path).name)}") from error
+    waveform, message = result_or_message(lambda: read_waveform(Clip.of(AudioContent(audio_url=path), Path())))
+    if waveform is None:
+        raise InputError(f"reference: {message.replace(path, Path(path).name)}")
+    return waveform
 
 
 def _reference(path: str | None) -> Waveform:

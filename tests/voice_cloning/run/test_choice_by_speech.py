@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from boson_multimodal.errors import InputError
+from boson_multimodal.process_group import Ranks
 from voice_cloning.run.speech import load_recogniser_of
 from voice_cloning.training.config import DistributedTrainingConfig
 
@@ -15,14 +16,14 @@ def load(samples: int, use_delay_pattern: bool, keep_best_by: str) -> object:
     data = SimpleNamespace(
         eval_dataset=[None] * samples, model_config=SimpleNamespace(use_delay_pattern=use_delay_pattern)
     )
-    return load_recogniser_of(config, data, torch.device("cpu"))
+    return load_recogniser_of(config, data, torch.device("cpu"), Ranks())
 
 
 @pytest.mark.parametrize(
     ("samples", "use_delay_pattern", "message"),
     [
         (31, True, "--keep_best_by stop_rate: --eval_data_path val has 31 samples; fewer than 32 cannot decide"),
-        (40, False, "--keep_best_by stop_rate: config.json of --model_path .* such a model cannot speak"),
+        (40, False, "--keep_best_by: needs spoken samples, and config.json .* such a model cannot speak"),
     ],
 )
 def test_speech_that_cannot_decide_is_refused(samples: int, use_delay_pattern: bool, message: str) -> None:

@@ -92,6 +92,6 @@ def test_an_evaluation_without_speech_cannot_be_compared_by_speech(sample_every:
     known = {"data_path": "a", "output_dir": "b", "eval_data_path": "c", "eval_steps": 4, "keep_best_by": "stop_rate"}
     for sound in (None, 1, 2, 4):
         DistributedTrainingConfig(**known, sample_every=sound)
-    message = f"keep_best_by is stop_rate, sample_every is {sample_every} and eval_steps is 4: at some evaluations"
+    message = f"keep_best_by is stop_rate, and sample_every {sample_every} does not divide eval_steps 4"
     with pytest.raises(InputError, match=message):
         DistributedTrainingConfig(**known, sample_every=sample_every)
