@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from boson_multimodal.errors import InputError, visible
+from boson_multimodal.errors import InputError, result_or_message, visible
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,13 @@ from boson_multimodal.errors import InputError, visible
 def test_what_cannot_be_seen_is_written_as_a_code(text: str, shown: str) -> None:
     assert visible(text) == shown
     assert str(InputError(text)) == shown
+
+
+def test_a_call_gives_its_result_or_the_message_of_its_wrong_input() -> None:
+    def refuse() -> int:
+        raise InputError("field: wrong")
+
+    assert result_or_message(lambda: 3) == (3, None)
+    assert result_or_message(refuse) == (None, "field: wrong")
+    with pytest.raises(ZeroDivisionError):
+        result_or_message(lambda: 1 // 0)
