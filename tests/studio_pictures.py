@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import torch
 
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from tests.chromium import PROGRAM, Browser
 from tests.report_pictures import UNWRITTEN, box_font
 from tools.studio import page as studio_page
@@ -24,7 +25,6 @@ from tools.studio.job import Job, Take, Wishes
 from tools.studio.page import STYLE, Page
 from tools.studio.server import LOOPBACK, gradio_in, served
 from tools.studio.systems import BASE
-from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.voice_cloner import SpeechSettings
 
 PICTURES = {"desktop_light": (1200, False, 0.25), "phone_dark": (390, True, 0.4)}

@@ -4,13 +4,13 @@ from pathlib import Path
 from statistics import median
 
 from boson_multimodal.audio_processing.sound_files import Clip
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.chatml import prepare_chatml_sample
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.evaluation.report_form import REPORT_FILE, Report, read_report
 from voice_cloning.evaluation.report_page import PAGE_FILE
-from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.requests import read_manifest
 from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 from voice_cloning.training.checkpoints import is_written_by_program, named_checkpoints

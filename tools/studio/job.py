@@ -11,13 +11,13 @@ from pathlib import Path
 from boson_multimodal.audio_processing.clips import Waveform, frames_of, read_waveform
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.audio_processing.sound_levels import is_silent
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, call_for_each, raise_if_any, result_or_message
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.whole_files import write_whole
 from tools.studio.systems import Systems
-from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.requests import USUAL_REFERENCE_SECONDS, SpeechRequest, request_of_text, text_problems
 from voice_cloning.speech.text_pieces import (
     LETTERS_PER_PIECE,

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from boson_multimodal.audio_processing.clips import frames_of, read_waveform
 from boson_multimodal.audio_processing.sound_files import Clip
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.errors import InputError, call_for_each, raise_if_any
 from voice_cloning.evaluation.judgement import Sound
 from voice_cloning.evaluation.originals import write_if_new
 from voice_cloning.evaluation.spoken_files import AUDIO_FOLDER
-from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.output_files import OutputFile
 
 

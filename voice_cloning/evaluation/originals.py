@@ -16,6 +16,7 @@ from torch import Tensor
 from boson_multimodal.audio_processing.clips import frames_of, read_waveform
 from boson_multimodal.audio_processing.codes_file import CodesFiles, codes_name
 from boson_multimodal.audio_processing.sound_files import Clip
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, call_for_each, raise_if_any
 from boson_multimodal.process_group import Ranks
@@ -24,7 +25,6 @@ from boson_multimodal.whole_files import write_whole
 from voice_cloning.evaluation.judgement import Sound
 from voice_cloning.evaluation.spoken_files import AUDIO_FOLDER, ClipFile
 from voice_cloning.evaluation.test_sets import TestItem
-from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.voice_cloner import VoiceCloner
 
 REFERENCE, RECORDING, THROUGH_CODEC = "reference", "recording", "recording_codec"

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.disk_errors import naming_disk_errors
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.evaluation.asked_samples import AskedSample
-from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.training.metrics import RESUME_ADVICE
 from voice_cloning.training.sample_files import REFERENCE, SAMPLES_FOLDER, TRUE, step_name
 

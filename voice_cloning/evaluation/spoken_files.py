@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.errors import InputError
 from boson_multimodal.whole_files import write_whole
-from voice_cloning.speech.audio import wav_bytes
 
 AUDIO_FOLDER, CODES_FOLDER = "audio", "codes"
 

@@ -1,10 +1,7 @@
-"""Join pieces of speech to one wave, and encode it as a WAV file."""
+"""Join pieces of speech to one wave."""
 
-import io
 from collections.abc import Sequence
 
-import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
@@ -33,11 +30,3 @@ def join_pieces(pieces: Sequence[Tensor], sampling_rate: int) -> Tensor:
             piece[piece.numel() - length :] *= rising.flip(0)
         parts.append(piece)
     return torch.cat(parts) if parts else torch.zeros(0)
-
-
-def wav_bytes(samples: Tensor, sampling_rate: int) -> bytes:
-    """Encode (samples,) in -1..1 as a mono WAV file of 16 bits. Samples outside that range are clipped."""
-    pcm = np.round(samples.clamp(-1.0, 1.0).numpy() * 32767.0).astype(np.int16)
-    file = io.BytesIO()
-    soundfile.write(file, pcm, sampling_rate, format="WAV", subtype="PCM_16")
-    return file.getvalue()

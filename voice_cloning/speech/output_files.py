@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.whole_files import write_whole
-from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.requests import RUNAWAY_MARK
 from voice_cloning.speech.voice_cloner import Speech
 

@@ -16,9 +16,10 @@ from typing import Any
 
 from torch import Tensor
 
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.disk_errors import naming_disk_errors
 from boson_multimodal.whole_files import append_whole
-from voice_cloning.training.sound_pictures import checked, encode_png, encode_wav, mel_picture
+from voice_cloning.training.sound_pictures import checked, encode_png, mel_picture
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -214,7 +215,7 @@ class MetricsWriter:
         wave = checked(tag, samples)
         if self._tensorboard is not None:
             with self._naming_disk_errors():
-                self._tensorboard.write_wav(step, tag, encode_wav(wave, sampling_rate), len(wave), sampling_rate)
+                self._tensorboard.write_wav(step, tag, wav_bytes(wave, sampling_rate), len(wave), sampling_rate)
         if self._wandb is not None:
             sound = self._wandb_media.Audio(wave.clamp(-1.0, 1.0).numpy(), sample_rate=sampling_rate)
             self._wandb.log({tag: sound}, step=step)

@@ -1,9 +1,8 @@
-"""Make of a waveform what a reporter shows: a WAV file, and a picture of its mel spectrogram."""
+"""Make of a waveform the picture that a reporter shows: its mel spectrogram."""
 
 import io
 
 import numpy as np
-import soundfile
 from torch import Tensor
 
 from boson_multimodal.errors import InputError
@@ -28,13 +27,6 @@ def checked(tag: str, samples: Tensor) -> Tensor:
         state = "holds NaN or infinite samples" if samples.dim() == 1 else f"has the shape {tuple(samples.shape)}"
         raise InputError(f"sound {tag!r}: {state}; it must be (samples,) of finite numbers")
     return samples
-
-
-def encode_wav(samples: Tensor, sampling_rate: int) -> bytes:
-    """Encode (samples,) in -1..1 as a mono WAV file of 16 bits. Samples outside that range are clipped."""
-    content = io.BytesIO()
-    soundfile.write(content, samples.clamp(-1.0, 1.0).numpy(), sampling_rate, "PCM_16", format="WAV")
-    return content.getvalue()
 
 
 def mel_picture(samples: Tensor, sampling_rate: int) -> np.ndarray:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 import arabic_voice_cloning_distributed_trainer as program
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.errors import InputError
 from tests.spoken_runs import sample_lines, spoken_trainer
 from tests.training_runs import trainer
 from voice_cloning.evaluation import asked_samples
 from voice_cloning.evaluation.sample_sounds import SampleSounds
-from voice_cloning.speech.audio import wav_bytes
 from voice_cloning.speech.sample_prompts import cut_at_target
 
 IDS = ["amal/one", "amal_one", "\u0633\u0644\u0627\u0645", "../../up"]

@@ -6,7 +6,8 @@ import pytest
 import soundfile
 import torch
 
-from voice_cloning.speech.audio import join_pieces, wav_bytes
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
+from voice_cloning.speech.audio import join_pieces
 
 RATE = 24_000
 
