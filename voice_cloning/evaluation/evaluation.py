@@ -368,7 +368,7 @@ def _report(
         "retention": retention,
         "selection": checkpoints and select_checkpoint(checkpoints, clips, figures, retention, bound),
         "scales": reporting.scales(scales),
-        "items": [_item_record(item, judged.originals, clips, scales) for item in checked.items],
+        "items": _item_records(checked.items, judged.originals, clips, scales),
         "warnings": checked.warnings,
     }
 
@@ -399,26 +399,29 @@ def _system_record(system: System, clips: dict[str, list[JudgedClip]], settings:
     }
 
 
-def _item_record(
-    item: TestItem, originals: Originals, clips: dict[str, list[JudgedClip]], scales: dict[str, list[JudgedClip]]
-) -> dict[str, Any]:
-    reference, recording = originals.references.get(item.name), originals.recordings.get(item.name)
-    return {
-        "id": item.name,
-        "text": item.text,
-        "speaker": item.speaker,
-        "dialect": item.dialect,
-        "kind": item.kind,
-        "reference": reference and reference.audio,
-        "recording": recording and recording.audio,
-        "clips": {name: [clip.record() for clip in own if clip.item == item.name] for name, own in clips.items()},
-        "scales": {
-            name: clip.record()
-            for name, own in scales.items()
-            for clip in own
-            if clip.item == item.name and name != OTHERS
-        },
-    }
+def _item_records(
+    items: Sequence[TestItem],
+    originals: Originals,
+    clips: dict[str, list[JudgedClip]],
+    scales: dict[str, list[JudgedClip]],
+) -> list[dict[str, Any]]:
+    """Return the sentences with the clips of each system and of each scale."""
+    spoken: dict[str, dict[str, list[dict[str, Any]]]] = {item.name: {name: [] for name in clips} for item in items}
+    for name, own in clips.items():
+        for clip in own:
+            spoken[clip.item][name].append(clip.record())
+    of_scales: dict[str, dict[str, dict[str, Any]]] = {item.name: {} for item in items}
+    for name, own in scales.items():
+        for clip in own if name != OTHERS else ():
+            of_scales[clip.item][name] = clip.record()
+    records = []
+    for item in items:
+        reference, recording = originals.references.get(item.name), originals.recordings.get(item.name)
+        facts = {"speaker": item.speaker, "dialect": item.dialect, "kind": item.kind}
+        originals_of = {"reference": reference and reference.audio, "recording": recording and recording.audio}
+        given = {"id": item.name, "text": item.text, **facts, **originals_of}
+        records.append({**given, "clips": spoken[item.name], "scales": of_scales[item.name]})
+    return records
 
 
 def _write_report(folder: Path, content: dict[str, Any]) -> None:

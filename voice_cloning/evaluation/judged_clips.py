@@ -69,12 +69,12 @@ class JudgedSet:
 
     def scales(self) -> dict[str, list[JudgedClip]]:
         """Return the clips of the set as if they were systems, by the name of the scale."""
-        found: dict[str, list[JudgedClip]] = {TRUE: [], DECODED: [], OTHERS: self._other_speakers()}
+        true = {name: o for name, o in self.originals.recordings.items() if o.sound is not None}
+        clips = {item.name: self._original(item, true[item.name]) for item in self.items if item.name in true}
+        found: dict[str, list[JudgedClip]] = {TRUE: [], DECODED: [], OTHERS: self._other_speakers(clips)}
         for item in self.items:
-            true = self.originals.recordings.get(item.name)
-            if true is not None and true.sound is not None:
-                clip = self._without_codes(item, true.sound, true.audio, None, 0, true.seconds, true.frames)
-                found[TRUE].append(replace(clip, sim_recording=None))  # 1.0 of any clip with itself
+            if item.name in clips:
+                found[TRUE].append(replace(clips[item.name], sim_recording=None))  # 1.0 of any clip with itself
             decoded = self.originals.through_codec.get(item.name)
             if decoded is not None:
                 codes_KT = decoded.sound.codes()
@@ -82,8 +82,17 @@ class JudgedSet:
                 found[DECODED].append(self._clip(item, decoded.sound, codes_KT=codes_KT, **facts))
         return {name: clips for name, clips in found.items() if clips}
 
-    def _other_speakers(self) -> list[JudgedClip]:
-        """Return each recording (else reference) with its similarity to the reference of another speaker."""
+    def _original(self, item: TestItem, original: Original) -> JudgedClip:
+        """Return a clip of the set that has a sound."""
+        facts = original.seconds, original.frames
+        return self._without_codes(item, original.sound, original.audio, None, 0, *facts)
+
+    def _other_speakers(self, recordings: dict[str, JudgedClip]) -> list[JudgedClip]:
+        """Return each recording (else reference) with its similarity to the reference of another speaker.
+
+        Args:
+            recordings: those that are judged already, by item.
+        """
         found = []
         known = [item for item in self.items if item.speaker is not None and item.name in self.originals.references]
         for place, item in enumerate(known):
@@ -92,7 +101,7 @@ class JudgedSet:
             if not others or own.sound is None:
                 continue
             other = self.originals.references[others[0].name]
-            clip = self._without_codes(item, own.sound, own.audio, None, 0, own.seconds, own.frames)
+            clip = recordings.get(item.name) or self._original(item, own)
             sim = similarity(self.judgements, self.judges, own.sound, other.sound)
             nothing_else = {"errors": {}, "sim_recording": None, "mos": None, "seconds": 0.0, "alignment": None}
             measured = replace(clip.measured, silent_frames=None)

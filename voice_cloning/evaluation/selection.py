@@ -20,7 +20,7 @@ from typing import Any
 
 from voice_cloning.evaluation.intervals import paired_ratio_difference, paired_share_difference
 from voice_cloning.training.evaluation_config import BY_LOSS
-from voice_cloning.training.state import EvaluationResult
+from voice_cloning.training.state import EvaluationResult, has_lower_loss
 
 RULES = {"stop_rate": 1, "wer_scoring": -1, "sim_reference": 1}
 """The figures that decide, in this order, and the sign of a difference that is an improvement."""
@@ -151,7 +151,7 @@ def is_better_evaluation(
 
     def is_better(candidate: EvaluationResult, best: EvaluationResult) -> bool:
         differences, left_out = _comparable(keep_best_by, candidate, best)
-        verdict = decisive(differences) or Verdict(candidate.eval_loss < best.eval_loss, "eval_loss")
+        verdict = decisive(differences) or Verdict(has_lower_loss(candidate, best), "eval_loss")
         if tell is not None and keep_best_by != BY_LOSS:
             tell(_comparison_line(candidate, best, differences, left_out, verdict))
         return verdict.is_better

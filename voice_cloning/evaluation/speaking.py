@@ -6,8 +6,6 @@ call changes the batch in which a clip is made.
 """
 
 import hashlib
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from voice_cloning.speech import voice_cloner
 from voice_cloning.speech.requests import SpeechRequest
 from voice_cloning.speech.speech import SpokenPiece
 from voice_cloning.speech.voice_cloner import VoiceCloner
+from voice_cloning.training.log import peak_memory_gb
 
 
 @dataclass(frozen=True)
@@ -166,7 +165,7 @@ def _spoken(
                 part = slice(start, start + batch_size)
                 spoken += cloner.speak_pieces(queue[part], seeds[part])
             seconds = (time.perf_counter() - started) / len(batch)
-            cost = {"compute_seconds": round(seconds, 4), "peak_memory_gb": round(_peak_memory_gb(cloner.device), 3)}
+            cost = {"compute_seconds": round(seconds, 4), "peak_memory_gb": round(peak_memory_gb(cloner.device), 3)}
             pieces = []
             for clip in batch:
                 pieces.append(tuple(spoken[: len(clip.request.pieces)]))
@@ -200,11 +199,3 @@ def _write(
         seconds=round(seconds, 4),
         **cost,
     )
-
-
-def _peak_memory_gb(device: torch.device) -> float:
-    """Return the most memory in use: of the GPU since the last reset, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e9
