@@ -1,14 +1,13 @@
 """Decodes codes to sound files in the folder of the report, so that their sound can be measured and played."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import soundfile
 import torch
 
 from boson_multimodal.audio_processing.codes_file import CodesFiles
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
@@ -40,10 +39,9 @@ def decode_clips(names: Mapping[Path, str], files: CodesFiles, codec_folder: Pat
         wave = codec.decode(files.find(None, name).codes_KT)
         if not torch.isfinite(wave).all():
             raise InputError(f"{codec_folder}: decodes {name!r} to NaN or infinite samples; fetch the codec again")
-        content = io.BytesIO()  # soundfile does not raise the errors of a disk that it writes to
-        soundfile.write(content, wave.numpy(), codec.sampling_rate, "PCM_16", format="WAV")
+        content = wav_bytes(wave.float(), codec.sampling_rate)
         try:
             path.parent.mkdir(exist_ok=True)
-            write_whole(path, content.getvalue())
+            write_whole(path, content)
         except OSError as error:
             raise InputError(f"{path}: cannot be written ({error.strerror})") from error
