@@ -19,9 +19,7 @@ from pathlib import Path
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from arabic_text.normalise import TEXT_NORMALISATIONS
 from boson_multimodal.circumstances import home_path
-from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
 from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError, call_for_each, raise_if_any
@@ -30,6 +28,7 @@ from tools.speech_flags import (
     add_adapter_scale_flag,
     add_computation_flags,
     add_model_flags,
+    add_prompt_flags,
     add_sampling_flags,
     sampling_of,
 )
@@ -106,16 +105,7 @@ def _add_system_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="Folders with ID.wav for each item, such as the output of tools.synthesize.",
     )
-    add(
-        "--prompt_style",
-        choices=list(PROMPT_STYLES),
-        help="Turns of all prompts; by default those of each adapter's training, or voice_clone without an adapter.",
-    )
-    add(
-        "--text_normalisation",
-        choices=list(TEXT_NORMALISATIONS),
-        help="Normalisation of all texts that are spoken; by default that of each adapter's training, or none.",
-    )
+    add_prompt_flags(parser)
     add_computation_flags(parser)
 
 
@@ -178,13 +168,13 @@ def settings_of(flags: argparse.Namespace, device: str, checkpoints: Sequence[Pa
     )
     return EvaluationSettings(
         systems=systems,
-        test_set=home_path(flags.test_set, "--test_set"),
-        references=None if flags.references is None else home_path(flags.references, "--references"),
-        output_dir=home_path(flags.output_dir, "--output_dir"),
+        test_set=_path(flags, "test_set"),
+        references=_path(flags, "references"),
+        output_dir=_path(flags, "output_dir"),
         seeds=tuple(flags.seeds),
         batch_size=flags.batch_size,
         title=flags.title,
-        select=None if flags.select is None else home_path(flags.select, "--select"),
+        select=_path(flags, "select"),
         retention_bound=RETENTION_BOUND if flags.retention_bound is None else flags.retention_bound,
     )
 
@@ -201,9 +191,14 @@ def retention_of(flags: argparse.Namespace, settings: EvaluationSettings) -> Eva
         if flags.retention_references is not None:
             raise InputError(f"--retention_references {flags.retention_references}: there is no --retention")
         return None
-    references = flags.retention_references or flags.references
-    voices = None if references is None else home_path(references, "--retention_references")
-    return retention_settings(settings, home_path(flags.retention, "--retention"), voices)
+    voices = _path(flags, "retention_references") or settings.references
+    return retention_settings(settings, _path(flags, "retention"), voices)
+
+
+def _path(flags: argparse.Namespace, name: str) -> Path | None:
+    """Return the path of a flag, or None if it is not given."""
+    word = getattr(flags, name)
+    return None if word is None else home_path(word, f"--{name}")
 
 
 def load_judges(flags: argparse.Namespace, device: torch.device) -> Judges:

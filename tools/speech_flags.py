@@ -2,6 +2,8 @@
 
 import argparse
 
+from arabic_text.normalise import TEXT_NORMALISATIONS
+from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVISION, MODEL_ID, MODEL_REVISION
 from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
@@ -29,6 +31,21 @@ def add_adapter_scale_flag(parser: argparse.ArgumentParser) -> None:
         default=1.0,
         help="Multiplies what an adapter adds to the base, from 0 (the base) to 2: 1.0 is as trained, less weakens an "
         "adapter that was trained too far.",
+    )
+
+
+def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the prompts: their turns, and how their texts are normalised."""
+    add = parser.add_argument
+    add(
+        "--prompt_style",
+        choices=list(PROMPT_STYLES),
+        help="Turns of the prompts; by default those of each adapter's training, or voice_clone without an adapter.",
+    )
+    add(
+        "--text_normalisation",
+        choices=list(TEXT_NORMALISATIONS),
+        help="Normalisation of texts; by default that of each adapter's training, or none without an adapter.",
     )
 
 

@@ -23,10 +23,8 @@ from typing import Any
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from arabic_text.normalise import TEXT_NORMALISATIONS
 from boson_multimodal.cards import has_bfloat16
 from boson_multimodal.circumstances import home_path, is_misread
-from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
@@ -37,6 +35,7 @@ from tools.speech_flags import (
     add_adapter_scale_flag,
     add_computation_flags,
     add_model_flags,
+    add_prompt_flags,
     add_sampling_flags,
     sampling_of,
 )
@@ -74,16 +73,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_model_flags(parser)
     add("--adapter", help="Folder of a trained adapter, such as a checkpoint of a run.")
     add_adapter_scale_flag(parser)
-    add(
-        "--prompt_style",
-        choices=list(PROMPT_STYLES),
-        help="Turns of the prompt; by default those of the adapter's training, or voice_clone without an adapter.",
-    )
-    add(
-        "--text_normalisation",
-        choices=list(TEXT_NORMALISATIONS),
-        help="Normalisation of texts; by default that of the adapter's training, or none without an adapter.",
-    )
+    add_prompt_flags(parser)
     add("--text", help="The text to speak.")
     add("--reference", help="Clip of the voice, ideally 3 to 10 s.")
     add("--reference_text", help="The text of the reference clip.")

@@ -15,13 +15,11 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
-from arabic_text.normalise import TEXT_NORMALISATIONS
 from boson_multimodal.circumstances import home_path
-from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.command_line import run_command
 from boson_multimodal.errors import InputError, raise_if_any, result_or_message
 from boson_multimodal.memory_remedies import naming_lack_of_memory
-from tools.speech_flags import add_computation_flags, add_model_flags
+from tools.speech_flags import add_computation_flags, add_model_flags, add_prompt_flags
 from tools.studio.dictation import load_dictation
 from tools.studio.job import Wishes
 from tools.studio.page import STYLE, Page
@@ -39,6 +37,7 @@ from tools.studio.server import (
 from tools.studio.systems import BASE, Systems
 from tools.synthesize import memory_remedies
 from voice_cloning.adapters.export import Adapter, check_scale_is_used
+from voice_cloning.evaluation.systems import short_names
 from voice_cloning.speech.adapter_run import quantisation_of_adapter
 from voice_cloning.speech.voice_cloner import VoiceCloner, fitting_adapter
 
@@ -63,16 +62,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--port", type=int, default=PORT, help="Port to listen on.")
     add("--share", action="store_true", help="Also give the page a public address, through Gradio's servers.")
     add("--open", action="store_true", help="Open the page in this machine's browser.")
-    add(
-        "--prompt_style",
-        choices=list(PROMPT_STYLES),
-        help="Turns of the prompt; by default those of each adapter's training, and voice_clone for the base.",
-    )
-    add(
-        "--text_normalisation",
-        choices=list(TEXT_NORMALISATIONS),
-        help="Normalisation of texts; by default that of each adapter's training, and none for the base.",
-    )
+    add_prompt_flags(parser)
     add_computation_flags(parser)
     return parser.parse_args(arguments)
 
@@ -112,7 +102,7 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
 
 
 def named_adapters(words: Sequence[str]) -> dict[str, Path]:
-    """Return the folders of the adapters by names: the last parts of their paths that make them differ.
+    """Return the folders of the adapters by their short names, which differ.
 
     Raises:
         InputError: if two are the same folder.
@@ -121,12 +111,7 @@ def named_adapters(words: Sequence[str]) -> dict[str, Path]:
     whole = [folder.resolve() for folder in folders]
     twice = {str(folder) for folder in whole if whole.count(folder) > 1}
     raise_if_any("--adapter: given twice", sorted(twice))
-    longest = max((len(folder.parts) for folder in whole), default=0)
-    for count in range(1, longest + 1):
-        names = ["/".join(folder.parts[-count:]) for folder in whole]
-        if len({BASE, *names}) == len(names) + 1:
-            return dict(zip(names, folders, strict=True))
-    return {}
+    return dict(zip(short_names([str(folder) for folder in whole]), folders, strict=True))
 
 
 def check_scale(scale: float, adapters: Mapping[str, Adapter]) -> None:

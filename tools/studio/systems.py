@@ -52,6 +52,7 @@ class Systems:
     def load(self) -> None:
         """Load the weights of the model and of the codec, and add the adapters."""
         base = self.base
+        _ = base.codec  # loaded at its first use, which is now
         self.use_model(load_speaking_model(base.model_folder, None, base.device, base.dtype, base.quantise))
 
     def use_model(self, model: HiggsAudioModel) -> None:
@@ -61,7 +62,8 @@ class Systems:
         model.layers[0].register_forward_pre_hook(self._end_if_stopped)
         for cloner in self.cloners.values():
             cloner.model = model  # in place of the copy that it would load at its first use
-            cloner.codec = self.base.codec
+            if cloner is not self.base:
+                cloner.share_codec_of(self.base)
 
     def speak(self, name: str, request: SpeechRequest, settings: SpeechSettings, scale: float) -> Speech:
         """Speak a request with one system.

@@ -53,6 +53,17 @@ def test_systems_and_seeds_are_spoken_in_order_and_a_seed_says_the_same_again(
     assert [take.path.read_bytes() for take in again] == [first[1].path.read_bytes()]
 
 
+def test_a_reference_is_encoded_once_for_all_systems(
+    wishes: dict[str, Any], systems: Systems, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, rate = soundfile.read(wishes["reference"], dtype="float32")
+    soundfile.write(tmp_path / "new.wav", 0.5 * samples, rate)
+    encoded, encode = [], systems.base.codec.encode
+    monkeypatch.setattr(systems.base.codec, "encode", lambda waves: encoded.append(waves) or encode(waves))
+    assert len(spoken({**wishes, "reference": str(tmp_path / "new.wav")}, systems, tmp_path)) == 2
+    assert len(encoded) == 1
+
+
 def test_a_scale_of_zero_is_the_base(wishes: dict[str, Any], systems: Systems, tmp_path: Path) -> None:
     base, weakened = spoken({**wishes, "scale": 0.0}, systems, tmp_path)
     assert base.path.read_bytes() == weakened.path.read_bytes()
