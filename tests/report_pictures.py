@@ -72,19 +72,24 @@ def take(browser: Browser, page: Path, name: str) -> bytes:
     """Return the PNG of one of ``PICTURES``."""
     width, dark, scale = PICTURES[name]
     browser.open(page, width, dark)
-    characters = "".join(sorted({c for c in browser.ask("document.documentElement.textContent") if c.isprintable()}))
-    font = base64.b64encode(box_font(characters + UNWRITTEN)).decode()
+    draw_as_boxes(browser, browser.ask("document.documentElement.textContent"), STYLE)
+    return browser.picture(scale)
+
+
+def draw_as_boxes(browser: Browser, text: str, style: str) -> None:
+    """Give the open page a font of boxes for the printable characters of a text, and a style that uses it."""
+    characters = "".join(sorted({c for c in text + UNWRITTEN if c.isprintable() or c in UNWRITTEN}))
+    font = base64.b64encode(box_font(characters)).decode()
     browser.ask(
         f"""(async () => {{
           const bytes = Uint8Array.from(atob("{font}"), letter => letter.charCodeAt(0));
           document.fonts.add(await new FontFace("Boxes", bytes.buffer).load());
           const style = document.createElement("style");
-          style.textContent = {json.dumps(STYLE)};
+          style.textContent = {json.dumps(style)};
           document.head.append(style);
           await document.fonts.ready;
         }})()"""
     )
-    return browser.picture(scale)
 
 
 def main() -> int:

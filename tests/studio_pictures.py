@@ -6,8 +6,6 @@ The page has spoken an example. Letters are boxes (``report_pictures.py``); play
 draws them differently. The pictures show the layout, the colours, the fields and the lines.
 """
 
-import base64
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +17,7 @@ import torch
 
 from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from tests.chromium import PROGRAM, Browser
-from tests.report_pictures import UNWRITTEN, box_font
+from tests.report_pictures import draw_as_boxes
 from tools.studio import page as studio_page
 from tools.studio.job import Job, Take, Wishes
 from tools.studio.page import STYLE, Page
@@ -75,20 +73,9 @@ def take(browser: Browser, address: str, name: str) -> bytes:
     browser.ask("document.querySelector('#speak').click()")
     browser.wait_for("document.querySelector('#messages')?.innerText.startsWith('Done: 4 spoken.')")
     browser.wait_for("document.querySelectorAll('.take audio').length === 4")
-    characters = "".join(sorted({c for c in browser.ask("document.body.textContent") if c.isprintable()}))
+    browser.ask("document.activeElement.blur()")
     written = browser.ask("[...document.querySelectorAll('textarea, input')].map(field => field.value).join('')")
-    font = base64.b64encode(box_font("".join(dict.fromkeys(characters + written + UNWRITTEN)))).decode()
-    browser.ask(
-        f"""(async () => {{
-          const bytes = Uint8Array.from(atob("{font}"), letter => letter.charCodeAt(0));
-          document.fonts.add(await new FontFace("Boxes", bytes.buffer).load());
-          const style = document.createElement("style");
-          style.textContent = {json.dumps(PLAIN)};
-          document.head.append(style);
-          document.activeElement.blur();
-          await document.fonts.ready;
-        }})()"""
-    )
+    draw_as_boxes(browser, browser.ask("document.body.textContent") + written, PLAIN)
     return browser.picture(scale)
 
 
