@@ -1,11 +1,13 @@
 """Collate samples into one batch: delay pattern, labels, padding. Audio labels are made only here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 from transformers import WhisperFeatureExtractor
 
 from boson_multimodal.audio_processing.clips import Waveform
@@ -14,7 +16,7 @@ from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
-from boson_multimodal.model.higgs_audio.delay_pattern import build_audio_columns, build_audio_labels
+from boson_multimodal.model.higgs_audio.delay_pattern import build_audio_columns, build_audio_labels, columns_of
 from boson_multimodal.model.higgs_audio.packing import segment_lengths
 
 
@@ -49,6 +51,32 @@ class HiggsAudioBatchInput:
         """Return the fields that ``HiggsAudioModel.generate`` takes, by name."""
         left_out = ("label_ids", "label_audio_ids", "audio_out_ids_start_group_loc")
         return {name: value for name, value in vars(self).items() if name not in left_out}
+
+
+@dataclass(frozen=True)
+class ClipsOfBatch:
+    """Clips of the samples of a batch, side by side in the order of their slots.
+
+    Attributes:
+        codes_KT: (K, sum of T) codes.
+        frames: (clips,) number of frames of each clip.
+        sample: (clips,) index of its sample in the batch.
+        is_reference: (clips,) whether its slot is ``<|AUDIO|>``.
+        is_trained: (clips,) whether it has labels.
+    """
+
+    codes_KT: Tensor
+    frames: Tensor
+    sample: Tensor
+    is_reference: Tensor
+    is_trained: Tensor
+
+    def select(self, wanted: Tensor) -> "ClipsOfBatch":
+        """Return the clips for which ``wanted``, (clips,), is true."""
+        rest = (self.frames[wanted], self.sample[wanted], self.is_reference[wanted], self.is_trained[wanted])
+        frame = wanted.repeat_interleave(self.frames).nonzero().squeeze(1)
+        # Many times faster than self.codes_KT[:, frame].
+        return ClipsOfBatch(self.codes_KT.gather(1, frame.expand(self.codes_KT.shape[0], -1)), *rest)
 
 
 class ArabicVoiceCloningTrainingCollator:
@@ -122,52 +150,95 @@ class ArabicVoiceCloningTrainingCollator:
         """Collate at least one sample.
 
         Raises:
-            ValueError: if the numbers of a sample's audio slots and clips differ, or its codes do not have K codebooks.
+            ValueError: if a sample's audio slots and clips, or its ids and labels, differ in number; if its codes do
+                not have K codebooks, or its clips do not divide its frames.
             InputError: if a reference is given as codes and as features, and it is longer than a chunk.
         """
-        audio_in: list[Tensor] = []
-        audio_out: list[Tensor] = []
-        labels_out: list[Tensor] = []
-        group_out: list[int] = []
-        for index, sample in enumerate(samples):
-            for codes, is_reference, is_trained in self._clips(sample):
-                if is_reference and not self.return_audio_in_tokens:
-                    continue
-                columns = build_audio_columns(
-                    codes, self.audio_stream_bos_id, self.audio_stream_eos_id, self.use_delay_pattern
-                )
-                if is_reference:
-                    audio_in.append(columns)
-                    continue
-                labels = build_audio_labels(codes, self.audio_stream_eos_id, self.use_delay_pattern)
-                audio_out.append(columns)
-                labels_out.append(labels if is_trained else torch.full_like(labels, IGNORE_INDEX))
-                group_out.append(index)
-
-        chunks = [self._reference_chunks(sample) for sample in samples]
-        orders = [self._repeat_slots(s.input_ids, [len(c) for c in cs]) for s, cs in zip(samples, chunks, strict=True)]
-        input_ids = [sample.input_ids[order] for sample, order in zip(samples, orders, strict=True)]
-        label_ids = [sample.label_ids[order] for sample, order in zip(samples, orders, strict=True)]
-        label_ids = [labels.masked_fill(labels == self.audio_out_token_id, IGNORE_INDEX) for labels in label_ids]
-        waveforms = [waveform for clips in chunks for clip in clips for waveform in clip]
+        input_ids, label_ids = self._texts(samples)
+        clips = self._lay_out_clips(samples, input_ids, label_ids)
+        references, targets = clips.select(clips.is_reference), clips.select(~clips.is_reference)
         features, feature_mask = None, None
-        if waveforms:
-            features, feature_mask = extract_features(self.whisper_feature_extractor, waveforms)
-        audio_in_ids, audio_in_ids_start = self._concatenate(audio_in)
-        audio_out_ids, audio_out_ids_start = self._concatenate(audio_out)
+        if self.encode_whisper_embed:
+            chunks = [self._reference_chunks(sample) for sample in samples]
+            samples = [self._repeat_slots(s, [len(c) for c in cs]) for s, cs in zip(samples, chunks, strict=True)]
+            input_ids, label_ids = self._texts(samples)
+            waveforms = [waveform for of_sample in chunks for clip in of_sample for waveform in clip]
+            if waveforms:
+                features, feature_mask = extract_features(self.whisper_feature_extractor, waveforms)
+        lengths = torch.tensor([sample.input_ids.numel() for sample in samples])
         return HiggsAudioBatchInput(
-            input_ids=self._pad(input_ids, self.pad_token_id),
-            attention_mask=self._pad([torch.ones_like(ids) for ids in input_ids], 0),
+            input_ids=input_ids,
+            attention_mask=(torch.arange(input_ids.shape[1]) < lengths[:, None]).long(),
             audio_features=features,
             audio_feature_attention_mask=feature_mask,
-            audio_in_ids=audio_in_ids if self.return_audio_in_tokens else None,
-            audio_in_ids_start=audio_in_ids_start if self.return_audio_in_tokens else None,
-            audio_out_ids=audio_out_ids,
-            audio_out_ids_start=audio_out_ids_start,
-            audio_out_ids_start_group_loc=torch.tensor(group_out, dtype=torch.long),
-            label_ids=self._pad(label_ids, IGNORE_INDEX),
-            label_audio_ids=self._concatenate(labels_out)[0],
+            audio_in_ids=self._columns(references) if self.return_audio_in_tokens else None,
+            audio_in_ids_start=self._first_columns(references) if self.return_audio_in_tokens else None,
+            audio_out_ids=self._columns(targets),
+            audio_out_ids_start=self._first_columns(targets),
+            audio_out_ids_start_group_loc=targets.sample,
+            label_ids=label_ids.masked_fill(label_ids == self.audio_out_token_id, IGNORE_INDEX),
+            label_audio_ids=self._labels(targets),
         )
+
+    def _texts(self, samples: Sequence[ChatMLDatasetSample]) -> tuple[Tensor, Tensor]:
+        """Return the padded token ids and labels of samples, (B, S) each. Trained slots still have their label."""
+        ids = self._pad([sample.input_ids for sample in samples], self.pad_token_id)
+        return ids, self._pad([sample.label_ids for sample in samples], IGNORE_INDEX)
+
+    def _pad(self, rows: list[Tensor], value: int) -> Tensor:
+        padded = pad_sequence(rows, batch_first=True, padding_value=value).long()
+        return functional.pad(padded, (0, -padded.shape[1] % self.round_to), value=value)
+
+    def _lay_out_clips(
+        self, samples: Sequence[ChatMLDatasetSample], input_ids: Tensor, label_ids: Tensor
+    ) -> ClipsOfBatch:
+        """Lay the clips of all samples side by side. Their slots in the (B, S) ids say what they are."""
+        is_reference = input_ids == self.audio_in_token_id
+        is_slot = is_reference | (input_ids == self.audio_out_token_id)
+        slots = is_slot.sum(dim=1).tolist()
+        frames = [count for sample, n in zip(samples, slots, strict=True) for count in self._frames(sample, n)]
+        codes = [sample.audio_ids_concat for sample in samples if sample.audio_ids_start.numel()]
+        no_codes = torch.zeros((self.audio_num_codebooks, 0), dtype=torch.long)
+        return ClipsOfBatch(
+            codes_KT=torch.cat([no_codes, *codes], dim=1),
+            frames=torch.tensor(frames, dtype=torch.long),
+            sample=is_slot.nonzero()[:, 0],
+            is_reference=is_reference[is_slot],
+            is_trained=label_ids[is_slot] == self.audio_out_token_id,
+        )
+
+    def _frames(self, sample: ChatMLDatasetSample, slots: int) -> list[int]:
+        """Return the number of frames of each clip of a sample with this number of audio slots."""
+        starts = sample.audio_ids_start.tolist()
+        codebooks, total = sample.audio_ids_concat.shape
+        if slots != len(starts):
+            raise ValueError(f"a sample has {slots} audio slots but {len(starts)} clips")
+        if starts and codebooks != self.audio_num_codebooks:
+            raise ValueError(f"a sample's codes have {codebooks} codebooks, not {self.audio_num_codebooks}")
+        if sample.label_ids.numel() != sample.input_ids.numel():
+            raise ValueError(f"a sample has {sample.input_ids.numel()} ids but {sample.label_ids.numel()} labels")
+        frames = [end - start for start, end in zip(starts, [*starts[1:], total], strict=bool(starts))]
+        if sum(frames) != total or min(frames, default=0) < 0:
+            raise ValueError(f"a sample has codes of {total} frames, but its clips start at frames {starts}")
+        return frames
+
+    def _columns(self, clips: ClipsOfBatch) -> Tensor:
+        """Return the input columns of clips, (K, columns)."""
+        stream_ids = self.audio_stream_bos_id, self.audio_stream_eos_id
+        return build_audio_columns(clips.codes_KT, *stream_ids, self.use_delay_pattern, clips.frames)
+
+    def _labels(self, clips: ClipsOfBatch) -> Tensor:
+        """Return the labels of clips, (K, columns); ``IGNORE_INDEX`` in all columns of a clip that is not trained."""
+        labels = build_audio_labels(clips.codes_KT, self.audio_stream_eos_id, self.use_delay_pattern, clips.frames)
+        is_trained = clips.is_trained.repeat_interleave(self._column_counts(clips))
+        return labels.masked_fill(~is_trained, IGNORE_INDEX)
+
+    def _column_counts(self, clips: ClipsOfBatch) -> Tensor:
+        return columns_of(clips.frames, self.audio_num_codebooks, self.use_delay_pattern)
+
+    def _first_columns(self, clips: ClipsOfBatch) -> Tensor:
+        columns = self._column_counts(clips)
+        return columns.cumsum(0) - columns
 
     def _reference_chunks(self, sample: ChatMLDatasetSample) -> list[tuple[Tensor, ...]]:
         """Return the chunks of each reference's waveform, or an empty list if the model takes no features."""
@@ -192,46 +263,16 @@ class ArabicVoiceCloningTrainingCollator:
             )
         return chunks
 
-    def _repeat_slots(self, input_ids: Tensor, counts: Sequence[int]) -> list[int]:
-        """Return the indices of a sample's ids that give each reference as many slots as it has chunks.
+    def _repeat_slots(self, sample: ChatMLDatasetSample, counts: Sequence[int]) -> ChatMLDatasetSample:
+        """Return a sample in which each reference has as many slots as it has chunks.
 
-        A slot is ``<|audio_bos|><|AUDIO|><|audio_eos|>``; all three are repeated, as in the original. Without features
-        ``counts`` is empty, and no slot is repeated.
+        A slot is ``<|audio_bos|><|AUDIO|><|audio_eos|>``; all three are repeated, as in the original.
         """
         order: list[int] = []
         done = 0
-        slots = (input_ids == self.audio_in_token_id).nonzero().squeeze(-1).tolist()
-        for slot, count in zip(slots, counts, strict=False):
+        slots = (sample.input_ids == self.audio_in_token_id).nonzero().squeeze(-1).tolist()
+        for slot, count in zip(slots, counts, strict=True):
             order += [*range(done, slot + 2), *[slot - 1, slot, slot + 1] * (count - 1)]
             done = slot + 2
-        return [*order, *range(done, input_ids.numel())]
-
-    def _clips(self, sample: ChatMLDatasetSample) -> list[tuple[Tensor, bool, bool]]:
-        """Return (codes, is a reference, is trained) of each clip of a sample, in the order of the slots."""
-        is_in = sample.input_ids == self.audio_in_token_id
-        is_slot = is_in | (sample.input_ids == self.audio_out_token_id)
-        lengths = segment_lengths(sample.audio_ids_concat.shape[1], sample.audio_ids_start)
-        slots = int(is_slot.sum())
-        if slots != lengths.numel():
-            raise ValueError(f"a sample has {slots} audio slots but {lengths.numel()} clips")
-        if lengths.numel() and sample.audio_ids_concat.shape[0] != self.audio_num_codebooks:
-            raise ValueError(
-                f"a sample's codes have {sample.audio_ids_concat.shape[0]} codebooks, not {self.audio_num_codebooks}"
-            )
-        codes = sample.audio_ids_concat.split(lengths.tolist(), dim=1)
-        trained = sample.label_ids[is_slot] == self.audio_out_token_id
-        return list(zip(codes, is_in[is_slot].tolist(), trained.tolist(), strict=True))
-
-    def _concatenate(self, segments: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the segments side by side, (K, columns), and the first column of each, (segments,)."""
-        if not segments:
-            return torch.zeros((self.audio_num_codebooks, 0), dtype=torch.long), torch.zeros(0, dtype=torch.long)
-        lengths = torch.tensor([segment.shape[1] for segment in segments])
-        return torch.cat(segments, dim=1), lengths.cumsum(0) - lengths
-
-    def _pad(self, rows: list[Tensor], value: int) -> Tensor:
-        longest = max(row.numel() for row in rows)
-        padded = rows[0].new_full((len(rows), -(-longest // self.round_to) * self.round_to), value)
-        for target, row in zip(padded, rows, strict=True):
-            target[: row.numel()] = row
-        return padded
+        order += range(done, sample.input_ids.numel())
+        return replace(sample, input_ids=sample.input_ids[order], label_ids=sample.label_ids[order])

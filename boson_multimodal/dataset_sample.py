@@ -13,6 +13,8 @@ from boson_multimodal.audio_processing.mel_features import MEL_SAMPLE_RATE
 class ChatMLDatasetSample:
     """One sample before padding. The field names are those of the original.
 
+    Ids, labels, codes and starts may be of any integer type; the collator makes int64 of them.
+
     Attributes:
         input_ids: (S,) token ids, one id per audio clip.
         label_ids: (S,) text labels. A label ``<|AUDIO_OUT|>`` marks a trained clip.

@@ -16,6 +16,7 @@ from arabic_voice_cloning_training_collator import (
 )
 from boson_multimodal.constants import IGNORE_INDEX
 from tests.goldens import meta, needs_golden, tensors
+from tests.slow_collation import slow_columns, slow_labels
 
 AUDIO_IN, AUDIO_OUT, PAD, BOS, EOS = 495, 496, 481, 32, 33
 CASES = (
@@ -123,41 +124,6 @@ def test_each_target_has_the_index_of_its_sample(name: str) -> None:
 # -- a slow, obvious reference ---------------------------------------------------------------------------------------
 
 
-def slow_columns(codes: list[list[int]]) -> list[list[int]]:
-    """Return the columns one by one: codebook k starts k columns late, after bos; eos follows its codes."""
-    codebooks, frames = len(codes), len(codes[0])
-    rows = []
-    for k in range(codebooks):
-        row = []
-        for column in range(frames + codebooks + 1):
-            frame = column - k - 1
-            if frame < 0:
-                row.append(BOS)
-            elif frame < frames:
-                row.append(codes[k][frame])
-            else:
-                row.append(EOS)
-        rows.append(row)
-    return rows
-
-
-def slow_labels(codes: list[list[int]]) -> list[list[int]]:
-    """Return the labels of codebook k: columns 0..k are ignored, then codes, then one eos, then ignored columns."""
-    codebooks, frames = len(codes), len(codes[0])
-    rows = []
-    for k in range(codebooks):
-        row = []
-        for column in range(frames + codebooks + 1):
-            if k < column <= k + frames:
-                row.append(codes[k][column - k - 1])
-            elif column == k + frames + 1:
-                row.append(EOS)
-            else:
-                row.append(IGNORE_INDEX)
-        rows.append(row)
-    return rows
-
-
 SHAPES = [
     (1, [[(TRAINED, 1)]]),
     (8, [[(TRAINED, 1)]]),
@@ -177,7 +143,7 @@ def test_columns_and_labels_equal_the_slow_reference(codebooks: int, clips: list
         for what, frames in sample_clips:
             codes = s.audio_ids_concat[:, first : first + frames].tolist()
             first += frames
-            columns, labels = slow_columns(codes), slow_labels(codes)
+            columns, labels = slow_columns(codes, BOS, EOS, True), slow_labels(codes, EOS, True)
             if what == REFERENCE:
                 wanted_in.append(columns)
                 continue
