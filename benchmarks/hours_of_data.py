@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,13 @@ from tools.demo.codec import CODEBOOK_SIZE, N_CODEBOOKS
 from tools.demo.model import build_model, build_tokenizer
 from tools.demo.speech import spoken_sentences
 from voice_cloning.run.data import RunData, encode_clips_of, load_run_data
-from voice_cloning.training.batch_planning import TrainingPlan
+from voice_cloning.training.batch_planning import StepPlan, TrainingPlan, plan_epoch
 from voice_cloning.training.batches import BatchLoader, count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
 
 SAMPLES_PER_SPEAKER = 50
+MEDIAN_SECONDS, SPREAD, SHORTEST_SECONDS, LONGEST_SECONDS = 4.3, 0.6, 1, 16
+"""Of the clips: log-normal; the spread is that of the logarithm."""
 MICRO_BATCH_POSITIONS = (2048, 8192, 16384)
 PIPELINE_POSITIONS = 2_000_000
 """Positions that the pipeline prepares for each figure."""
@@ -89,9 +91,7 @@ class Figures:
 
 def make_data(folder: Path, samples: int) -> float:
     """Write the records and the codes of made samples into a folder. Return the hours of their target clips."""
-    generator = np.random.default_rng(0)
-    seconds = np.clip(generator.lognormal(np.log(4.3), 0.6, samples), 1, 16)
-    frames = (seconds * FRAMES_PER_SECOND).astype(int).tolist()
+    frames, generator = clip_frames(samples), np.random.default_rng(0)
     shapes = {clip_name(number): (N_CODEBOOKS, count) for number, count in enumerate(frames)}
     codes = (torch.from_numpy(generator.integers(0, CODEBOOK_SIZE, shape, np.int16)) for shape in shapes.values())
     write_codes_file(folder / CODES_FILE, shapes, codes, "made", FRAMES_PER_SECOND)
@@ -99,6 +99,12 @@ def make_data(folder: Path, samples: int) -> float:
         for number in range(samples):
             file.write(json.dumps(made_record(number, frames), ensure_ascii=False) + "\n")
     return sum(frames) / FRAMES_PER_SECOND / 3600
+
+
+def clip_frames(samples: int) -> list[int]:
+    """Return the frames of each made clip."""
+    seconds = np.random.default_rng(samples).lognormal(np.log(MEDIAN_SECONDS), SPREAD, samples)
+    return (np.clip(seconds, SHORTEST_SECONDS, LONGEST_SECONDS) * FRAMES_PER_SECOND).astype(int).tolist()
 
 
 def made_record(number: int, frames: list[int]) -> dict[str, Any]:
@@ -152,7 +158,7 @@ def measure(folder: Path, model_folder: Path, form: str, ranks: Ranks) -> Figure
     found = own_memory_mb()
     barrier()  # no process goes on while another one still counts shared pages
     began = time.process_time()
-    plan.epoch(0)
+    plan_of_an_epoch(data, config, ranks.world_size)
     plan_seconds = time.process_time() - began
     figures = Figures(
         samples=len(data.train_dataset),
@@ -162,7 +168,7 @@ def measure(folder: Path, model_folder: Path, form: str, ranks: Ranks) -> Figure
         memory_mb=found - memory,
         process_mb=found,
         plan_seconds=plan_seconds,
-        plan_peak_mb=peak_mb_of_plan(plan),
+        plan_peak_mb=peak_mb(lambda: plan_of_an_epoch(data, config, ranks.world_size)),
         read=reading_speed(data),
         prepare=prepared if form == "json" else None,
     )
@@ -177,12 +183,25 @@ def own_memory_mb() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
-def peak_mb_of_plan(plan: TrainingPlan) -> float:
-    """Return the most memory that Python and numpy hold for the plan of an epoch, in MB."""
+def plan_of_an_epoch(data: RunData, config: DistributedTrainingConfig, world_size: int) -> Sequence[StepPlan]:
+    return plan_epoch(
+        data.train_dataset.lengths,
+        max_tokens_per_batch=config.max_tokens_per_batch,
+        batch_size=None,
+        world_size=world_size,
+        gradient_accumulation_steps=1,
+        seed=config.seed,
+        epoch=0,
+    )
+
+
+def peak_mb(make: Callable[[], Any]) -> float:
+    """Return the most memory that Python and numpy take while something is made, in MB."""
     tracemalloc.start()
-    plan.epoch(0)
+    made = make()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    del made
     return peak / 1e6
 
 
