@@ -14,13 +14,15 @@ loaded. Then each process measures its pipeline. The figures are of rank 0:
 - first batch: from the start of reading to the first batch, in seconds of wall time and of CPU time.
 - memory: what the data add to the process (PSS: a page that n processes share counts as 1/n in each).
 - plan: CPU seconds of the plan of one epoch, and the memory that it takes at its peak (tracemalloc).
-- preparation: samples per second of CPU time, from the ChatML file to what the form reads at each start.
+- preparation: samples per second of CPU time. From JSON it is the reading, which every process repeats at every start;
+  the prepared folder is packed once (``tools.prepare_data pack``; the start of its processes counts too).
 - pipeline: positions per second of CPU time (read, collate, count labels), by positions of a micro-batch. No memory is
   pinned. Reading alone is ``dataset[i]``.
 """
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -57,8 +59,8 @@ MICRO_BATCH_POSITIONS = (2048, 8192, 16384)
 PIPELINE_POSITIONS = 2_000_000
 """Positions that the pipeline prepares for each figure."""
 READ_SAMPLES = 5000
-FORMS = ("json",)
-RECORDS_FILE, CODES_FILE = "train.jsonl", "codes.safetensors"
+FORMS = ("json", "prepared")
+RECORDS_FILE, CODES_FILE, PREPARED = "train.jsonl", "codes.safetensors", "prepared"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
@@ -68,7 +70,7 @@ class Figures:
 
     Attributes:
         positions: of a sample, on average.
-        prepare: of reading and checking the data; None if they were prepared before.
+        prepare: seconds from the ChatML file to the data that the form reads at each start.
         read: positions per second of ``dataset[i]`` alone.
         pipeline: positions per second, by positions of a micro-batch.
     """
@@ -82,7 +84,7 @@ class Figures:
     plan_seconds: float
     plan_peak_mb: float
     read: float
-    prepare: float | None = None
+    prepare: float
     pipeline: dict[int, float] = field(default_factory=dict)
 
 
@@ -139,7 +141,9 @@ def measure(folder: Path, model_folder: Path, form: str, ranks: Ranks) -> Figure
     torch.set_num_threads(1)
     AutoTokenizer.from_pretrained(model_folder)  # its imports are not part of the time
     config = DistributedTrainingConfig(
-        data_path=str(folder / RECORDS_FILE), output_dir=str(folder / "run"), model_path=str(model_folder)
+        data_path=str(folder / (RECORDS_FILE if form == "json" else PREPARED)),
+        output_dir=str(folder / "run"),
+        model_path=str(model_folder),
     )
     codes = [str(folder / CODES_FILE)] if form == "json" else []
     memory = own_memory_mb()
@@ -170,7 +174,7 @@ def measure(folder: Path, model_folder: Path, form: str, ranks: Ranks) -> Figure
         plan_seconds=plan_seconds,
         plan_peak_mb=peak_mb(lambda: plan_of_an_epoch(data, config, ranks.world_size)),
         read=reading_speed(data),
-        prepare=prepared if form == "json" else None,
+        prepare=prepared,
     )
     for positions in MICRO_BATCH_POSITIONS:
         figures.pipeline[positions] = pipeline_speed(data, config, positions)
@@ -232,14 +236,26 @@ def pipeline_speed(data: RunData, config: DistributedTrainingConfig, positions: 
 # -- all sizes ---------------------------------------------------------------------------------------------------------
 
 
+def pack(folder: Path, model_folder: Path) -> float:
+    """Pack the made samples. Return the CPU seconds of all its processes, their imports too."""
+    flags = ["--codes", folder / CODES_FILE, "--model_path", model_folder, "--output_dir", folder / PREPARED]
+    command = [sys.executable, "-m", "tools.prepare_data", "pack", folder / RECORDS_FILE, *flags]
+    before = os.times()
+    subprocess.run(list(map(str, command)), check=True, stdout=subprocess.DEVNULL)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
 def measured(folder: Path, model_folder: Path, form: str) -> Figures:
     """Measure in two new processes. Return the figures of rank 0."""
+    packing = pack(folder, model_folder) if form == "prepared" else None
     flags = ["--measure", str(folder), str(model_folder), form]
     done = subprocess.run([*TORCHRUN, "-m", "benchmarks.hours_of_data", *flags], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     found = json.loads(done.stdout.splitlines()[-1])
-    return Figures(**found | {"pipeline": {int(key): speed for key, speed in found["pipeline"].items()}})
+    figures = Figures(**found | {"pipeline": {int(key): speed for key, speed in found["pipeline"].items()}})
+    return figures if packing is None else replace(figures, prepare=packing)
 
 
 def table_lines(form: str, hours: float, found: Figures) -> Iterator[str]:
@@ -248,8 +264,7 @@ def table_lines(form: str, hours: float, found: Figures) -> Iterator[str]:
     yield f"  first batch   {found.first_batch_wall:10.1f} s, {found.first_batch_cpu:.1f} s of CPU"
     yield f"  memory        {found.memory_mb:10,.0f} MB by the data, {found.process_mb:,.0f} MB in all"
     yield f"  plan          {found.plan_seconds:10.3f} s, {found.plan_peak_mb:,.1f} MB at the peak"
-    if found.prepare is not None:
-        yield f"  preparation   {found.samples / found.prepare:10,.0f} samples per second"
+    yield f"  preparation   {found.samples / found.prepare:10,.0f} samples per second"
     yield f"  reading       {found.read:10,.0f} positions per second"
     for positions, speed in found.pipeline.items():
         yield f"  pipeline      {speed:10,.0f} positions per second, micro-batches of {positions:,}"
