@@ -10,8 +10,10 @@ import subprocess
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -149,6 +151,51 @@ def test_a_changed_byte_never_gives_a_wrong_payload(bit: int, tmp_path: Path) ->
     assert lost[:48] == [1] * 48 and lost[-28:] == [0] * 28
 
 
+@pytest.mark.parametrize("suffix", [".log", ".pack"])
+def test_a_changed_byte_of_a_file_without_an_index_loses_one_entry(suffix: str, tmp_path: Path) -> None:
+    """The log of a killed process, or a pack whose footer is damaged too. What follows the damage is found."""
+    (path,) = filled(tmp_path, range(6)).folder.iterdir()
+    content = path.read_bytes()
+    start = struct.unpack("<8sQQI", content[-28:])[1]
+    path.unlink()
+    path, content = path.with_suffix(suffix), content[:start] + (b"" if suffix == ".log" else content[start:-1])
+    for place in range(start):
+        changed = bytearray(content)
+        changed[place] ^= 0x10
+        path.write_bytes(changed)
+        assert holds(open_store(tmp_path), range(6)).count(False) == 1
+
+
+def test_damaged_entries_of_any_length_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies before the next entry is longer than what is read at a time, and holds the magic bytes many times."""
+    monkeypatch.setattr(packed_store, "SEARCHED_AT_ONCE", 64)
+    store = open_store(tmp_path)
+    for number in range(4):
+        store.write(key(number), payload(number))
+    (log,) = tmp_path.glob("*.log")
+    content = log.read_bytes()
+    begins = content.index(key(2)) - 4
+    for rubbish in (bytes(1000), b"HAe1" * 300, b"HAe" * 301, random.Random(0).randbytes(999)):
+        log.write_bytes(content[:begins] + rubbish + content[begins:])
+        assert all(holds(open_store(tmp_path), range(4)))
+
+
+def test_a_reader_finds_an_entry_that_looked_like_zeros(tmp_path: Path) -> None:
+    """On a network share, the page that another machine writes may come later than the length of the file."""
+    writer = open_store(tmp_path)
+    for number in range(6):
+        writer.write(key(number), payload(number))
+    (log,) = tmp_path.glob("*.log")
+    content = log.read_bytes()
+    begins, ends = content.index(key(2)) - 4, content.index(key(4)) - 4
+    log.write_bytes(content[:begins] + bytes(ends - begins) + content[ends:])
+    reader = open_store(tmp_path)
+    assert holds(reader, range(6)) == [True, True, False, False, True, True]
+    log.write_bytes(content)
+    reader.refresh()
+    assert all(holds(reader, range(6)))
+
+
 def test_damaged_entries_are_dropped_when_packs_are_joined(tmp_path: Path) -> None:
     (path,) = filled(tmp_path, range(6)).folder.iterdir()
     content = bytearray(path.read_bytes())
@@ -187,20 +234,46 @@ def test_a_file_that_another_machine_removed_causes_a_new_search(
 ) -> None:
     """On a network share, an open file that another machine removed raises ESTALE."""
     writer, reader = filled(tmp_path, range(20)), open_store(tmp_path)
-    stale = {segment._file.fileno() for segment in reader._segments}
+    kept = reader._segments  # keeps their file descriptors from being reused
     for number in range(20, 30):
         writer.write(key(number), payload(number))
     writer.compact()
-    pread = os.pread
-
-    def pread_of_share(descriptor: int, length: int, offset: int) -> bytes:
-        if descriptor in stale:
-            raise OSError(errno.ESTALE, "Stale file handle")
-        return pread(descriptor, length, offset)
-
-    kept = reader._segments  # keeps their file descriptors from being reused
-    monkeypatch.setattr(os, "pread", pread_of_share)
+    make_stale(kept, monkeypatch)
     assert all(holds(reader, range(30))) and len(kept) == 1
+
+
+def test_a_log_that_another_machine_joined_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder's listing is old and still holds the log, whose handle is stale."""
+    dead = open_store(tmp_path)
+    dead.write(key(0), payload(0))
+    reader, other = open_store(tmp_path), open_store(tmp_path)
+    kept, names = reader._segments, [reader._names()]
+    make_older(tmp_path / names[0][0], ABANDONED_AFTER_SECONDS + 60)
+    other.compact()
+    make_stale(kept, monkeypatch)
+    listed = reader._names
+    monkeypatch.setattr(reader, "_names", lambda: names.pop() if names else listed())
+    reader.refresh()
+    assert not names and reader.sizes() == other.sizes() and holds(reader, range(1)) == [True]
+    reader._segments = kept
+    reader.compact()
+    assert reader.sizes() == other.sizes() and holds(reader, range(1)) == [True]
+
+
+def make_stale(segments: tuple[packed_store.Segment, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the open files of these segments fail as on a share from which another machine removed them."""
+    stale = {segment._file.fileno() for segment in segments}
+
+    def fail_if_stale(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(descriptor: int, *arguments: int) -> Any:
+            if descriptor in stale:
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return call(descriptor, *arguments)
+
+        return wrapped
+
+    for name in ("pread", "fstat"):
+        monkeypatch.setattr(os, name, fail_if_stale(getattr(os, name)))
 
 
 def test_any_other_disk_error_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
