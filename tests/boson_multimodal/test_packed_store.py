@@ -1,13 +1,9 @@
 """Test the packed store: its bytes, and that kills, packing, truncation and damage never give wrong entries."""
 
 import errno
-import inspect
 import os
 import random
-import signal
 import struct
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -20,47 +16,9 @@ import pytest
 import torch
 
 from boson_multimodal.audio_processing import packed_store
-from boson_multimodal.audio_processing.packed_store import ABANDONED_AFTER_SECONDS, IDLE_SECONDS, PackedStore
+from boson_multimodal.audio_processing.packed_store import ABANDONED_AFTER_SECONDS, IDLE_SECONDS
+from tests.boson_multimodal.packed_entries import files, filled, holds, key, make_older, open_store, payload
 from tests.chatml_files import make_cache
-from tests.training_runs import PROJECT
-
-
-def key(number: int) -> bytes:
-    """Return a hash as key, like the keys of the cache: evenly distributed and unordered."""
-    return random.Random(number).randbytes(32)
-
-
-def payload(number: int) -> bytes:
-    return random.Random(-1 - number).randbytes(1 + number * 7 % 300)
-
-
-def open_store(folder: Path) -> PackedStore:
-    return PackedStore(folder, lambda content: True)
-
-
-def filled(folder: Path, numbers: range) -> PackedStore:
-    """Return a store after this process has written and packed these entries."""
-    store = open_store(folder)
-    for number in numbers:
-        store.write(key(number), payload(number))
-    store.seal()
-    return store
-
-
-def holds(store: PackedStore, numbers: range) -> list[bool]:
-    """Return whether each entry is present. A present entry must be correct."""
-    found = [store.read(key(number)) for number in numbers]
-    assert all(content in (None, payload(number)) for number, content in zip(numbers, found, strict=True))
-    return [content is not None for content in found]
-
-
-def files(store: PackedStore) -> list[str]:
-    return sorted(path.suffix for path in store.folder.iterdir())
-
-
-def make_older(path: Path, seconds: float) -> None:
-    then = time.time() - seconds
-    os.utime(path, (then, then))
 
 
 def test_ten_thousand_samples_come_back_as_they_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -381,55 +339,3 @@ def test_large_packs_are_left_as_they_are(tmp_path: Path, monkeypatch: pytest.Mo
         store.compact()
     assert len(files(store)) == 2 and large.stat().st_mtime_ns == before
     assert all(holds(open_store(tmp_path), range(110)))
-
-
-# -- kills -----------------------------------------------------------------------------------------------------------
-
-WRITER = f"""
-import random, sys
-from pathlib import Path
-from boson_multimodal.audio_processing import packed_store
-{inspect.getsource(key)}
-{inspect.getsource(payload)}
-packed_store.LOG_BYTES = 4000
-store = packed_store.PackedStore(Path(sys.argv[1]), lambda content: True)
-for number in range(int(sys.argv[2]), int(sys.argv[2]) + 100_000):
-    store.write(key(number), payload(number))
-    print(number, flush=True)
-    if number % 40 == 39:
-        store.compact()
-"""
-
-
-def kill_while_writing(folder: Path, kills: int) -> None:
-    """Each process writes, packs, joins and is killed. Every entry that it reported as written must be present."""
-    generator, written = random.Random(7), []
-    for start in range(0, kills * 100_000, 100_000):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(folder), str(start)], stdout=subprocess.PIPE, cwd=PROJECT
-        )
-        lines = [process.stdout.readline() for _ in range(generator.randrange(1, 200))]
-        time.sleep(generator.uniform(0, 0.05))
-        process.kill()
-        lines += process.stdout.readlines()
-        assert process.wait(60) == -signal.SIGKILL
-        written += [int(line) for line in lines if line.endswith(b"\n")]
-        store = open_store(folder)
-        assert all(store.read(key(number)) == payload(number) for number in written)
-    assert len(written) > kills
-    store.compact()
-    for path in [*folder.glob("*.log"), *folder.glob("*.tmp")]:
-        make_older(path, ABANDONED_AFTER_SECONDS + 60)
-    last = open_store(folder)
-    last.compact()
-    assert files(last) == [".pack"]
-    assert all(last.read(key(number)) == payload(number) for number in written)
-
-
-def test_a_writer_killed_three_times_loses_nothing(tmp_path: Path) -> None:
-    kill_while_writing(tmp_path, 3)
-
-
-@pytest.mark.slow
-def test_a_writer_killed_ten_times_loses_nothing(tmp_path: Path) -> None:
-    kill_while_writing(tmp_path, 10)
