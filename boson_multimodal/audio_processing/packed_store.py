@@ -13,7 +13,9 @@ checksums are zlib's CRC-32.
 File names are random hex digits with a suffix: ``.log`` while a process may append to the file, ``.pack`` after that,
 ``.tmp`` while :meth:`PackedStore.compact` writes it. A kill can only leave an incomplete entry at the end of a log, and
 readers ignore it. The log of a killed process stays readable; it is joined into a pack after a day. A pack with a
-damaged footer is read like a log. A damaged entry or record counts as a missing entry.
+damaged footer is read like a log. A damaged entry or record counts as a missing entry, and the entries after it are
+found. Files are not mapped into memory: another machine may remove or cut a file, which would end this process.
+``docs/codes.md`` says why the form is our own.
 """
 
 import errno
@@ -48,6 +50,10 @@ ABANDONED_AFTER_SECONDS = 24 * 3600
 """A log or temporary file of this age is taken for one of a killed process."""
 REFRESH_SECONDS = 1.0
 """A reader that misses a key looks for new files at most this often."""
+SEARCHED_AT_ONCE = 1 << 20
+"""Bytes that are read at a time to find the entry after a damaged one."""
+REMOVED = (errno.ENOENT, errno.ESTALE)
+"""Another process has joined the file with others and removed it; ESTALE: one on another machine, while it was open."""
 
 Place = tuple[int, int]
 """The offset of an entry and the length of its payload."""
@@ -60,7 +66,7 @@ class Segment:
     one read. A search on disk would take about twenty, each a round trip on a network share.
 
     Raises:
-        FileNotFoundError: if another process has joined the file with others and removed it.
+        OSError: with a number in REMOVED if another process has joined the file with others and removed it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -76,15 +82,11 @@ class Segment:
     def __len__(self) -> int:
         return len(self._index) // RECORD.size if self.places is None else len(self.places)
 
-    def size(self) -> int:
-        """Return the size of the file in bytes."""
-        return os.fstat(self._file.fileno()).st_size
-
     def read(self, key: bytes) -> bytes | None:
         """Return the payload of a key with one read; None if the entry is missing or damaged."""
         place = self._find(key)
         entry = b"" if place is None else self._pread(ENTRY.size + place[1], place[0])
-        if len(entry) < ENTRY.size or _payload_crc(entry, key) != crc32(entry[ENTRY.size :]):
+        if _payload_crc(entry, key) != crc32(entry[ENTRY.size :]):
             return None
         return entry[ENTRY.size :] if len(entry) == ENTRY.size + place[1] else None
 
@@ -95,24 +97,41 @@ class Segment:
     def is_joinable(self) -> bool:
         """Return whether this is a small pack or an abandoned log."""
         is_pack = self.path.suffix == ".pack"
-        return self.size() < LARGE_PACK_BYTES if is_pack else _is_abandoned(self.path)
-
-    def add(self, key: bytes, place: Place) -> None:
-        """Add an entry of a log to the index in memory."""
-        self.places[key] = place
-        self._scanned = place[0] + ENTRY.size + place[1]
+        return _size(self.path) < LARGE_PACK_BYTES if is_pack else _is_abandoned(self.path)
 
     def scan(self) -> None:
-        """Find the entries that were appended to a log since the last call. Stop at an incomplete or damaged entry."""
-        size = self.size()
-        while self.places is not None and self._scanned + ENTRY.size <= size:
-            header = self._pread(ENTRY.size, self._scanned)
+        """Find the entries that were appended to a log since the last call, and skip damaged ones.
+
+        The next call begins where this one met an incomplete or damaged entry. On a network share, the end of a log
+        that another machine writes may first look like zeros.
+        """
+        if self.places is None:
+            return
+        size, place, met = os.fstat(self._file.fileno()).st_size, self._scanned, []
+        while place is not None and place + ENTRY.size <= size:
+            header = self._pread(ENTRY.size, place)
             if _payload_crc(header) is None:
-                return
+                met.append(place)
+                place = self._next_header(place + 1)
+                continue
             _, key, length, _, _ = ENTRY.unpack(header)
-            if self._scanned + ENTRY.size + length > size:
-                return
-            self.add(key, (self._scanned, length))
+            if place + ENTRY.size + length > size:
+                break
+            self.places[key] = (place, length)
+            place += ENTRY.size + length
+        self._scanned = met[0] if met else place
+
+    def _next_header(self, start: int) -> int | None:
+        """Return the offset of the next intact header, or None."""
+        while len(window := self._pread(SEARCHED_AT_ONCE, start)) >= ENTRY.size:
+            found = window.find(ENTRY_MAGIC)
+            if found < 0:
+                start += len(window) - len(ENTRY_MAGIC) + 1
+            elif _payload_crc(self._pread(ENTRY.size, start + found)) is None:
+                start += found + 1
+            else:
+                return start + found
+        return None
 
     def _find(self, key: bytes) -> Place | None:
         if self.places is not None:
@@ -130,7 +149,7 @@ class Segment:
 
     def _read_index(self) -> tuple[bytes, int]:
         """Return the records of a pack and the offset where its entries end; (b"", 0) without a valid footer."""
-        size = self.size()
+        size = os.fstat(self._file.fileno()).st_size
         footer = self._pread(FOOTER.size, max(0, size - FOOTER.size))
         if len(footer) < FOOTER.size:
             return b"", 0
@@ -182,11 +201,10 @@ class PackedStore:
                 self.seal()
             if self._log is None:
                 self._begin_log()
-            offset = self._log.tell()
             log, self._log = self._log, None  # If the write fails, this log is not used again.
             _write_whole(log, _entry(key, payload))
             self._log, self._last_write = log, time.time()
-            self._log_segment.add(key, (offset, len(payload)))
+            self._log_segment.scan()
             if log.tell() > LOG_BYTES:
                 self.seal()
 
@@ -246,14 +264,14 @@ class PackedStore:
 
     def sizes(self) -> tuple[int, int, int]:
         """Return the number of files, of entries (an entry in two files counts twice), and of bytes."""
-        return len(self._segments), sum(map(len, self._segments)), sum(s.size() for s in self._segments)
+        return len(self._segments), sum(map(len, self._segments)), sum(_size(s.path) for s in self._segments)
 
     def _look_up(self, key: bytes) -> bytes | None:
         for segment in self._segments:
             try:
                 payload = segment.read(key)
             except OSError as error:
-                if error.errno != errno.ESTALE:  # ESTALE: another machine removed the file, and others have its entries
+                if error.errno not in REMOVED:
                     raise
                 segment.is_gone, self._refreshed = True, float("-inf")
                 continue
@@ -276,7 +294,7 @@ class PackedStore:
                         records[key] = RECORD.pack(key, file.tell(), len(payload))
                         file.write(_entry(key, payload))
             except OSError as error:
-                if error.errno != errno.ESTALE:  # ESTALE: another machine joined it with others
+                if error.errno not in REMOVED:
                     raise
             else:
                 joined.append(source)
@@ -287,13 +305,15 @@ class PackedStore:
         while True:
             names = self._names()
             try:
-                known |= {name: Segment(self.folder / name) for name in names if name not in known}
-            except FileNotFoundError:  # another process joined it with others after the listing
-                continue
-            found = [known[name] for name in names]
-            for segment in found:
-                segment.scan()
-            return found
+                found = [known[name] if name in known else Segment(self.folder / name) for name in names]
+                for segment in found:
+                    segment.scan()
+            except OSError as error:
+                if error.errno not in REMOVED:
+                    raise
+                known = {}  # A file was removed after the listing. It may be a known one.
+            else:
+                return found
 
     def _names(self) -> list[str]:
         """Return the names of logs and packs. List the folder until two lists agree.
@@ -315,6 +335,8 @@ class PackedStore:
 
 def _payload_crc(header: bytes, key: bytes | None = None) -> int | None:
     """Return the payload's checksum from an entry's header; None if the header is damaged or has another key."""
+    if len(header) < ENTRY.size:
+        return None
     magic, found, _, payload_crc, crc = ENTRY.unpack(header[: ENTRY.size])
     is_whole = magic == ENTRY_MAGIC and crc == crc32(header[: ENTRY.size - 4])
     return payload_crc if is_whole and key in (None, found) else None
@@ -330,8 +352,20 @@ def _write_index(file: BinaryIO, records: list[bytes]) -> None:
     _write_whole(file, b"".join(records) + footer + crc32(footer).to_bytes(4, "little"))
 
 
+def _size(path: Path) -> int:
+    """Return the size of a file in bytes; 0 if another process has renamed or removed it."""
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        if error.errno not in REMOVED:
+            raise
+        return 0
+
+
 def _is_abandoned(path: Path) -> bool:
     try:
         return time.time() - path.stat().st_mtime > ABANDONED_AFTER_SECONDS
-    except FileNotFoundError:  # another process renamed or removed it
+    except OSError as error:
+        if error.errno not in REMOVED:  # another process renamed or removed it
+            raise
         return False
