@@ -5,7 +5,7 @@ an epoch may have a million samples. Tuples are made only of the few micro-batch
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
@@ -135,6 +135,20 @@ class EpochPlan(Sequence[StepPlan]):
         return self.world_size * self.gradient_accumulation_steps
 
 
+@dataclass(frozen=True)
+class StepOrigin:
+    """Where the steps of a plan begin. It is the start of the run unless the number of micro-batches of a step changed.
+
+    Attributes:
+        step: optimizer steps before it, of whatever size.
+        epoch, micro_batch: the first micro-batch that these steps left, in the order of its epoch.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    micro_batch: int = 0
+
+
 class TrainingPlan:
     """The samples of each optimizer step of a run. The plan of one epoch at a time is kept.
 
@@ -142,25 +156,35 @@ class TrainingPlan:
         lengths: positions of each sample.
         config: gives the size of micro-batches, the accumulation, the seed and the length of the run.
         world_size: number of processes.
+        origin: where the steps begin.
 
     Attributes:
         total_steps: optimizer steps of the whole run.
     """
 
-    def __init__(self, lengths: Lengths, config: DistributedTrainingConfig, world_size: int) -> None:
+    def __init__(
+        self,
+        lengths: Lengths,
+        config: DistributedTrainingConfig,
+        world_size: int,
+        origin: StepOrigin = StepOrigin(),
+    ) -> None:
         self._lengths = np.asarray(lengths)
         self._config = config
         self._world_size = world_size
+        self._per_step = world_size * config.gradient_accumulation_steps
+        self._origin = origin
         self._kept: tuple[int, EpochPlan] | None = None
         self._counts: dict[int, int] = {}
         if config.max_steps is not None:
             self.total_steps: int = config.max_steps
         else:
             # Backwards, so that the plan that is kept is the one that is needed first.
-            self.total_steps = sum(map(self._steps_in, reversed(range(config.num_train_epochs))))
+            left = reversed(range(origin.epoch, config.num_train_epochs))
+            self.total_steps = origin.step + sum(map(self._steps_in, left))
 
     def epoch(self, number: int) -> EpochPlan:
-        """Return the steps of one epoch, counted from 0 (see :func:`plan_epoch`)."""
+        """Return the steps of one epoch, counted from 0 (see :func:`plan_epoch`), from the origin on."""
         if self._kept is None or self._kept[0] != number:
             self._kept = None  # before the next one is made, so that there are never two
             config = self._config
@@ -173,7 +197,7 @@ class TrainingPlan:
                 seed=config.seed,
                 epoch=number,
             )
-            self._kept = number, plan
+            self._kept = number, replace(plan, first=self._first_in(number))
         return self._kept[1]
 
     def steps_from(self, start: int) -> Iterator[tuple[int, StepPlan]]:
@@ -185,8 +209,8 @@ class TrainingPlan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of the first epoch."""
-        return self._steps_in(0)
+        """Optimizer steps of a whole epoch: the first one."""
+        return -(-self._count(0) // self._per_step)
 
     @property
     def positions_per_step(self) -> float:
@@ -202,28 +226,44 @@ class TrainingPlan:
         found = []
         for number, position in self._epochs():
             plan = self.epoch(number)
-            steps = min(len(plan), self.total_steps - position)
-            taken = steps * self._world_size * self._config.gradient_accumulation_steps
-            found.append(plan.micro_batches.fullest_of(range(min(taken, len(plan.micro_batches)))))
-            if self._is_one_window:  # then all epochs have micro-batches of equal lengths, and only their order differs
+            end = plan.first + min(len(plan), self.total_steps - position) * self._per_step
+            found.append(plan.micro_batches.fullest_of(range(plan.first, min(end, len(plan.micro_batches)))))
+            if self._is_one_window and plan.first == 0:  # whole epochs differ in the order of micro-batches alone
                 break
         return max(found, key=self.positions_of, default=())
 
+    def origin_at(self, step: int) -> StepOrigin:
+        """Return where the steps of a plan with another number of micro-batches begin if ``step`` steps are done."""
+        following = self._origin.epoch
+        for number, position in self._epochs():
+            if step < position + self._steps_in(number):
+                return StepOrigin(step, number, self._first_in(number) + (step - position) * self._per_step)
+            following = number + 1
+        return StepOrigin(step, following)
+
     def _epochs(self) -> Iterator[tuple[int, int]]:
-        """Yield the number of each epoch, and the number of steps before it."""
-        position = 0
-        for number in count():
+        """Yield the number of each epoch from the origin on, and the number of steps before it."""
+        position = self._origin.step
+        for number in count(self._origin.epoch):
             if position >= self.total_steps:
                 return
             yield number, position
             position += self._steps_in(number)
 
     def _steps_in(self, number: int) -> int:
-        """Return the steps of an epoch. It is planned unless they are known."""
+        """Return the steps of an epoch from the origin on."""
+        return -(-(self._count(number) - self._first_in(number)) // self._per_step)
+
+    def _first_in(self, number: int) -> int:
+        """Return the first micro-batch of an epoch from the origin on."""
+        return self._origin.micro_batch if number == self._origin.epoch else 0
+
+    def _count(self, number: int) -> int:
+        """Return the micro-batches of an epoch. It is planned unless they are known."""
         alike = self._is_one_window or self._config.batch_size is not None
-        key = 0 if alike else number
+        key = self._origin.epoch if alike else number
         if key not in self._counts:
-            self._counts[key] = len(self.epoch(key))
+            self._counts[key] = len(self.epoch(key).micro_batches)
         return self._counts[key]
 
     @property
