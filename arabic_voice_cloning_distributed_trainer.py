@@ -44,7 +44,6 @@ from boson_multimodal.model.higgs_audio.quantised_weights import require_quantis
 from boson_multimodal.model.higgs_audio.transfer import to_device
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import limit_library_bars
-from boson_multimodal.seeds import seed_of
 from lora_config import (
     HiggsAudioLoRATrainingConfig,
     create_higgs_audio_lora_model,
@@ -64,6 +63,7 @@ from voice_cloning.run.components import (
     name_base,
     open_log,
     open_run_directory,
+    plan_run,
     restore,
 )
 from voice_cloning.run.data import encode_clips_of, load_run_data
@@ -84,7 +84,6 @@ from voice_cloning.run.report import (
 from voice_cloning.run.speech import load_recogniser_of, make_speech
 from voice_cloning.run.step_evaluation import evaluate_step, is_evaluation_due
 from voice_cloning.training.base_kl import MicroBatchPlace, make_base_kl, micro_batch_loss
-from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader, StepBatches, count_labels
 from voice_cloning.training.checkpoints import read_state
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
@@ -199,7 +198,7 @@ class ArabicVoiceCloningDistributedTrainer:
             encoded = encode_clips_of(data, self.placement.device)
         if encoded:
             self._log_main("%d clips were encoded", encoded)
-        plan = TrainingPlan(data.train_dataset.lengths, config, self.ranks.world_size)
+        plan, division = plan_run(opened, data.train_dataset.lengths, config, self.ranks)
         where = self.placement, self.ranks
         speech = make_speech(data, config, self.dataset_config, self.lora_config, *where, recogniser)
         with loading_memory(config, opened, data, self.placement):
@@ -207,7 +206,7 @@ class ArabicVoiceCloningDistributedTrainer:
             self._check_wrapped_model(model)
             optimizer = AdapterOptimizer(model.parameters(), config, self.ranks)
             codebooks = data.model_config.audio_num_codebooks
-            state = restore(opened.checkpoint, model, optimizer, plan.total_steps, codebooks)
+            state = restore(opened.checkpoint, model, optimizer, plan.total_steps, division, codebooks)
         components = TrainingComponents(
             data=data,
             opened=opened,
@@ -284,11 +283,12 @@ class ArabicVoiceCloningDistributedTrainer:
         counts = to_device(label_counts.float(), self.placement.device)
         sums = []
         for index, batch in enumerate(batches.micro_batches):
-            torch.manual_seed(seed_of(self.config.seed, batches.epoch, state.step, index, self.ranks.rank))
+            number = index * self.ranks.world_size + self.ranks.rank
+            torch.manual_seed(state.division.dropout_seed(self.config.seed, batches.epoch, state.step, number))
             if batch is None:
                 sums.append(torch.zeros_like(counts))
                 continue
-            place = MicroBatchPlace(state.step, index * self.ranks.world_size + self.ranks.rank)
+            place = MicroBatchPlace(state.step, number)
             loss, found = micro_batch_loss(self._training_step, batch, counts, self.loss_config, run.base_kl, place)
             loss.backward()
             sums.append(found)

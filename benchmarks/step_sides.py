@@ -158,7 +158,7 @@ def our_batches(
         epoch=0,
     )
     collate = ArabicVoiceCloningTrainingCollator.from_config(config)
-    return [collate([samples[i] for i in indices]) for step in plan for by_rank in step for indices in by_rank]
+    return [collate([samples[i] for i in indices]) for indices in plan.micro_batches]
 
 
 def with_default_products(step: OurStep) -> OurStep | None:

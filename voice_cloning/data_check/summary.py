@@ -123,8 +123,7 @@ def _training(
         seed=DistributedTrainingConfig.seed,
         epoch=0,
     )
-    batches = [[trained[i] for i in batch] for step in steps for row in step for batch in row]
-    fullest = max(batches, key=sum, default=[])
+    fullest = [trained[i] for i in steps.micro_batches.fullest]
     found = [measures[clip] for clip in dict.fromkeys(used.clip for s in samples for used in s.clips)]
     seconds = sum(m.seconds for m in found if not m.codes)
     return {

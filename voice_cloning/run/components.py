@@ -1,8 +1,9 @@
 """The components of a training run, and the functions that create them."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,12 +25,13 @@ from lora_config import (
 )
 from voice_cloning.evaluation.training_speech import TrainingSpeech
 from voice_cloning.run.data import RunData
-from voice_cloning.run.identity import flags_before, run_details, run_identity
+from voice_cloning.run.identity import differences_of_runs, flags_before, run_details, run_identity
 from voice_cloning.training.base_kl import BaseKL
-from voice_cloning.training.batch_planning import TrainingPlan
+from voice_cloning.training.batch_planning import Lengths, TrainingPlan
 from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.checkpoints import ENDED_EARLY, check_checkpoint, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.division import Division
 from voice_cloning.training.evaluation import Evaluator
 from voice_cloning.training.fused_layers import install_fused_layers
 from voice_cloning.training.log import ProgressLog
@@ -39,6 +41,8 @@ from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.run_directory import RunDirectory
 from voice_cloning.training.sample_files import check_place
 from voice_cloning.training.state import EvaluationResult, TrainingState
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,12 @@ class OpenedDirectory:
     Attributes:
         directory: the folder on the main process, None on the others.
         checkpoint: the checkpoint that the run resumes from, or None.
+        division: how that checkpoint's run divided its micro-batches; None without one.
     """
 
     directory: RunDirectory | None
     checkpoint: Path | None
+    division: Division | None = None
 
     def __enter__(self) -> "OpenedDirectory":
         return self
@@ -183,12 +189,38 @@ def open_run_directory(
             check = checkpoint_check(flags, data)
             if data.codec.is_whole and flags["eval_data_path"] and flags["num_scored_samples"] and flags["num_samples"]:
                 check_place(Path(flags["output_dir"]))
-            directory = RunDirectory(Path(flags["output_dir"]), identity, details, flags_before(), check)
+            compare = partial(differences_of_runs, allow_other_world_size=flags["allow_other_world_size"])
+            admit = partial(require_movable, flags=flags, world_size=ranks.world_size)
+            where = Path(flags["output_dir"])
+            directory = RunDirectory(where, identity, details, flags_before(), check, compare, admit)
             try:
                 checkpoint = directory.open(flags["resume"], flags["overwrite"])
             except InputError as error:
                 raise InputError(f"{error}{readings_hint(flags, str(error))}") from error
-    return OpenedDirectory(directory, ranks.broadcast_object(checkpoint))
+    division = checkpoint and Division.of_checkpoint(checkpoint)
+    return OpenedDirectory(directory, *ranks.broadcast_object((checkpoint, division)))
+
+
+def require_movable(checkpoint: Path, flags: dict[str, Any], world_size: int) -> None:
+    """Check that a run may go on from a checkpoint with so many processes (see :meth:`Division.require_movable`)."""
+    division, step = Division.of_checkpoint(checkpoint), read_state(checkpoint)["step"]
+    division.require_movable(world_size, flags["lora_dropout"], flags["allow_other_world_size"], step)
+
+
+def plan_run(
+    opened: OpenedDirectory, lengths: Lengths, config: DistributedTrainingConfig, ranks: Ranks
+) -> tuple[TrainingPlan, Division]:
+    """Return the plan of a run, and how it divides micro-batches. If that has changed, a line says so."""
+    was, world_size = opened.division, ranks.world_size
+    if was is None:
+        division = Division(world_size, config.gradient_accumulation_steps)
+    else:
+        division = was.moved(read_state(opened.checkpoint)["step"], lengths, config, world_size)
+    plan = TrainingPlan(lengths, config, world_size, division.origin)
+    if ranks.is_main and was is not None:
+        for line in division.lines_about_move(was, plan.total_steps):
+            logger.info("%s", line)
+    return plan, division
 
 
 def checkpoint_check(flags: dict[str, Any], data: RunData) -> Callable[[Path], dict[str, Any]]:
@@ -214,7 +246,12 @@ def readings_hint(flags: dict[str, Any], problem: str) -> str:
 
 
 def restore(
-    checkpoint: Path | None, model: PeftModel, optimizer: AdapterOptimizer, total_steps: int, num_codebooks: int
+    checkpoint: Path | None,
+    model: PeftModel,
+    optimizer: AdapterOptimizer,
+    total_steps: int,
+    division: Division,
+    num_codebooks: int,
 ) -> TrainingState:
     """Load a checkpoint into model and optimizer. Return its state, or that of step 0 if there is no checkpoint.
 
@@ -225,8 +262,8 @@ def restore(
         optimizer.load(checkpoint)
     release_cached_memory(optimizer.values.device)
     if checkpoint is None:
-        return TrainingState(total_steps, LossTotals.zeros(num_codebooks))
-    return TrainingState.load(checkpoint, total_steps)
+        return TrainingState(total_steps, LossTotals.zeros(num_codebooks), division)
+    return TrainingState.load(checkpoint, total_steps, division)
 
 
 def make_evaluator(

@@ -137,7 +137,7 @@ def _step_lines(
     processes = "1 process" if world_size == 1 else f"{world_size} processes"
     return [
         f"{size} {level} --quantise {chosen.quantise}",
-        f"{plan.total_steps:,} optimizer steps, {len(plan.epoch(0)):,} in an epoch; {plan.positions_per_step:,.0f} "
+        f"{plan.total_steps:,} optimizer steps, {plan.steps_per_epoch:,} in an epoch; {plan.positions_per_step:,.0f} "
         f"positions in a step on average ({processes}, {chosen.gradient_accumulation_steps} micro-batches each)",
         f"the fullest micro-batch: {shape.positions:,} positions in {len(shape.lengths)} samples",
     ]
@@ -186,7 +186,7 @@ def _time_lines(
     flops = training_flops(model, train, config.recompute)
     if config.base_kl_weight:
         flops += config.base_kl_share * base_kl_flops(model, train)
-    flops *= plan.total_steps / len(plan.epoch(0))
+    flops *= plan.total_steps / plan.steps_per_epoch
     if data.eval_dataset is not None:
         held_out = shape_of(data.eval_dataset, range(len(data.eval_dataset)))
         times = -(-plan.total_steps // config.eval_steps)

@@ -16,6 +16,8 @@ from voice_cloning.training.config import flag_fields
 from voice_cloning.training.environment import environment
 from voice_cloning.training.run_directory import differences, file_fingerprint, folder_fingerprint
 
+ACCUMULATION = "gradient_accumulation_steps"
+
 
 def flag_values(configs: Sequence[Any]) -> dict[str, Any]:
     """Return the value of every flag by name."""
@@ -59,6 +61,46 @@ def run_identity(flags: dict[str, Any], data: RunData, world_size: int, dtype: t
     for name, dataset in (("train_data", data.train_dataset), ("eval_data", data.eval_dataset)):
         identity[name] = dataset and {"samples": len(dataset), "fingerprint": dataset.fingerprint()}
     return identity
+
+
+def differences_of_runs(was: dict[str, Any], now: dict[str, Any], allow_other_world_size: bool) -> list[str]:
+    """Return what makes another run of two identities, as ``name: was X, is Y``.
+
+    On another number of processes it is the same run if a step has the same number of micro-batches, or if
+    ``allow_other_world_size`` is given.
+    """
+    if was.get("world_size") == now["world_size"]:
+        return differences(was, now)
+    other = differences(_without_division(was), _without_division(now))
+    old, new = was.get("world_size"), now["world_size"]
+    old_number, new_number = (found["flags"].get(ACCUMULATION) for found in (was, now))
+    if type(old) is not int or type(old_number) is not int:
+        return [f"world_size: was {old!r}, is {new}; flags.{ACCUMULATION}: was {old_number!r}, is {new_number}", *other]
+    per_step = old * old_number
+    if per_step == new * new_number or allow_other_world_size:
+        return other
+    return [
+        f"world_size: was {old}, is {new}; flags.{ACCUMULATION}: was {old_number}, is {new_number}. A step had "
+        f"{per_step} micro-batches and would have {new * new_number}: {_remedy(per_step, new)}, or give "
+        "--allow_other_world_size, which goes on with steps of another size",
+        *other,
+    ]
+
+
+def _remedy(per_step: int, world_size: int) -> str:
+    """Return how steps of ``per_step`` micro-batches are kept."""
+    if per_step % world_size == 0:
+        return f"give --{ACCUMULATION} {per_step // world_size}"
+    fitting = [str(number) for number in range(1, per_step + 1) if per_step % number == 0]
+    either = " or ".join(filter(None, [", ".join(fitting[:-1]), fitting[-1]]))
+    processes = "process" if per_step == 1 else "processes"
+    return f"{world_size} processes cannot share {per_step}; start {either} {processes} with --{ACCUMULATION} to match"
+
+
+def _without_division(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return an identity without what divides micro-batches into steps and among processes."""
+    flags = {name: value for name, value in identity["flags"].items() if name != ACCUMULATION}
+    return {name: value for name, value in {**identity, "flags": flags}.items() if name != "world_size"}
 
 
 def run_details(flags: dict[str, Any], data: RunData, project: Path) -> dict[str, Any]:

@@ -108,11 +108,10 @@ def start_line(components: TrainingComponents, ranks: Ranks, placement: Placemen
     parts = [_dataset_size(data.train_dataset, "")]
     if data.eval_dataset is not None:
         parts.append(_dataset_size(data.eval_dataset, "for evaluation "))
-    positions = sum(data.train_dataset.lengths) / len(plan.epoch(0))
     trainable, total = components.model.get_nb_trainable_parameters()
     processes = "1 process" if ranks.world_size == 1 else f"{ranks.world_size} processes"
     parts += [
-        f"{plan.total_steps} optimizer steps of {positions:,.0f} positions on average",
+        f"{plan.total_steps} optimizer steps of {plan.positions_per_step:,.0f} positions on average",
         f"{processes} on {placement.device.type} in {str(placement.dtype).removeprefix('torch.')}",
         f"{trainable:,} of {total:,} parameters are trained",
         f"{peak_memory_gb(placement.device):.1f} GB of memory so far",

@@ -51,10 +51,8 @@ class BatchLoader:
 
     def load(self, plan: StepPlan, epoch: int = 0) -> StepBatches:
         """Return this process's batches of one step."""
-        mine = tuple(by_rank[self._rank] for by_rank in plan)
-        lengths = self._dataset.lengths
-        positions = sum(lengths[i] for by_rank in plan for indices in by_rank for i in indices)
-        return StepBatches(epoch, mine, tuple(self._collate(indices) for indices in mine), positions)
+        mine = plan.of_rank(self._rank)
+        return StepBatches(epoch, mine, tuple(self._collate(indices) for indices in mine), plan.positions)
 
     def load_from(self, plan: TrainingPlan, start: int) -> Iterator[StepBatches]:
         """Yield the batches of each step from step ``start`` on. A thread loads the next step at the same time."""

@@ -49,6 +49,14 @@ WAITED = "evaluations_without_better"
 """A field of ``trainer_state.json`` that earlier releases did not write."""
 ENDED_EARLY = "ended_early"
 """A field that only the state of a run has that ``--patience`` ended. It is true then."""
+DROPOUT_SEEDS = "dropout_seeds"
+"""A field that earlier releases did not write: what a micro-batch's dropout is seeded by."""
+BY_MICRO_BATCH, BY_RANK = "micro_batch", "rank"
+"""Its values."""
+ORIGIN = "origin"
+"""A field of a run that has gone on with another number of micro-batches a step: where its steps begin."""
+ADDED_FIELDS = {CHECKSUMS, WAITED, ENDED_EARLY, DROPOUT_SEEDS, ORIGIN}
+"""The fields that a state need not have."""
 
 _NAME = re.compile(r"checkpoint-([0-9]{6,})")
 _DAMAGED_ARCHIVE = (
@@ -209,9 +217,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / STATE_FILE
     state = read_json_object(path)
     problems = [f"{name} is missing" for name in sorted(STATE_FIELDS - state.keys())]
-    problems += [
-        f"{name} is unknown" for name in sorted(state.keys() - STATE_FIELDS - {CHECKSUMS, WAITED, ENDED_EARLY})
-    ]
+    problems += [f"{name} is unknown" for name in sorted(state.keys() - STATE_FIELDS - ADDED_FIELDS)]
     problems = problems or _state_problems(state)
     if problems:
         raise DamageError(f"{path}: {'; '.join(problems)}")
@@ -233,6 +239,10 @@ def _state_problems(state: dict[str, Any]) -> list[str]:
         problems.append(f"{WAITED} is {state[WAITED]!r}; it must be a whole number of at least 0")
     if ENDED_EARLY in state and not (state[ENDED_EARLY] is True and state["finished"] is True):
         problems.append(f"{ENDED_EARLY} is {state[ENDED_EARLY]!r}; it must be true, and the run finished")
+    if state.get(DROPOUT_SEEDS, BY_RANK) not in (BY_RANK, BY_MICRO_BATCH):
+        problems.append(f"{DROPOUT_SEEDS} is {state[DROPOUT_SEEDS]!r}; it must be {BY_MICRO_BATCH} or {BY_RANK}")
+    if ORIGIN in state and not _is_origin(state[ORIGIN], step):
+        problems.append(f"{ORIGIN} is {state[ORIGIN]!r}; it must be a step up to {step}, an epoch and a micro_batch")
     problems += _totals_problems("totals", totals)
     if not problems and "base_kl" in totals:
         problems += _totals_problems("totals.base_kl", totals["base_kl"], len(totals["sums"]))
@@ -253,6 +263,12 @@ def _totals_problems(name: str, totals: Any, size: int | None = None) -> list[st
 
 def _is_count(value: Any) -> bool:
     return type(value) is int and value > 0
+
+
+def _is_origin(origin: Any, step: int) -> bool:
+    if not isinstance(origin, dict) or origin.keys() != {"step", "epoch", "micro_batch"}:
+        return False
+    return all(type(value) is int and value >= 0 for value in origin.values()) and origin["step"] <= step
 
 
 def _is_finite(value: Any) -> bool:

@@ -153,6 +153,13 @@ class DistributedTrainingConfig(EvaluationConfig):
         per_call=True,
     )
     overwrite: bool = _housekeeping(False, "Remove the run in output_dir and start a new one.", per_call=True)
+    allow_other_world_size: bool = _housekeeping(
+        False,
+        "Resume with another number of processes although processes times gradient_accumulation_steps differs from the "
+        "run's: the steps are of another size from there on.",
+        per_call=True,
+        before=False,
+    )
     dry_run: bool = _housekeeping(
         False,
         "Check the flags and the data, print the memory by part, the steps and a rough time, and end. No weight is "

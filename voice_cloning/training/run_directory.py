@@ -67,6 +67,8 @@ class RunDirectory:
             a flag has this value.
         check: returns the ``run.json`` of a checkpoint from which a run can resume; raises ``DamageError`` for any
             other.
+        compare: returns what makes another run of a recorded identity and today's; by default every difference.
+        admit: raises an ``InputError`` if this call may not resume from a checkpoint of this run.
 
     Raises:
         InputError: if the folder cannot be created, or another process is using it.
@@ -79,12 +81,16 @@ class RunDirectory:
         details: dict[str, Any],
         flags_before: dict[str, Any],
         check: Callable[[Path], dict[str, Any]],
+        compare: Callable[[dict[str, Any], dict[str, Any]], list[str]] | None = None,
+        admit: Callable[[Path], None] = lambda checkpoint: None,
     ) -> None:
         self.folder = folder
         self.identity = identity
         self.details = details
         self._flags_before = flags_before
         self._check = check
+        self._compare = compare or differences
+        self._admit = admit
         self._damaged: set[str] = set()
         self._newest: Path | None = None
         try:
@@ -140,8 +146,11 @@ class RunDirectory:
                 )
             found = self._resume_point(named is None)
         self._check_places()
+        checkpoint = named or found
+        if checkpoint is not None:
+            self._admit(checkpoint)
         write_whole(self.folder / RUN_FILE, self._description(), durable=True)
-        return named or found
+        return checkpoint
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints that the program wrote and that have a state, oldest first."""
@@ -331,7 +340,7 @@ class RunDirectory:
         raise_if_any(
             f"{heading}. Give the same flags and data to continue it, another --output_dir for a new run (with "
             "--init_adapter to start from this one's adapter), or --overwrite. Differences",
-            differences(self._as_recorded_today(run["identity"]), json.loads(json.dumps(self.identity))),
+            self._compare(self._as_recorded_today(run["identity"]), json.loads(json.dumps(self.identity))),
         )
 
     def _as_recorded_today(self, identity: dict[str, Any]) -> dict[str, Any]:

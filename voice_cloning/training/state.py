@@ -3,12 +3,13 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.training.checkpoints import ENDED_EARLY, STATE_FILE, WAITED, read_state
+from voice_cloning.training.division import Division
 from voice_cloning.training.losses import LossTotals
 
 
@@ -67,6 +68,7 @@ class TrainingState:
     Attributes:
         total_steps: optimizer steps of the whole run.
         totals: loss sums since the last line of metrics.
+        division: how micro-batches are divided into steps and among processes.
         step: optimizer steps done.
         best: the best evaluation so far.
         evaluations_without_better: evaluations since the best one.
@@ -78,6 +80,7 @@ class TrainingState:
 
     total_steps: int
     totals: LossTotals
+    division: Division = field(default_factory=Division)
     step: int = 0
     best: EvaluationResult | None = None
     evaluations_without_better: int = 0
@@ -86,12 +89,13 @@ class TrainingState:
     saved_step: int | None = 0
 
     @classmethod
-    def load(cls, checkpoint: Path, total_steps: int) -> "TrainingState":
+    def load(cls, checkpoint: Path, total_steps: int, division: Division) -> "TrainingState":
         """Return the state in a checkpoint. If an evaluation is due, the checkpoint must be written again after it."""
         found = read_state(checkpoint)
         return cls(
             total_steps=total_steps,
             totals=LossTotals.from_state(found["totals"]),
+            division=division,
             step=found["step"],
             best=EvaluationResult.best_of_state(found),
             evaluations_without_better=found.get(WAITED, 0),  # earlier releases did not count them
@@ -109,6 +113,7 @@ class TrainingState:
             "best": self.best and self.best.for_json(),
             WAITED: self.evaluations_without_better,
             **({ENDED_EARLY: True} if self.ended_early else {}),
+            **self.division.for_state(),
             "totals": self.totals.state(),
         }
         write_whole(folder / STATE_FILE, (json.dumps(content, indent=1) + "\n").encode("utf-8"))

@@ -1,13 +1,21 @@
 """Test the plan of an epoch: it is a pure function of its arguments, and it takes every sample once."""
 
+import random
+import time
+import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from tests.slow_plan import slow_evaluation_plan, slow_plan
+from voice_cloning.training import batch_planning
 from voice_cloning.training.batch_planning import (
     WINDOW_SAMPLES,
+    EpochPlan,
     MicroBatch,
     StepPlan,
     TrainingPlan,
@@ -25,7 +33,7 @@ def some_lengths(count: int = 301, longest: int = 400) -> list[int]:
     return torch.randint(20, longest, (count,), generator=torch.Generator().manual_seed(count)).tolist()
 
 
-def plan(lengths: list[int], **changes: Any) -> list[StepPlan]:
+def plan(lengths: list[int], **changes: Any) -> EpochPlan:
     arguments: dict[str, Any] = {
         "max_tokens_per_batch": 1000,
         "batch_size": None,
@@ -38,12 +46,12 @@ def plan(lengths: list[int], **changes: Any) -> list[StepPlan]:
     return plan_epoch(lengths, **arguments)
 
 
-def in_order(steps: list[StepPlan]) -> list[MicroBatch]:
+def in_order(steps: Sequence[StepPlan]) -> list[MicroBatch]:
     """Return all micro-batches in the order of steps, then accumulation, then ranks."""
     return [micro_batch for step in steps for ranks in step for micro_batch in ranks]
 
 
-def samples(steps: list[StepPlan]) -> list[int]:
+def samples(steps: Sequence[StepPlan]) -> list[int]:
     return [index for micro_batch in in_order(steps) for index in micro_batch]
 
 
@@ -63,9 +71,9 @@ def test_an_epoch_of_several_windows_takes_every_sample_once() -> None:
 
 def test_the_same_arguments_give_the_same_plan_after_other_random_numbers() -> None:
     lengths = some_lengths()
-    first = plan(lengths, world_size=2)
+    first = in_order(plan(lengths, world_size=2))
     torch.rand(5)
-    assert plan(lengths, world_size=2) == first
+    assert in_order(plan(lengths, world_size=2)) == first
 
 
 def test_another_seed_or_epoch_gives_another_order() -> None:
@@ -106,8 +114,8 @@ def test_batch_size_counts_samples_and_takes_the_place_of_the_budget() -> None:
 
 
 def test_micro_batches_follow_the_order_given() -> None:
-    assert fill_micro_batches([2, 0, 1, 3], [6, 5, 4, 1], 10, None) == [(2, 0), (1, 3)]
-    assert fill_micro_batches([2, 0, 1, 3], [6, 5, 4, 1], 10, 3) == [(2, 0, 1), (3,)]
+    assert list(fill_micro_batches([2, 0, 1, 3], [6, 5, 4, 1], 10, None)) == [(2, 0), (1, 3)]
+    assert list(fill_micro_batches([2, 0, 1, 3], [6, 5, 4, 1], 10, 3)) == [(2, 0, 1), (3,)]
 
 
 @pytest.mark.parametrize(("world", "accumulation"), SPLITS)
@@ -123,7 +131,7 @@ def test_empty_micro_batches_are_only_at_the_end_of_the_last_step(world: int, ac
     steps = plan([10] * count, world_size=world, gradient_accumulation_steps=accumulation, batch_size=1)
     filled = [bool(micro_batch) for micro_batch in in_order(steps)]
     assert filled[:count] == [True] * count and not any(filled[count:])
-    assert all(micro_batch for step in steps[:-1] for ranks in step for micro_batch in ranks)
+    assert all(micro_batch for step in list(steps)[:-1] for ranks in step for micro_batch in ranks)
     assert steps[-1][0][0], "the last step is not empty throughout"
 
 
@@ -147,10 +155,9 @@ def test_evaluation_takes_every_sample_once_longest_first(world: int) -> None:
     assert max(sum(lengths[i] for i in micro_batch) for micro_batch in in_order(steps)) <= 1000
 
 
-def slow_fullest(run: TrainingPlan) -> int:
-    """Return the positions of the fullest micro-batch, by looking at every one."""
-    steps = [step for _, step in run.steps_from(0)]
-    return max(run.positions_of(micro_batch) for micro_batch in in_order(steps))
+def slow_fullest(run: TrainingPlan) -> MicroBatch:
+    """Return the first of the fullest micro-batches, by looking at every one."""
+    return max(in_order([step for _, step in run.steps_from(0)]), key=run.positions_of)
 
 
 @pytest.mark.parametrize("count", [1, 301, WINDOW_SAMPLES + 500])
@@ -158,11 +165,100 @@ def slow_fullest(run: TrainingPlan) -> int:
 def test_the_fullest_micro_batch_is_that_of_all_steps(count: int, settings: dict[str, Any]) -> None:
     config = DistributedTrainingConfig(data_path="d", output_dir="o", max_tokens_per_batch=1000, **settings)
     run = TrainingPlan(some_lengths(count), config, world_size=2)
-    fullest = run.fullest_micro_batch()
-    assert run.positions_of(fullest) == slow_fullest(run)
-    assert fullest in in_order([step for _, step in run.steps_from(0)])
+    assert run.fullest_micro_batch() == slow_fullest(run)
 
 
 def test_the_fullest_micro_batch_of_a_long_run_is_found_without_planning_every_epoch() -> None:
     config = DistributedTrainingConfig(data_path="d", output_dir="o", max_steps=10**9)
     assert TrainingPlan([100, 300, 200], config, world_size=1).fullest_micro_batch() == (1, 2, 0)
+
+
+# -- the plan of earlier releases, at any size -------------------------------------------------------------------------
+
+
+def some_settings(rng: random.Random) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return lengths and settings of any kind that a run can have."""
+    budget = rng.choice([50, 700, 2048, 8192])
+    longest = rng.choice([2, 30, budget // 3, budget])
+    count = rng.choice([0, 1, 2, 47, WINDOW_SAMPLES, WINDOW_SAMPLES + 1, 3 * WINDOW_SAMPLES + 5])
+    lengths = np.array([rng.randint(1, max(longest, 1)) for _ in range(count)], dtype=np.int32)
+    settings = {
+        "max_tokens_per_batch": budget,
+        "batch_size": rng.choice([None, None, None, 1, 3, 64, 5000]),
+        "world_size": rng.choice([1, 2, 3, 8, 64]),
+    }
+    return lengths, settings
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_the_plan_is_that_of_earlier_releases(seed: int) -> None:
+    rng = random.Random(seed)
+    lengths, settings = some_settings(rng)
+    given = rng.choice([lengths, lengths.tolist(), lengths.astype(np.uint16)])
+    how = {
+        "gradient_accumulation_steps": rng.choice([1, 2, 7]),
+        "seed": rng.randint(0, 10**6),
+        "epoch": rng.randint(0, 9),
+    }
+    wanted = slow_plan(lengths.tolist(), **settings, **how)
+    found = plan_epoch(given, **settings, **how)
+    assert [tuple(step) for step in found] == wanted and len(found) == len(wanted)
+    for step, by_accumulation in zip(found, wanted, strict=True):
+        assert step.positions == sum(int(lengths[i]) for row in by_accumulation for indices in row for i in indices)
+        rank = rng.randrange(settings["world_size"])
+        assert step.of_rank(rank) == tuple(row[rank] for row in by_accumulation)
+    evaluation = plan_evaluation(given, **settings)
+    assert [tuple(step) for step in evaluation] == slow_evaluation_plan(lengths.tolist(), **settings)
+
+
+@pytest.mark.parametrize("settings", [{"batch_size": 3}, {"max_tokens_per_batch": 1000}, {"max_steps": 1900}])
+def test_a_run_takes_the_steps_of_its_epochs_from_any_step_on(settings: dict[str, Any]) -> None:
+    lengths = some_lengths(WINDOW_SAMPLES + 99)
+    config = DistributedTrainingConfig(
+        data_path="d", output_dir="o", **{"max_tokens_per_batch": 900, "gradient_accumulation_steps": 2, **settings}
+    )
+    size = {"max_tokens_per_batch": config.max_tokens_per_batch, "batch_size": config.batch_size, "seed": config.seed}
+    wanted = []
+    for epoch in range(config.num_train_epochs if config.max_steps is None else 9):
+        steps = slow_plan(lengths, **size, world_size=1, gradient_accumulation_steps=2, epoch=epoch)
+        wanted += [(epoch, step) for step in steps]
+    wanted = wanted[: config.max_steps]
+    run = TrainingPlan(lengths, config, world_size=1)
+    assert run.total_steps == len(wanted)
+    first = sum(epoch == 0 for epoch, _ in wanted)
+    assert run.steps_per_epoch == first and run.positions_per_step == sum(lengths) / first
+    for start in (0, 1, first - 1, first, first + 1, len(wanted) - 1, len(wanted)):
+        assert [(epoch, tuple(step)) for epoch, step in run.steps_from(start)] == wanted[start:]
+
+
+def test_half_a_million_samples_take_two_seconds_and_50_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning and the first step, from whose plan all others follow without another plan."""
+    lengths = np.random.default_rng(0).integers(60, 740, 500_000, dtype=np.int32)
+    config = DistributedTrainingConfig(data_path="d", output_dir="o", num_train_epochs=1)
+    planned = []
+    original = batch_planning.plan_epoch
+    monkeypatch.setattr(
+        batch_planning, "plan_epoch", lambda *args, **kw: planned.append(kw["epoch"]) or original(*args, **kw)
+    )
+    tracemalloc.start()
+    began = time.process_time()
+    run = TrainingPlan(lengths, config, world_size=8)
+    run.positions_per_step, next(run.steps_from(0)), run.fullest_micro_batch()
+    seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert seconds < 2 and peak < 50e6
+    assert sum(len(step.of_rank(3)) for _, step in run.steps_from(0)) == run.total_steps
+    assert planned == [0]
+
+
+def test_each_epoch_is_planned_once_in_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = []
+    original = batch_planning.plan_epoch
+    monkeypatch.setattr(
+        batch_planning, "plan_epoch", lambda *args, **kw: planned.append(kw["epoch"]) or original(*args, **kw)
+    )
+    config = DistributedTrainingConfig(data_path="d", output_dir="o", max_tokens_per_batch=1000)
+    run = TrainingPlan(some_lengths(WINDOW_SAMPLES + 1), config, world_size=2)
+    assert planned == [2, 1, 0], "the number of steps of an epoch follows from its plan; the first one is kept"
+    assert len(list(run.steps_from(0))) == run.total_steps and run.steps_per_epoch > 0
+    assert planned == [2, 1, 0, 1, 2]
