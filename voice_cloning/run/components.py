@@ -28,6 +28,7 @@ from voice_cloning.run.identity import flags_before, run_details, run_identity
 from voice_cloning.training.base_kl import BaseKL
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
+from voice_cloning.training.checkpoint_writer import CheckpointWriter
 from voice_cloning.training.checkpoints import ENDED_EARLY, check_checkpoint, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.evaluation import Evaluator
@@ -36,6 +37,7 @@ from voice_cloning.training.log import ProgressLog
 from voice_cloning.training.losses import LossTotals
 from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.optimizer import AdapterOptimizer
+from voice_cloning.training.patient_writer import PatientWriter
 from voice_cloning.training.run_directory import RunDirectory
 from voice_cloning.training.sample_files import check_place
 from voice_cloning.training.state import EvaluationResult, TrainingState
@@ -75,23 +77,6 @@ class OpenedDirectory:
         if self.directory is not None:
             self.directory.close()
 
-    def save(self, ranks: Ranks, state: TrainingState, write: Callable[[Path], None], limit: int) -> None:
-        """Write the checkpoint of a step on the main process, then remove old ones.
-
-        Args:
-            ranks: the processes.
-            state: the state of the run, which gives the step and the best evaluation.
-            write: writes state and weights into a folder.
-            limit: number of checkpoints to keep besides the best one; 0 keeps all.
-
-        Raises:
-            InputError: on every process, if the disk is full or broken.
-        """
-        with ranks.failing_together():
-            if self.directory is not None:
-                self.directory.save_checkpoint(state.step, write)
-                self.directory.prune_checkpoints(limit, state.best and state.best.step)
-
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -130,6 +115,7 @@ class TrainingComponents:
         warmup_steps: length of the warm-up.
         model: the base model with the adapter.
         optimizer: updates the adapter.
+        checkpoints: writes the checkpoints.
         loader: makes the batches of the training data.
         evaluator: evaluates on the evaluation data; None without such data.
         is_better: whether an evaluation is better than the best one so far.
@@ -144,6 +130,7 @@ class TrainingComponents:
     warmup_steps: int
     model: PeftModel
     optimizer: AdapterOptimizer
+    checkpoints: CheckpointWriter
     loader: BatchLoader
     evaluator: Evaluator | None
     base_kl: BaseKL | None
@@ -278,7 +265,8 @@ def open_log(
     with ranks.failing_together():
         if directory is not None:
             directory.cut_metrics(state.step, state.evaluation_due)
-            writer = MetricsWriter(directory.folder, config.report_to, state.step, flags)
+            writer = PatientWriter(MetricsWriter(directory.folder, config.report_to, state.step, flags))
+            run.checkpoints.write_first(writer.settle)
         if run.speech is not None:
             run.speech.open(writer)
     return ProgressLog(
