@@ -85,13 +85,14 @@ from voice_cloning.run.speech import load_recogniser_of, make_speech
 from voice_cloning.run.step_evaluation import evaluate_step, is_evaluation_due
 from voice_cloning.training.base_kl import MicroBatchPlace, make_base_kl, micro_batch_loss
 from voice_cloning.training.batches import BatchLoader, StepBatches, count_labels
+from voice_cloning.training.checkpoint_writer import CheckpointCopy, CheckpointWriter
 from voice_cloning.training.checkpoints import read_state
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
 from voice_cloning.training.data import check_data_files
 from voice_cloning.training.log import ProgressLog
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.schedule import learning_rate, warmup_steps_of
-from voice_cloning.training.state import is_over
+from voice_cloning.training.state import TrainingState, is_over
 from voice_cloning.training.stop_signals import StopSignals
 
 logger = logging.getLogger(Path(__file__).stem)
@@ -207,6 +208,7 @@ class ArabicVoiceCloningDistributedTrainer:
             optimizer = AdapterOptimizer(model.parameters(), config, self.ranks)
             codebooks = data.model_config.audio_num_codebooks
             state = restore(opened.checkpoint, model, optimizer, plan.total_steps, division, codebooks)
+            checkpoints = CheckpointWriter(opened.directory, model, optimizer, config.save_total_limit, self.ranks)
         components = TrainingComponents(
             data=data,
             opened=opened,
@@ -214,6 +216,7 @@ class ArabicVoiceCloningDistributedTrainer:
             warmup_steps=warmup_steps_of(config, plan.total_steps),
             model=model,
             optimizer=optimizer,
+            checkpoints=checkpoints,
             loader=BatchLoader(data.train_dataset, data.collator, self.ranks.rank),
             evaluator=make_evaluator(data, config, self.loss_config, self.ranks),
             base_kl=make_base_kl(model, config, self.loss_config, self.placement.dtype),
@@ -312,7 +315,8 @@ class ArabicVoiceCloningDistributedTrainer:
         state = run.state
         run.model.train()
         log = open_log(run, self.config, self.loss_config, self._flags(), self.ranks, self.placement.device)
-        with run.opened, StopSignals() as stop, log, training_memory(self.config, run, self.placement.device):
+        memory = training_memory(self.config, run, self.placement.device)
+        with run.opened, StopSignals() as stop, log, memory, run.checkpoints:
             try_fullest_micro_batches(run, self._training_step, self.config, self.loss_config, self.ranks)
             if state.evaluation_due:
                 self._evaluate(log, stop)
@@ -326,12 +330,14 @@ class ArabicVoiceCloningDistributedTrainer:
                 log.add_step(batches, label_counts, sums)
                 self._after_step(log, stop)
             if not state.is_finished:
-                self._save(log)
+                self._save(log, last=True)
+            run.checkpoints.finish()
         return summary_of(run, None if state.is_finished else stop.received, self.config.keep_best_by)
 
     def _after_step(self, log: ProgressLog, stop: StopSignals) -> None:
         """Log, evaluate and save if due, in this order, because a checkpoint holds the evaluation of its step."""
         config, run, state = self.config, self.components, self.components.state
+        run.checkpoints.check()
         if state.step % config.logging_steps == 0 or state.is_last_step:
             log.write_losses(learning_rate(config, state.step - 1, run.warmup_steps, state.total_steps))
         state.evaluation_due = is_evaluation_due(run, config)
@@ -358,21 +364,18 @@ class ArabicVoiceCloningDistributedTrainer:
             log.write_early_end(learning_rate(self.config, run.state.step - 1, run.warmup_steps, run.plan.total_steps))
         return is_best
 
-    def _save(self, log: ProgressLog) -> None:
-        """Write a checkpoint of this step, unless the step already has one."""
-        run, state = self.components, self.components.state
+    def _save(self, log: ProgressLog, last: bool = False) -> None:
+        """Begin to write a checkpoint of this step, unless the step already has one. Wait for the last one."""
+        state = self.components.state
         with log.paused():
-            if state.saved_step == state.step:
-                return
-            run.opened.save(self.ranks, state, self._write_checkpoint, self.config.save_total_limit)
-            state.saved_step = state.step
+            if state.saved_step != state.step:
+                self.components.checkpoints.begin(state, self._write_checkpoint, last or state.is_last_step)
 
-    def _write_checkpoint(self, folder: Path) -> None:
-        run = self.components
-        run.state.save(folder)
-        run.model.save_pretrained(folder, save_embedding_layers=False)
-        write_checkpoint_card(folder, run.opened.directory.folder)
-        run.optimizer.save(folder)
+    def _write_checkpoint(self, state: TrainingState, copied: CheckpointCopy, folder: Path) -> None:
+        """Write a state, and what was copied at its step. A thread calls this while training goes on."""
+        state.save(folder)
+        copied.save(folder)
+        write_checkpoint_card(folder, self.components.opened.directory.folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -47,6 +47,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioConfig, attention
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, QUANTISATIONS
 from boson_multimodal.model.higgs_audio.transfer import to_device
 from lora_config import TARGET_GROUPS, HiggsAudioLoRATrainingConfig
+from voice_cloning.training.checkpoint_writer import CheckpointCopy
 from voice_cloning.training.config import RECOMPUTE_LEVELS
 
 NULL_CUDA = "NULLCUDA_SO"
@@ -196,6 +197,7 @@ def describe(bench: Bench, args: argparse.Namespace) -> dict[str, Any]:
     held = held_after_forward(bench)
     report["held_after_forward_gb"] = round(held / GB, 3)
     report["kb_per_layer_and_position"] = round(held / 1e3 / (args.each * args.samples) / args.layers, 1)
+    report["checkpoint"] = count_save(bench)
     report |= count_flops(bench)
     with OperationCounter() as operations:
         bench.run(4)
@@ -218,6 +220,25 @@ def held_after_forward(bench: Bench) -> int:
     held = torch.cuda.memory_allocated() - before
     loss.backward()
     return held
+
+
+def count_save(bench: Bench) -> dict[str, Any]:
+    """What a checkpoint takes of the device: the memory of its copy, what a step waits for, and what the thread does.
+
+    The peak is that of the next step, with the copy.
+    """
+    before = torch.cuda.memory_allocated()
+    copied = CheckpointCopy(bench.model, bench.step.optimizer)
+    report: dict[str, Any] = {"copy_gb": round((torch.cuda.memory_allocated() - before) / GB, 3)}
+    names = ("launches", "d2d", "d2d_bytes", "syncs", "d2h", "d2h_bytes", "mallocs")
+    for part, work in (("step", copied.take), ("thread", copied.to_host)):
+        bench.null_cuda.reset()
+        work()
+        counts = bench.null_cuda.read()
+        report[part] = {name: counts[name] for name in names}
+    torch.cuda.reset_peak_memory_stats()
+    bench.run(2)
+    return report | {"peak_allocated_gb": round(torch.cuda.max_memory_allocated() / GB, 3)}
 
 
 def count_flops(bench: Bench) -> dict[str, Any]:

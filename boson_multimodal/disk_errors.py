@@ -20,9 +20,21 @@ _REASONS = {
 _SAFETENSORS_NUMBER = re.compile(r"\(os error (\d+)\)")
 
 
+class DiskError(InputError):
+    """A file or folder cannot be written: the disk is full, broken or read-only.
+
+    Attributes:
+        problem: the folder and the reason, without the advice of the message.
+    """
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"{problem}. {advice}")
+        self.problem = problem
+
+
 @contextmanager
 def naming_disk_errors(folder: Path, advice: str) -> Iterator[None]:
-    """Turn the error of a write in ``folder`` into an ``InputError`` that names the folder and the reason.
+    """Turn the error of a write in ``folder`` into a ``DiskError`` that names the folder and the reason.
 
     The libraries that write tensors do not raise an ``OSError`` if the disk is full. torch raises a ``RuntimeError``
     about a position in the file; the ``OSError`` is its context. safetensors only has the number in its message.
@@ -37,7 +49,7 @@ def naming_disk_errors(folder: Path, advice: str) -> Iterator[None]:
         found = os_error_in(error)
         if found is None:
             raise
-        raise InputError(f"{disk_problem(found, folder)}. {advice}") from error
+        raise DiskError(disk_problem(found, folder), advice) from error
 
 
 def disk_problem(error: OSError, folder: Path) -> str:

@@ -39,6 +39,11 @@ def test_a_step_is_counted_and_its_memory_is_that_of_its_tensors(tmp_path: Path)
     assert report["memory_gb"]["workspace"] > 0  # of cuBLAS
     assert sum(report["attention"].values()) == LAYERS
     assert report["peak_allocated_gb"] > report["lasting_gb"] + report["held_after_forward_gb"]
+    saved, size = report["checkpoint"], 12 * trainable  # weights, two moments
+    assert saved["copy_gb"] == pytest.approx(size / 1e9, abs=1e-3)
+    assert saved["peak_allocated_gb"] - report["peak_allocated_gb"] == pytest.approx(size / 1e9, abs=2e-3)
+    assert (saved["step"]["syncs"], saved["step"]["d2h"], saved["step"]["mallocs"]) == (0, 0, 0)
+    assert saved["step"]["d2d_bytes"] == saved["thread"]["d2h_bytes"] == size + 4, "and AdamW's step"
 
     kernels = [line.split("\t") for line in (tmp_path / "kernels").read_text().splitlines()]
     launches = sum(int(count) for count, name in kernels if not name.startswith("CALL"))

@@ -12,7 +12,8 @@ chooses the budget, and the trial before the first step takes this memory (``voi
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
+from boson_multimodal.disk_errors import DiskError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig, codes_of_columns
 from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
@@ -116,7 +118,7 @@ class TrainingSpeech:
         self._ranks = ranks
         self._writer: SpeechWriter | None = None
         self._since = time.perf_counter()
-        self._has_warned = self._has_originals = False
+        self._has_warned = self._has_originals = self._has_left_out = False
         self.batches = speech_batches(asked, budget)
         self.is_speaking = False
 
@@ -252,16 +254,28 @@ class TrainingSpeech:
             if not self._has_originals:
                 prompts = {sample: self._prompt(model, sample) for sample in self._heard}
                 references = {s: p.reference_KT for s, p in prompts.items() if p.reference_KT is not None}
-                self._sounds.write_originals(writer, step, references, {s: p.target_KT for s, p in prompts.items()})
-                self._has_originals = True
+                with self._leaving_out("the true clips and their references"):
+                    self._sounds.write_originals(writer, step, references, {s: p.target_KT for s, p in prompts.items()})
+                    self._has_originals = True
             waves = self._sounds.decode({sample: spoken[sample.index].codes_KT for sample in self._heard})
-            self._sounds.write_step(writer, step, waves)
+            with self._leaving_out(f"clips of step {step}"):
+                self._sounds.write_step(writer, step, waves)
         clips = [self._measured(sample, spoken[sample.index], waves.get(sample)) for sample in self._asked]
         for index, (sample, clip) in enumerate(zip(self._asked, clips, strict=True)):
             known = {name: value for name, value in asdict(clip).items() if value is not None}
             heard = _heard(spoken[sample.index], errors[index]) if errors else {}
             writer.write_sample({"step": step, **known, **heard})
         return spoken_figures(clips, self._dataset.frames_per_second) | error_rates(errors)
+
+    @contextmanager
+    def _leaving_out(self, what: str) -> Iterator[None]:
+        """Leave clips out that the disk does not take. This is said once."""
+        try:
+            yield
+        except DiskError as error:
+            if not self._has_left_out:
+                self._has_left_out = True
+                logger.warning("%s. Training goes on without %s, and others like them", error.problem, what)
 
     def _measured(self, sample: AskedSample, spoken: SpokenCodes, wave: Tensor | None) -> SpokenClip:
         sound = {} if wave is None else {"samples": wave, "sampling_rate": self._sounds.sampling_rate}

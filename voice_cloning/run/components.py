@@ -29,6 +29,7 @@ from voice_cloning.run.identity import differences_of_runs, flags_before, run_de
 from voice_cloning.training.base_kl import BaseKL
 from voice_cloning.training.batch_planning import Lengths, TrainingPlan
 from voice_cloning.training.batches import BatchLoader
+from voice_cloning.training.checkpoint_writer import CheckpointWriter
 from voice_cloning.training.checkpoints import ENDED_EARLY, check_checkpoint, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.division import Division
@@ -38,6 +39,7 @@ from voice_cloning.training.log import ProgressLog
 from voice_cloning.training.losses import LossTotals
 from voice_cloning.training.metrics import MetricsWriter
 from voice_cloning.training.optimizer import AdapterOptimizer
+from voice_cloning.training.patient_writer import PatientWriter
 from voice_cloning.training.run_directory import RunDirectory
 from voice_cloning.training.sample_files import check_place
 from voice_cloning.training.state import EvaluationResult, TrainingState
@@ -81,23 +83,6 @@ class OpenedDirectory:
         if self.directory is not None:
             self.directory.close()
 
-    def save(self, ranks: Ranks, state: TrainingState, write: Callable[[Path], None], limit: int) -> None:
-        """Write the checkpoint of a step on the main process, then remove old ones.
-
-        Args:
-            ranks: the processes.
-            state: the state of the run, which gives the step and the best evaluation.
-            write: writes state and weights into a folder.
-            limit: number of checkpoints to keep besides the best one; 0 keeps all.
-
-        Raises:
-            InputError: on every process, if the disk is full or broken.
-        """
-        with ranks.failing_together():
-            if self.directory is not None:
-                self.directory.save_checkpoint(state.step, write)
-                self.directory.prune_checkpoints(limit, state.best and state.best.step)
-
 
 @dataclass(frozen=True)
 class FinishedRun:
@@ -136,6 +121,7 @@ class TrainingComponents:
         warmup_steps: length of the warm-up.
         model: the base model with the adapter.
         optimizer: updates the adapter.
+        checkpoints: writes the checkpoints.
         loader: makes the batches of the training data.
         evaluator: evaluates on the evaluation data; None without such data.
         is_better: whether an evaluation is better than the best one so far.
@@ -150,6 +136,7 @@ class TrainingComponents:
     warmup_steps: int
     model: PeftModel
     optimizer: AdapterOptimizer
+    checkpoints: CheckpointWriter
     loader: BatchLoader
     evaluator: Evaluator | None
     base_kl: BaseKL | None
@@ -315,7 +302,8 @@ def open_log(
     with ranks.failing_together():
         if directory is not None:
             directory.cut_metrics(state.step, state.evaluation_due)
-            writer = MetricsWriter(directory.folder, config.report_to, state.step, flags)
+            writer = PatientWriter(MetricsWriter(directory.folder, config.report_to, state.step, flags))
+            run.checkpoints.write_first(writer.settle)
         if run.speech is not None:
             run.speech.open(writer)
     return ProgressLog(

@@ -167,6 +167,7 @@ def memory_parts(found: MemoryEstimate) -> list[tuple[str, int]]:
         ("adapter", found.adapter),
         ("gradients", found.gradients),
         ("optimizer", found.optimizer),
+        ("copy from which checkpoints are written", found.copy),
         ("workspace of the products", found.workspace),
         ("activations", found.activations),
         top,

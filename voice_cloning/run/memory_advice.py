@@ -48,7 +48,13 @@ class NextStart:
 
     @classmethod
     def of_run(cls, config: DistributedTrainingConfig, run: TrainingComponents) -> "NextStart":
-        """Return how a run that has begun can be started again. The answer is the same on all processes."""
+        """Return how a run that has begun can be started again.
+
+        The answer is the same on all processes, unless the disk did not take the newest checkpoint, which only the main
+        process knows until the next one is due.
+        """
+        if run.opened.directory is not None:
+            return cls(config, run.opened.directory.newest)
         resumed, saved = run.opened.checkpoint, run.state.saved_step
         if not saved or (resumed is not None and checkpoint_step(resumed) == saved):
             return cls(config, resumed)

@@ -20,7 +20,7 @@ from voice_cloning.training.base_kl import BaseKL
 from voice_cloning.training.batches import StepBatches
 from voice_cloning.training.evaluation_words import evaluation_line, without_better
 from voice_cloning.training.losses import PendingStep, StepLedger
-from voice_cloning.training.metrics import MetricsWriter
+from voice_cloning.training.patient_writer import PatientWriter
 from voice_cloning.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class ProgressLog:
 
     def __init__(
         self,
-        writer: MetricsWriter | None,
+        writer: PatientWriter | None,
         state: TrainingState,
         sample_ids: Callable[[Sequence[int]], str],
         loss_config: LossConfig,

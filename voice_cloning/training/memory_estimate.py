@@ -3,7 +3,8 @@
 All functions are pure. What autograd keeps for the backward pass is counted tensor by tensor
 (``activation_memory.py``); tests compare the sums with torch's allocator at the released size. The memory of a step is
 
-    lasting:     weights + adapter + gradients + AdamW's two moments + workspace of the matrix products
+    lasting:     weights + adapter + gradients + AdamW's two moments + the copy from which a checkpoint is written
+                 + workspace of the matrix products
     growing:     activations, which the forward pass collects layer by layer
     at the top:  the heads' logits, or what one layer computes for a moment, whichever is larger
 
@@ -64,7 +65,7 @@ class MemoryEstimate:
     """Bytes of the parts of a training step at its peak.
 
     Attributes:
-        weights, adapter, gradients, optimizer, workspace: what lasts from step to step.
+        weights, adapter, gradients, optimizer, copy, workspace: what lasts from step to step.
         activations: what the forward pass has kept for the backward pass.
         heads: logits of the loss; 0 if the peak is not there.
         layer: what one layer needs for a moment, with what it computes again; 0 if the peak is not there.
@@ -74,6 +75,7 @@ class MemoryEstimate:
     adapter: int
     gradients: int
     optimizer: int
+    copy: int
     workspace: int
     activations: int
     heads: int
@@ -82,7 +84,7 @@ class MemoryEstimate:
     @property
     def lasting(self) -> int:
         """Bytes between two steps."""
-        return self.weights + self.adapter + self.gradients + self.optimizer + self.workspace
+        return self.weights + self.adapter + self.gradients + self.optimizer + self.copy + self.workspace
 
     @property
     def allocated(self) -> int:
@@ -158,6 +160,7 @@ class TrainedModel:
             adapter=master + self._copies,
             gradients=master,
             optimizer=2 * master,
+            copy=3 * master,
             workspace=WORKSPACE_BYTES,
             activations=kept,
             heads=heads,

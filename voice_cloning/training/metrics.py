@@ -2,7 +2,7 @@
 
 A line holds the numbers of a step, or one clip that the model spoke at a step: its sample's id under ``sample``, and
 numbers, texts and booleans. A record is written whole or not at all: if a write fails, what was written of it is
-removed.
+removed. Lines and numbers that the disk does not take wait in memory, and are written before the next ones.
 """
 
 import io
@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,52 @@ def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) < LARGEST_STEP)
 
 
+class Appends:
+    """Appends records to a file in their order. Those that the disk does not take wait in memory.
+
+    Args:
+        path: a file, which is created if it does not exist.
+
+    Attributes:
+        waiting: records that are not in the file yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        # A buffer that could not be written would be written again when the file is closed.
+        self._file = path.open("ab", buffering=0)
+        self.waiting: deque[bytes] = deque()
+        self._end: int | None = None
+        """Where the file must end, if a failed write could not be undone."""
+
+    def append(self, record: bytes) -> None:
+        """Append a record after those that wait. Raises ``OSError`` if they cannot be written."""
+        self.waiting.append(record)
+        self.write_waiting()
+
+    def append_or_drop(self, record: bytes) -> None:
+        """Append a record that is too large to wait. Raises ``OSError`` if it cannot be written."""
+        if self._end is not None:
+            self._file.truncate(self._end)
+            self._file.seek(self._end)
+            self._end = None
+        end = self._file.tell()
+        try:
+            append_whole(self._file, record)
+        except OSError:
+            if self._file.seek(0, os.SEEK_END) > end:
+                self._end = end
+            raise
+
+    def write_waiting(self) -> None:
+        """Append the records that wait. Raises ``OSError`` if they cannot be written."""
+        while self.waiting:
+            self.append_or_drop(self.waiting[0])
+            self.waiting.popleft()
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class TensorBoardFile:
     """A new file of TensorBoard events.
 
@@ -125,14 +172,15 @@ class TensorBoardFile:
         # TensorBoard reads the files of a folder in the order of their names. No two have the same.
         seconds, nanoseconds = divmod(time.time_ns(), 10**9)
         name = f"events.out.tfevents.{seconds:010d}.{socket.gethostname()}.{os.getpid()}.{nanoseconds:09d}"
-        self._file = (folder / name).open("xb", buffering=0)
-        self._write({"file_version": "brain.Event:2"})
+        self.events = Appends(folder / name)
+        self.events.append(self._record({"file_version": "brain.Event:2"}))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write({"step": first_step, "session_log": start})
+        self.events.append(self._record({"step": first_step, "session_log": start}))
 
     def write(self, step: int, numbers: dict[str, float]) -> None:
-        """Write numbers by tag. Raises ``OSError`` if they cannot be written."""
-        self._write_values(step, [{"tag": tag, "simple_value": number} for tag, number in numbers.items()])
+        """Write numbers by tag. Raises ``OSError`` if they cannot be written; they wait then."""
+        values = [{"tag": tag, "simple_value": number} for tag, number in numbers.items()]
+        self.events.append(self._record_of(step, values))
 
     def write_wav(self, step: int, tag: str, content: bytes, samples: int, sampling_rate: int) -> None:
         """Write a mono WAV file of so many samples. Raises ``OSError`` if it cannot be written."""
@@ -143,26 +191,23 @@ class TensorBoardFile:
             encoded_audio_string=content,
             content_type="audio/wav",
         )
-        self._write_values(step, [{"tag": tag, "audio": audio}])
+        self.events.append_or_drop(self._record_of(step, [{"tag": tag, "audio": audio}]))
 
     def write_png(self, step: int, tag: str, content: bytes, height: int, width: int) -> None:
         """Write a PNG file in RGB. Raises ``OSError`` if it cannot be written."""
         rgb = 3  # of the colour spaces of this message
         image = self._summary.Summary.Image(height=height, width=width, colorspace=rgb, encoded_image_string=content)
-        self._write_values(step, [{"tag": tag, "image": image}])
+        self.events.append_or_drop(self._record_of(step, [{"tag": tag, "image": image}]))
 
-    def close(self) -> None:
-        self._file.close()
-
-    def _write_values(self, step: int, values: list[dict[str, Any]]) -> None:
+    def _record_of(self, step: int, values: list[dict[str, Any]]) -> bytes:
         summary = self._summary.Summary(value=[self._summary.Summary.Value(**value) for value in values])
-        self._write({"step": step, "summary": summary})
+        return self._record({"step": step, "summary": summary})
 
-    def _write(self, fields: dict[str, Any]) -> None:
+    def _record(self, fields: dict[str, Any]) -> bytes:
         record = io.BytesIO()
         event = self._protocol.Event(wall_time=time.time(), **fields)
         self._record_writer(record).write(event.SerializeToString())
-        append_whole(self._file, record.getvalue())
+        return record.getvalue()
 
 
 class MetricsWriter:
@@ -174,16 +219,19 @@ class MetricsWriter:
         step: the step at which the run begins. Plots of later steps are removed.
         config: all flags, for wandb.
 
+    Attributes:
+        folder: the folder of the run.
+
     Raises:
-        InputError: if a file cannot be written, also from :meth:`write`.
+        DiskError: if a file cannot be written, also from the methods. Lines and numbers wait then, clips and pictures
+            are left out.
     """
 
     def __init__(self, folder: Path, reporters: list[str], step: int, config: dict[str, Any]) -> None:
-        self._folder = folder
+        self.folder = folder
         self._tensorboard = self._wandb = self._wandb_media = None
         with self._naming_disk_errors():
-            # A buffer that could not be written would be written again when the file is closed.
-            self._file = (folder / METRICS_FILE).open("ab", buffering=0)
+            self._lines = Appends(folder / METRICS_FILE)
             if "tensorboard" in reporters:
                 self._tensorboard = TensorBoardFile(folder / TENSORBOARD_FOLDER, step + 1)
         if "wandb" in reporters:
@@ -194,17 +242,19 @@ class MetricsWriter:
     def write(self, record: dict[str, Any]) -> None:
         """Write one record of numbers, which must hold ``step``."""
         step, numbers = record["step"], {k: v for k, v in record.items() if k != "step"}
-        with self._naming_disk_errors():
-            append_whole(self._file, (json.dumps(record) + "\n").encode())
-            if self._tensorboard is not None:
-                self._tensorboard.write(step, {f"{_group(name)}/{name}": value for name, value in numbers.items()})
         if self._wandb is not None:
             self._wandb.log(numbers, step=step)
+        with self._naming_disk_errors():
+            try:
+                self._lines.append((json.dumps(record) + "\n").encode())
+            finally:
+                if self._tensorboard is not None:
+                    self._tensorboard.write(step, {f"{_group(name)}/{name}": value for name, value in numbers.items()})
 
     def write_sample(self, record: dict[str, Any]) -> None:
         """Write the record of one spoken sample to ``metrics.jsonl``. It must hold ``step`` and ``sample``."""
         with self._naming_disk_errors():
-            append_whole(self._file, (json.dumps(record) + "\n").encode())
+            self._lines.append((json.dumps(record) + "\n").encode())
 
     def write_sound(self, step: int, tag: str, samples: Tensor, sampling_rate: int) -> None:
         """Give (samples,) in -1..1 to the reporters, to be heard.
@@ -238,15 +288,29 @@ class MetricsWriter:
         if self._wandb is not None:
             self._wandb.log({tag: self._wandb_media.Image(pixels)}, step=step)
 
+    @property
+    def waiting(self) -> int:
+        """The number of lines and plotted records that wait for the disk."""
+        return sum(len(appends.waiting) for appends in self._appends())
+
+    def write_waiting(self) -> None:
+        """Write what waits. Raises ``DiskError`` if it cannot be written."""
+        with self._naming_disk_errors():
+            for appends in self._appends():
+                appends.write_waiting()
+
     def close(self) -> None:
-        self._file.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
+        """Close the files. What still waits is lost."""
+        for appends in self._appends():
+            appends.close()
         if self._wandb is not None:
             self._wandb.finish()
 
+    def _appends(self) -> list[Appends]:
+        return [self._lines, *([self._tensorboard.events] if self._tensorboard is not None else [])]
+
     def _naming_disk_errors(self) -> Any:
-        return naming_disk_errors(self._folder, RESUME_ADVICE)
+        return naming_disk_errors(self.folder, RESUME_ADVICE)
 
 
 def _group(name: str) -> str:

@@ -13,6 +13,8 @@ from voice_cloning.training.config import DistributedTrainingConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """AdamW's names of its two moments, which have one entry for each weight."""
+WEIGHTS = "weights"
+"""The name of the weights among what a checkpoint holds of the device."""
 
 
 class AdapterOptimizer:
@@ -90,11 +92,35 @@ class AdapterOptimizer:
         self.gradients.zero_()
         return norm
 
-    def save(self, folder: Path) -> None:
-        """Write AdamW's state into a checkpoint's folder, as AdamW on the model's separate parameters has it."""
+    @property
+    def lasting(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the device, by name: the weights, AdamW's moments and its step."""
+        return {WEIGHTS: self.values, **self._state}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """AdamW's settings, with the learning rate of the last step."""
+        return dict(self._adamw.state_dict()["param_groups"][0])
+
+    def save(
+        self, folder: Path, copied: dict[str, Tensor] | None = None, settings: dict[str, Any] | None = None
+    ) -> None:
+        """Write AdamW's state into a checkpoint's folder, as AdamW on the model's separate parameters has it.
+
+        Args:
+            folder: the folder.
+            copied, settings: copies of :attr:`lasting` and :attr:`settings` to be written in their place. With both,
+                another thread may call this while training goes on.
+        """
+        state = self._separate_state(self.lasting if copied is None else copied, settings or self.settings)
         # torch's own file would hide the reason for which a write fails.
         with (folder / OPTIMIZER_FILE).open("wb") as file:
-            torch.save(self._separate_state(), file)
+            torch.save(state, file)
+
+    def weights_in(self, copied: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+        """Return the weights in a copy of :attr:`lasting`, by the names of the trained parameters of ``model``."""
+        views = {id(p): view for p, view in zip(self.parameters, self._views(copied[WEIGHTS]), strict=True)}
+        return {name: views[id(parameter)] for name, parameter in model.named_parameters() if id(parameter) in views}
 
     def load(self, checkpoint: Path) -> None:
         """Load AdamW's state from a checkpoint. The settings of AdamW stay those of the constructor."""
@@ -106,19 +132,18 @@ class AdapterOptimizer:
                 views[place].copy_(found[number][name])
         self._state["step"].copy_(found[0]["step"])
 
-    def _separate_state(self) -> dict[str, Any]:
+    def _separate_state(self, lasting: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Any]:
         """Return the ``state_dict`` of AdamW on the separate parameters in the model's order, on the host.
 
         Each tensor has a storage of its own: releases that update the parameters one by one also count each step apart.
         """
-        step = self._state["step"].cpu()
-        moments = {name: self._views(self._state[name].cpu()) for name in MOMENTS}
+        step = lasting["step"].cpu()
+        moments = {name: self._views(lasting[name].cpu()) for name in MOMENTS}
         state = {
             number: {"step": step.clone()} | {name: views[place].clone() for name, views in moments.items()}
             for number, place in enumerate(self._places)
         }
-        group = self._adamw.state_dict()["param_groups"][0]
-        return {"state": state, "param_groups": [{**group, "fused": None, "params": list(range(len(state)))}]}
+        return {"state": state, "param_groups": [{**settings, "fused": None, "params": list(range(len(state)))}]}
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         """Return the part of each parameter in a flat buffer, in the buffer's order and in the parameter's shape."""

@@ -152,6 +152,16 @@ class RunDirectory:
         write_whole(self.folder / RUN_FILE, self._description(), durable=True)
         return checkpoint
 
+    @property
+    def newest(self) -> Path | None:
+        """The checkpoint that was written last, or else the one that the run resumed from."""
+        return self._newest
+
+    @property
+    def resumes(self) -> str:
+        """How the same command goes on, in words."""
+        return "it begins at step 0" if self._newest is None else f"it resumes from {self._newest}"
+
     def checkpoints(self) -> list[Path]:
         """Return the checkpoints that the program wrote and that have a state, oldest first."""
         found = filter(is_written_by_program, named_checkpoints(self.folder))
@@ -165,13 +175,12 @@ class RunDirectory:
             write: writes state and weights into a folder that already holds ``run.json``.
 
         Raises:
-            InputError: if the disk is full or broken. Nothing is left of the checkpoint then.
+            DiskError: if the disk is full or broken. Nothing is left of the checkpoint then.
         """
         target = self.checkpoint_path(step)
         temporary = self.folder / f"{TEMPORARY_PREFIX}{target.name}.{uuid.uuid4().hex}"
-        again = "it begins at step 0" if self._newest is None else f"it resumes from {self._newest}"
         try:
-            with naming_disk_errors(self.folder, f"Make room, and run the same command again: {again}"):
+            with naming_disk_errors(self.folder, f"Make room, and run the same command again: {self.resumes}"):
                 temporary.mkdir()
                 write_whole(temporary / RUN_FILE, self._description())
                 write(temporary)

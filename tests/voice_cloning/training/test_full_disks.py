@@ -64,6 +64,7 @@ def test_a_disk_that_fills_during_a_save(
 
     def filling(self: program.ArabicVoiceCloningDistributedTrainer, *args: object) -> None:
         if self.components.state.step == 4:
+            self.components.checkpoints.finish()
             fill(disk, room[moment])
         write(self, *args)
 

@@ -81,6 +81,7 @@ def test_a_copy_that_appears_while_the_run_trains_is_left(demo: Path, runs: Runs
     def copying(*args: object) -> None:
         after_step(*args)
         if subject.components.state.step == 2:
+            subject.components.checkpoints.finish()
             before.update(put_in(run, run / "checkpoint-000002"))
 
     subject._after_step = copying
@@ -147,6 +148,7 @@ def test_pruning_never_takes_a_damaged_checkpoint_for_the_newest(demo: Path, run
 
     def watched(*args: object) -> None:
         save(*args)
+        subject.components.checkpoints.finish()
         seen[subject.components.state.step] = sorted(path.name for path in run.glob("checkpoint-*"))
         if subject.components.state.step == 4:
             assert_same_adapter(run / "checkpoint-000004", runs.whole / "checkpoint-000004")

@@ -28,12 +28,14 @@ from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCol
 from benchmarks.released_size import (
     HiggsAudioLoRATrainingConfig, add_adapter, build_base, build_sample, build_step
 )
+from voice_cloning.training.checkpoint_writer import CheckpointCopy
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 def peaks(samples, each, text, ref, recompute, plain, layers, lora, quantise):
     base = build_base(layers, False, plain and recompute != "none", quantise)
     model = add_adapter(base, HiggsAudioLoRATrainingConfig(**lora), None if plain else recompute)
     step = build_step(model)
+    copied = CheckpointCopy(model, step.optimizer)
     collate = ArabicVoiceCloningTrainingCollator.from_config(base.config)
     batch = collate([build_sample(base.config, text, ref, each) for _ in range(samples)])
     step.run(0, [batch])
