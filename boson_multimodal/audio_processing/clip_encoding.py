@@ -78,19 +78,24 @@ class ClipFacts:
 
 
 def check_clips(
-    uses: Sequence[ClipUse], source: CodeSource, frames_per_second: float, file_name: str
+    uses: Sequence[ClipUse],
+    source: CodeSource,
+    frames_per_second: float,
+    file_name: str,
+    *,
+    is_quiet: bool = False,
 ) -> list[ClipFacts]:
     """Look up the codes of every clip, and open the clip if it has none or if its waveform is needed.
 
     Each process checks its share and gets the results of all. ``file_name``, the file of the records, is shown in the
-    progress bar.
+    progress bar, unless ``is_quiet`` is set.
     """
     mine = share(uses)
     title = f"checking audio of {file_name}"
     results = []
     with (
         ThreadPoolExecutor(READ_THREADS) as pool,
-        progress(title=title, total=len(mine), unit="clip", disable=rank() > 0) as bar,
+        progress(title=title, total=len(mine), unit="clip", disable=is_quiet or rank() > 0) as bar,
     ):
         for start in range(0, len(mine), CHECKED_AT_ONCE):
             block = mine[start : start + CHECKED_AT_ONCE]

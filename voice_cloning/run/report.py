@@ -4,10 +4,9 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
-from boson_multimodal.audio_processing.clip_encoding import ClipFacts, late_cut_lines, silence_lines
-from boson_multimodal.audio_processing.sound_files import Clip
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.process_group import Ranks
+from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
 from voice_cloning.run.data import RunData
 from voice_cloning.training.evaluation_config import BY_LOSS
@@ -79,27 +78,12 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
         bins, seconds = data.feature_extractor.feature_size, data.feature_extractor.chunk_length
         lines.append(f"references reach the model as features: {bins} mel bins, {seconds} s per chunk{codes}")
     for dataset in data.datasets:
-        if dataset.num_absent:
-            lines.append(f"{dataset.data_path}: {dataset.num_absent} clips are missing; their codes are in the cache")
-        cuts = _clips_by_name(dataset)
-        lines += late_cut_lines(str(dataset.data_path), cuts, dataset.frames_per_second)
-        lines += silence_lines(str(dataset.data_path), {name: facts for name, (_, facts) in cuts.items()})
+        lines += dataset.notes()
     if dataset_config.codes:
         files, made_by = " ".join(dataset_config.codes), data.train_dataset.cache.codec
         compared = "the same codec as" if data.codec.is_whole else "not compared with"
         lines.append(f"codes of {files}, made by codec {made_by}: {compared} --audio_tokenizer_path")
     return lines
-
-
-def _clips_by_name(dataset: ArabicVoiceCloningDataset) -> dict[str, tuple[Clip, ClipFacts]]:
-    """Return each clip with its facts by the clip's name and the first place that uses it."""
-    names: dict[Clip, str] = {}
-    facts = {}
-    for record in dataset.records:
-        for used in record.clips:
-            name = names.setdefault(used.clip, f"{record.sample_id}: {used.where}: {used.clip.name}")
-            facts[name] = used.clip, used.facts
-    return facts
 
 
 def start_line(components: TrainingComponents, ranks: Ranks, placement: Placement) -> str:
@@ -108,7 +92,7 @@ def start_line(components: TrainingComponents, ranks: Ranks, placement: Placemen
     parts = [_dataset_size(data.train_dataset, "")]
     if data.eval_dataset is not None:
         parts.append(_dataset_size(data.eval_dataset, "for evaluation "))
-    positions = sum(data.train_dataset.lengths) / len(plan.epoch(0))
+    positions = int(data.train_dataset.lengths.sum()) / len(plan.epoch(0))
     trainable, total = components.model.get_nb_trainable_parameters()
     processes = "1 process" if ranks.world_size == 1 else f"{ranks.world_size} processes"
     parts += [
@@ -120,7 +104,7 @@ def start_line(components: TrainingComponents, ranks: Ranks, placement: Placemen
     return "; ".join(parts)
 
 
-def _dataset_size(dataset: ArabicVoiceCloningDataset, purpose: str) -> str:
+def _dataset_size(dataset: SampleDataset, purpose: str) -> str:
     found = dataset.summary()
     return f"{purpose}{found['samples']} samples, {found['dropped']} dropped as invalid, {found['hours']:.2f} h"
 
