@@ -28,6 +28,8 @@ from boson_multimodal.whole_files import open_whole
 SUFFIX = ".safetensors"
 VALUES, STARTS, CHECKSUMS = ".values", ".starts", ".crc32"
 """Endings of the arrays of a ragged column."""
+TEXT = "utf-8", "surrogatepass"
+"""Texts may hold lone surrogates, as JSON may."""
 INDEX_FIELD = "index_crc32"
 """The metadata of the file. There is one field, because the library writes several in a random order."""
 
@@ -56,8 +58,8 @@ class Ragged:
 
     @classmethod
     def of_texts(cls, texts: Sequence[str]) -> "Ragged":
-        """Return the column of texts, in UTF-8."""
-        return cls.of([np.frombuffer(text.encode(), np.uint8) for text in texts], np.uint8)
+        """Return the column of texts."""
+        return cls.of([np.frombuffer(text.encode(*TEXT), np.uint8) for text in texts], np.uint8)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -151,7 +153,7 @@ class Shard:
 
     def read_text(self, name: str, row: int) -> str:
         """Return the text of a row; see :meth:`read`."""
-        return self.read(name, row).tobytes().decode()
+        return self.read(name, row).tobytes().decode(*TEXT)
 
 
 def _index_checksum(arrays: Mapping[str, np.ndarray]) -> str:

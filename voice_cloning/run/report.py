@@ -4,7 +4,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
@@ -79,8 +79,11 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
         lines.append(f"references reach the model as features: {bins} mel bins, {seconds} s per chunk{codes}")
     for dataset in data.datasets:
         lines += dataset.notes()
-    if dataset_config.codes:
-        files, made_by = " ".join(dataset_config.codes), data.train_dataset.cache.codec
+    sources = [dataset.cache for dataset in data.datasets if isinstance(dataset, ArabicVoiceCloningDataset)]
+    if dataset_config.codes and not sources:
+        lines.append("--codes is not read: prepared data hold their codes")
+    elif dataset_config.codes:
+        files, made_by = " ".join(dataset_config.codes), sources[0].codec
         compared = "the same codec as" if data.codec.is_whole else "not compared with"
         lines.append(f"codes of {files}, made by codec {made_by}: {compared} --audio_tokenizer_path")
     return lines

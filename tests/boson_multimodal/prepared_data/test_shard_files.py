@@ -8,7 +8,7 @@ import pytest
 from boson_multimodal.errors import InputError
 from boson_multimodal.prepared_data.shard_files import Ragged, Shard, write_shard
 
-TEXTS = ["صباح الخير", "", "a"]
+TEXTS = ["صباح الخير", "", "a\ud800"]
 
 
 def write(path: Path) -> str:
