@@ -53,8 +53,8 @@ class PreparedDataset(SampleDataset):
         refuse_other_settings(self.data_path, settings, wanted)
         self.codec: str = settings["codec"]
         self.num_codebooks: int = settings["num_codebooks"]
-        self._samples = ShardTable(self.data_path, self._manifest["samples"])
-        self._clips = ShardTable(self.data_path, self._manifest["clips"])
+        self._samples = ShardTable.open(self.data_path, self._manifest["samples"])
+        self._clips = ShardTable.open(self.data_path, self._manifest["clips"])
         frames, text = self._samples.fixed("frames"), self._samples.fixed("text_positions")
         around_clip = columns_of(0, self.num_codebooks, use_delay_pattern)
         positions = (text + frames + around_clip * self._samples.sizes("clips")).astype(np.int32)

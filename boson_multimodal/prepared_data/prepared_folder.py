@@ -28,18 +28,20 @@ CHECKSUM_FIELD = "checksum"
 
 
 class ShardTable:
-    """Shards one after the other, as one table of rows.
+    """Shards one after the other, as one table of rows."""
 
-    Attributes:
-        shards: the open shards.
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards = shards
+        self._ends = list(accumulate(map(len, shards)))
 
-    Raises:
-        InputError: if shards are missing or damaged. It names each one.
-    """
+    @classmethod
+    def open(cls, folder: Path, entries: Sequence[Mapping[str, str]]) -> "ShardTable":
+        """Open the shards that a manifest names.
 
-    def __init__(self, folder: Path, shards: Sequence[Mapping[str, str]]) -> None:
-        self.shards = call_for_each(lambda entry: Shard(folder / entry["file"], entry["index_crc32"]), shards)
-        self._ends = list(accumulate(map(len, self.shards)))
+        Raises:
+            InputError: if shards are missing or damaged. It names each one.
+        """
+        return cls(call_for_each(lambda entry: Shard(folder / entry["file"], entry["index_crc32"]), entries))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
