@@ -34,8 +34,8 @@ from boson_multimodal.audio_processing.code_cache import CodeCache
 from boson_multimodal.audio_processing.codec_layouts import read_original_config
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.constants import FRAMES_PER_SECOND
+from boson_multimodal.worker_pool import available_cores
 from tools.demo.speech import SAMPLE_RATE, Voice, spoken_sentences, synthesise
-from voice_cloning.data_check.worker_pool import available_cores
 
 CODEBOOKS, CODEBOOK_SIZE = 8, 1024
 open_cache = partial(CodeCache, codec="codec", num_codebooks=CODEBOOKS, codebook_size=CODEBOOK_SIZE)

@@ -238,7 +238,7 @@ def text_to_speak(sample: ChatMLSample) -> str:
     if texts[-1]:
         return " ".join(texts[-1]).strip()
     transcript = sample.misc.get("target_transcript")
-    return transcript if isinstance(transcript, str) and transcript else next(t[-1] for t in reversed(texts) if t)
+    return transcript if isinstance(transcript, str) and transcript else next((t[-1] for t in reversed(texts) if t), "")
 
 
 def _stated_reference_text(

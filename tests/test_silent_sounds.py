@@ -129,7 +129,7 @@ def test_a_cache_without_room_for_notes_is_used(
     cache = data.parent / "cache"
     with monkeypatch.context() as patch:
         patch.setattr(silence_notes, "PackedStore", refuse)
-        assert encoded(load(data, tokenizer, make_cache(cache)), SumCodec()).lengths
+        assert len(encoded(load(data, tokenizer, make_cache(cache)), SumCodec()).lengths)
     shutil.rmtree(cache)
     with monkeypatch.context() as patch:
         patch.setattr(silence_notes.PackedStore, "write", refuse)

@@ -78,19 +78,24 @@ class ClipFacts:
 
 
 def check_clips(
-    uses: Sequence[ClipUse], source: CodeSource, frames_per_second: float, file_name: str
+    uses: Sequence[ClipUse],
+    source: CodeSource,
+    frames_per_second: float,
+    file_name: str,
+    *,
+    is_quiet: bool = False,
 ) -> list[ClipFacts]:
     """Look up the codes of every clip, and open the clip if it has none or if its waveform is needed.
 
     Each process checks its share and gets the results of all. ``file_name``, the file of the records, is shown in the
-    progress bar.
+    progress bar, unless ``is_quiet`` is set.
     """
     mine = share(uses)
     title = f"checking audio of {file_name}"
     results = []
     with (
         ThreadPoolExecutor(READ_THREADS) as pool,
-        progress(title=title, total=len(mine), unit="clip", disable=rank() > 0) as bar,
+        progress(title=title, total=len(mine), unit="clip", disable=is_quiet or rank() > 0) as bar,
     ):
         for start in range(0, len(mine), CHECKED_AT_ONCE):
             block = mine[start : start + CHECKED_AT_ONCE]
@@ -179,14 +184,21 @@ def late_cut_lines(place: str, cuts: Mapping[str, tuple[Clip, ClipFacts]], frame
         place: the file of the records.
         cuts: clips with their facts, by the clip's name in messages.
     """
-    late = []
-    for name, (clip, facts) in cuts.items():
-        seconds = facts.samples / facts.sampling_rate if facts.frames is None else facts.frames / frames_per_second
-        # The number of frames gives a length to within one frame.
-        if clip.duration is not None and clip.duration > seconds + CUT_TOLERANCE_SECONDS + 1 / frames_per_second:
-            late.append(
-                f"{name}: {clip.duration:g} s from {clip.offset:g} s on are asked for, {seconds:.2f} s are there"
-            )
+    found = ((name, late_cut(clip, facts, frames_per_second)) for name, (clip, facts) in cuts.items())
+    return late_cut_warning(place, [f"{name}: {problem}" for name, problem in found if problem])
+
+
+def late_cut(clip: Clip, facts: ClipFacts, frames_per_second: float) -> str:
+    """Return what is asked for and what is there if a cut ends after its file; else an empty string."""
+    seconds = facts.samples / facts.sampling_rate if facts.frames is None else facts.frames / frames_per_second
+    # The number of frames gives a length to within one frame.
+    if clip.duration is None or clip.duration <= seconds + CUT_TOLERANCE_SECONDS + 1 / frames_per_second:
+        return ""
+    return f"{clip.duration:g} s from {clip.offset:g} s on are asked for, {seconds:.2f} s are there"
+
+
+def late_cut_warning(place: str, late: Sequence[str]) -> list[str]:
+    """Return a warning about late cuts, or an empty list if there are none."""
     heading = f"warning: {place}: {len(late)} cuts end after their files; their texts may say more than their audio"
     return ["\n".join(listed(heading, late))] if late else []
 
@@ -198,12 +210,16 @@ def silence_lines(place: str, clips: Mapping[str, ClipFacts]) -> list[str]:
         place: the file of the records.
         clips: facts by the clip's name in messages.
     """
-    lines = []
     silent = [name for name, facts in clips.items() if facts.is_silent]
+    return silence_warnings(place, silent, sum(facts.is_silent is None for facts in clips.values()))
+
+
+def silence_warnings(place: str, silent: Sequence[str], unknown: int) -> list[str]:
+    """Return the messages about silent clips, and about the number of clips of which this is unknown."""
+    lines = []
     if silent:
         heading = f"warning: {place}: {len(silent)} clips are silent; a voice or a text cannot be learned from them"
         lines.append("\n".join(listed(heading, silent)))
-    unknown = sum(facts.is_silent is None for facts in clips.values())
     if unknown:
         whose = "their codes come from files or from an earlier release"
         advice = "python -m tools.prepare_data check finds silent clips"

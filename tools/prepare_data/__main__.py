@@ -1,9 +1,10 @@
-"""Prepares training data: builds it, checks it, normalises its texts, encodes its audio.
+"""Prepares training data: builds it, checks it, normalises its texts, encodes its audio, packs it.
 
     python -m tools.prepare_data build SOURCE --output_dir DIR
     python -m tools.prepare_data check TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data normalise TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data encode TRAIN.json VAL.json
+    python -m tools.prepare_data pack TRAIN.json --output_dir DIR
 
 Each verb has its own --help. Exit status: 0 for success, 1 for wrong input, 2 for an unknown flag.
 """
@@ -13,9 +14,9 @@ import sys
 from collections.abc import Sequence
 
 from boson_multimodal.command_line import run_command
-from tools.prepare_data import build, check, encode, normalise
+from tools.prepare_data import build, check, encode, normalise, pack
 
-VERBS = {"build": build, "check": check, "normalise": normalise, "encode": encode}
+VERBS = {"build": build, "check": check, "normalise": normalise, "encode": encode, "pack": pack}
 """Verb -> module with ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is the verb's help."""
 
 

@@ -15,6 +15,7 @@ from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.errors import InputError
 from boson_multimodal.hub import hub_access
 from boson_multimodal.whole_files import write_whole
+from boson_multimodal.worker_pool import available_cores, map_in_processes
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
 from voice_cloning.data_check.code_measures import CodedClip
 from voice_cloning.data_check.code_rules import check_codes
@@ -28,7 +29,6 @@ from voice_cloning.data_check.sample_rules import check_sample
 from voice_cloning.data_check.samples import CheckedSample, UsedClip, read_samples_of
 from voice_cloning.data_check.summary import PlannedRun, summarise
 from voice_cloning.data_check.voice_rules import NO_MODEL, VoiceCheck, check_voices, plan_voice_check
-from voice_cloning.data_check.worker_pool import available_cores, map_in_processes
 
 REPORT_FILE = "report.json"
 MIME_BY_MAGIC = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from boson_multimodal.audio_processing.sound_files import AudioError, Clip, read_samples
-from voice_cloning.data_check.worker_pool import map_in_processes
+from boson_multimodal.worker_pool import map_in_processes
 from voice_cloning.speech.speaker_embedding import SpeakerEmbedding, SpeakerModel, load_speaker_model
 
 

@@ -18,11 +18,11 @@ from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.progress import progress
+from boson_multimodal.worker_pool import map_in_processes
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
 from voice_cloning.data_check.code_measures import CodedClip, codes_hash, measure_codes
 from voice_cloning.data_check.decoded_clips import decode_clips, decoded_path
 from voice_cloning.data_check.samples import CheckedSample, UsedClip
-from voice_cloning.data_check.worker_pool import map_in_processes
 
 RELEASED_FORM = (8, 1024)
 """Codebooks, and codes of each, of the released model. It is used if no model and no codec is given."""

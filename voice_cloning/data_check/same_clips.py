@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from boson_multimodal.audio_processing.sound_files import Clip, read_samples
+from boson_multimodal.worker_pool import map_in_processes
 from voice_cloning.data_check.clip_measures import ClipMeasures
 from voice_cloning.data_check.code_measures import CodedClip
 from voice_cloning.data_check.same_speech import (
@@ -12,7 +13,6 @@ from voice_cloning.data_check.same_speech import (
     share_landmarks,
     shared_share,
 )
-from voice_cloning.data_check.worker_pool import map_in_processes
 
 AMONG_ALL, IN_ONE_SAMPLE = 3, 1
 """Number of equal landmarks from which two clips are compared, among all clips and within one sample.

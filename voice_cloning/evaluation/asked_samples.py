@@ -8,15 +8,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from arabic_voice_cloning_dataset import (
-    ArabicVoiceCloningDataset,
-    ArabicVoiceCloningDatasetConfig,
-    parse_record,
-    read_json_records,
-)
-from boson_multimodal.cloning_example import text_to_speak
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
+from boson_multimodal.sample_dataset import SampleDataset
 from boson_multimodal.seeds import seed_of
 from voice_cloning.speech.requests import LONGEST_ID_BYTES
 from voice_cloning.speech.sample_prompts import cut_at_target
@@ -56,35 +50,27 @@ class AskedSample:
     true_frames: int
 
 
-def ask_samples(
-    dataset: ArabicVoiceCloningDataset,
-    dataset_config: ArabicVoiceCloningDatasetConfig,
-    model_config: HiggsAudioConfig,
-    count: int,
-    seed: int,
-) -> list[AskedSample]:
+def ask_samples(dataset: SampleDataset, model_config: HiggsAudioConfig, count: int, seed: int) -> list[AskedSample]:
     """Return ``count`` samples of an encoded dataset, or all if it has fewer, in the order of :func:`spread_order`."""
-    raw = read_json_records(dataset.data_path)
-    style = dataset_config.prompt_style, dataset_config.text_normalisation
-    parsed = [parse_record(raw[record.number], *style)[0] for record in dataset.records]
-    names = file_names([record.sample_id for record in dataset.records])
+    indices = range(len(dataset))
+    names = file_names([dataset.sample_id(index) for index in indices])
     asked = []
-    for index in spread_order([sample.speaker for sample in parsed], seed)[:count]:
+    for index in spread_order([dataset.speaker(index) for index in indices], seed)[:count]:
         frames = cut_at_target(dataset[index], model_config).target_KT.shape[1]
         columns = [
             columns_of(number * frames, model_config.audio_num_codebooks, model_config.use_delay_pattern)
             for number in (1, LONGEST_IN_TRUE_CLIPS)
         ]
-        prompt = dataset.lengths[index] - columns[0]
+        prompt = int(dataset.lengths[index]) - columns[0]
         room = max(1, model_config.text_config.max_position_embeddings - prompt)
         asked.append(
             AskedSample(
                 index=index,
-                sample_id=dataset.records[index].sample_id,
+                sample_id=dataset.sample_id(index),
                 file_name=names[index],
-                speaker=parsed[index].speaker,
-                text=text_to_speak(parsed[index]),
-                seed=seed_of(seed, dataset.records[index].number) % SEEDS,
+                speaker=dataset.speaker(index),
+                text=dataset.text_to_speak(index),
+                seed=seed_of(seed, dataset.number(index)) % SEEDS,
                 prompt_positions=prompt,
                 most_columns=min(columns[1], room),
                 true_frames=frames,

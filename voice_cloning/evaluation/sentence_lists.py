@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from arabic_voice_cloning_dataset import read_text
+from boson_multimodal.chatml_records import read_text
 from boson_multimodal.errors import InputError
 
 COLUMNS = ("id", "text", "reference", "reference_text", "recording", "speaker", "dialect", "kind")

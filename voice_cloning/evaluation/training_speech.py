@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
 from boson_multimodal.disk_errors import DiskError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
@@ -28,6 +27,7 @@ from boson_multimodal.model.higgs_audio.generation import SamplingConfig, codes_
 from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import progress
+from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.evaluation.asked_samples import AskedSample, cache_positions, speech_batches
 from voice_cloning.evaluation.recognisers import Heard, SpeechRecogniser
 from voice_cloning.evaluation.sample_sounds import SampleSounds, SpeechWriter
@@ -96,7 +96,7 @@ class TrainingSpeech:
 
     def __init__(
         self,
-        dataset: ArabicVoiceCloningDataset,
+        dataset: SampleDataset,
         collator: ArabicVoiceCloningTrainingCollator,
         asked: Sequence[AskedSample],
         num_heard: int,

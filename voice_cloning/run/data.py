@@ -6,12 +6,13 @@ from pathlib import Path
 import torch
 from transformers import WhisperFeatureExtractor
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
 from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths
+from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.data import (
     Codec,
@@ -19,6 +20,7 @@ from voice_cloning.training.data import (
     find_local_codec,
     load_datasets,
     load_feature_extractor,
+    reads_chatml,
 )
 
 
@@ -40,11 +42,11 @@ class RunData:
     codec: Codec
     feature_extractor: WhisperFeatureExtractor | None
     collator: ArabicVoiceCloningTrainingCollator
-    train_dataset: ArabicVoiceCloningDataset
-    eval_dataset: ArabicVoiceCloningDataset | None
+    train_dataset: SampleDataset
+    eval_dataset: SampleDataset | None
 
     @property
-    def datasets(self) -> list[ArabicVoiceCloningDataset]:
+    def datasets(self) -> list[SampleDataset]:
         """The training data, and the evaluation data if there are any."""
         return [dataset for dataset in (self.train_dataset, self.eval_dataset) if dataset is not None]
 
@@ -58,7 +60,7 @@ def load_run_data(
         InputError: if something is wrong. It lists the problems.
     """
     named_codec = config.audio_tokenizer_path, config.audio_tokenizer_revision
-    if dataset_config.codes:
+    if dataset_config.codes or not reads_chatml(config):
         codec = find_local_codec(*named_codec)
     else:
         codec = find_codec(*named_codec, Path(dataset_config.code_cache_dir))

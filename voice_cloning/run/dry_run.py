@@ -91,7 +91,7 @@ def _lines(
     if card is None:
         return [*lines, *_data_lines(data), *_table_lines(config, model, data, world_size)]
     chosen = choose_memory_flags(config, model, data.datasets, world_size, card.available)
-    plan = TrainingPlan(data.train_dataset.expected_lengths(data.train_dataset.records), chosen, world_size)
+    plan = TrainingPlan(data.train_dataset.sizes.positions, chosen, world_size)
     shape = fullest_shape(data.train_dataset, plan)
     return [
         *lines,
@@ -113,10 +113,10 @@ def _card_line(card: GpuCard) -> str:
 def _data_lines(data: RunData) -> list[str]:
     lines = []
     for dataset in data.datasets:
-        found, lengths = dataset.summary(), dataset.expected_lengths(dataset.records)
+        found, lengths = dataset.summary(), dataset.sizes.positions
         lines.append(
             f"{found['file']}: {found['samples']} samples, {found['dropped']} dropped as invalid, {found['hours']:.2f} "
-            f"h; {sum(lengths):,} positions, {max(lengths):,} in the longest sample"
+            f"h; {lengths.sum():,} positions, {lengths.max():,} in the longest sample"
         )
     return lines
 
@@ -205,16 +205,16 @@ def _time_lines(
 
 def _table_lines(config: DistributedTrainingConfig, model: TrainedModel, data: RunData, world_size: int) -> list[str]:
     """Return what fits on cards of common sizes, with the longest sample of the data."""
-    lengths = [length for dataset in data.datasets for length in dataset.expected_lengths(dataset.records)]
-    known = config if config.max_tokens_per_batch != AUTO else replace(config, max_tokens_per_batch=max(lengths))
+    longest = max(int(dataset.sizes.positions.max()) for dataset in data.datasets)
+    known = config if config.max_tokens_per_batch != AUTO else replace(config, max_tokens_per_batch=longest)
     train = data.train_dataset
-    plan = TrainingPlan(train.expected_lengths(train.records), known, world_size)
+    plan = TrainingPlan(train.sizes.positions, known, world_size)
     shape = fullest_shape(train, plan)
     lines = [f"{NO_CARD} ({FRAGMENTATION:.0%} and {CONTEXT_BYTES / GB} GB are kept free)"]
     lines.append(
         f"  {'card':>6}  {'recompute':<9}  largest --max_tokens_per_batch  the fullest micro-batch of these data"
     )
-    for row in table_rows([model], max(lengths), CARD_SIZES):
+    for row in table_rows([model], longest, CARD_SIZES):
         need = model.memory(shape, row.recompute).needed
         fits = "fits" if need <= row.available else "does not fit"
         positions = f"{row.positions:,}" if row.positions else "none"

@@ -242,13 +242,12 @@ class Sizes:
     def of_run(cls, config: DistributedTrainingConfig, run: TrainingComponents) -> "Sizes":
         fullest = [run.plan.positions_of(run.plan.fullest_micro_batch())]
         if run.data.eval_dataset is not None:
-            lengths = run.data.eval_dataset.lengths
-            fullest.append(sum(lengths[i] for i in fullest_evaluation_batch(lengths, config)))
+            found = run.data.eval_dataset.lengths
+            fullest.append(int(found[list(fullest_evaluation_batch(found, config))].sum()))
         budget = config.max_tokens_per_batch
         is_filled = config.batch_size is None and isinstance(budget, int) and budget / 2 <= MUCH * max(fullest)
-        return cls(
-            tuple(dataset.lengths for dataset in run.data.datasets), max(fullest), budget if is_filled else max(fullest)
-        )
+        lengths = tuple(dataset.lengths.tolist() for dataset in run.data.datasets)
+        return cls(lengths, max(fullest), budget if is_filled else max(fullest))
 
     @property
     def longest(self) -> int:

@@ -4,12 +4,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
-from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.process_group import Ranks
+from boson_multimodal.sample_dataset import SampleDataset
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.run.components import Placement
 from voice_cloning.run.data import RunData
@@ -61,7 +61,7 @@ def smallest_card(ranks: Ranks, device: torch.device) -> GpuCard:
 def choose_memory_flags(
     config: DistributedTrainingConfig,
     model: TrainedModel,
-    datasets: Sequence[ArabicVoiceCloningDataset],
+    datasets: Sequence[SampleDataset],
     world_size: int,
     available: int | None,
 ) -> DistributedTrainingConfig:
@@ -75,20 +75,20 @@ def choose_memory_flags(
         InputError: if samples are longer than the largest micro-batch that fits. It lists the samples.
     """
     if config.max_tokens_per_batch == AUTO:
-        lengths = [dataset.expected_lengths(dataset.records) for dataset in datasets]
-        longest, per_step = max(map(max, lengths)), world_size * config.gradient_accumulation_steps
+        longest = max(int(dataset.sizes.positions.max()) for dataset in datasets)
+        per_step = world_size * config.gradient_accumulation_steps
         budget = _budget(config, model, longest, available)
         if budget == 0:
             raise InputError(_nothing_fits(config, model, available))
         # More than this share of the data would leave processes without a micro-batch.
-        share = max(longest, -(-sum(lengths[0]) // per_step))
+        share = max(longest, -(-int(datasets[0].sizes.positions.sum()) // per_step))
         config = replace(config, max_tokens_per_batch=min(budget, share))
         _require_fit(datasets, config.max_tokens_per_batch)
     if config.recompute == AUTO:
         level: str | None = "none"
         if available is not None:
             train = datasets[0]
-            plan = TrainingPlan(train.expected_lengths(train.records), config, world_size)
+            plan = TrainingPlan(train.sizes.positions, config, world_size)
             level = model.cheapest_recompute(available, fullest_shape(train, plan)) or model.levels[-1]
         config = replace(config, recompute=level)
     return config
@@ -117,12 +117,11 @@ def _nothing_fits(config: DistributedTrainingConfig, model: TrainedModel, availa
     )
 
 
-def _require_fit(datasets: Sequence[ArabicVoiceCloningDataset], budget: int) -> None:
+def _require_fit(datasets: Sequence[SampleDataset], budget: int) -> None:
     problems = [
-        f"{dataset.data_path}: {record.sample_id}: is {length} positions long"
+        f"{dataset.data_path}: {dataset.sample_id(index)}: is {dataset.sizes.positions[index]} positions long"
         for dataset in datasets
-        for record, length in zip(dataset.records, dataset.expected_lengths(dataset.records), strict=True)
-        if length > budget
+        for index in np.flatnonzero(dataset.sizes.positions > budget).tolist()
     ]
     raise_if_any(
         f"--max_tokens_per_batch auto: the GPU holds micro-batches of {budget} positions. Cut the clips of these "
@@ -131,18 +130,17 @@ def _require_fit(datasets: Sequence[ArabicVoiceCloningDataset], budget: int) -> 
     )
 
 
-def fullest_shape(dataset: ArabicVoiceCloningDataset, plan: TrainingPlan) -> BatchShape:
+def fullest_shape(dataset: SampleDataset, plan: TrainingPlan) -> BatchShape:
     """Return the shape of the plan's fullest micro-batch."""
     return shape_of(dataset, plan.fullest_micro_batch())
 
 
-def shape_of(dataset: ArabicVoiceCloningDataset, micro_batch: Sequence[int]) -> BatchShape:
+def shape_of(dataset: SampleDataset, micro_batch: Sequence[int]) -> BatchShape:
     """Return what the memory of a micro-batch depends on. Its clips need not be encoded."""
-    records = [dataset.records[index] for index in micro_batch]
-    lengths = dataset.expected_lengths(records)
-    audio = sum(lengths) - sum(len(record.input_ids) - len(record.clips) for record in records)
-    text_rows = sum(label != IGNORE_INDEX for record in records for label in record.label_ids)
-    return BatchShape(tuple(lengths), audio, text_rows, audio)
+    sizes = dataset.sizes[micro_batch]
+    lengths = tuple(sizes.positions.tolist())
+    audio = sum(lengths) - int(sizes.text_positions.sum())
+    return BatchShape(lengths, audio, int(sizes.text_labels.sum()), audio)
 
 
 def log_choice(was: DistributedTrainingConfig, chosen: DistributedTrainingConfig, available: int | None) -> None:

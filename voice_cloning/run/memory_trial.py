@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.cards import GB
 from boson_multimodal.device_memory import hold_one_block
@@ -17,6 +16,7 @@ from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.model.higgs_audio.transfer import to_device
 from boson_multimodal.process_group import Ranks
+from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.evaluation.asked_samples import cache_positions
 from voice_cloning.run.components import TrainingComponents
 from voice_cloning.run.memory_advice import training_remedies
@@ -123,7 +123,7 @@ class MemoryTrial:
         ):
             attempt()
 
-    def _batch(self, dataset: ArabicVoiceCloningDataset, indices: MicroBatch) -> HiggsAudioBatchInput:
+    def _batch(self, dataset: SampleDataset, indices: MicroBatch) -> HiggsAudioBatchInput:
         return self._run.data.collator([dataset[i] for i in indices])
 
     def _train_on(self, batch: HiggsAudioBatchInput) -> None:
@@ -144,6 +144,6 @@ class MemoryTrial:
         self._run.model.train()
 
 
-def _size(dataset: ArabicVoiceCloningDataset, indices: MicroBatch) -> str:
+def _size(dataset: SampleDataset, indices: MicroBatch) -> str:
     samples = "1 sample" if len(indices) == 1 else f"{len(indices)} samples"
     return f"{samples}, {sum(dataset.lengths[i] for i in indices):,} positions"

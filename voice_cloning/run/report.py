@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
-from boson_multimodal.audio_processing.clip_encoding import ClipFacts, late_cut_lines, silence_lines
-from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.process_group import Ranks
+from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
 from voice_cloning.run.data import RunData
 from voice_cloning.training.evaluation_config import BY_LOSS
@@ -79,27 +78,15 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
         bins, seconds = data.feature_extractor.feature_size, data.feature_extractor.chunk_length
         lines.append(f"references reach the model as features: {bins} mel bins, {seconds} s per chunk{codes}")
     for dataset in data.datasets:
-        if dataset.num_absent:
-            lines.append(f"{dataset.data_path}: {dataset.num_absent} clips are missing; their codes are in the cache")
-        cuts = _clips_by_name(dataset)
-        lines += late_cut_lines(str(dataset.data_path), cuts, dataset.frames_per_second)
-        lines += silence_lines(str(dataset.data_path), {name: facts for name, (_, facts) in cuts.items()})
-    if dataset_config.codes:
-        files, made_by = " ".join(dataset_config.codes), data.train_dataset.cache.codec
+        lines += dataset.notes()
+    sources = [dataset.cache for dataset in data.datasets if isinstance(dataset, ArabicVoiceCloningDataset)]
+    if dataset_config.codes and not sources:
+        lines.append("--codes is not read: prepared data hold their codes")
+    elif dataset_config.codes:
+        files, made_by = " ".join(dataset_config.codes), sources[0].codec
         compared = "the same codec as" if data.codec.is_whole else "not compared with"
         lines.append(f"codes of {files}, made by codec {made_by}: {compared} --audio_tokenizer_path")
     return lines
-
-
-def _clips_by_name(dataset: ArabicVoiceCloningDataset) -> dict[str, tuple[Clip, ClipFacts]]:
-    """Return each clip with its facts by the clip's name and the first place that uses it."""
-    names: dict[Clip, str] = {}
-    facts = {}
-    for record in dataset.records:
-        for used in record.clips:
-            name = names.setdefault(used.clip, f"{record.sample_id}: {used.where}: {used.clip.name}")
-            facts[name] = used.clip, used.facts
-    return facts
 
 
 def start_line(components: TrainingComponents, ranks: Ranks, placement: Placement) -> str:
@@ -119,7 +106,7 @@ def start_line(components: TrainingComponents, ranks: Ranks, placement: Placemen
     return "; ".join(parts)
 
 
-def _dataset_size(dataset: ArabicVoiceCloningDataset, purpose: str) -> str:
+def _dataset_size(dataset: SampleDataset, purpose: str) -> str:
     found = dataset.summary()
     return f"{purpose}{found['samples']} samples, {found['dropped']} dropped as invalid, {found['hours']:.2f} h"
 

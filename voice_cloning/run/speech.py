@@ -99,7 +99,7 @@ def make_speech(
         if ranks.is_main:
             logger.warning("no sample is spoken: config.json has use_delay_pattern false; such a model cannot speak")
         return None
-    asked = ask_samples(data.eval_dataset, dataset_config, data.model_config, config.num_scored_samples, config.seed)
+    asked = ask_samples(data.eval_dataset, data.model_config, config.num_scored_samples, config.seed)
     heard, sounds = min(config.num_samples, len(asked)), None
     with ranks.failing_together():
         if recogniser is not None or (ranks.is_main and heard and data.codec.is_whole):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
 from boson_multimodal.constants import IGNORE_INDEX
+from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.training.batch_planning import MicroBatch, StepPlan, TrainingPlan
 
 MicroBatches = tuple[HiggsAudioBatchInput | None, ...]
@@ -42,9 +42,7 @@ class BatchLoader:
         rank: rank of this process.
     """
 
-    def __init__(
-        self, dataset: ArabicVoiceCloningDataset, collator: ArabicVoiceCloningTrainingCollator, rank: int
-    ) -> None:
+    def __init__(self, dataset: SampleDataset, collator: ArabicVoiceCloningTrainingCollator, rank: int) -> None:
         self._dataset = dataset
         self._collator = collator
         self._rank = rank

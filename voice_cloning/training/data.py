@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 from transformers.configuration_utils import PreTrainedConfig
@@ -24,7 +25,13 @@ from boson_multimodal.checkpoints import local_checkpoint, resolve_checkpoint
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.hub import hub_access
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
+from boson_multimodal.prepared_data.prepared_folder import MANIFEST
+from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
+from voice_cloning.training.run_directory import file_fingerprint
+
+TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -86,8 +93,25 @@ def check_data_files(training_config: DistributedTrainingConfig) -> None:
         InputError: if files are missing. It names each one.
     """
     paths = {"--data_path": training_config.data_path, "--eval_data_path": training_config.eval_data_path}
-    problems = [f"{flag} {path}: no such file" for flag, path in paths.items() if path and not Path(path).is_file()]
-    raise_if_any("give ChatML files, .json or .jsonl", problems)
+    problems = []
+    for flag, path in paths.items():
+        if path and Path(path).is_dir():
+            if not (Path(path) / MANIFEST).is_file():
+                problems.append(
+                    f"{flag} {path}: a folder without {MANIFEST}: no prepared data, or not packed to the end"
+                )
+        elif path and not Path(path).is_file():
+            problems.append(f"{flag} {path}: no such file")
+    raise_if_any("give ChatML files, .json or .jsonl, or folders of prepared data", problems)
+
+
+def reads_chatml(training_config: DistributedTrainingConfig) -> bool:
+    """Return whether any of the data are a ChatML file, and not a folder of prepared data."""
+    return any(not Path(path).is_dir() for path in _data_paths(training_config))
+
+
+def _data_paths(training_config: DistributedTrainingConfig) -> list[str]:
+    return [path for path in (training_config.data_path, training_config.eval_data_path) if path]
 
 
 def load_feature_extractor(
@@ -159,8 +183,8 @@ def load_datasets(
     model_config: HiggsAudioConfig,
     model_folder: Path,
     codec: Codec,
-) -> tuple[ArabicVoiceCloningDataset, ArabicVoiceCloningDataset | None]:
-    """Read and check the training and evaluation files and their audio.
+) -> tuple[SampleDataset, SampleDataset | None]:
+    """Read and check the training and evaluation data and their audio.
 
     Returns:
         The training data, and the evaluation data or None. Their clips may not be encoded yet.
@@ -171,14 +195,18 @@ def load_datasets(
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     config = None if codec.folder is None else codec_config(codec.folder)
     raise_if_any(f"{model_folder}: tokenizer or codec do not fit", checkpoint_misfits(model_config, tokenizer, config))
-    cache, problems = _open_codes(dataset_config, model_config, codec)
+    cache, problems = None, []
+    if reads_chatml(training_config):
+        cache, problems = _open_codes(dataset_config, model_config, codec)
     max_positions = dataset_config.max_positions_per_sample
     if training_config.batch_size is None and training_config.max_tokens_per_batch != AUTO:
         max_positions = min(max_positions, training_config.max_tokens_per_batch)
-    datasets = []
-    for path in filter(None, (training_config.data_path, training_config.eval_data_path)):
-        try:
-            dataset = ArabicVoiceCloningDataset(
+    wanted = prepared_settings(dataset_config, model_config, model_folder)
+    wanted["codec"] = codec.identity, f"--audio_tokenizer_path {training_config.audio_tokenizer_path}"
+
+    def load(path: str) -> SampleDataset:
+        if not Path(path).is_dir():
+            return ArabicVoiceCloningDataset(
                 path,
                 tokenizer,
                 cache,
@@ -188,13 +216,42 @@ def load_datasets(
                 max_positions=max_positions,
                 reference=ReferenceForm.of(model_config),
             )
+        if model_config.reads_audio_features:
+            raise InputError(
+                f"{path}: prepared data hold codes, and this model reads references as features of their waveforms; "
+                "give the ChatML file"
+            )
+        return PreparedDataset(
+            path,
+            wanted,
+            use_delay_pattern=model_config.use_delay_pattern,
+            max_positions=max_positions,
+            drop_invalid=dataset_config.drop_invalid,
+        )
+
+    datasets = []
+    for path in _data_paths(training_config):
+        try:
+            datasets.append(load(path))
         except InputError as error:
             problems.append(str(error))
-        else:
-            datasets.append(dataset)
     if problems:
         raise InputError("\n".join(problems))
     return datasets[0], datasets[1] if training_config.eval_data_path else None
+
+
+def prepared_settings(
+    dataset_config: ArabicVoiceCloningDatasetConfig, model_config: HiggsAudioConfig, model_folder: Path
+) -> dict[str, tuple[Any, str]]:
+    """Return what determines prepared data, except the codec: for each setting its value, and where that comes from."""
+    tokenizer = model_folder / TOKENIZER_FILE
+    return {
+        "prompt_style": (dataset_config.prompt_style, "--prompt_style"),
+        "text_normalisation": (dataset_config.text_normalisation, "--text_normalisation"),
+        "tokenizer": (file_fingerprint(tokenizer), str(tokenizer)),
+        "num_codebooks": (model_config.audio_num_codebooks, f"config.json of {model_folder}"),
+        "codebook_size": (model_config.audio_codebook_size, f"config.json of {model_folder}"),
+    }
 
 
 def _open_codes(

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from arabic_voice_cloning_training_collator import HiggsAudioBatchInput
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioModelOutput
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import progress
+from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.training.batch_planning import plan_evaluation
 from voice_cloning.training.batches import BatchLoader, count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
@@ -31,7 +31,7 @@ class Evaluator:
 
     def __init__(
         self,
-        dataset: ArabicVoiceCloningDataset,
+        dataset: SampleDataset,
         loader: BatchLoader,
         config: DistributedTrainingConfig,
         loss_config: LossConfig,

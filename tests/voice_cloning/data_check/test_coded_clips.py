@@ -309,7 +309,7 @@ def test_positions_are_those_of_training(tmp_path: Path, demo: Path, tokenizer: 
     for side in ("train", "val"):
         dataset = load(tmp_path / f"{side}.json", tokenizer, files)
         dataset.encode_missing(lambda: pytest.fail("no codec is needed"))
-        lengths += dataset.lengths
+        lengths += dataset.lengths.tolist()
     mean = round(sum(lengths) / len(lengths), 1)
     assert report["summary"]["positions"] == {"max": max(lengths), "mean": mean}
 

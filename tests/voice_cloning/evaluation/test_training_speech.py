@@ -183,7 +183,7 @@ def test_a_cap_stays_within_the_positions_of_the_model(tmp_path: Path) -> None:
     longest = max(sample.prompt_positions + sample.most_columns for sample in asked)
     subject.components.data.model_config.text_config.max_position_embeddings = longest - 5
     run = subject.components.data
-    found = ask_samples(run.eval_dataset, subject.dataset_config, run.model_config, 5, subject.config.seed)
+    found = ask_samples(run.eval_dataset, run.model_config, 5, subject.config.seed)
     assert max(sample.prompt_positions + sample.most_columns for sample in found) == longest - 5
     assert [s.index for s in found] == [s.index for s in asked]
 

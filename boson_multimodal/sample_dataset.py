@@ -1,0 +1,99 @@
+"""What training asks of a dataset, whether its samples come from a ChatML file or from prepared data."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
+from boson_multimodal.dataset_sample import ChatMLDatasetSample
+
+
+@dataclass(frozen=True)
+class SampleSizes:
+    """The sizes of all samples of a dataset: int32 arrays with an entry for each sample.
+
+    Attributes:
+        positions: sequence positions, with the audio slots expanded.
+        text_positions: text tokens among them.
+        text_labels: text tokens with a label.
+    """
+
+    positions: np.ndarray
+    text_positions: np.ndarray
+    text_labels: np.ndarray
+
+    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> "SampleSizes":
+        """Return the sizes of some samples."""
+        chosen = np.asarray(indices)
+        return SampleSizes(self.positions[chosen], self.text_positions[chosen], self.text_labels[chosen])
+
+
+class SampleDataset(Dataset[ChatMLDatasetSample]):
+    """Valid samples, in the order of their file.
+
+    Attributes:
+        data_path: the file or folder of the samples.
+        sizes: of the samples; before :meth:`encode_missing` with the expected number of code frames of each clip.
+        lengths: int32 (samples,) sequence positions; empty before :meth:`encode_missing`.
+        num_dropped: how many samples were left out as invalid.
+    """
+
+    data_path: Path
+    sizes: SampleSizes
+    lengths: np.ndarray
+    num_dropped: int
+
+    def __len__(self) -> int:
+        return len(self.sizes.positions)
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> ChatMLDatasetSample: ...
+
+    @abstractmethod
+    def sample_id(self, index: int) -> str:
+        """Return the id of a sample."""
+
+    @abstractmethod
+    def number(self, index: int) -> int:
+        """Return the number of a sample in the ChatML file, from 0. Invalid samples are counted too."""
+
+    @abstractmethod
+    def speaker(self, index: int) -> str | None:
+        """Return who speaks the trained clip of a sample; None if the file does not say it."""
+
+    @abstractmethod
+    def text_to_speak(self, index: int) -> str:
+        """Return the text of the first trained clip of a sample."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a hex digest of the ids, tokens, labels and clips of all samples, in order."""
+
+    @abstractmethod
+    def summary(self) -> dict[str, Any]:
+        """Return the file's name, the numbers of samples, dropped samples and distinct clips, and the clips' hours."""
+
+    @abstractmethod
+    def notes(self) -> list[str]:
+        """Return a message for each unusual property of the clips."""
+
+    @abstractmethod
+    def encode_missing(self, load_codec: Callable[[], HiggsAudioTokenizer]) -> int:
+        """Encode the clips that have no codes, then set ``lengths``. Return the number of these clips on all ranks."""
+
+    def sample_ids(self, indices: Sequence[int]) -> str:
+        """Return the ids of the given samples, for messages."""
+        return ", ".join(map(self.sample_id, indices))
+
+
+def over_limit(positions: int, frames: int, limit: int) -> str:
+    """Return the problem of a sample that is longer than ``limit`` positions."""
+    return (
+        f"is {positions} positions long, {frames} of them audio frames; the limit is {limit} "
+        "(--max_positions_per_sample, --max_tokens_per_batch): cut its clips or raise the limit"
+    )
