@@ -166,7 +166,7 @@ class ArabicVoiceCloningDistributedTrainer:
 
     def _setup_distributed(self) -> Ranks:
         """Join the process group if torchrun started this process; otherwise ``local_rank`` is -1."""
-        ranks = Ranks.join()
+        ranks = Ranks.join(self.config.collective_timeout)
         limit_library_bars(disable=not ranks.is_main)
         return ranks
 

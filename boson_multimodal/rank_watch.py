@@ -45,6 +45,10 @@ KILLED, SILENT = 0, -1
 """What stands in the place of the digest of a message, for a rank that has ended or been stopped without one."""
 FIRST_FAILURE = "first_failure"
 """Key of the rank that failed first."""
+WAITED_IN_VAIN = "waited_in_vain"
+"""With the number of a rank, the key of a rank that waited in a collective until that failed."""
+SECONDS_TO_COME_LATE = 3.0
+"""How much earlier than others a rank may come to a collective that fails."""
 
 
 class RankWatch:
@@ -70,6 +74,16 @@ class RankWatch:
     def wait_for_all(self) -> None:
         """Wait until all ranks have called this, for as long as they live."""
         dist.barrier(group=self._group)
+
+    def ranks_that_did_not_come(self) -> list[str]:
+        """Return the names of the ranks that did not wait, as this one did, in a collective that has failed."""
+        try:
+            self._store.set(f"{WAITED_IN_VAIN}/{self._rank}", "")
+            time.sleep(SECONDS_TO_COME_LATE)
+            ranks = range(self._world_size)
+            return [self.name(rank) for rank in ranks if not self._store.check([f"{WAITED_IN_VAIN}/{rank}"])]
+        except dist.DistError:
+            return []  # the process that keeps the store has ended
 
     def dismiss(self) -> None:
         """Say goodbye and wait for that of the rank before. All ranks must have done their work."""

@@ -14,7 +14,7 @@ from boson_multimodal.audio_processing.code_cache import CodeCache, FoundCodes
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.sound_files import CUT_TOLERANCE_SECONDS, Clip
 from boson_multimodal.errors import InputError, listed
-from boson_multimodal.process_group import all_results, barrier, rank, share
+from boson_multimodal.process_group import all_results, rank, share, wait_for_all
 from boson_multimodal.progress import progress
 
 ENCODE_BATCH_SECONDS = {"cuda": 60.0, "cpu": 0.0}
@@ -137,7 +137,7 @@ def encode_clips(
     finally:
         cache.silence.write(silent)
         cache.seal()
-    barrier()
+    wait_for_all()
     if rank() == 0:
         cache.compact()
     cache.store.refresh()

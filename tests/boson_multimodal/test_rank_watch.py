@@ -88,6 +88,7 @@ FAILURES: dict[str, Callable[[Ranks], None]] = {
     "os._exit": lambda ranks: os._exit(5),
     "SIGKILL": lambda ranks: os.kill(os.getpid(), signal.SIGKILL),
     "none": lambda ranks: time.sleep(2 * ranks.rank),
+    "late": lambda ranks: ranks.rank == 1 and time.sleep(600),
     "stopped": lambda ranks: stop_for(2 * heartbeats.SILENCE_SECONDS),
 }
 BUSY: dict[str, Callable[[float], None]] = {
@@ -110,6 +111,9 @@ class Case:
     message: str = MESSAGE
     statuses: tuple[int, ...] = (1, 1, 1)
     silence: float = 30.0
+    minutes: float = 10.0
+    are_patient: bool = False
+    """Whether the ranks wait without a time limit before the last collective."""
 
     def __str__(self) -> str:
         return f"{self.failure} on {', '.join(map(str, self.ranks))}"
@@ -138,7 +142,9 @@ DEFECT = Case("a defect in a collective", (1,), "error on rank 1: Traceback")
 FINISHED = Case("none", EVERY_RANK, "", (0, 0, 0))
 SHORT_SILENCE = 5.0
 STOPPED = [Case("stopped", (rank,), silence=SHORT_SILENCE) for rank in (0, 1)]
-WORKING = [Case(name, EVERY_RANK, "", (0, 0, 0), SHORT_SILENCE) for name in BUSY]
+SHORT_MINUTES = 3 / 60
+WORKING = [Case(name, EVERY_RANK, "", (0, 0, 0), SHORT_SILENCE, SHORT_MINUTES, are_patient=True) for name in BUSY]
+LATE = Case("late", EVERY_RANK, "rank 1 did not come to where the others wait", minutes=SHORT_MINUTES)
 
 
 def one_rank(case: Case, port: int, rank: int, folder: Path) -> None:
@@ -152,13 +158,15 @@ def one_rank(case: Case, port: int, rank: int, folder: Path) -> None:
     heartbeats.SILENCE_SECONDS = case.silence
 
     def work() -> int:
-        ranks = Ranks.join()
+        ranks = Ranks.join(case.minutes)
         ranks.sum(torch.ones(1))
         (folder / f"{rank}.began").touch()
         if rank in case.ranks:
             FAILURES[case.failure](ranks)
         elif rank == max({0, 1, 2} - set(case.ranks)):
             time.sleep(600)
+        if case.are_patient:
+            ranks.gather(None)
         if case is not FINISHED:
             ranks.sum(torch.ones(1))
         return 0
@@ -216,7 +224,7 @@ def run_at_once(cases: list[Case], folder: Path, limit: float = LIMIT_SECONDS + 
 @pytest.fixture(scope="module")
 def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     """How each case ended, by its name."""
-    return run_at_once([*CASES, *KILLS, FINISHED, *STOPPED, *WORKING], tmp_path_factory.mktemp("cases"))
+    return run_at_once([*CASES, *KILLS, FINISHED, *STOPPED, *WORKING, LATE], tmp_path_factory.mktemp("cases"))
 
 
 def check(case: Case, ended: Ended) -> None:
@@ -275,6 +283,15 @@ def check_working(case: Case, ended: Ended) -> None:
 @pytest.mark.parametrize("case", WORKING, ids=str)
 def test_a_healthy_rank_may_be_busy_for_longer_than_the_silence(case: Case, endings: dict[str, Ended]) -> None:
     check_working(case, endings[str(case)])
+
+
+def test_a_rank_that_lives_but_does_not_come_is_named(endings: dict[str, Ended]) -> None:
+    """The healthy ranks wait in a collective with a time limit. They do not accuse each other."""
+    ended = endings[str(LATE)]
+    assert tuple(ended.statuses) == LATE.statuses, ended.logs
+    assert "".join(ended.logs).count(LATE.message) == 1 and LATE.message not in ended.logs[1]
+    assert "--collective_timeout" in "".join(ended.logs) and "Traceback" not in "".join(ended.logs)
+    assert ended.seconds < LIMIT_SECONDS
 
 
 @pytest.mark.slow

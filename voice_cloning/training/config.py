@@ -167,6 +167,13 @@ class DistributedTrainingConfig(EvaluationConfig):
         per_call=True,
         before=None,
     )
+    collective_timeout: float = _housekeeping(
+        10.0,
+        "Minutes that a process waits in a training step for another one that lives but does not come. Waiting for "
+        "checks, encoding, speech and checkpoints has no limit.",
+        per_call=True,
+        before=10.0,
+    )
     init_adapter: str | None = _source(None, "Folder of a trained adapter to start a new run from.")
     report_to: list[str] = _housekeeping(["tensorboard"], "Where metrics go besides metrics.jsonl.", REPORTERS)
 
@@ -189,7 +196,7 @@ class DistributedTrainingConfig(EvaluationConfig):
             problems.append(
                 f"base_kl_share is {self.base_kl_share} and base_kl_weight is 0: the share has no effect; give a weight"
             )
-        for name in ("learning_rate", "adam_epsilon"):
+        for name in ("learning_rate", "adam_epsilon", "collective_timeout"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 problems.append(f"{name} is {getattr(self, name)}; it must be a number above 0")
         for name in ("adam_beta1", "adam_beta2"):
