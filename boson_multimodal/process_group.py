@@ -1,7 +1,7 @@
 """Divide work among the processes that torchrun starts. A single process does all the work."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -222,9 +222,9 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def share(items: Sequence[Any]) -> Sequence[Any]:
-    """Return the items that this process works on: every ``world_size``-th, from its rank on."""
-    return items[rank() :: dist.get_world_size()] if dist.is_initialized() else items
+def world_size() -> int:
+    """Return the number of processes (1 without a process group)."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def wait_for_all() -> None:
@@ -254,16 +254,6 @@ def _naming_those_who_did_not_come() -> Iterator[None]:
             "disk that does not answer. Look for the cause on its machine; or, if it only needs more time, give a "
             "larger --collective_timeout (minutes). The same command resumes from the newest checkpoint"
         ) from error
-
-
-def all_results(results: list[Any]) -> list[Any]:
-    """Collect the results that each process computed for its :func:`share`; return them in the order of the items."""
-    if not dist.is_initialized():
-        return results
-    gathered: list[Any] = [None] * dist.get_world_size()
-    wait_for_all()
-    dist.all_gather_object(gathered, results)
-    return interleave(gathered)
 
 
 def interleave(shares: list[list[Any]]) -> list[Any]:
