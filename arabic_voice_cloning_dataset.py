@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from boson_multimodal.errors import InputError, Problem, raise_if_any
 from boson_multimodal.flags import flag
 from boson_multimodal.sample_dataset import SampleDataset
 
+_place_of_codes = partial(flag, in_identity=False, card="private", per_machine=True)
 AS_WRITTEN_ADVICE = "--prompt_style as_written trains on the turns of the file as they are"
 
 
@@ -68,18 +70,14 @@ class ArabicVoiceCloningDatasetConfig:
         list(TEXT_NORMALISATIONS),
         before="none",
     )
-    code_cache_dir: str = flag(
+    code_cache_dir: str = _place_of_codes(
         "~/.cache/higgs_audio_v2_codes",
         "Folder of encoded clips, keyed by content, cut and codec. Several runs may share it.",
-        in_identity=False,
-        card="private",
     )
-    codes: list[str] = flag(
+    codes: list[str] = _place_of_codes(
         [],
         "Files of codes (.safetensors, see docs/codes.md) to train from. Then neither the clips nor the codec are "
         "needed.",
-        in_identity=False,
-        card="private",
     )
     drop_invalid: bool = flag(
         False, "Drop and count invalid samples instead of stopping with a list of them.", in_identity=False

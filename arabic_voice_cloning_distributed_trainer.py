@@ -68,10 +68,11 @@ from voice_cloning.run.components import (
 )
 from voice_cloning.run.data import encode_clips_of, load_run_data
 from voice_cloning.run.dry_run import dry_run
-from voice_cloning.run.identity import flag_values, require_equal_flags
+from voice_cloning.run.identity import flag_values
 from voice_cloning.run.memory_advice import encoding_memory, loading_memory, training_memory
 from voice_cloning.run.memory_flags import settle_memory_flags
 from voice_cloning.run.memory_trial import try_fullest_micro_batches
+from voice_cloning.run.rank_checks import check_data, check_inputs, check_ranks, recorded_flags_of_main
 from voice_cloning.run.report import (
     TrainingSummary,
     closing_lines,
@@ -86,7 +87,6 @@ from voice_cloning.run.step_evaluation import evaluate_step, is_evaluation_due
 from voice_cloning.training.base_kl import MicroBatchPlace, make_base_kl, micro_batch_loss
 from voice_cloning.training.batches import BatchLoader, StepBatches, count_labels
 from voice_cloning.training.checkpoint_writer import CheckpointCopy, CheckpointWriter
-from voice_cloning.training.checkpoints import read_state
 from voice_cloning.training.config import DistributedTrainingConfig, parse_arguments
 from voice_cloning.training.data import check_data_files
 from voice_cloning.training.log import ProgressLog
@@ -165,8 +165,9 @@ class ArabicVoiceCloningDistributedTrainer:
         raise ModelCompatibilityError(message)
 
     def _setup_distributed(self) -> Ranks:
-        """Join the process group if torchrun started this process; otherwise ``local_rank`` is -1."""
-        ranks = Ranks.join()
+        """Join the process group if torchrun started this process; otherwise ``local_rank`` is -1. Compare all."""
+        ranks = Ranks.join(self.config.collective_timeout)
+        check_ranks(ranks, self._flags(), PROJECT_FOLDER)
         limit_library_bars(disable=not ranks.is_main)
         return ranks
 
@@ -178,14 +179,15 @@ class ArabicVoiceCloningDistributedTrainer:
 
     def _initialize_components(self) -> TrainingComponents | FinishedRun:
         """Check the data, then the output folder, and load weights last, so that mistakes are found within seconds."""
-        config, flags = self.config, self._flags()
+        config = self.config
         check_data_files(config)
-        require_equal_flags(self.ranks, flags)
+        check_inputs(self.ranks, config, self.dataset_config)
         initial = config.init_adapter and read_initial_adapter(Path(config.init_adapter), self.lora_config)
         model_folder = resolve_checkpoint(
             config.model_path, config.model_revision, "--model_path", ("tokenizer.json", "*.safetensors")
         )
         data = load_run_data(config, self.dataset_config, model_folder)
+        check_data(self.ranks, config, self.dataset_config, data)
         if initial:
             check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
         recogniser = load_recogniser_of(config, data, self.placement.device, self.ranks)
@@ -193,7 +195,7 @@ class ArabicVoiceCloningDistributedTrainer:
             self._log_main("%s", line)
         config = self.config = settle_memory_flags(config, self.lora_config, data, self.ranks, self.placement)
         opened = open_run_directory(self.ranks, self._flags(), data, self.placement.dtype, PROJECT_FOLDER)
-        if opened.checkpoint is not None and is_over(read_state(opened.checkpoint), config.patience):
+        if opened.state is not None and is_over(opened.state, config.patience):
             return FinishedRun(opened)
         with encoding_memory(config, self.dataset_config, self.placement.device):
             encoded = encode_clips_of(data, self.placement.device)
@@ -207,7 +209,7 @@ class ArabicVoiceCloningDistributedTrainer:
             self._check_wrapped_model(model)
             optimizer = AdapterOptimizer(model.parameters(), config, self.ranks)
             codebooks = data.model_config.audio_num_codebooks
-            state = restore(opened.checkpoint, model, optimizer, plan.total_steps, division, codebooks)
+            state = restore(opened, model, optimizer, plan.total_steps, division, codebooks, self.ranks)
             checkpoints = CheckpointWriter(opened.directory, model, optimizer, config.save_total_limit, self.ranks)
         components = TrainingComponents(
             data=data,
@@ -332,7 +334,7 @@ class ArabicVoiceCloningDistributedTrainer:
             if not state.is_finished:
                 self._save(log, last=True)
             run.checkpoints.finish()
-        return summary_of(run, None if state.is_finished else stop.received, self.config.keep_best_by)
+        return summary_of(run, stop.received, self.config.keep_best_by, self.ranks)
 
     def _after_step(self, log: ProgressLog, stop: StopSignals) -> None:
         """Log, evaluate and save if due, in this order, because a checkpoint holds the evaluation of its step."""
@@ -386,7 +388,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     set_up_messages(logger)
-    configs = parse_arguments(arguments, __doc__)
+    configs = parse_arguments(arguments, __doc__, recorded_flags_of_main)
     if configs[0].dry_run:
         return dry_run(*configs[:3])
     trainer = ArabicVoiceCloningDistributedTrainer(*configs)

@@ -20,6 +20,8 @@ class FlagFacts:
         card: ``setting`` if the model card lists the value under "Training", ``kept`` if it is only in the facts of a
             card, ``private`` if the card leaves it out because it does not describe the result.
         per_call: whether the value belongs to one call of the program and is never taken from a run's record.
+        per_machine: whether it names a file or folder of which each machine may have a copy of its own, in a place of
+            its own. Of several processes, each may then have another value.
         before: the value that describes releases without the flag; ``THE_DEFAULT`` if it is the default.
         revision_flag: for a flag that may hold a hub id, the name of the flag that holds its revision.
         read: makes a value of a word of the command line, where the type of the field does not (``int | str``).
@@ -28,6 +30,7 @@ class FlagFacts:
     in_identity: bool = True
     card: Literal["setting", "kept", "private"] = "kept"
     per_call: bool = False
+    per_machine: bool = False
     before: Any = THE_DEFAULT
     revision_flag: str | None = None
     read: Callable[[str], Any] | None = None

@@ -1,7 +1,7 @@
 """Divide work among the processes that torchrun starts. A single process does all the work."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,8 +16,8 @@ from boson_multimodal.rank_watch import RankWatch, end_process
 
 Value = TypeVar("Value")
 
-COLLECTIVE_TIMEOUT = timedelta(hours=2)
-"""How long a process waits for the others. One process may have far more audio to check or encode."""
+COLLECTIVE_MINUTES = 10.0
+"""How long a process waits in a collective for processes that live. It does not hold for :func:`wait_for_all`."""
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long the first process waits at the start for the others."""
 
@@ -28,6 +28,9 @@ _watch: RankWatch | None = None
 @dataclass(frozen=True)
 class Ranks:
     """The ranks of this process, and operations over all ranks. In a single process the operations do nothing.
+
+    Operations on tensors and flags end with an error if a process has not come to them within the time limit of
+    :meth:`join`. Operations on objects wait first until all processes have come, as long as these live.
 
     Attributes:
         local_rank: the rank on this machine; -1 for a single process.
@@ -40,9 +43,15 @@ class Ranks:
     world_size: int = 1
 
     @classmethod
-    def join(cls) -> "Ranks":
-        """Join the process group if torchrun started this process (see :func:`join_process_group`)."""
-        local_rank = join_process_group()
+    def join(cls, minutes: float = COLLECTIVE_MINUTES) -> "Ranks":
+        """Join the process group if torchrun started this process, unless it has joined already.
+
+        Args:
+            minutes: time limit of collectives (see :func:`join_process_group`).
+        """
+        if dist.is_initialized():
+            return cls(int(os.environ["LOCAL_RANK"]), dist.get_rank(), dist.get_world_size())
+        local_rank = join_process_group(minutes)
         return cls() if local_rank < 0 else cls(local_rank, dist.get_rank(), dist.get_world_size())
 
     @property
@@ -55,10 +64,16 @@ class Ranks:
         """Whether there are other processes."""
         return self.world_size > 1
 
+    def wait_for_all(self) -> None:
+        """Wait until all ranks have come, without a time limit (see :func:`wait_for_all`)."""
+        if self.is_distributed:
+            wait_for_all()
+
     def sum(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over all ranks, and return it. Shape and type must be equal on all ranks."""
         if self.is_distributed:
-            dist.all_reduce(tensor)
+            with _naming_those_who_did_not_come():
+                dist.all_reduce(tensor)
         return tensor
 
     def any(self, flag: bool) -> bool:
@@ -66,19 +81,22 @@ class Ranks:
         if not self.is_distributed:
             return flag
         flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        with _naming_those_who_did_not_come():
+            dist.all_reduce(flags, dist.ReduceOp.MAX)
         return bool(flags)
 
     def broadcast(self, tensor: Tensor) -> None:
         """Replace a tensor by that of the main process. Shape and type must be equal on all ranks."""
         if self.is_distributed:
-            dist.broadcast(tensor, src=0)
+            with _naming_those_who_did_not_come():
+                dist.broadcast(tensor, src=0)
 
     def broadcast_object(self, value: Value) -> Value:
         """Return the value of the main process. The values of other processes are ignored. It must be picklable."""
         if not self.is_distributed:
             return value
         values = [value]
+        wait_for_all()
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
@@ -94,6 +112,7 @@ class Ranks:
             yield
         except InputError as error:
             problem = error
+        self.wait_for_all()  # the block may have taken long on one of them, as on a slow disk
         if not self.any(problem is not None):
             return
         messages = self.gather(None if problem is None else str(problem))
@@ -104,15 +123,19 @@ class Ranks:
         values: list[Any] = [value]
         if self.is_distributed:
             values = [None] * self.world_size
+            wait_for_all()
             dist.all_gather_object(values, value)
         return values
 
 
-def join_process_group() -> int:
+def join_process_group(minutes: float = COLLECTIVE_MINUTES) -> int:
     """Join the process group if this is one of several processes. Return the local rank, or -1 if it is not.
 
     torchrun sets LOCAL_RANK, RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT; another launcher must set them too. From
     then on, this process ends soon after any other process of the group has ended early (``rank_watch.py``).
+
+    Args:
+        minutes: how long a collective waits for processes that live.
 
     Raises:
         InputError: if a variable of the environment is missing or no number.
@@ -132,9 +155,10 @@ def join_process_group() -> int:
             f"the {world_size} processes have not met at {address} ({str(error).splitlines()[0]}); start all of them, "
             "with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE and each with a RANK of its own"
         ) from error
-    store.set_timeout(COLLECTIVE_TIMEOUT)
+    store.set_timeout(JOIN_TIMEOUT)
     store = dist.PrefixStore("training", store)
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, store=store, rank=rank, world_size=world_size)
+    timeout = timedelta(minutes=minutes)
+    dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
     if world_size > 1:
         _watch = RankWatch(store)
     return local_rank
@@ -168,7 +192,7 @@ def leave_process_group() -> None:
     if not dist.is_initialized():
         return
     if _watch is not None:
-        barrier()
+        wait_for_all()
         _watch.dismiss()
         _watch = None
     dist.destroy_process_group()
@@ -185,7 +209,8 @@ def end_after_error(error: BaseException, message: str, status: int, kind: str =
         status: the exit status, not 0.
         kind: printed before the message, with the rank, unless it is empty.
     """
-    heading = f"{kind} on rank {rank()}: " if kind else ""
+    own_name = f"rank {rank()}" if _watch is None else _watch.name(rank())
+    heading = f"{kind} on {own_name}: " if kind else ""
     if _watch is not None:
         _watch.end(error, heading, message, status)
     if dist.is_initialized():
@@ -197,24 +222,38 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def share(items: Sequence[Any]) -> Sequence[Any]:
-    """Return the items that this process works on: every ``world_size``-th, from its rank on."""
-    return items[rank() :: dist.get_world_size()] if dist.is_initialized() else items
+def world_size() -> int:
+    """Return the number of processes (1 without a process group)."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def barrier() -> None:
-    """Wait until all processes have reached this call."""
-    if dist.is_initialized():
-        dist.barrier()
+def wait_for_all() -> None:
+    """Wait until all processes have reached this call, for hours if they work so long.
+
+    If one of them ends or is stopped meanwhile, this process ends too (``rank_watch.py``).
+    """
+    if _watch is not None:
+        _watch.wait_for_all()
 
 
-def all_results(results: list[Any]) -> list[Any]:
-    """Collect the results that each process computed for its :func:`share`; return them in the order of the items."""
-    if not dist.is_initialized():
-        return results
-    gathered: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, results)
-    return interleave(gathered)
+@contextmanager
+def _naming_those_who_did_not_come() -> Iterator[None]:
+    """Run a collective.
+
+    Raises:
+        NamedError: if others have not come to it within the time limit. It names them.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of gloo; NCCL ends the process itself
+        late = [] if _watch is None else _watch.ranks_that_did_not_come()
+        if "Timed out" not in str(error) or not late:
+            raise
+        raise NamedError(
+            f"{', '.join(late)} did not come to where the others wait, but is alive: something holds it up, such as a "
+            "disk that does not answer. Look for the cause on its machine; or, if it only needs more time, give a "
+            "larger --collective_timeout (minutes). The same command resumes from the newest checkpoint"
+        ) from error
 
 
 def interleave(shares: list[list[Any]]) -> list[Any]:

@@ -8,7 +8,10 @@ rank before it, over a connection of its own:
 
 The word is "goodbye" when all ranks have done their work. A rank that fails names itself instead. If it is killed, the
 system closes its connections, which tells as much. Then the next rank passes the word on and ends, and so does every
-other rank. Nothing is sent meanwhile and nothing has a time limit, so a rank may work for hours while others wait.
+other rank. The word has no time limit, so a rank may work for hours while others wait.
+
+A process that is stopped, or whose machine is gone, sends no word and closes nothing. The rank after it notices that
+its heartbeats stay away (``heartbeats.py``).
 """
 
 import hashlib
@@ -24,7 +27,9 @@ from typing import NoReturn
 import torch
 from torch import distributed as dist
 
+from boson_multimodal import heartbeats
 from boson_multimodal.command_line import SECONDS_BEFORE_OTHER_RANKS_REPORT
+from boson_multimodal.machines import machine_name
 
 FAILED = 1
 """Exit status of a process that ends because another one has ended."""
@@ -36,8 +41,14 @@ STEP_BACK_SECONDS = 0.5
 """How long a process stays after the word, so that a launcher sees that the other rank ended first."""
 FOREVER = timedelta(days=3650)
 GOODBYE = -1
+KILLED, SILENT = 0, -1
+"""What stands in the place of the digest of a message, for a rank that has ended or been stopped without one."""
 FIRST_FAILURE = "first_failure"
 """Key of the rank that failed first."""
+WAITED_IN_VAIN = "waited_in_vain"
+"""With the number of a rank, the key of a rank that waited in a collective until that failed."""
+SECONDS_TO_COME_LATE = 3.0
+"""How much earlier than others a rank may come to a collective that fails."""
 
 
 class RankWatch:
@@ -51,16 +62,38 @@ class RankWatch:
         self._store = store
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         self._group = dist.new_group(backend="gloo", timeout=FOREVER)
+        self._machines = [""] * self._world_size
+        dist.all_gather_object(self._machines, machine_name(), group=self._group)
         self._ending = threading.Lock()
         self._own_error = (0, "")
         """Digest of the message, and the error in one line."""
         self._thread = threading.Thread(target=self._wait_for_word, name="rank watch", daemon=True)
         self._thread.start()
+        self._beats = heartbeats.Heartbeats(self._group, self._end_for_silence)
+
+    def wait_for_all(self) -> None:
+        """Wait until all ranks have called this, for as long as they live."""
+        dist.barrier(group=self._group)
+
+    def ranks_that_did_not_come(self) -> list[str]:
+        """Return the names of the ranks that did not wait, as this one did, in a collective that has failed."""
+        try:
+            self._store.set(f"{WAITED_IN_VAIN}/{self._rank}", "")
+            time.sleep(SECONDS_TO_COME_LATE)
+            ranks = range(self._world_size)
+            return [self.name(rank) for rank in ranks if not self._store.check([f"{WAITED_IN_VAIN}/{rank}"])]
+        except dist.DistError:
+            return []  # the process that keeps the store has ended
 
     def dismiss(self) -> None:
         """Say goodbye and wait for that of the rank before. All ranks must have done their work."""
         self._tell_next(GOODBYE)
         self._thread.join()
+        self._beats.finish()
+
+    def name(self, rank: int) -> str:
+        """Return the words for a rank in messages: with its machine, if there are several machines."""
+        return f"rank {rank}" if len(set(self._machines)) == 1 else f"rank {rank} on {self._machines[rank]}"
 
     def end(self, error: BaseException, heading: str, message: str, status: int) -> NoReturn:
         """End this process, and so all others. Of all ranks that fail, the first prints its message.
@@ -101,20 +134,37 @@ class RankWatch:
             dist.recv(word, src=before, group=self._group)
             failed, digest = word.tolist()
         except RuntimeError:  # gloo has no other error: the connection was closed
-            failed, digest = before, 0
-        if failed == GOODBYE:
-            return
+            failed, digest = before, KILLED
+        if failed != GOODBYE:
+            self._end_for(failed, digest)
+
+    def _end_for_silence(self) -> None:
+        self._end_for((self._rank - 1) % self._world_size, SILENT)
+
+    def _end_for(self, failed: int, digest: int) -> NoReturn:
+        """End this process because another rank has failed, been killed or been stopped; tell the next rank first."""
         with self._ending:
             self._tell_next(failed, digest)
-            why = f"rank {failed} failed; its message says why"
-            if digest == 0:
-                why = f"rank {failed} ended without a word; perhaps it was killed because memory ran out"
+            why = f"{self.name(failed)} failed; its message says why"
+            if digest == KILLED:
+                why = f"{self.name(failed)} ended without a word; perhaps it was killed because memory ran out"
+            elif digest == SILENT:
+                why = self._words_for_silence(failed)
             own_digest, own_error = self._own_error
             if own_error and own_digest != digest:
                 why += f"\nrank {self._rank} had an error of its own: {own_error}"
             _print_last(f"rank {self._rank} ends: {why}")
             time.sleep(STEP_BACK_SECONDS)
             os._exit(FAILED)
+
+    def _words_for_silence(self, silent: int) -> str:
+        seconds = f"{heartbeats.SILENCE_SECONDS:g} s"
+        if silent == self._rank:
+            return f"it was stopped for more than {seconds}, and the other ranks have ended"
+        return (
+            f"rank {silent} on {self._machines[silent]} has given no sign of life for {seconds}; it was stopped, or "
+            "its machine or its network is down"
+        )
 
     def _tell_next(self, failed: int, digest: int = 0) -> None:
         """Tell the next rank which rank has failed, with the digest of its message; or say goodbye."""

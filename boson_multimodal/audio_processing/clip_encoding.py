@@ -14,8 +14,9 @@ from boson_multimodal.audio_processing.code_cache import CodeCache, FoundCodes
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.audio_processing.sound_files import CUT_TOLERANCE_SECONDS, Clip
 from boson_multimodal.errors import InputError, listed
-from boson_multimodal.process_group import all_results, barrier, rank, share
+from boson_multimodal.process_group import rank, world_size
 from boson_multimodal.progress import progress
+from boson_multimodal.teams import Team
 
 ENCODE_BATCH_SECONDS = {"cuda": 60.0, "cpu": 0.0}
 """The most audio (seconds) of one codec call, for clips of equal length. On a CPU one clip at a time is faster."""
@@ -28,6 +29,9 @@ class CodeSource(Protocol):
     """A source of codes: a :class:`CodeCache`, or files of codes (``CodesFiles``)."""
 
     num_codebooks: int
+
+    @property
+    def team(self) -> Team: ...
 
     def find(self, clip: Clip, name: str) -> FoundCodes: ...
 
@@ -87,10 +91,11 @@ def check_clips(
 ) -> list[ClipFacts]:
     """Look up the codes of every clip, and open the clip if it has none or if its waveform is needed.
 
-    Each process checks its share and gets the results of all. ``file_name``, the file of the records, is shown in the
-    progress bar, unless ``is_quiet`` is set.
+    The processes that share the source divide the clips, and each gets the results of all. ``file_name``, the file of
+    the records, is shown in the progress bar, unless ``is_quiet`` is set.
     """
-    mine = share(uses)
+    team = _team_of(source)
+    mine = team.share(uses)
     title = f"checking audio of {file_name}"
     results = []
     with (
@@ -102,7 +107,7 @@ def check_clips(
             for facts in pool.map(lambda use: _check_clip(use, source, frames_per_second), block):
                 results.append(facts)
                 bar.update()
-    return all_results(results)
+    return team.all_results(results)
 
 
 def encode_clips(
@@ -110,10 +115,10 @@ def encode_clips(
 ) -> None:
     """Encode clips into the cache, clips of equal length together; then pack the new codes.
 
-    Each process encodes its share.
+    The processes that share the cache divide the clips.
 
     Args:
-        missing: clips and their lengths by key. All processes must get the same.
+        missing: clips and their lengths by key. All processes that share the cache must get the same.
         load_codec: returns the codec. It is called only if a clip is missing.
 
     Raises:
@@ -123,11 +128,11 @@ def encode_clips(
     if not missing:
         cache.seal()
         return
-    silent: dict[str, bool] = {}
+    team, silent = _team_of(cache), dict[str, bool]()
     try:
         codec = load_codec()
         seconds = ENCODE_BATCH_SECONDS[codec.device.type]
-        batches = share(_equal_length_batches([facts for _, facts in missing.values()], seconds))
+        batches = team.share(_equal_length_batches([facts for _, facts in missing.values()], seconds))
         clips = sum(map(len, batches))
         with progress(title="encoding clips", total=clips, unit="clip", disable=rank() > 0) as bar:
             for keys in batches:
@@ -142,10 +147,15 @@ def encode_clips(
     finally:
         cache.silence.write(silent)
         cache.seal()
-    barrier()
-    if rank() == 0:
+    team.wait_for_all()
+    if team.rank == 0:
         cache.compact()
     cache.store.refresh()
+
+
+def _team_of(source: CodeSource) -> Team:
+    """Return this process among those that share a source. The first time all processes must come together."""
+    return Team() if world_size() == 1 else source.team
 
 
 def _read_as_checked(clip: Clip, key: str, cache: CodeCache, sampling_rate: int) -> Tensor:

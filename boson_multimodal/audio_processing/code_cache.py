@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from boson_multimodal.audio_processing.silence_notes import SilenceNotes
 from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.circumstances import home_path
 from boson_multimodal.errors import InputError
+from boson_multimodal.teams import Team, team_that_shares
 from boson_multimodal.whole_files import write_whole
 
 SHAPE = struct.Struct("<II")
@@ -65,6 +67,11 @@ class CodeCache:
             self.silence = SilenceNotes(place / "silence")
         self.num_codebooks = num_codebooks
         self.codebook_size = codebook_size
+
+    @cached_property
+    def team(self) -> Team:
+        """This process among those that share the cache. All processes must ask for it the first time together."""
+        return team_that_shares(self.folder, is_written=True)
 
     def place(self, key: str) -> str:
         """Return the place of a clip's codes, for messages."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from boson_multimodal.circumstances import home_path
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.teams import Team, team_that_shares
 from boson_multimodal.whole_files import open_whole
 
 CODEC_FIELD, RATE_FIELD = "codec", "frames_per_second"
@@ -80,6 +82,11 @@ class CodesFiles:
         raise_if_any("--codes: cannot be used", problems)
         self.codec = next(iter(codecs))
         self.frames_per_second = float(next(iter(rates)))
+
+    @cached_property
+    def team(self) -> Team:
+        """This process among those that read the same files. All processes must ask for it the first time together."""
+        return team_that_shares(self.paths[0], is_written=False)
 
     def place(self, key: str) -> str:
         """Return the place of a clip's codes, for messages."""

@@ -3,6 +3,7 @@
 All cases run at once, in processes that are forked from one that has imported torch.
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -12,14 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 
-from boson_multimodal import process_group
+from boson_multimodal import heartbeats, process_group
 from boson_multimodal.command_line import run_command
 from boson_multimodal.errors import InputError, NamedError
 from boson_multimodal.process_group import Ranks
@@ -45,6 +46,30 @@ def fail_in_a_collective() -> None:
     torch.distributed.all_reduce("this is no tensor")
 
 
+def stop_for(seconds: float) -> None:
+    """Stop this process as a debugger or a scheduler does. Another process wakes it up."""
+    subprocess.Popen(["sh", "-c", f"sleep {seconds}; kill -CONT {os.getpid()}"])
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def compute_for(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        sum(range(1000))
+
+
+def write_for(seconds: float) -> None:
+    """Write more than a pipe holds, as to a disk that stalls."""
+    reader, writer = os.pipe()
+    threading.Timer(seconds, os.read, (reader, 1 << 20)).start()
+    os.write(writer, bytes(1 << 17))
+
+
+def hold_the_lock_for(seconds: float) -> None:
+    """C code that does not give Python's lock back: no other thread of Python runs."""
+    ctypes.PyDLL(None).sleep(int(seconds))
+
+
 def raise_it(error: BaseException) -> None:
     raise error
 
@@ -63,6 +88,17 @@ FAILURES: dict[str, Callable[[Ranks], None]] = {
     "os._exit": lambda ranks: os._exit(5),
     "SIGKILL": lambda ranks: os.kill(os.getpid(), signal.SIGKILL),
     "none": lambda ranks: time.sleep(2 * ranks.rank),
+    "late": lambda ranks: ranks.rank == 1 and time.sleep(600),
+    "stopped": lambda ranks: stop_for(2 * heartbeats.SILENCE_SECONDS),
+}
+BUSY: dict[str, Callable[[float], None]] = {
+    "Python code": compute_for,
+    "a blocked write": write_for,
+    "C code that holds the lock": hold_the_lock_for,
+}
+"""What a healthy rank may do for three times the silence that ends a rank which is not healthy."""
+FAILURES |= {
+    name: lambda ranks, do=do: ranks.rank == 1 and do(3 * heartbeats.SILENCE_SECONDS) for name, do in BUSY.items()
 }
 
 
@@ -74,6 +110,10 @@ class Case:
     ranks: tuple[int, ...]
     message: str = MESSAGE
     statuses: tuple[int, ...] = (1, 1, 1)
+    silence: float = 30.0
+    minutes: float = 10.0
+    are_patient: bool = False
+    """Whether the ranks wait without a time limit before the last collective."""
 
     def __str__(self) -> str:
         return f"{self.failure} on {', '.join(map(str, self.ranks))}"
@@ -100,6 +140,11 @@ KILLS = [
 ]
 DEFECT = Case("a defect in a collective", (1,), "error on rank 1: Traceback")
 FINISHED = Case("none", EVERY_RANK, "", (0, 0, 0))
+SHORT_SILENCE = 5.0
+STOPPED = [Case("stopped", (rank,), silence=SHORT_SILENCE) for rank in (0, 1)]
+SHORT_MINUTES = 3 / 60
+WORKING = [Case(name, EVERY_RANK, "", (0, 0, 0), SHORT_SILENCE, SHORT_MINUTES, are_patient=True) for name in BUSY]
+LATE = Case("late", EVERY_RANK, "rank 1 did not come to where the others wait", minutes=SHORT_MINUTES)
 
 
 def one_rank(case: Case, port: int, rank: int, folder: Path) -> None:
@@ -110,15 +155,18 @@ def one_rank(case: Case, port: int, rank: int, folder: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "3"}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
+    heartbeats.SILENCE_SECONDS = case.silence
 
     def work() -> int:
-        ranks = Ranks.join()
+        ranks = Ranks.join(case.minutes)
         ranks.sum(torch.ones(1))
         (folder / f"{rank}.began").touch()
         if rank in case.ranks:
             FAILURES[case.failure](ranks)
         elif rank == max({0, 1, 2} - set(case.ranks)):
             time.sleep(600)
+        if case.are_patient:
+            ranks.gather(None)
         if case is not FINISHED:
             ranks.sum(torch.ones(1))
         return 0
@@ -133,6 +181,8 @@ class Ended:
     statuses: list[int | None]
     seconds: float
     logs: list[str]
+    seconds_to_last_words: list[float]
+    """From the beginning to the last line of each process."""
 
 
 def free_port() -> int:
@@ -141,22 +191,22 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def wait_for(processes: list[BaseProcess], folder: Path) -> Ended:
+def wait_for(processes: list[BaseProcess], folder: Path, limit: float = LIMIT_SECONDS + 5) -> Ended:
     """Wait until the processes end, but not much longer than they may take."""
     while not all((folder / f"{rank}.began").exists() or not p.is_alive() for rank, p in enumerate(processes)):
         time.sleep(0.01)
-    deadline = time.time() + LIMIT_SECONDS + 5
+    deadline = time.time() + limit
     for process in processes:
         process.join(max(0.0, deadline - time.time()))
     began = max((path.stat().st_mtime for path in folder.glob("*.began")), default=0.0)
-    ended = Ended([p.exitcode for p in processes], time.time() - began, [])
+    statuses, seconds = [p.exitcode for p in processes], time.time() - began
     for process in processes:
         process.kill()
-    ended.logs = [(folder / f"{rank}.log").read_text() for rank in range(3)]
-    return ended
+    logs = [folder / f"{rank}.log" for rank in range(3)]
+    return Ended(statuses, seconds, [p.read_text() for p in logs], [p.stat().st_mtime - began for p in logs])
 
 
-def run_at_once(cases: list[Case], folder: Path) -> dict[str, Ended]:
+def run_at_once(cases: list[Case], folder: Path, limit: float = LIMIT_SECONDS + 5) -> dict[str, Ended]:
     """Return how each case ended, by its name."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["boson_multimodal.process_group", __name__])
@@ -168,13 +218,13 @@ def run_at_once(cases: list[Case], folder: Path) -> dict[str, Ended]:
         for process in processes:
             process.start()
         started[str(case)] = processes, own
-    return {name: wait_for(*of_case) for name, of_case in started.items()}
+    return {name: wait_for(*of_case, limit) for name, of_case in started.items()}
 
 
 @pytest.fixture(scope="module")
 def endings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Ended]:
     """How each case ended, by its name."""
-    return run_at_once([*CASES, *KILLS, FINISHED], tmp_path_factory.mktemp("cases"))
+    return run_at_once([*CASES, *KILLS, FINISHED, *STOPPED, *WORKING, LATE], tmp_path_factory.mktemp("cases"))
 
 
 def check(case: Case, ended: Ended) -> None:
@@ -207,6 +257,52 @@ def test_a_killed_rank_is_named_by_the_others(case: Case, endings: dict[str, End
     for rank in {0, 1, 2} - {killed}:
         said = f"rank {rank} ends: rank {killed} ended without a word; perhaps it was killed because memory ran out\n"
         assert ended.logs[rank] == said
+
+
+def check_stopped(case: Case, ended: Ended) -> None:
+    """Check that the others ended soon after the silence, naming rank and machine, and the stopped one on waking."""
+    (stopped,) = case.ranks
+    assert tuple(ended.statuses) == case.statuses, ended.logs
+    for rank in {0, 1, 2} - {stopped}:
+        said = f"rank {stopped} on {socket.gethostname()} has given no sign of life for {case.silence:g} s; "
+        assert ended.logs[rank].startswith(f"rank {rank} ends: {said}") and ended.logs[rank].count("\n") == 1
+        assert case.silence - 1 < ended.seconds_to_last_words[rank] < case.silence + 5
+    assert ended.logs[stopped].startswith(f"rank {stopped} ends: it was stopped for more than {case.silence:g} s")
+
+
+@pytest.mark.parametrize("case", STOPPED, ids=str)
+def test_a_stopped_rank_ends_the_others_and_itself_when_it_wakes(case: Case, endings: dict[str, Ended]) -> None:
+    check_stopped(case, endings[str(case)])
+
+
+def check_working(case: Case, ended: Ended) -> None:
+    assert tuple(ended.statuses) == case.statuses and ended.logs == ["", "", ""]
+    assert ended.seconds >= 3 * case.silence - 1
+
+
+@pytest.mark.parametrize("case", WORKING, ids=str)
+def test_a_healthy_rank_may_be_busy_for_longer_than_the_silence(case: Case, endings: dict[str, Ended]) -> None:
+    check_working(case, endings[str(case)])
+
+
+def test_a_rank_that_lives_but_does_not_come_is_named(endings: dict[str, Ended]) -> None:
+    """The healthy ranks wait in a collective with a time limit. They do not accuse each other."""
+    ended = endings[str(LATE)]
+    assert tuple(ended.statuses) == LATE.statuses, ended.logs
+    assert "".join(ended.logs).count(LATE.message) == 1 and LATE.message not in ended.logs[1]
+    assert "--collective_timeout" in "".join(ended.logs) and "Traceback" not in "".join(ended.logs)
+    assert ended.seconds < LIMIT_SECONDS
+
+
+@pytest.mark.slow
+def test_with_the_silence_of_real_runs(tmp_path: Path) -> None:
+    """A rank is stopped for 60 s; others are busy for 90 s."""
+    stopped, working = replace(STOPPED[1], silence=30.0), [replace(case, silence=30.0) for case in WORKING]
+    assert stopped.silence == heartbeats.SILENCE_SECONDS
+    endings = run_at_once([stopped, *working], tmp_path, limit=120)
+    check_stopped(stopped, endings[str(stopped)])
+    for case in working:
+        check_working(case, endings[str(case)])
 
 
 def test_an_error_has_a_traceback_if_it_has_no_name(endings: dict[str, Ended]) -> None:

@@ -22,7 +22,7 @@ from boson_multimodal.audio_processing.codes_file import codes_name, write_codes
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import codec_config, load_higgs_audio_tokenizer
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.errors import InputError, call_for_each, raise_if_any
-from boson_multimodal.process_group import barrier, rank
+from boson_multimodal.process_group import rank, wait_for_all
 from voice_cloning.training.data import find_codec
 
 
@@ -85,7 +85,7 @@ def encode_files(
         shapes = {name: (cache.num_codebooks, frames[key]) for name, key in names.items()}
         codes = (_read(cache, key) for key in names.values())
         write_codes_file(export, shapes, codes, codec.identity, config.frame_rate)
-    barrier()
+    wait_for_all()
     seconds_of_audio = sum(frames.values()) / config.frame_rate
     return EncodeSummary(
         len(clips), seconds_of_audio, len(missing), *cache.store.sizes(), seconds=time.monotonic() - started

@@ -189,6 +189,7 @@ class TrainingSpeech:
         ranks, mine = self._ranks, {}
         rounds = range(0, len(self.batches), ranks.world_size)
         for first in progress(rounds, "speaking", unit="batch", leave=False, disable=not ranks.is_main):
+            ranks.wait_for_all()  # a batch takes minutes where the device is slow
             if ranks.any(stop_requested()):
                 return None
             for batch in self.batches[first : first + ranks.world_size][ranks.rank :][:1]:

@@ -66,12 +66,14 @@ class OpenedDirectory:
 
     Attributes:
         directory: the folder on the main process, None on the others.
-        checkpoint: the checkpoint that the run resumes from, or None.
+        checkpoint: the checkpoint that the run resumes from, or None. Only the main process can read it.
+        state: the content of its ``trainer_state.json``, or None.
         division: how that checkpoint's run divided its micro-batches; None without one.
     """
 
     directory: RunDirectory | None
     checkpoint: Path | None
+    state: dict[str, Any] | None = None
     division: Division | None = None
 
     def __enter__(self) -> "OpenedDirectory":
@@ -97,17 +99,17 @@ class FinishedRun:
     @property
     def step(self) -> int:
         """The number of optimizer steps of the run."""
-        return read_state(self.opened.checkpoint)["step"]
+        return self.opened.state["step"]
 
     @property
     def ended_early(self) -> bool:
         """Whether ``--patience`` ended the run."""
-        return read_state(self.opened.checkpoint).get(ENDED_EARLY, False)
+        return self.opened.state.get(ENDED_EARLY, False)
 
     @property
     def best(self) -> EvaluationResult | None:
         """The best evaluation of the run."""
-        return EvaluationResult.best_of_state(read_state(self.opened.checkpoint))
+        return EvaluationResult.best_of_state(self.opened.state)
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,10 @@ class TrainingComponents:
 def open_run_directory(
     ranks: Ranks, flags: dict[str, Any], data: RunData, dtype: torch.dtype, project: Path
 ) -> OpenedDirectory:
-    """Open the output folder on the main process, and send the checkpoint to resume from to the other processes.
+    """Open the output folder on the main process, and send the state of its checkpoint to the other processes.
 
-    Only the main process computes the identity of the run, which hashes all samples.
+    The others need not be able to read the folder. Only the main process computes the identity of the run, which hashes
+    all samples.
 
     Args:
         ranks: the processes.
@@ -168,7 +171,7 @@ def open_run_directory(
         InputError: on every process, if the folder holds another run, or checkpoints of which none is sound, or if it
             cannot be written.
     """
-    directory, checkpoint = None, None
+    directory, checkpoint, state = None, None, None
     with ranks.failing_together():
         if ranks.is_main:
             identity = run_identity(flags, data, ranks.world_size, dtype)
@@ -182,10 +185,11 @@ def open_run_directory(
             directory = RunDirectory(where, identity, details, flags_before(), check, compare, admit)
             try:
                 checkpoint = directory.open(flags["resume"], flags["overwrite"])
+                state = checkpoint and read_state(checkpoint)
             except InputError as error:
                 raise InputError(f"{error}{readings_hint(flags, str(error))}") from error
     division = checkpoint and Division.of_checkpoint(checkpoint)
-    return OpenedDirectory(directory, *ranks.broadcast_object((checkpoint, division)))
+    return OpenedDirectory(directory, *ranks.broadcast_object((checkpoint, state, division)))
 
 
 def require_movable(checkpoint: Path, flags: dict[str, Any], world_size: int) -> None:
@@ -202,7 +206,7 @@ def plan_run(
     if was is None:
         division = Division(world_size, config.gradient_accumulation_steps)
     else:
-        division = was.moved(read_state(opened.checkpoint)["step"], lengths, config, world_size)
+        division = was.moved(opened.state["step"], lengths, config, world_size)
     plan = TrainingPlan(lengths, config, world_size, division.origin)
     if ranks.is_main and was is not None:
         for line in division.lines_about_move(was, plan.total_steps):
@@ -233,24 +237,31 @@ def readings_hint(flags: dict[str, Any], problem: str) -> str:
 
 
 def restore(
-    checkpoint: Path | None,
+    opened: OpenedDirectory,
     model: PeftModel,
     optimizer: AdapterOptimizer,
     total_steps: int,
     division: Division,
     num_codebooks: int,
+    ranks: Ranks,
 ) -> TrainingState:
     """Load a checkpoint into model and optimizer. Return its state, or that of step 0 if there is no checkpoint.
 
+    Only the main process reads the checkpoint; it sends what it read to the others.
+
     Afterwards all that lasts is loaded, and what loading took besides goes back to the GPU.
     """
+    checkpoint = opened.checkpoint
     if checkpoint is not None:
-        set_peft_model_state_dict(model, load_file(checkpoint / ADAPTER_FILE))
-        optimizer.load(checkpoint)
+        with ranks.failing_together():
+            if ranks.is_main:
+                set_peft_model_state_dict(model, load_file(checkpoint / ADAPTER_FILE))
+                optimizer.load(checkpoint)
+        optimizer.broadcast()
     release_cached_memory(optimizer.values.device)
     if checkpoint is None:
         return TrainingState(total_steps, LossTotals.zeros(num_codebooks), division)
-    return TrainingState.load(checkpoint, total_steps, division)
+    return TrainingState.of_content(opened.state, total_steps, division)
 
 
 def make_evaluator(

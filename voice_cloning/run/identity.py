@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from boson_multimodal.errors import raise_if_any
 from boson_multimodal.flags import facts_of, value_before
-from boson_multimodal.process_group import Ranks
 from lora_config import ADAPTER_FILE
 from voice_cloning.run.data import RunData
 from voice_cloning.training.config import flag_fields
@@ -27,16 +25,6 @@ def flag_values(configs: Sequence[Any]) -> dict[str, Any]:
 def flags_before() -> dict[str, Any]:
     """Return, for every flag, the value that describes releases without it."""
     return {name: value_before(flag_field) for name, flag_field in flag_fields().items()}
-
-
-def require_equal_flags(ranks: Ranks, flags: dict[str, Any]) -> None:
-    """Check that each process has the flags of the main process.
-
-    Raises:
-        InputError: if flags differ. It names this process and each flag.
-    """
-    of_main = ranks.broadcast_object(flags)
-    raise_if_any(f"rank {ranks.rank} has other flags than rank 0", differences(of_main, flags))
 
 
 def run_identity(flags: dict[str, Any], data: RunData, world_size: int, dtype: torch.dtype) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def settle_memory_flags(
             model = TrainedModel(data.model_config, lora, placement.dtype, config.quantise)
             chosen = choose_memory_flags(config, model, data.datasets, ranks.world_size, available)
             log_choice(config, chosen, available)
-    return ranks.broadcast_object(chosen)
+    recompute, positions = ranks.broadcast_object((chosen.recompute, chosen.max_tokens_per_batch))
+    return replace(config, recompute=recompute, max_tokens_per_batch=positions)
 
 
 def smallest_card(ranks: Ranks, device: torch.device) -> GpuCard:

@@ -42,9 +42,17 @@ class TrainingSummary:
     ended_early: bool = False
 
 
-def summary_of(run: TrainingComponents, stopped_by: int | None, keep_best_by: str) -> TrainingSummary:
-    """Return how a call of ``train`` ended; ``stopped_by`` is the number of a signal."""
+def summary_of(run: TrainingComponents, received: int | None, keep_best_by: str, ranks: Ranks) -> TrainingSummary:
+    """Return how a call of ``train`` ended.
+
+    Args:
+        run: the components of the run.
+        received: the number of the signal that this process got, or None. A signal to one process stops all.
+        keep_best_by: what chooses the best evaluation.
+        ranks: the processes.
+    """
     state, directory = run.state, run.opened.directory
+    stopped_by = None if state.is_finished else next(filter(None, ranks.gather(received)), None)
     checkpoint = None
     if directory is not None:
         saved = directory.checkpoint_path(state.step)

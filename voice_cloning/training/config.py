@@ -5,7 +5,7 @@ import difflib
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,7 @@ BASE_KL_SHARE = 0.25
 RECOMPUTE_LEVELS = ("none", "ffn", "layer")
 """What the backward pass computes again, from the fastest to the one that needs least memory."""
 
-_source = partial(flag, in_identity=False)
+_source = partial(flag, in_identity=False, per_machine=True)
 """A flag that names data or a checkpoint. The identity of a run holds a fingerprint of the content instead."""
 _setting = partial(flag, card="setting")
 """A flag that affects the result of training and is listed on the model card."""
@@ -69,26 +69,30 @@ class DistributedTrainingConfig(EvaluationConfig):
 
     data_path: str = _source(MISSING, "ChatML samples to train on: .json (a list) or .jsonl.")
     output_dir: str = _housekeeping(
-        MISSING, "Folder for checkpoints, metrics and the run's description.", per_call=True
+        MISSING, "Folder for checkpoints, metrics and the run's description.", per_call=True, per_machine=True
     )
     model_path: str = _source(
         MODEL_ID,
         "Folder or hub id of the model, in the original or the transformers layout.",
         revision_flag="model_revision",
     )
-    model_revision: str = _source(MODEL_REVISION, "Commit of model_path, if it is a hub id.")
+    model_revision: str = _source(MODEL_REVISION, "Commit of model_path, if it is a hub id.", per_machine=False)
     audio_tokenizer_path: str = _source(
         AUDIO_TOKENIZER_ID,
         "Folder or hub id of the codec, in transformers' format or Boson's original.",
         revision_flag="audio_tokenizer_revision",
     )
-    audio_tokenizer_revision: str = _source(AUDIO_TOKENIZER_REVISION, "Commit of audio_tokenizer_path, if a hub id.")
+    audio_tokenizer_revision: str = _source(
+        AUDIO_TOKENIZER_REVISION, "Commit of audio_tokenizer_path, if a hub id.", per_machine=False
+    )
     whisper_processor_path: str | None = _source(
         None,
         "Folder or hub id of the Whisper processor that computes features of references, for a model with an audio "
         "tower. By default it is built from the model's number of mel bins.",
     )
-    whisper_processor_revision: str | None = _source(None, "Commit of whisper_processor_path, if it is a hub id.")
+    whisper_processor_revision: str | None = _source(
+        None, "Commit of whisper_processor_path, if it is a hub id.", per_machine=False
+    )
 
     num_train_epochs: int = flag(3, "Passes over the data, unless max_steps is given.")
     max_steps: int | None = flag(None, "Optimizer steps to run, instead of num_train_epochs.")
@@ -151,6 +155,7 @@ class DistributedTrainingConfig(EvaluationConfig):
         "auto resumes from the newest sound checkpoint in output_dir; none stops if output_dir holds a run. Or give "
         "the folder of a checkpoint to resume from.",
         per_call=True,
+        per_machine=True,
     )
     overwrite: bool = _housekeeping(False, "Remove the run in output_dir and start a new one.", per_call=True)
     allow_other_world_size: bool = _housekeeping(
@@ -174,6 +179,13 @@ class DistributedTrainingConfig(EvaluationConfig):
         per_call=True,
         before=None,
     )
+    collective_timeout: float = _housekeeping(
+        10.0,
+        "Minutes that a process waits in a training step for another one that lives but does not come. Waiting for "
+        "checks, encoding, speech and checkpoints has no limit.",
+        per_call=True,
+        before=10.0,
+    )
     init_adapter: str | None = _source(None, "Folder of a trained adapter to start a new run from.")
     report_to: list[str] = _housekeeping(["tensorboard"], "Where metrics go besides metrics.jsonl.", REPORTERS)
 
@@ -196,7 +208,7 @@ class DistributedTrainingConfig(EvaluationConfig):
             problems.append(
                 f"base_kl_share is {self.base_kl_share} and base_kl_weight is 0: the share has no effect; give a weight"
             )
-        for name in ("learning_rate", "adam_epsilon"):
+        for name in ("learning_rate", "adam_epsilon", "collective_timeout"):
             if not 0.0 < getattr(self, name) < float("inf"):
                 problems.append(f"{name} is {getattr(self, name)}; it must be a number above 0")
         for name in ("adam_beta1", "adam_beta2"):
@@ -254,12 +266,19 @@ def flag_fields() -> dict[str, Field]:
     return {flag_field.name: flag_field for config in CONFIG_CLASSES for flag_field in fields(config)}
 
 
-def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
+def parse_arguments(
+    arguments: Sequence[str],
+    description: str,
+    recorded_flags: Callable[[DistributedTrainingConfig], dict[str, Any] | None] | None = None,
+) -> Configs:
     """Return the four configurations.
 
     A value comes from the first of these that has one: the command line; ``--config FILE.yaml``; the run that
     ``--output_dir`` holds or whose checkpoint ``--resume`` names; the flag's default. If the run is older than a flag,
     it gives ``FlagFacts.before``. Values that come from a run and are not the defaults are logged.
+
+    Args:
+        recorded_flags: the way to the flags of that run; by default :func:`read_recorded_flags`.
 
     Raises:
         InputError: for a value out of range, a YAML file that is missing or does not hold pairs of flags, or a run
@@ -279,7 +298,7 @@ def parse_arguments(arguments: Sequence[str], description: str) -> Configs:
         near = difflib.get_close_matches(unknown[0], known, n=1)
         parser.error(f"unknown: {' '.join(unknown)}" + (f"; did you mean {near[0]}?" if near else ""))
     given = _given_flags(configs[0], getattr(namespace, GIVEN))
-    recorded = _recorded_flags(configs[0])
+    recorded = (recorded_flags or read_recorded_flags)(configs[0])
     if recorded is None:
         return tuple(configs)
     try:
@@ -328,8 +347,12 @@ def _make_parser(description: str) -> HfArgumentParser:
     return parser
 
 
-def _recorded_flags(config: DistributedTrainingConfig) -> dict[str, Any] | None:
-    """Return the flags of the run that will be resumed, or None if a new run begins."""
+def read_recorded_flags(config: DistributedTrainingConfig) -> dict[str, Any] | None:
+    """Return the flags of the run that will be resumed, or None if a new run begins.
+
+    Raises:
+        InputError: if its ``run.json`` cannot be read.
+    """
     if config.resume not in ("auto", "none"):
         return read_run_flags(Path(config.resume), "give another checkpoint, or auto")
     if config.resume == "none" or config.overwrite:

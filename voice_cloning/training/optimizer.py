@@ -54,6 +54,7 @@ class AdapterOptimizer:
         self.gradients: Tensor = torch.zeros_like(self.values)
         self._ranks = ranks
         self._max_grad_norm = config.max_grad_norm
+        ranks.wait_for_all()  # loading the model takes longer on some machines
         ranks.broadcast(self.values)
         views = self._views(self.values), self._views(self.gradients)
         for parameter, value, gradient in zip(self.parameters, *views, strict=True):
@@ -131,6 +132,11 @@ class AdapterOptimizer:
             for number, place in enumerate(self._places):
                 views[place].copy_(found[number][name])
         self._state["step"].copy_(found[0]["step"])
+
+    def broadcast(self) -> None:
+        """Copy weights and state of rank 0 to all processes."""
+        for tensor in (self.values, *self._state.values()):
+            self._ranks.broadcast(tensor)
 
     def _separate_state(self, lasting: dict[str, Tensor], settings: dict[str, Any]) -> dict[str, Any]:
         """Return the ``state_dict`` of AdamW on the separate parameters in the model's order, on the host.

@@ -89,9 +89,16 @@ class TrainingState:
     saved_step: int | None = 0
 
     @classmethod
-    def load(cls, checkpoint: Path, total_steps: int, division: Division) -> "TrainingState":
-        """Return the state in a checkpoint. If an evaluation is due, the checkpoint must be written again after it."""
-        found = read_state(checkpoint)
+    def load(cls, checkpoint: Path, total_steps: int, division: Division = Division()) -> "TrainingState":
+        """Return the state in a checkpoint (see :meth:`of_content`)."""
+        return cls.of_content(read_state(checkpoint), total_steps, division)
+
+    @classmethod
+    def of_content(cls, found: dict[str, Any], total_steps: int, division: Division = Division()) -> "TrainingState":
+        """Return the state in the ``trainer_state.json`` of a checkpoint.
+
+        If an evaluation is due, the checkpoint must be written again after it.
+        """
         return cls(
             total_steps=total_steps,
             totals=LossTotals.from_state(found["totals"]),
