@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -23,13 +24,14 @@ from tests.voice_cloning.evaluation.tiny_recognisers import (
     make_mms,
     make_whisper,
 )
+from voice_cloning.evaluation.arabic_recognisers import MMS_ADAPTER
 from voice_cloning.evaluation.recognisers import (
     INSTALL_FASTER_WHISPER,
-    MMS_ADAPTER,
     Heard,
     WaveformRecogniser,
     WhisperRecogniser,
     cut_at_quiet_places,
+    find_recogniser,
     load_recogniser,
 )
 
@@ -228,6 +230,16 @@ def refused(folder: Path | str, message: str) -> None:
 def change(folder: Path, name: str, **values: object) -> None:
     content = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps(content | values))
+
+
+@pytest.mark.parametrize("make", [make_whisper, make_ctc], ids=["whisper", "ctc"])
+def test_a_recogniser_is_checked_before_its_weights_are_read(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    folder = make(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    found = find_recogniser(str(folder), device=CPU)
+    assert found.name == folder.name
+    with pytest.raises(InputError, match=f"--asr {folder}: "):
+        found.load()
 
 
 def test_a_recogniser_that_is_not_there_is_named(tmp_path: Path) -> None:
