@@ -17,6 +17,7 @@ clip has the same text, whatever lies beside it. A clip of more than 30 s is cut
 
 import inspect
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import torch
 import torchaudio
+from safetensors import safe_open
 from torch import Tensor
 
 from boson_multimodal.checkpoints import (
@@ -185,6 +187,23 @@ class RecogniserInFolder(WaveformRecogniser):
         self._load()
         return self
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in memory, in float32. The headers of the files say so, or the sizes of the files.
+
+        Raises:
+            InputError: if a header is damaged.
+        """
+        files = [path for pattern in SAFETENSORS for path in self.folder.glob(pattern)]
+        if not files:
+            return sum(path.stat().st_size for pattern in PICKLES for path in self.folder.glob(pattern))
+        count = 0
+        with naming_damage(self._shown):
+            for path in files:
+                with safe_open(path, framework="pt") as stored:
+                    count += sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())
+        return count * torch.float32.itemsize
+
     def _check(self) -> None:
         """Read all but the weights, and check it."""
         raise NotImplementedError
@@ -271,6 +290,11 @@ class CTCRecogniser(RecogniserInFolder):
 
 class FasterWhisperRecogniser(RecogniserInFolder):
     """A Whisper model that was converted for faster-whisper, in its folder."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in float32, at most: most converted models are stored in half of it."""
+        return 2 * (self.folder / CTRANSLATE2_WEIGHTS).stat().st_size
 
     def _check(self) -> None:
         require_arabic_of_converted(self.folder, self._shown)

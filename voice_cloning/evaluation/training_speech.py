@@ -133,6 +133,11 @@ class TrainingSpeech:
         return self._sounds is not None
 
     @property
+    def has_recogniser(self) -> bool:
+        """Whether a recogniser hears the clips."""
+        return self._recogniser is not None
+
+    @property
     def fullest_batch(self) -> list[AskedSample]:
         """The batch whose key-value cache has most positions."""
         return max(self.batches, key=cache_positions)
