@@ -97,12 +97,10 @@ def test_a_dry_run_counts_both(demo: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_dry_run_fetches_no_recogniser(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = flags(
-        demo, tmp_path / "run", dry_run=True, gpu="24", num_scored_samples=2, asr="someone/whisper-that-is-nowhere"
-    )
-    assert program.main(words) == 0
+    given = {"dry_run": True, "gpu": "24", "num_scored_samples": 2}
+    assert program.main(flags(demo, tmp_path / "run", **given, asr="someone/whisper-that-is-nowhere")) == 0
     assert "--asr someone/whisper-that-is-nowhere is not on this machine" in capsys.readouterr().err
-    assert program.main(flags(demo, tmp_path / "run", dry_run=True, gpu="24", num_scored_samples=2, asr="nowhere")) == 1
+    assert program.main(flags(demo, tmp_path / "run", **given, asr="nowhere")) == 1
     assert "--asr nowhere: no such folder" in capsys.readouterr().err
 
 
