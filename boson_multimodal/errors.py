@@ -116,6 +116,11 @@ class Problems:
         if message is not None and message not in self.messages:
             self.messages.append(message)
 
+    def add_all(self, others: "Problems") -> None:
+        """Add problems that were collected elsewhere."""
+        for message in others.messages:
+            self.add(message)
+
     def tried(self, check: Callable[[], Found]) -> Found | None:
         """Return the result of a call; or None, after adding the message of the ``InputError`` that it raised."""
         found, message = result_or_message(check)

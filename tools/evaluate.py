@@ -47,6 +47,7 @@ from voice_cloning.evaluation.retention import retention_part, retention_setting
 from voice_cloning.evaluation.run_selection import other_adapters, run_checkpoints, selection_line
 from voice_cloning.evaluation.selection import RETENTION_BOUND
 from voice_cloning.evaluation.similarity import find_speaker_model
+from voice_cloning.evaluation.speaking import HeldModel
 from voice_cloning.evaluation.systems import SystemSettings
 from voice_cloning.speech.speech import SpeechSettings
 from voice_cloning.speech.text_pieces import SLOWEST_LETTERS_PER_SECOND
@@ -268,11 +269,16 @@ def run(flags: argparse.Namespace) -> int:
     judges = find_judges(flags, device, problems)
     needs_sound = bool(flags.asr or flags.speaker_model or flags.mos)
     with nullcontext() if ranks.is_main else redirect_stderr(io.StringIO()):  # each process would print the warnings
-        both = [(one, look_at_evaluation(one, needs_sound, problems)) for one in (kept, settings) if one is not None]
+        both = [(one, *look_at_evaluation(one, needs_sound)) for one in (kept, settings) if one is not None]
+    for _, _, wrong in both:
+        problems.add_all(wrong)
     problems.raise_all()
     load_judges(judges)
     retention = report = None
-    for one, checked in both:
+    model, first = HeldModel(), both[0][1].first_cloner  # both sets are spoken by the same weights
+    for one, checked, _ in both:
+        if checked.first_cloner is not first:
+            checked.first_cloner.share_codec_of(first)
         report = evaluate(
             one,
             checked=checked,
@@ -282,6 +288,7 @@ def run(flags: argparse.Namespace) -> int:
             judge_versions=judges.versions,
             ranks=ranks,
             retention=retention,
+            model=model,
         )
         retention = retention_part(report)
     if ranks.is_main:

@@ -129,6 +129,27 @@ def test_the_base_is_loaded_once_for_all_adapters_and_a_merged_model_speaks_alon
     assert report["systems"][3]["differences"]["stop_rate"]["value"] == 0.0
 
 
+def test_a_retention_set_is_spoken_by_the_same_weights(
+    demo: Path, short_clips: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def counted(place: Any, name: str) -> None:
+        load = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *given: loaded.append(name) or load(*given))
+
+    for name in ("load_speaking_model", "load_higgs_audio_tokenizer"):
+        counted(voice_cloner, name)
+    out, same = tmp_path / "out", demo / "val_chatml_samples.json"
+    assert tool.main(flags(demo, out, "--retention", same, test_set=same)) == 0
+    assert sorted(loaded) == ["load_higgs_audio_tokenizer", "load_speaking_model"]
+    report = report_of(out)
+    assert report["retention"]["set"] == report["set"]
+    clips = [sorted((folder / "codes/base").glob("*.npy")) for folder in (out, out / "retention")]
+    assert [p.read_bytes() for p in clips[0]] == [p.read_bytes() for p in clips[1]]
+    assert len(clips[0]) == report["set"]["sentences"]
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_after_an_interrupt_the_same_command_goes_on(
     demo: Path,
@@ -272,6 +293,9 @@ def test_everything_that_is_wrong_is_named_at_once(
 ) -> None:
     """Each kind that can be checked without weights, of the flags, the sets, the systems and the judges."""
     voice = {"reference": str(tmp_path / "gone.wav"), "reference_text": "نعم"}
+    for again in ("gone.json", "none.tsv"):  # a set that both evaluations lack
+        words = ["--retention", again, "--test_set", again]
+        assert errors(capsys, flags(demo, tmp_path / "out", *words)).count(f"{again}: no such file") == 1
     kept = write_records(tmp_path / "kept.json", [{"id": "a", "text": "لا", **voice}])
     other = random_adapter(tmp_path / "wide", tiny_model(tmp_path / "base"))
     (tmp_path / "few").mkdir()

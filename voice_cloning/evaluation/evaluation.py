@@ -66,6 +66,7 @@ def evaluate(
     judge_versions: Mapping[str, str] | None = None,
     ranks: Ranks | None = None,
     retention: dict[str, Any] | None = None,
+    model: HeldModel | None = None,
 ) -> dict[str, Any]:
     """Evaluate systems, write report.json and report.html, and return the content of the first.
 
@@ -78,6 +79,7 @@ def evaluate(
         judge_versions: what tells judges of one name apart (``Judges.versions``).
         ranks: the processes, which share the work.
         retention: the part of the report about the retention set (``retention.py``).
+        model: holds the base's weights for several evaluations; whoever made it frees it. None loads them for this one.
 
     Raises:
         InputError: if an input is wrong. No weight of a speaking model has been loaded then.
@@ -92,7 +94,7 @@ def evaluate(
         print_warnings(checked.warnings)
     copied = copy_originals(checked.items, checked.recordings, folder, checked.codes, checked.frames_per_second, ranks)
     wavs = _read_wavs(checked, folder, ranks)
-    spoken = _speak(settings, checked, ranks)
+    spoken = _speak(settings, checked, ranks, model)
     decoded = {}
     if checked.first_cloner is not None:
         decoded = through_codec(checked.items, checked.recordings, folder, checked.first_cloner, ranks)
@@ -113,10 +115,12 @@ def evaluate(
     return ranks.broadcast_object(content)
 
 
-def _speak(settings: EvaluationSettings, checked: CheckedEvaluation, ranks: Ranks) -> SpokenClips:
+def _speak(
+    settings: EvaluationSettings, checked: CheckedEvaluation, ranks: Ranks, held: HeldModel | None
+) -> SpokenClips:
     """Speak the set with every speaking system. The weights of a base are loaded once."""
     spoken: SpokenClips = {}
-    model = HeldModel()
+    model = HeldModel() if held is None else held
     for name, cloner in checked.cloners.items():
         if cloner is not checked.first_cloner:
             cloner.share_codec_of(checked.first_cloner)
@@ -127,7 +131,8 @@ def _speak(settings: EvaluationSettings, checked: CheckedEvaluation, ranks: Rank
             spoken[name] = speak_set(
                 cloner, model, clips, settings.output_dir, name, batch_size=settings.batch_size, ranks=ranks
             )
-    model.free()
+    if held is None:
+        model.free()
     if checked.first_cloner is not None:
         release_cached_memory(checked.first_cloner.device)
     return spoken

@@ -145,18 +145,19 @@ def check_evaluation(settings: EvaluationSettings, needs_sound: bool = False) ->
     Raises:
         InputError: with everything that is wrong.
     """
-    problems = Problems()
-    checked = look_at_evaluation(settings, needs_sound, problems)
+    checked, problems = look_at_evaluation(settings, needs_sound)
     problems.raise_all()
     return checked
 
 
-def look_at_evaluation(settings: EvaluationSettings, needs_sound: bool, problems: Problems) -> CheckedEvaluation | None:
-    """Check all input, and add everything that is wrong to ``problems``. Return None if this evaluation cannot be made.
+def look_at_evaluation(
+    settings: EvaluationSettings, needs_sound: bool = False
+) -> tuple[CheckedEvaluation | None, Problems]:
+    """Check all input as :func:`check_evaluation`. Return what was found, or None, and everything that is wrong.
 
     What depends on something wrong is not checked.
     """
-    before = len(problems.messages)
+    problems = Problems()
     systems = find_right_systems(settings.systems, problems)
     sets = _read_sets(settings, systems, problems)
     cloners = {
@@ -184,10 +185,10 @@ def look_at_evaluation(settings: EvaluationSettings, needs_sound: bool, problems
             "leave them out"
         )
     warnings = []
-    if settings.select is not None and len(problems.messages) == before:
+    if settings.select is not None and not problems.messages:
         warnings += problems.tried(lambda: check_selection(settings.select, adapters_among(systems))) or []
-    if len(problems.messages) > before:
-        return None
+    if problems.messages:
+        return None, problems
     recordings, of_recordings = items_with_recordings(scored.items, None if first is None else first.codes_files)
     warnings = [*of_recordings, *warnings, *scored.notes, *mismatches(systems)]
     warnings += [warning for cloner in cloners.values() for warning in warn_of_other_base(cloner)]
@@ -195,7 +196,7 @@ def look_at_evaluation(settings: EvaluationSettings, needs_sound: bool, problems
         warnings.append("there is no codec at --audio_tokenizer_path: speech stays codes, and nothing can be heard")
     checked = CheckedEvaluation(systems, cloners, scored, requests, recordings, warnings)
     problems.tried(lambda: check_folder(settings.output_dir, checked.identity(settings)))
-    return checked
+    return checked, problems
 
 
 def _first_style(systems: Sequence[System]) -> str:
