@@ -82,7 +82,7 @@ from voice_cloning.run.report import (
     start_line,
     summary_of,
 )
-from voice_cloning.run.speech import load_recogniser_of, make_speech
+from voice_cloning.run.speech import find_recogniser_of, make_speech
 from voice_cloning.run.step_evaluation import evaluate_step, is_evaluation_due
 from voice_cloning.training.base_kl import MicroBatchPlace, make_base_kl, micro_batch_loss
 from voice_cloning.training.batches import BatchLoader, StepBatches, count_labels
@@ -190,10 +190,11 @@ class ArabicVoiceCloningDistributedTrainer:
         check_data(self.ranks, config, self.dataset_config, data)
         if initial:
             check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
-        recogniser = load_recogniser_of(config, data, self.placement.device, self.ranks)
+        recogniser = find_recogniser_of(config, data, self.placement.device, self.ranks)
         for line in data_lines(data, self.dataset_config):
             self._log_main("%s", line)
-        config = self.config = settle_memory_flags(config, self.lora_config, data, self.ranks, self.placement)
+        where = self.ranks, self.placement
+        config = self.config = settle_memory_flags(config, self.lora_config, data, *where, recogniser)
         opened = open_run_directory(self.ranks, self._flags(), data, self.placement.dtype, PROJECT_FOLDER)
         if opened.state is not None and is_over(opened.state, config.patience):
             return FinishedRun(opened)
@@ -202,7 +203,6 @@ class ArabicVoiceCloningDistributedTrainer:
         if encoded:
             self._log_main("%d clips were encoded", encoded)
         plan, division = plan_run(opened, data.train_dataset.lengths, config, self.ranks)
-        where = self.placement, self.ranks
         speech = make_speech(data, config, self.dataset_config, self.lora_config, *where, recogniser)
         with loading_memory(config, opened, data, self.placement):
             model = self._load_model(model_folder, initial)

@@ -10,12 +10,14 @@
 """
 
 import os
+import signal
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
-from types import ModuleType, TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType, ModuleType, TracebackType
 
 from boson_multimodal.circumstances import MAY_HAVE_A_NAME, cache_for_libraries, named
 from boson_multimodal.standard_streams import OutputUnreadError, StandardStreams
@@ -23,6 +25,8 @@ from boson_multimodal.standard_streams import OutputUnreadError, StandardStreams
 WRONG = 1
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as in shells."""
+TERMINATED = 143
+"""Exit status after SIGTERM, as in shells."""
 UNREAD = 141
 """Exit status if nobody reads the output any more (128 + SIGPIPE), as in shells."""
 SECONDS_BEFORE_OTHER_RANKS_REPORT = 4.0
@@ -33,16 +37,22 @@ only once.
 """
 
 
-def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> int:
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, in a command that it ends as Ctrl-C does."""
+
+
+def run_command(work: Callable[[], int], interrupted: str = "interrupted", takes_sigterm: bool = False) -> int:
     """Run a command, and turn what a user can act on into one message without a traceback.
 
     Args:
         work: parses the flags and does the work; returns the exit status.
         interrupted: what is printed after Ctrl-C: what became of the work.
+        takes_sigterm: whether SIGTERM ends the work as Ctrl-C does. Otherwise it ends the process without a word.
 
     Returns:
         The status of ``work``; ``WRONG`` after an error that has a name (``circumstances.named``), ``INTERRUPTED``
-        after Ctrl-C; ``UNREAD`` if the work succeeded but nobody read all of its output.
+        after Ctrl-C, ``TERMINATED`` after SIGTERM if it is taken; ``UNREAD`` if the work succeeded but nobody read all
+        of its output.
 
     Raises:
         SystemExit: from argparse.
@@ -53,7 +63,7 @@ def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> in
     """
     # PEFT still uses the old name of this property of transformers.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
-    with StandardStreams() as streams:
+    with StandardStreams() as streams, _sigterm_as_interrupt() if takes_sigterm else nullcontext():
         try:
             with _EndsWithItsGroup(interrupted):
                 try:
@@ -66,9 +76,9 @@ def run_command(work: Callable[[], int], interrupted: str = "interrupted") -> in
             if end.code or not streams.are_unread:
                 raise
             status = 0
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             _report(interrupted)
-            return INTERRUPTED
+            return _status_of(interrupt)
         except OutputUnreadError:
             return UNREAD
         except MAY_HAVE_A_NAME as error:
@@ -97,12 +107,30 @@ class _EndsWithItsGroup:
             return
         name = named(error) if isinstance(error, MAY_HAVE_A_NAME) else None
         if isinstance(error, KeyboardInterrupt):
-            group.end_after_error(error, self._interrupted, INTERRUPTED, kind="")
+            group.end_after_error(error, self._interrupted, _status_of(error), kind="")
         elif isinstance(error, SystemExit):
             status = error.code if isinstance(error.code, int) else 0
             group.end_after_error(error, str(error), status or WRONG)
         else:
             group.end_after_error(error, name or "".join(traceback.format_exception(error)), WRONG)
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM raise :class:`TerminatedError` in a block."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise TerminatedError
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _status_of(interrupt: KeyboardInterrupt) -> int:
+    return TERMINATED if isinstance(interrupt, TerminatedError) else INTERRUPTED
 
 
 def _process_group() -> ModuleType | None:

@@ -97,6 +97,42 @@ def result_or_message(function: Callable[[], Found]) -> tuple[Found | None, str 
         return None, str(error)
 
 
+class Problems:
+    """Collects what is wrong, each problem once, so that checks go on after the first one.
+
+        problems = Problems()
+        data = problems.tried(lambda: read(path))
+        problems.raise_all()
+
+    Attributes:
+        messages: the problems, in the order in which they were found.
+    """
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def add(self, message: str | None) -> None:
+        """Add a problem, unless it is None or was added before."""
+        if message is not None and message not in self.messages:
+            self.messages.append(message)
+
+    def add_all(self, others: "Problems") -> None:
+        """Add problems that were collected elsewhere."""
+        for message in others.messages:
+            self.add(message)
+
+    def tried(self, check: Callable[[], Found]) -> Found | None:
+        """Return the result of a call; or None, after adding the message of the ``InputError`` that it raised."""
+        found, message = result_or_message(check)
+        self.add(message)
+        return found
+
+    def raise_all(self) -> None:
+        """Raise one :class:`InputError` with all problems, if there are any."""
+        if self.messages:
+            raise InputError("\n".join(self.messages))
+
+
 def call_for_each(function: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
     """Call ``function`` for every item, such as a file to read, and return the results in order.
 

@@ -22,9 +22,12 @@ from transformers.utils.logging import disable_progress_bar
 from boson_multimodal.circumstances import home_path
 from boson_multimodal.command_line import run_command
 from boson_multimodal.device import pick_device
-from boson_multimodal.errors import InputError, call_for_each, raise_if_any
+from boson_multimodal.errors import Problems, call_for_each, result_or_message
+from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.process_group import Ranks
 from tools.speech_flags import (
+    Flags,
+    HelpWithDefaults,
     add_adapter_scale_flag,
     add_computation_flags,
     add_model_flags,
@@ -32,62 +35,51 @@ from tools.speech_flags import (
     add_sampling_flags,
     sampling_of,
 )
-from voice_cloning.evaluation.evaluation import EvaluationSettings, check_evaluation, evaluate
+from voice_cloning.evaluation.evaluation import evaluate
+from voice_cloning.evaluation.evaluation_input import EvaluationSettings, look_at_evaluation
 from voice_cloning.evaluation.identity import folder_version
 from voice_cloning.evaluation.judgement import Judges
-from voice_cloning.evaluation.naturalness import load_mos
-from voice_cloning.evaluation.recognisers import load_recogniser
+from voice_cloning.evaluation.naturalness import DNSMOS, load_mos
+from voice_cloning.evaluation.recognisers import find_recogniser
 from voice_cloning.evaluation.report import table
 from voice_cloning.evaluation.report_page import PAGE_FILE
 from voice_cloning.evaluation.retention import retention_part, retention_settings
 from voice_cloning.evaluation.run_selection import other_adapters, run_checkpoints, selection_line
 from voice_cloning.evaluation.selection import RETENTION_BOUND
-from voice_cloning.evaluation.similarity import load_speaker_model
+from voice_cloning.evaluation.similarity import find_speaker_model
+from voice_cloning.evaluation.speaking import HeldModel
 from voice_cloning.evaluation.systems import SystemSettings
 from voice_cloning.speech.speech import SpeechSettings
 from voice_cloning.speech.text_pieces import SLOWEST_LETTERS_PER_SECOND
+from voice_cloning.speech.voice_cloner import usable_device
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the flags."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        prog="python -m tools.evaluate", description=__doc__, formatter_class=HelpWithDefaults, allow_abbrev=False
     )
-    _add_system_flags(parser)
-    _add_judge_flags(parser)
-    _add_generation_flags(parser)
-    add = parser.add_argument
-    add("--test_set", required=True, help="File of the test set.")
-    add("--references", help="Manifest of clips with texts: the voices for a set that has none.")
-    add(
-        "--retention",
-        help="A second set, of what the base could do before: other languages, other voices, its own prompts. The "
-        "report shows the change of each adapter against the base.",
-    )
-    add("--retention_references", help="Voices of the second set; by default --references.")
-    add(
-        "--retention_bound",
-        type=float,
-        help="For --select with --retention: a checkpoint is out if its error rate on the second set is certainly more "
-        f"than this above the base's; by default {RETENTION_BOUND}.",
-    )
-    add(
-        "--select",
-        metavar="RUN_DIR",
-        help="Evaluate the checkpoints of a training run, name the best one by a stated rule, and write the choice "
-        "into RUN_DIR/selection.json and the model cards.",
-    )
-    add("--output_dir", required=True, help="Folder of the evaluation: new, or that of an earlier call.")
-    add("--title", help="Title of the report.")
+    _add_set_flags(parser.add_argument_group("set and output"))
+    _add_system_flags(parser.add_argument_group("systems"))
+    _add_judge_flags(parser.add_argument_group("judges"))
+    _add_choice_flags(parser.add_argument_group("choice of a checkpoint, and forgetting"))
+    add_prompt_flags(parser.add_argument_group("prompts"))
+    _add_generation_flags(parser.add_argument_group("speech"))
+    add_computation_flags(parser.add_argument_group("computation"))
     return parser.parse_args(arguments)
 
 
-def _add_system_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add_model_flags(parser)
+def _add_set_flags(group: Flags) -> None:
+    add = group.add_argument
+    add("--test_set", required=True, help="File of the test set.")
+    add("--references", help="Manifest of clips with texts: the voices for a set that has none.")
+    add("--output_dir", required=True, help="Folder of the evaluation: new, or that of an earlier call.")
+    add("--title", help="Title of the report; by default the names of the set and of the systems.")
+
+
+def _add_system_flags(group: Flags) -> None:
+    add = group.add_argument
+    add_model_flags(group)
     add(
         "--codes",
         nargs="+",
@@ -96,7 +88,7 @@ def _add_system_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--no_base", action="store_true", help="Leave the base model out.")
     add("--adapter", nargs="+", action="extend", default=[], help="Folders of trained adapters.")
-    add_adapter_scale_flag(parser)
+    add_adapter_scale_flag(group)
     add("--merged", nargs="+", action="extend", default=[], help="Merged models: folders or hub ids.")
     add(
         "--wavs",
@@ -105,12 +97,10 @@ def _add_system_flags(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="Folders with ID.wav for each item, such as the output of tools.synthesize.",
     )
-    add_prompt_flags(parser)
-    add_computation_flags(parser)
 
 
-def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_judge_flags(group: Flags) -> None:
+    add = group.add_argument
     add(
         "--asr",
         help="Speech recogniser for WER and CER: folder or hub id for transformers, or a faster-whisper folder.",
@@ -118,14 +108,36 @@ def _add_judge_flags(parser: argparse.ArgumentParser) -> None:
     add("--asr_revision", help="Commit of asr, if it is a hub id.")
     add("--speaker_model", help="Speaker model for SIM: folder or hub id of an x-vector model, or resemblyzer.")
     add("--speaker_model_revision", help="Commit of speaker_model, if it is a hub id.")
-    add("--mos", choices=["dnsmos"], help="Model that predicts the naturalness.")
+    add("--mos", choices=[DNSMOS], help="Model that predicts the naturalness.")
 
 
-def _add_generation_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_choice_flags(group: Flags) -> None:
+    add = group.add_argument
+    add(
+        "--select",
+        metavar="RUN_DIR",
+        help="Evaluate the checkpoints of a training run, name the best one by a stated rule, and write the choice "
+        "into RUN_DIR/selection.json and the model cards.",
+    )
+    add(
+        "--retention",
+        help="A second set, of what the base could do before: other languages, other voices, its own prompts. The "
+        "report shows the change of each adapter against the base.",
+    )
+    add("--retention_references", help="Voices of the second set; by default those of references.")
+    add(
+        "--retention_bound",
+        type=float,
+        help="For select with retention: a checkpoint is out if its error rate on the second set is certainly more "
+        f"than this above the base's; by default {RETENTION_BOUND}.",
+    )
+
+
+def _add_generation_flags(group: Flags) -> None:
+    add = group.add_argument
     add("--seeds", type=int, nargs="+", default=[0], help="Each sentence is spoken once for each seed.")
     add("--batch_size", type=int, default=8, help="Pieces per batch. Memory grows with it.")
-    add_sampling_flags(parser)
+    add_sampling_flags(group)
     add(
         "--slowest_letters_per_second",
         type=float,
@@ -134,20 +146,21 @@ def _add_generation_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(flags: argparse.Namespace, device: str, checkpoints: Sequence[Path] = ()) -> EvaluationSettings:
-    """Return the settings that the flags ask for.
+def settings_of(
+    flags: argparse.Namespace, device: torch.device, checkpoints: Sequence[Path], problems: Problems
+) -> EvaluationSettings:
+    """Return the settings that the flags ask for. The default stands for a value that is out of range.
 
     Args:
+        device: where the model runs.
         checkpoints: those of ``--select``.
-
-    Raises:
-        InputError: if a value is out of range.
+        problems: gets each value that is out of range.
     """
-    speech = SpeechSettings(
-        sampling=sampling_of(flags),
-        retries=0,
-        slowest_letters_per_second=flags.slowest_letters_per_second,
-    )
+    slowest = flags.slowest_letters_per_second
+    sampling = problems.tried(lambda: sampling_of(flags)) or SamplingConfig()
+    speech = problems.tried(
+        lambda: SpeechSettings(sampling=sampling, retries=0, slowest_letters_per_second=slowest)
+    ) or SpeechSettings(retries=0)
     systems = SystemSettings(
         model_path=flags.model_path,
         model_revision=flags.model_revision,
@@ -163,36 +176,38 @@ def settings_of(flags: argparse.Namespace, device: str, checkpoints: Sequence[Pa
         text_normalisation=flags.text_normalisation,
         torch_dtype=flags.torch_dtype,
         quantise=flags.quantise,
-        device=device,
+        device=str(device),
         speech=speech,
     )
-    return EvaluationSettings(
-        systems=systems,
-        test_set=_path(flags, "test_set"),
-        references=_path(flags, "references"),
-        output_dir=_path(flags, "output_dir"),
-        seeds=tuple(flags.seeds),
-        batch_size=flags.batch_size,
-        title=flags.title,
-        select=_path(flags, "select"),
-        retention_bound=RETENTION_BOUND if flags.retention_bound is None else flags.retention_bound,
-    )
+    paths = {name: _path(flags, name) for name in ("test_set", "references", "output_dir")}
+    # A run without checkpoints is a problem already.
+    fixed = {
+        "systems": systems,
+        **paths,
+        "title": flags.title,
+        "select": _path(flags, "select") if checkpoints else None,
+    }
+    bound = RETENTION_BOUND if flags.retention_bound is None else flags.retention_bound
+    numbers = {"seeds": tuple(flags.seeds), "batch_size": flags.batch_size, "retention_bound": bound}
+    return problems.tried(lambda: EvaluationSettings(**fixed, **numbers)) or EvaluationSettings(**fixed)
 
 
-def retention_of(flags: argparse.Namespace, settings: EvaluationSettings) -> EvaluationSettings | None:
-    """Return the settings of the evaluation on the retention set, or None without one.
+def retention_of(
+    flags: argparse.Namespace, settings: EvaluationSettings, problems: Problems
+) -> EvaluationSettings | None:
+    """Return the settings of the evaluation on the retention set; None without one, or if it cannot be made.
 
-    Raises:
-        InputError: if there is a flag for a set that is not given.
+    Args:
+        problems: gets each flag for a set that is not given.
     """
     if flags.retention_bound is not None and None in (flags.retention, flags.select):
-        raise InputError(f"--retention_bound {flags.retention_bound}: acts with --select and --retention alone")
+        problems.add(f"--retention_bound {flags.retention_bound}: acts with --select and --retention alone")
     if flags.retention is None:
         if flags.retention_references is not None:
-            raise InputError(f"--retention_references {flags.retention_references}: there is no --retention")
+            problems.add(f"--retention_references {flags.retention_references}: there is no --retention")
         return None
     voices = _path(flags, "retention_references") or settings.references
-    return retention_settings(settings, _path(flags, "retention"), voices)
+    return problems.tried(lambda: retention_settings(settings, _path(flags, "retention"), voices))
 
 
 def _path(flags: argparse.Namespace, name: str) -> Path | None:
@@ -201,64 +216,69 @@ def _path(flags: argparse.Namespace, name: str) -> Path | None:
     return None if word is None else home_path(word, f"--{name}")
 
 
-def load_judges(flags: argparse.Namespace, device: torch.device) -> Judges:
-    """Load the models that judge.
+def find_judges(flags: argparse.Namespace, device: torch.device, problems: Problems) -> Judges:
+    """Return the models that judge, checked but without their weights.
 
-    Raises:
-        InputError: naming all of them that cannot be used.
+    Args:
+        device: where they run.
+        problems: gets each of them that cannot be used, and each revision of none.
     """
-    raise_if_any(
-        "wrong flags",
-        [
-            f"--{name}_revision is given without --{name}"
-            for name in ("asr", "speaker_model")
-            if getattr(flags, f"{name}_revision") is not None and getattr(flags, name) is None
-        ],
-    )
-    mos, speaker_model, recogniser = call_for_each(  # all that are wrong are named; the largest comes last
-        lambda load: load(),
-        [
-            lambda: flags.mos and load_mos(flags.mos),
-            lambda: (
-                flags.speaker_model and load_speaker_model(flags.speaker_model, flags.speaker_model_revision, device)
-            ),
-            lambda: flags.asr and load_recogniser(flags.asr, flags.asr_revision, device),
-        ],
-    )
+    for name in ("asr", "speaker_model"):
+        if getattr(flags, f"{name}_revision") is not None and getattr(flags, name) is None:
+            problems.add(f"--{name}_revision is given without --{name}")
+    asr, speaker_model, mos = flags.asr, flags.speaker_model, flags.mos
     return Judges(
-        recogniser,
-        speaker_model,
-        mos,
+        asr and problems.tried(lambda: find_recogniser(asr, flags.asr_revision, device)),
+        speaker_model
+        and problems.tried(lambda: find_speaker_model(speaker_model, flags.speaker_model_revision, device)),
+        mos and problems.tried(lambda: load_mos(mos)),
         {
             field: folder_version(Path(path))
-            for field, path in (("recogniser", flags.asr), ("speaker_model", flags.speaker_model))
+            for field, path in (("recogniser", asr), ("speaker_model", speaker_model))
             if path is not None and Path(path).is_dir()
         },
     )
+
+
+def load_judges(judges: Judges) -> None:
+    """Load the weights of the models that judge.
+
+    Raises:
+        InputError: naming all of them whose weights are damaged.
+    """
+    # The larger one comes last. The package of --mos loads its weights itself.
+    call_for_each(lambda judge: judge.load(), [found for found in (judges.speaker_model, judges.recogniser) if found])
 
 
 def run(flags: argparse.Namespace) -> int:
     """Evaluate, and print the table. Return the exit status.
 
     Raises:
-        InputError: if an input is wrong.
+        InputError: with everything that is wrong, before any weight is loaded.
     """
-    ranks = Ranks.join()
-    device = flags.device or str(pick_device(ranks.local_rank))
-    checkpoints: list[Path] = []
-    with ranks.failing_together():
-        if ranks.is_main and flags.select is not None:
-            checkpoints = run_checkpoints(flags.select)
-    # All processes take the same ones, also of a run that still saves.
-    settings = settings_of(flags, device, ranks.broadcast_object(checkpoints))
-    kept = retention_of(flags, settings)
+    ranks, problems = Ranks.join(), Problems()
+    wanted = flags.device or pick_device(ranks.local_rank)
+    device = problems.tried(lambda: usable_device(wanted)) or torch.device("cpu")
+    found: tuple[list[Path] | None, str | None] = None, None
+    if ranks.is_main and flags.select is not None:
+        found = result_or_message(lambda: run_checkpoints(flags.select))
+    checkpoints, message = ranks.broadcast_object(found)  # all processes take the same ones, also of a run that saves
+    problems.add(message)
+    settings = settings_of(flags, device, checkpoints or (), problems)
+    kept = retention_of(flags, settings, problems)
+    judges = find_judges(flags, device, problems)
     needs_sound = bool(flags.asr or flags.speaker_model or flags.mos)
-    # Everything is checked before anything is loaded.
     with nullcontext() if ranks.is_main else redirect_stderr(io.StringIO()):  # each process would print the warnings
-        both = [(one, check_evaluation(one, needs_sound)) for one in (kept, settings) if one is not None]
-    judges = load_judges(flags, torch.device(device))
+        both = [(one, *look_at_evaluation(one, needs_sound)) for one in (kept, settings) if one is not None]
+    for _, _, wrong in both:
+        problems.add_all(wrong)
+    problems.raise_all()
+    load_judges(judges)
     retention = report = None
-    for one, checked in both:
+    model, first = HeldModel(), both[0][1].first_cloner  # both sets are spoken by the same weights
+    for one, checked, _ in both:
+        if checked.first_cloner is not first:
+            checked.first_cloner.share_codec_of(first)
         report = evaluate(
             one,
             checked=checked,
@@ -268,6 +288,7 @@ def run(flags: argparse.Namespace) -> int:
             judge_versions=judges.versions,
             ranks=ranks,
             retention=retention,
+            model=model,
         )
         retention = retention_part(report)
     if ranks.is_main:
@@ -284,6 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         lambda: run(parse_arguments(arguments)),
         "interrupted; all written clips and judgements are complete; the same command goes on",
+        takes_sigterm=True,
     )
 
 

@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         lambda: export(parse_arguments(sys.argv[1:] if arguments is None else arguments)),
         "interrupted; no file is left",
+        takes_sigterm=True,
     )
 
 

@@ -9,8 +9,22 @@ from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
 
+Flags = argparse._ArgumentGroup | argparse.ArgumentParser
+"""What flags can be added to."""
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
+
+class HelpWithDefaults(argparse.RawDescriptionHelpFormatter):
+    """Help that keeps the lines of the description, and shows the default of each flag that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default, text = action.default, action.help or ""
+        if default is None or default is False or default in ([], argparse.SUPPRESS):
+            return text
+        words = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+        return f"{text} (default: {words.replace('%', '%%')})"
+
+
+def add_model_flags(parser: Flags) -> None:
     """Add the flags that name the model and the codec."""
     add = parser.add_argument
     add("--model_path", default=MODEL_ID, help="Folder or hub id of the base model.")
@@ -23,7 +37,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_adapter_scale_flag(parser: argparse.ArgumentParser) -> None:
+def add_adapter_scale_flag(parser: Flags) -> None:
     """Add ``--adapter_scale``."""
     parser.add_argument(
         "--adapter_scale",
@@ -34,7 +48,7 @@ def add_adapter_scale_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
+def add_prompt_flags(parser: Flags) -> None:
     """Add the flags of the prompts: their turns, and how their texts are normalised."""
     add = parser.add_argument
     add(
@@ -49,7 +63,7 @@ def add_prompt_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_computation_flags(parser: argparse.ArgumentParser) -> None:
+def add_computation_flags(parser: Flags) -> None:
     """Add the flags that say with which numbers and where the model computes."""
     add = parser.add_argument
     types = [name for name in TORCH_DTYPES if name != "float16"]
@@ -62,7 +76,7 @@ def add_computation_flags(parser: argparse.ArgumentParser) -> None:
     add("--device", help="cpu, cuda, cuda:1; by default the GPU, or the CPU if there is no GPU.")
 
 
-def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+def add_sampling_flags(parser: Flags) -> None:
     """Add the flags of :func:`sampling_of`."""
     add, settings = parser.add_argument, SamplingConfig()
     add(
@@ -70,16 +84,26 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Always take the most probable code. The sampling flags are then ignored, and nothing is tried again.",
     )
-    add("--temperature", type=float, default=settings.temperature)
-    add("--top_k", type=int, default=settings.top_k, help="0 keeps all.")
-    add("--top_p", type=float, default=settings.top_p)
+    add("--temperature", type=float, default=settings.temperature, help="The logits are divided by it.")
+    add("--top_k", type=int, default=settings.top_k, help="Draw among so many most probable codes; 0 keeps all.")
+    add(
+        "--top_p",
+        type=float,
+        default=settings.top_p,
+        help="Of these, among the fewest whose probabilities reach this sum; 1.0 keeps all.",
+    )
     add(
         "--ras_win_len",
         type=int,
         default=settings.ras_win_len,
         help="Window of repetition-aware sampling; 0 turns it off.",
     )
-    add("--ras_win_max_num_repeat", type=int, default=settings.ras_win_max_num_repeat)
+    add(
+        "--ras_win_max_num_repeat",
+        type=int,
+        default=settings.ras_win_max_num_repeat,
+        help="A code that occurs so often in this window is drawn again from all codes.",
+    )
 
 
 def sampling_of(flags: argparse.Namespace) -> SamplingConfig:

@@ -32,6 +32,7 @@ from boson_multimodal.memory_remedies import Remedy, naming_lack_of_memory
 from boson_multimodal.progress import progress
 from boson_multimodal.whole_files import write_whole
 from tools.speech_flags import (
+    HelpWithDefaults,
     add_adapter_scale_flag,
     add_computation_flags,
     add_model_flags,
@@ -66,7 +67,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.synthesize",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpWithDefaults,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -243,6 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(
         lambda: synthesize(parse_arguments(arguments)),
         "interrupted; all written files are complete; the same command makes the others",
+        takes_sigterm=True,
     )
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +84,36 @@ def test_what_can_be_named_is_one_message(error: Exception, message: str, capsys
 def test_ctrl_c_says_what_became_of_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     assert ends_with(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == "interrupted; all is well\n"
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does_if_it_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[object] = []
+
+    def work() -> int:
+        seen.append(signal.getsignal(signal.SIGTERM))
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    assert run_command(work, "interrupted; all is well") == 0
+    assert run_command(work, "interrupted; all is well", takes_sigterm=True) == command_line.TERMINATED == 143
+    assert capsys.readouterr().err == "interrupted; all is well\n"
+    assert seen[0] is before is signal.getsignal(signal.SIGTERM)
+
+
+def test_sigterm_of_one_process_of_a_group_has_its_status_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EndedError(Exception):
+        pass
+
+    def end(error: BaseException, message: str, status: int, kind: str = "error") -> None:
+        raise EndedError(message, status, kind)
+
+    monkeypatch.setattr(command_line, "_process_group", lambda: SimpleNamespace(end_after_error=end))
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        with pytest.raises(EndedError) as ended:
+            run_command(lambda number=number: signal.raise_signal(number) or 0, "interrupted", takes_sigterm=True)
+        assert ended.value.args == ("interrupted", status, "")
 
 
 @pytest.mark.parametrize(

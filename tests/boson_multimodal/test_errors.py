@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from boson_multimodal.errors import InputError, result_or_message, visible
+from boson_multimodal.errors import InputError, Problems, result_or_message, visible
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,22 @@ def test_a_call_gives_its_result_or_the_message_of_its_wrong_input() -> None:
     assert result_or_message(refuse) == (None, "field: wrong")
     with pytest.raises(ZeroDivisionError):
         result_or_message(lambda: 1 // 0)
+
+
+def test_problems_are_collected_once_and_raised_together() -> None:
+    problems, others = Problems(), Problems()
+    problems.raise_all()
+
+    def refuse() -> None:
+        raise InputError("a: wrong")
+
+    assert problems.tried(lambda: 3) == 3 and problems.tried(refuse) is None
+    problems.tried(refuse)
+    problems.add(None)
+    others.add("b: wrong")
+    others.add("a: wrong")
+    problems.add_all(others)
+    with pytest.raises(InputError, match=r"\Aa: wrong\nb: wrong\Z"):
+        problems.raise_all()
+    with pytest.raises(ZeroDivisionError):
+        problems.tried(lambda: 1 // 0)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tests.chatml_files import write_clip, write_records
-from tests.exported_adapters import random_adapter
+from tests.exported_adapters import random_adapter, tiny_model
 from tests.training_runs import PROJECT, command, run
 from tests.voice_cloning.evaluation.coded_sets import coded_set
 from tests.voice_cloning.evaluation.judges import KnowsClips, Loudness
@@ -19,6 +20,9 @@ from tests.voice_cloning.speech.cloners import checkpoint_of
 from tools import evaluate as tool
 from tools import synthesize
 from voice_cloning.evaluation import speaking
+from voice_cloning.evaluation.naturalness import Dnsmos
+from voice_cloning.evaluation.recognisers import RecogniserInFolder
+from voice_cloning.evaluation.similarity import SpeakerModel
 from voice_cloning.evaluation.test_sets import OUR_SENTENCES
 from voice_cloning.speech import voice_cloner
 
@@ -45,8 +49,9 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for place, name in [(voice_cloner, "load_speaking_model"), (voice_cloner, "load_higgs_audio_tokenizer")]:
         monkeypatch.setattr(place, name, refuse)
-    for name in ("load_recogniser", "load_speaker_model", "load_mos"):
-        monkeypatch.setattr(tool, name, refuse)
+    for kind in (RecogniserInFolder, SpeakerModel):
+        monkeypatch.setattr(kind, "load", refuse)
+    monkeypatch.setattr(Dnsmos, "score", refuse)
 
 
 @pytest.fixture
@@ -81,7 +86,7 @@ def test_finished_wavs_are_judged_beside_an_adapter(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    judges = {"load_recogniser": KnowsClips({}), "load_speaker_model": Loudness(), "load_mos": Loudness()}
+    judges = {"find_recogniser": KnowsClips({}), "find_speaker_model": Loudness(), "load_mos": Loudness()}
     for name, judge in judges.items():
         monkeypatch.setattr(tool, name, lambda *_, found=judge: found)
     words = ["--adapter", checkpoint_of(memorised), "--wavs", wavs, "--no_base", "--asr", "a", "--speaker_model", "b"]
@@ -124,8 +129,36 @@ def test_the_base_is_loaded_once_for_all_adapters_and_a_merged_model_speaks_alon
     assert report["systems"][3]["differences"]["stop_rate"]["value"] == 0.0
 
 
+def test_a_retention_set_is_spoken_by_the_same_weights(
+    demo: Path, short_clips: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+
+    def counted(place: Any, name: str) -> None:
+        load = getattr(place, name)
+        monkeypatch.setattr(place, name, lambda *given: loaded.append(name) or load(*given))
+
+    for name in ("load_speaking_model", "load_higgs_audio_tokenizer"):
+        counted(voice_cloner, name)
+    out, same = tmp_path / "out", demo / "val_chatml_samples.json"
+    assert tool.main(flags(demo, out, "--retention", same, test_set=same)) == 0
+    assert sorted(loaded) == ["load_higgs_audio_tokenizer", "load_speaking_model"]
+    report = report_of(out)
+    assert report["retention"]["set"] == report["set"]
+    clips = [sorted((folder / "codes/base").glob("*.npy")) for folder in (out, out / "retention")]
+    assert [p.read_bytes() for p in clips[0]] == [p.read_bytes() for p in clips[1]]
+    assert len(clips[0]) == report["set"]["sentences"]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_after_an_interrupt_the_same_command_goes_on(
-    demo: Path, short_clips: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo: Path,
+    short_clips: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    status: int,
 ) -> None:
     """The files at the end are those of a call that was not interrupted."""
     words = ["--batch_size", "2"]
@@ -135,12 +168,12 @@ def test_after_an_interrupt_the_same_command_goes_on(
 
     def interrupted(self: Any, *args: Any, **facts: Any) -> Any:
         if len(written) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         written.append(self)
         return write(self, *args, **facts)
 
     monkeypatch.setattr(speaking.ClipFile, "write", interrupted)
-    assert tool.main(flags(demo, tmp_path / "out", *words)) == 130
+    assert tool.main(flags(demo, tmp_path / "out", *words)) == status
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "out/report.json").exists()
     monkeypatch.setattr(speaking.ClipFile, "write", write)
@@ -253,6 +286,76 @@ def test_wrong_flags_are_named(
     demo: Path, tmp_path: Path, no_weights: None, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
     assert message in errors(capsys, flags(demo, tmp_path / "out", *words))
+
+
+def test_everything_that_is_wrong_is_named_at_once(
+    demo: Path, tmp_path: Path, no_weights: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each kind that can be checked without weights, of the flags, the sets, the systems and the judges."""
+    voice = {"reference": str(tmp_path / "gone.wav"), "reference_text": "نعم"}
+    for again in ("gone.json", "none.tsv"):  # a set that both evaluations lack
+        words = ["--retention", again, "--test_set", again]
+        assert errors(capsys, flags(demo, tmp_path / "out", *words)).count(f"{again}: no such file") == 1
+    kept = write_records(tmp_path / "kept.json", [{"id": "a", "text": "لا", **voice}])
+    other = random_adapter(tmp_path / "wide", tiny_model(tmp_path / "base"))
+    (tmp_path / "few").mkdir()
+    words = ["--adapter", "gone", other, "--wavs", tmp_path / "few", "--asr", "nowhere", "--mos", "dnsmos"]
+    words += ["--speaker_model", demo / "model", "--seeds", "0", "0", "--batch_size", "0", "--temperature", "0"]
+    words += ["--slowest_letters_per_second", "0", "--select", "no_run", "--retention", kept, "--retention_bound", "2"]
+    said = errors(capsys, flags(demo, tmp_path / "out", *words))
+    for message in (
+        "--adapter gone: no such folder",
+        f"--adapter {other}: was trained on another model",
+        f"--wavs {tmp_path / 'few'}: no ",
+        "--asr nowhere: no such folder",
+        f"--speaker_model {demo / 'model'}: no preprocessor_config.json",
+        "seeds are [0, 0]; give at least one, and each once",
+        "batch_size is 0; it must be at least 1",
+        "temperature is 0.0; it must be a number above 0",
+        "slowest_letters_per_second is 0.0; it must be above 0",
+        "--select no_run: no such folder",
+        "retention_bound is 2.0; it must be a share of words",
+        "gone.wav: no such file",
+    ):
+        assert said.count(message) >= 1, message
+    assert said.count("--adapter gone: no such folder") == said.count("another model") == 1, "once for both sets"
+    assert not (tmp_path / "out").exists()
+
+
+def test_wrong_flags_hide_no_wrong_set_and_no_wrong_system(
+    demo: Path, tmp_path: Path, no_weights: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--no_base", "--test_set", "gone.json", "--asr_revision", "abc", "--device", "tpu"]
+    said = errors(capsys, flags(demo, tmp_path / "out", *words))
+    assert "there is no system to evaluate" in said and "gone.json: no such file" in said
+    assert "--asr_revision is given without --asr" in said and "--device tpu: cannot be used" in said
+    words = ["--model_path", "gone", "--retention_references", "voices.json", "--adapter_scale", "0.5"]
+    said = errors(capsys, flags(demo, tmp_path / "out", *words, test_set=tmp_path / "none.tsv"))
+    assert "--model_path gone: no such folder" in said and "--adapter_scale 0.5: there is no --adapter" in said
+    assert f"{tmp_path / 'none.tsv'}" in said and "--retention_references voices.json: there is no --retention" in said
+
+
+def test_a_folder_of_another_evaluation_is_refused_before_anything_is_loaded(
+    demo: Path, tmp_path: Path, no_weights: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/evaluation.json").write_text('{"format": 1, "torch_dtype": "bfloat16"}')
+    said = errors(capsys, flags(demo, tmp_path / "out", "--asr", "nowhere"))
+    assert f"--output_dir {tmp_path / 'out'}: holds another evaluation" in said
+    assert "--asr nowhere: no such folder" in said
+    (tmp_path / "file").write_text("a note")
+    assert "is a file; give a folder" in errors(capsys, flags(demo, tmp_path / "file"))
+
+
+def test_the_help_shows_groups_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        tool.main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for group in ("set and output:", "systems:", "judges:", "prompts:", "speech:", "computation:"):
+        assert group in said
+    for default in ("(default: 0)", "(default: 8)", "(default: auto)", "(default: 0.95)", "(default: 1.0)"):
+        assert default in said
+    assert "None)" not in said and "False)" not in said and "[]" not in said
 
 
 def test_an_adapter_given_twice_is_refused(

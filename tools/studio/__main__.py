@@ -10,16 +10,16 @@ Gradio is needed: pip install -r requirements-studio.txt
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
 from boson_multimodal.circumstances import home_path
 from boson_multimodal.command_line import run_command
-from boson_multimodal.errors import InputError, raise_if_any, result_or_message
+from boson_multimodal.errors import InputError, Problems, raise_if_any
 from boson_multimodal.memory_remedies import naming_lack_of_memory
-from tools.speech_flags import add_computation_flags, add_model_flags, add_prompt_flags
+from tools.speech_flags import HelpWithDefaults, add_computation_flags, add_model_flags, add_prompt_flags
 from tools.studio.dictation import load_dictation
 from tools.studio.job import Wishes
 from tools.studio.page import STYLE, Page
@@ -49,7 +49,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tools.studio",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpWithDefaults,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -73,14 +73,8 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
     Raises:
         InputError: listing everything that is wrong.
     """
-    problems: dict[str, None] = {}  # a dict lists each problem once: the cloners share their base
-
-    def tried(check: Callable[[], object]) -> object:
-        found, message = result_or_message(check)
-        if message is not None:
-            problems[message] = None
-        return found
-
+    problems = Problems()
+    tried = problems.tried
     tried(require_gradio)
     tried(lambda: check_address(flags.host, flags.port))
     folders = tried(lambda: named_adapters(flags.adapter)) or {}
@@ -95,7 +89,7 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
                 adapters[name] = fitting_adapter(folder, cloner.config)
     tried(lambda: check_scale_is_used(flags.adapter_scale, bool(flags.adapter)))
     tried(lambda: check_scale(flags.adapter_scale, adapters))
-    raise_if_any("the studio cannot start", list(problems))
+    raise_if_any("the studio cannot start", problems.messages)
     # Last, because it loads the recogniser's weights.
     dictation = None if flags.asr is None else load_dictation(flags.asr, flags.asr_revision, cloners[BASE].device)
     return Systems(cloners, adapters, dictation)

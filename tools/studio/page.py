@@ -157,11 +157,12 @@ class Page:
         seconds = time.monotonic() - self._running_since
         return f"Another job has been running for {seconds:.0f} s; there is one at a time. This one waits for its end."
 
-    def _stop(self) -> str:
+    def _stop(self) -> Any:
+        """Stop the speech, which then says so itself. A message from here could come after it and take its place."""
         if self._running_since is None:
             return "Nothing is being spoken."
         self.systems.stop()
-        return "The speech is being stopped."
+        return self.gradio.skip()
 
     def _speak(self, *values: Any) -> Iterator[dict[Any, Any]]:
         yield from self._as_job(self._spoken(Wishes(**dict(zip(FIELDS, values, strict=True)))))

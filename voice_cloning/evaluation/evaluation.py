@@ -14,206 +14,46 @@ A recogniser is any object with a ``name`` and ``transcribe(clips) -> texts``; a
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from boson_multimodal.audio_processing.codes_file import CodesFiles
-from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.device_memory import release_cached_memory
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError
 from boson_multimodal.memory_remedies import Remedy, naming_lack_of_memory
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.evaluation import report as reporting
-from voice_cloning.evaluation.finished_wavs import FinishedWav, missing_wavs, read_wavs
-from voice_cloning.evaluation.identity import bind_folder, file_identity
+from voice_cloning.evaluation.evaluation_input import CheckedEvaluation, EvaluationSettings, check_evaluation
+from voice_cloning.evaluation.finished_wavs import FinishedWav, read_wavs
+from voice_cloning.evaluation.identity import bind_folder
 from voice_cloning.evaluation.intervals import CONFIDENCE
 from voice_cloning.evaluation.judged_clips import OTHERS, JudgedSet, spoken_sound
 from voice_cloning.evaluation.judgement import Judgements, Judges, Sound, judge_all
-from voice_cloning.evaluation.originals import Originals, copy_originals, items_with_recordings, through_codec
+from voice_cloning.evaluation.originals import Originals, copy_originals, through_codec
 from voice_cloning.evaluation.report import JudgedClip
 from voice_cloning.evaluation.report_form import FORMAT, REPORT_FILE
 from voice_cloning.evaluation.report_page import write_page
 from voice_cloning.evaluation.run_selection import (
-    check_selection,
     checkpoints_among,
     select_checkpoint,
     write_selection,
 )
-from voice_cloning.evaluation.selection import RETENTION_BOUND
 from voice_cloning.evaluation.speaking import ClipToSpeak, HeldModel, speak_set
 from voice_cloning.evaluation.spoken_files import ClipRecord
 from voice_cloning.evaluation.systems import (
     ADAPTER,
     BASE,
     System,
-    SystemSettings,
-    find_systems,
-    mismatches,
-    open_cloners,
     print_warnings,
-    warn_of_other_base,
 )
-from voice_cloning.evaluation.test_sets import TestItem, TestSet, read_test_set
+from voice_cloning.evaluation.test_sets import TestItem
 from voice_cloning.evaluation.word_errors import NORMALISATIONS
-from voice_cloning.speech.requests import SpeechRequest, check_references
-from voice_cloning.speech.voice_cloner import VoiceCloner
 
 DURING_SPEECH = "while speech was generated; the clips that are written are complete"
 
 SpokenClips = dict[str, dict[tuple[str, int], ClipRecord]]
 """The record of each clip by system, item and seed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """The settings of one evaluation.
-
-    Attributes:
-        systems: what is compared, and how it speaks.
-        test_set: the file of the set (``test_sets.py``).
-        output_dir: a new folder, or that of an earlier call with the same set and the same settings of speech.
-        references: the manifest of voices for a set that has none.
-        seeds: each sentence is spoken once for each seed.
-        batch_size: pieces that are spoken at once.
-        title: the title of the report; None makes one.
-        select: the folder of a training run, whose checkpoints are among the adapters: the best one is chosen.
-        retention_bound: the rise of the error rate on the retention set that a chosen checkpoint may have.
-    """
-
-    systems: SystemSettings
-    test_set: Path
-    output_dir: Path
-    references: Path | None = None
-    seeds: tuple[int, ...] = (0,)
-    batch_size: int = 8
-    title: str | None = None
-    select: Path | None = None
-    retention_bound: float = RETENTION_BOUND
-
-    def __post_init__(self) -> None:
-        problems = [f"seed {seed}: must be at least 0" for seed in self.seeds if seed < 0]
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            problems.append(f"seeds are {list(self.seeds)}; give at least one, and each once")
-        if not 0.0 <= self.retention_bound <= 1.0:
-            problems.append(f"retention_bound is {self.retention_bound}; it must be a share of words, from 0 to 1")
-        if self.batch_size < 1:
-            problems.append(f"batch_size is {self.batch_size}; it must be at least 1")
-        raise_if_any("wrong settings", problems)
-
-    def identity(self) -> dict[str, Any]:
-        """Return what must not change in a folder of an evaluation."""
-        speech = self.systems.speech
-        return {
-            "test_set": file_identity(self.test_set),
-            "references": file_identity(self.references),
-            "prompt_style": self.systems.prompt_style,
-            "text_normalisation": self.systems.text_normalisation,
-            "torch_dtype": self.systems.torch_dtype,
-            "sampling": asdict(speech.sampling),
-            "slowest_letters_per_second": speech.slowest_letters_per_second,
-        }
-
-
-@dataclass(frozen=True)
-class CheckedEvaluation:
-    """An evaluation whose input is right. No weight is loaded.
-
-    Attributes:
-        systems: in the order of the report.
-        cloners: of the speaking systems by name.
-        scored: the set as it is scored, without text normalisation.
-        requests: what each speaking system is asked, in the order of the set.
-        recordings: names of the items' recordings that exist.
-        warnings: for the report.
-    """
-
-    systems: list[System]
-    cloners: dict[str, VoiceCloner]
-    scored: TestSet
-    requests: dict[str, list[SpeechRequest]]
-    recordings: dict[str, Any]
-    warnings: list[str]
-
-    @property
-    def items(self) -> Sequence[TestItem]:
-        """The sentences."""
-        return self.scored.items
-
-    @property
-    def first_cloner(self) -> VoiceCloner | None:
-        """The cloner whose codec all others share; None if nothing is spoken."""
-        return next(iter(self.cloners.values()), None)
-
-    @property
-    def codes(self) -> CodesFiles | None:
-        """The files of codes, if there are any."""
-        return self.first_cloner.codes_files if self.first_cloner else None
-
-    @property
-    def frames_per_second(self) -> float:
-        """Of the codec."""
-        return self.first_cloner.frames_per_second if self.first_cloner else FRAMES_PER_SECOND
-
-
-def check_evaluation(settings: EvaluationSettings, needs_sound: bool = False) -> CheckedEvaluation:
-    """Check all input. No weight of a model is loaded.
-
-    Args:
-        needs_sound: whether a judge hears waveforms.
-
-    Raises:
-        InputError: if something is wrong, with all that is wrong of one kind.
-    """
-    systems = find_systems(settings.systems)
-    sets: dict[tuple[str, str], TestSet] = {}
-    for style, how in dict.fromkeys((system.prompt_style, system.text_normalisation) for system in systems):
-        sets[style, how] = read_test_set(settings.test_set, style, how, settings.references)
-    first_style = systems[0].prompt_style
-    scored = sets.get((first_style, "none")) or read_test_set(
-        settings.test_set, first_style, "none", settings.references
-    )
-    names = [item.name for item in scored.items]
-    missing = [p for s in systems if not s.speaks for p in missing_wavs(Path(s.path), names)]
-    raise_if_any("folders of WAVs that lack clips", missing)
-    cloners = open_cloners(systems, settings.systems)
-    requests = {
-        system.name: [item.request for item in sets[system.prompt_style, system.text_normalisation].items]
-        for system in systems
-        if system.speaks
-    }
-    _check_references(cloners, requests, scored.items)
-    first = next(iter(cloners.values()), None)
-    if first is not None and first.speaks_codes_only and needs_sound:
-        raise InputError(
-            f"--audio_tokenizer_path {settings.systems.audio_tokenizer_path}: there is no codec, so speech stays "
-            "codes, but --asr, --speaker_model and --mos need waveforms; give the codec that made the --codes, or "
-            "leave them out"
-        )
-    recordings, warnings = items_with_recordings(scored.items, None if first is None else first.codes_files)
-    if settings.select is not None:
-        warnings += check_selection(settings.select, _adapters(systems))
-    warnings += [*scored.notes, *mismatches(systems)]
-    warnings += [warning for cloner in cloners.values() for warning in warn_of_other_base(cloner)]
-    if first is not None and first.speaks_codes_only:
-        warnings.append("there is no codec at --audio_tokenizer_path: speech stays codes, and nothing can be heard")
-    return CheckedEvaluation(systems, cloners, scored, requests, recordings, warnings)
-
-
-def _check_references(
-    cloners: dict[str, VoiceCloner], requests: dict[str, list[SpeechRequest]], items: Sequence[TestItem]
-) -> None:
-    """Read every reference once, and check that all prompts fit into the positions of their models."""
-    first = next(iter(cloners.values()), None)
-    if first is None:
-        _, problems = check_references([item.request for item in items])
-        raise_if_any("references that cannot be used", problems)
-        return
-    frames, problems = first.check_references([request for asked in requests.values() for request in asked])
-    raise_if_any("references that cannot be used", problems)
-    for name, cloner in cloners.items():
-        cloner.check_lengths(requests[name], frames)
 
 
 def evaluate(
@@ -226,6 +66,7 @@ def evaluate(
     judge_versions: Mapping[str, str] | None = None,
     ranks: Ranks | None = None,
     retention: dict[str, Any] | None = None,
+    model: HeldModel | None = None,
 ) -> dict[str, Any]:
     """Evaluate systems, write report.json and report.html, and return the content of the first.
 
@@ -238,6 +79,7 @@ def evaluate(
         judge_versions: what tells judges of one name apart (``Judges.versions``).
         ranks: the processes, which share the work.
         retention: the part of the report about the retention set (``retention.py``).
+        model: holds the base's weights for several evaluations; whoever made it frees it. None loads them for this one.
 
     Raises:
         InputError: if an input is wrong. No weight of a speaking model has been loaded then.
@@ -245,15 +87,14 @@ def evaluate(
     ranks, folder = ranks or Ranks(), settings.output_dir
     judges = Judges(recogniser, speaker_model, mos, judge_versions or {})
     checked = checked or check_evaluation(settings, needs_sound=bool(speaker_model or mos))
-    identity = settings.identity() | {"codes": checked.codes and checked.codes.codec}
     with ranks.failing_together():
         if ranks.is_main:
-            bind_folder(folder, identity)
+            bind_folder(folder, checked.identity(settings))
     if ranks.is_main:
         print_warnings(checked.warnings)
     copied = copy_originals(checked.items, checked.recordings, folder, checked.codes, checked.frames_per_second, ranks)
     wavs = _read_wavs(checked, folder, ranks)
-    spoken = _speak(settings, checked, ranks)
+    spoken = _speak(settings, checked, ranks, model)
     decoded = {}
     if checked.first_cloner is not None:
         decoded = through_codec(checked.items, checked.recordings, folder, checked.first_cloner, ranks)
@@ -274,10 +115,12 @@ def evaluate(
     return ranks.broadcast_object(content)
 
 
-def _speak(settings: EvaluationSettings, checked: CheckedEvaluation, ranks: Ranks) -> SpokenClips:
+def _speak(
+    settings: EvaluationSettings, checked: CheckedEvaluation, ranks: Ranks, held: HeldModel | None
+) -> SpokenClips:
     """Speak the set with every speaking system. The weights of a base are loaded once."""
     spoken: SpokenClips = {}
-    model = HeldModel()
+    model = HeldModel() if held is None else held
     for name, cloner in checked.cloners.items():
         if cloner is not checked.first_cloner:
             cloner.share_codec_of(checked.first_cloner)
@@ -288,7 +131,8 @@ def _speak(settings: EvaluationSettings, checked: CheckedEvaluation, ranks: Rank
             spoken[name] = speak_set(
                 cloner, model, clips, settings.output_dir, name, batch_size=settings.batch_size, ranks=ranks
             )
-    model.free()
+    if held is None:
+        model.free()
     if checked.first_cloner is not None:
         release_cached_memory(checked.first_cloner.device)
     return spoken
@@ -375,12 +219,7 @@ def _report(
 
 def _checkpoints(settings: EvaluationSettings, checked: CheckedEvaluation) -> dict[str, Path] | None:
     """Return the folders of the checkpoints to choose from, by name of the system; None if nothing is chosen."""
-    return None if settings.select is None else checkpoints_among(_adapters(checked.systems), settings.select)
-
-
-def _adapters(systems: Sequence[System]) -> dict[str, Path]:
-    """Return the folder of each adapter by name of the system."""
-    return {system.name: Path(system.path) for system in systems if system.kind == ADAPTER}
+    return None if settings.select is None else checkpoints_among(checked.adapters, settings.select)
 
 
 def _system_record(system: System, clips: dict[str, list[JudgedClip]], settings: EvaluationSettings) -> dict[str, Any]:

@@ -41,31 +41,54 @@ def folder_version(path: Path) -> str:
     return hashlib.sha256(repr(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def bind_folder(folder: Path, identity: dict[str, Any]) -> None:
-    """Create the folder of an evaluation, or check that it belongs to this one.
+def check_folder(folder: Path, identity: dict[str, Any]) -> bool:
+    """Check that a folder is new, or belongs to this evaluation. Return whether it belongs to it already.
 
     Systems, seeds and judges may change from call to call; the set and the settings of speech may not, because the
     clips of one report must be comparable.
 
     Raises:
-        InputError: if it holds another evaluation, or cannot be written.
+        InputError: if it holds another evaluation, or cannot be read.
     """
     path = folder / IDENTITY_FILE
-    identity = json.loads(json.dumps({"format": FORMAT, **identity}))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         found = path.read_text(encoding="utf-8") if path.is_file() else None
         if found is None and (folder / REPORT_FILE).exists():
             raise InputError(f"--output_dir {folder}: holds another report ({REPORT_FILE}); give another folder")
-        if found is None:
-            write_whole(path, (json.dumps(identity, ensure_ascii=False, indent=1) + "\n").encode())
-            return
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--output_dir {folder}: is a file; give a folder")
     except OSError as error:
-        raise InputError(f"--output_dir {folder}: cannot be written ({error.strerror})") from error
+        raise InputError(f"--output_dir {folder}: cannot be read ({error.strerror})") from error
+    if found is None:
+        return False
     try:
         was = json.loads(found)
     except ValueError as error:
         raise InputError(f"{path}: is damaged ({error}); remove it, or give another --output_dir") from error
     if not isinstance(was, dict):
         raise InputError(f"{path}: is damaged; remove it, or give another --output_dir")
-    raise_if_any(f"--output_dir {folder}: holds another evaluation; give another folder", differences(was, identity))
+    raise_if_any(
+        f"--output_dir {folder}: holds another evaluation; give another folder", differences(was, _as_written(identity))
+    )
+    return True
+
+
+def bind_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Create the folder of an evaluation, or check that it belongs to this one (:func:`check_folder`).
+
+    Raises:
+        InputError: if it holds another evaluation, or cannot be written.
+    """
+    if check_folder(folder, identity):
+        return
+    content = json.dumps(_as_written(identity), ensure_ascii=False, indent=1) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / IDENTITY_FILE, content.encode())
+    except OSError as error:
+        raise InputError(f"--output_dir {folder}: cannot be written ({error.strerror})") from error
+
+
+def _as_written(identity: dict[str, Any]) -> dict[str, Any]:
+    """Return the identity as JSON gives it back: with lists in the place of tuples."""
+    return json.loads(json.dumps({"format": FORMAT, **identity}))

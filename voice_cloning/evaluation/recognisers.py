@@ -16,17 +16,18 @@ clip has the same text, whatever lies beside it. A clip of more than 30 s is cut
 """
 
 import inspect
-import json
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 import torchaudio
+from safetensors import safe_open
 from torch import Tensor
 
 from boson_multimodal.checkpoints import (
@@ -40,6 +41,15 @@ from boson_multimodal.checkpoints import (
 from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import limit_library_bars
+from voice_cloning.evaluation.arabic_recognisers import (
+    MMS_ADAPTER,
+    english_only,
+    force_arabic,
+    generation_config,
+    language_of_adapters,
+    require_arabic_letters,
+    require_arabic_of_converted,
+)
 
 FLAG = "--asr"
 INSTALL_FASTER_WHISPER = "pip install faster-whisper"
@@ -63,12 +73,6 @@ EARLIEST_CUT = 2 / 3
 QUIET_SECONDS = 0.2
 SHORTEST_PIECE_SECONDS = 0.5
 """Shorter pieces get silence at their end: the layers of a CTC model need some frames."""
-
-MMS_ARABIC, MMS_ADAPTER = "ara", "adapter.ara.safetensors"
-ARABIC_LETTERS = "ابتثجحخدذرزسشصضطظعغفقكلمنهوي"
-ARABIC_TOKEN, TRANSCRIBE_TOKEN = "<|ar|>", "<|transcribe|>"
-LEAST_MULTILINGUAL_VOCABULARY = 51_865
-"""Tokens of a Whisper of many languages. The English ones have one token less, but they have one for Arabic too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,27 +159,84 @@ def cut_at_quiet_places(wave: np.ndarray, sampling_rate: int) -> list[np.ndarray
     return pieces
 
 
-class WhisperRecogniser(WaveformRecogniser):
-    """A Whisper model of transformers, in its folder."""
+class RecogniserInFolder(WaveformRecogniser):
+    """A recogniser whose files lie in a folder. A new one has no weights yet: :meth:`load` loads them.
+
+    Args:
+        folder: of the checkpoint.
+        shown: the flag with its value, for messages.
+        device: where the model runs.
+
+    Attributes:
+        folder, device: as given.
+
+    Raises:
+        InputError: if the folder holds no such model, a damaged one, or one that knows no Arabic.
+    """
 
     def __init__(self, folder: Path, shown: str, device: torch.device) -> None:
+        self.folder, self.device, self._shown = folder, device, shown
+        self._check()
+
+    def load(self) -> Self:
+        """Load the weights, and return this recogniser.
+
+        Raises:
+            InputError: if they are damaged or incomplete.
+        """
+        self._load()
+        return self
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in memory, in float32. The headers of the files say so, or the sizes of the files.
+
+        Raises:
+            InputError: if a header is damaged.
+        """
+        files = [path for pattern in SAFETENSORS for path in self.folder.glob(pattern)]
+        if not files:
+            return sum(path.stat().st_size for pattern in PICKLES for path in self.folder.glob(pattern))
+        count = 0
+        with naming_damage(self._shown):
+            for path in files:
+                with safe_open(path, framework="pt") as stored:
+                    count += sum(math.prod(stored.get_slice(name).get_shape()) for name in stored.keys())
+        return count * torch.float32.itemsize
+
+    def _check(self) -> None:
+        """Read all but the weights, and check it."""
+        raise NotImplementedError
+
+    def _load(self) -> None:
+        raise NotImplementedError
+
+
+class WhisperRecogniser(RecogniserInFolder):
+    """A Whisper model of transformers, in its folder."""
+
+    def _check(self) -> None:
         import transformers
 
-        self.device = device
+        folder, shown = self.folder, self._shown
         with naming_damage(shown):
             config = transformers.AutoConfig.from_pretrained(folder, **NO_REMOTE_CODE)
-            generation = _generation_config(folder, config)
+            self._generation = generation_config(folder, config)
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE)
             self._extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **NO_REMOTE_CODE)
         self.sampling_rate = self._extractor.sampling_rate
-        _force_arabic(generation, config.vocab_size, self._tokenizer, shown)
+        force_arabic(self._generation, config.vocab_size, self._tokenizer, shown)
         if self._extractor.feature_size != config.num_mel_bins:
             raise InputError(
                 f"{shown}: its features have {self._extractor.feature_size} mel bins, but the model reads "
                 f"{config.num_mel_bins}; fetch it again with its own preprocessor_config.json"
             )
-        self._model = _load_model(transformers.WhisperForConditionalGeneration, folder, shown, device)
-        self._model.generation_config = generation
+
+    def _load(self) -> None:
+        import transformers
+
+        self._model = _load_model(transformers.WhisperForConditionalGeneration, self.folder, self._shown, self.device)
+        self._model.generation_config = self._generation
 
     def _recognised(self, wave: np.ndarray) -> str:
         inputs = self._extractor(
@@ -196,31 +257,29 @@ class WhisperRecogniser(WaveformRecogniser):
         return self._tokenizer.decode(tokens[0], skip_special_tokens=True)
 
 
-class CTCRecogniser(WaveformRecogniser):
+class CTCRecogniser(RecogniserInFolder):
     """A model of transformers with a CTC head, in its folder."""
 
-    def __init__(self, folder: Path, shown: str, device: torch.device) -> None:
+    def _check(self) -> None:
         import transformers
 
-        self.device = device
-        language = _language_of_adapters(folder, shown)
+        folder, shown = self.folder, self._shown
+        self._language = language_of_adapters(folder, shown)
         with naming_damage(shown):
-            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE, **language)
+            self._tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **NO_REMOTE_CODE, **self._language)
             self._extractor = transformers.AutoFeatureExtractor.from_pretrained(folder, **NO_REMOTE_CODE)
-        letters = {letter for token in self._tokenizer.get_vocab() for letter in token}
-        missing = [letter for letter in ARABIC_LETTERS if letter not in letters]
-        if missing:
-            raise InputError(
-                f"{shown}: it knows no Arabic: its vocabulary lacks {len(missing)} of the 28 letters "
-                f"({' '.join(missing[:5])}); give a recogniser of Arabic"
-            )
+        require_arabic_letters(self._tokenizer, shown)
         self.sampling_rate = self._extractor.sampling_rate
-        # The head of another language has another size.
-        settings = language and {**language, "ignore_mismatched_sizes": True}
-        self._model = _load_model(transformers.AutoModelForCTC, folder, shown, device, settings)
         # The tokenizer's own way to unite repeated labels drops the blank first, so a double letter would become one.
         parameters = inspect.signature(self._tokenizer._decode).parameters
         self._as_they_are = {"group_tokens": False} if "group_tokens" in parameters else {}
+
+    def _load(self) -> None:
+        import transformers
+
+        # The head of another language has another size.
+        settings = self._language and {**self._language, "ignore_mismatched_sizes": True}
+        self._model = _load_model(transformers.AutoModelForCTC, self.folder, self._shown, self.device, settings)
 
     def _recognised(self, wave: np.ndarray) -> str:
         inputs = self._extractor(wave, sampling_rate=self.sampling_rate, return_tensors="pt").to(self.device)
@@ -229,30 +288,39 @@ class CTCRecogniser(WaveformRecogniser):
         return self._tokenizer.decode(labels.tolist(), skip_special_tokens=True, **self._as_they_are)
 
 
-class FasterWhisperRecogniser(WaveformRecogniser):
+class FasterWhisperRecogniser(RecogniserInFolder):
     """A Whisper model that was converted for faster-whisper, in its folder."""
 
-    def __init__(self, folder: Path, shown: str, device: torch.device) -> None:
-        _require_arabic_of_converted(folder, shown)
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights in float32, at most: most converted models are stored in half of it."""
+        return 2 * (self.folder / CTRANSLATE2_WEIGHTS).stat().st_size
+
+    def _check(self) -> None:
+        require_arabic_of_converted(self.folder, self._shown)
         try:
             import ctranslate2
             import faster_whisper
         except ImportError as error:
             raise InputError(
-                f"{shown}: a folder of faster-whisper, but the package cannot be imported ({error}); "
+                f"{self._shown}: a folder of faster-whisper, but the package cannot be imported ({error}); "
                 f"{INSTALL_FASTER_WHISPER}"
             ) from error
-        is_on_gpu = device.type == "cuda" and ctranslate2.get_cuda_device_count() > 0
+        self._is_on_gpu = self.device.type == "cuda" and ctranslate2.get_cuda_device_count() > 0
+        self._package = faster_whisper
+
+    def _load(self) -> None:
+        shown = self._shown
         with naming_damage(shown):
-            self._model = faster_whisper.WhisperModel(
-                str(folder),
-                device="cuda" if is_on_gpu else "cpu",
-                device_index=device.index or 0,
+            self._model = self._package.WhisperModel(
+                str(self.folder),
+                device="cuda" if self._is_on_gpu else "cpu",
+                device_index=self.device.index or 0,
                 compute_type="float32",
                 cpu_threads=torch.get_num_threads(),
             )
         if not self._model.model.is_multilingual:
-            raise InputError(_english_only(shown))
+            raise InputError(english_only(shown))
         bins = self._model.feature_extractor.mel_filters.shape[0]
         if bins != self._model.model.n_mels:
             raise InputError(
@@ -279,8 +347,19 @@ class FasterWhisperRecogniser(WaveformRecogniser):
 
 def load_recogniser(
     path_or_id: str, revision: str | None = None, device: torch.device | None = None
-) -> SpeechRecogniser:
-    """Load a recogniser, and check that it knows Arabic before its weights are loaded.
+) -> RecogniserInFolder:
+    """Find a recogniser (:func:`find_recogniser`), and load its weights.
+
+    Raises:
+        InputError: for the reasons of :func:`find_recogniser`, or if the weights are damaged or incomplete.
+    """
+    return find_recogniser(path_or_id, revision, device).load()
+
+
+def find_recogniser(
+    path_or_id: str, revision: str | None = None, device: torch.device | None = None
+) -> RecogniserInFolder:
+    """Return a recogniser that was checked and knows Arabic. Its weights are not loaded yet.
 
     Args:
         path_or_id: a folder or a hub id of Whisper, of a model with a CTC head, or of a model for faster-whisper.
@@ -304,7 +383,7 @@ def load_recogniser(
     return recogniser
 
 
-def _kind(folder: Path, shown: str) -> type[WaveformRecogniser]:
+def _kind(folder: Path, shown: str) -> type[RecogniserInFolder]:
     """Return the class for the checkpoint in a folder."""
     config = read_config(folder, shown)
     if "model_type" not in config and (folder / CTRANSLATE2_WEIGHTS).is_file():
@@ -317,7 +396,7 @@ def _kind(folder: Path, shown: str) -> type[WaveformRecogniser]:
         kind = type(transformers.AutoConfig.from_pretrained(folder, **NO_REMOTE_CODE))
     architectures = [str(name) for name in config.get("architectures") or []]
     if kind is transformers.WhisperConfig and architectures in ([], ["WhisperForConditionalGeneration"]):
-        found: type[WaveformRecogniser] = WhisperRecogniser
+        found: type[RecogniserInFolder] = WhisperRecogniser
     elif kind in transformers.MODEL_FOR_CTC_MAPPING and all(name.endswith("ForCTC") for name in architectures):
         found = CTCRecogniser
     else:
@@ -351,84 +430,3 @@ def _without_remarks(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _generation_config(folder: Path, config: Any) -> Any:
-    import transformers
-
-    if (folder / "generation_config.json").is_file():
-        return transformers.GenerationConfig.from_pretrained(folder)
-    return transformers.GenerationConfig.from_model_config(config)
-
-
-def _force_arabic(generation: Any, vocabulary: int, tokenizer: Any, shown: str) -> None:
-    """Make a generation config of Whisper ready for Arabic.
-
-    Checkpoints of fine-tuned models often have an old config that does not name the tokens of languages and tasks.
-
-    Raises:
-        InputError: if the model knows no Arabic.
-    """
-    known = tokenizer.get_vocab()
-    is_multilingual = getattr(generation, "is_multilingual", None)
-    languages = getattr(generation, "lang_to_id", None)
-    if is_multilingual is None and languages is None:
-        is_multilingual = vocabulary >= LEAST_MULTILINGUAL_VOCABULARY
-    if is_multilingual is False:
-        raise InputError(_english_only(shown))
-    if ARABIC_TOKEN not in (known if languages is None else languages):
-        raise InputError(_without_arabic(shown))
-    if languages is None:
-        generation.lang_to_id = {ARABIC_TOKEN: known[ARABIC_TOKEN]}
-        generation.task_to_id = {"transcribe": known[TRANSCRIBE_TOKEN]}
-    generation.is_multilingual = True
-    generation.forced_decoder_ids = None
-
-
-def _language_of_adapters(folder: Path, shown: str) -> dict[str, str]:
-    """Return the setting that gives MMS its Arabic adapter; empty for a model of one language.
-
-    MMS has a vocabulary, a head and an adapter for each language.
-
-    Raises:
-        InputError: if it has none for Arabic.
-    """
-    if not (folder / "vocab.json").is_file():
-        return {}
-    with naming_damage(shown):
-        vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-    if not any(isinstance(tokens, dict) for tokens in vocabulary.values()):
-        return {}
-    if MMS_ARABIC not in vocabulary or not (folder / MMS_ADAPTER).is_file():
-        raise InputError(f"{shown}: it has adapters for languages, but none for Arabic; it needs {MMS_ADAPTER}")
-    return {"target_lang": MMS_ARABIC}
-
-
-def _require_arabic_of_converted(folder: Path, shown: str) -> None:
-    """Check the files of a converted Whisper model; faster-whisper would fetch a tokenizer from the hub.
-
-    Raises:
-        InputError: if one is missing or no JSON, or if the model knows no Arabic.
-    """
-    missing = [name for name in ("tokenizer.json",) if not (folder / name).is_file()]
-    vocabulary = next((folder / n for n in ("vocabulary.json", "vocabulary.txt") if (folder / n).is_file()), None)
-    missing += [] if vocabulary else ["vocabulary.json"]
-    if missing:
-        raise InputError(f"{shown}: no {' and no '.join(missing)} in it; give a whole folder of faster-whisper")
-    with naming_damage(shown):
-        tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-        text = vocabulary.read_text(encoding="utf-8")
-        tokens = json.loads(text) if vocabulary.suffix == ".json" else text.splitlines()
-        is_known = ARABIC_TOKEN in {token["content"] for token in tokenizer["added_tokens"]}
-    if len(tokens) < LEAST_MULTILINGUAL_VOCABULARY:
-        raise InputError(_english_only(shown))
-    if not is_known:
-        raise InputError(_without_arabic(shown))
-
-
-def _english_only(shown: str) -> str:
-    return f"{shown}: it knows English only; give a Whisper of many languages, without '.en' in its name"
-
-
-def _without_arabic(shown: str) -> str:
-    return f"{shown}: it knows no Arabic: it has no token {ARABIC_TOKEN}; give a recogniser of Arabic"

@@ -8,6 +8,8 @@ are. Its scale is the model's own: with Resemblyzer two clips of different speak
 model much less. So a SIM means something only beside that of true recordings and of other speakers, by the same model.
 """
 
+from typing import Self
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,9 @@ LEAST_SECONDS = 0.5
 class SpeakerModel:
     """A speaker model for clips of any length.
 
+    Args:
+        model: embeds; its weights may not be loaded yet.
+
     Attributes:
         name: how reports call it: ``resemblyzer``, the name of its folder, or its hub id.
     """
@@ -28,6 +33,11 @@ class SpeakerModel:
     def __init__(self, model: speaker_embedding.SpeakerModel, name: str) -> None:
         self.name = name
         self._model = model
+
+    def load(self) -> Self:
+        """Load the weights, and return this model. Raises ``InputError`` if they are damaged or incomplete."""
+        self._model.load()
+        return self
 
     def embed(self, samples: Tensor, sampling_rate: int) -> Tensor | None:
         """Return the (D,) embedding of unit length of (samples,), on the CPU; None if it has less than 0.5 s of speech.
@@ -43,7 +53,16 @@ class SpeakerModel:
 
 
 def load_speaker_model(name: str, revision: str | None = None, device: torch.device | None = None) -> SpeakerModel:
-    """Load a speaker model.
+    """Find a speaker model (:func:`find_speaker_model`), and load its weights.
+
+    Raises:
+        InputError: for the reasons of :func:`find_speaker_model`, or if the weights are damaged or incomplete.
+    """
+    return find_speaker_model(name, revision, device).load()
+
+
+def find_speaker_model(name: str, revision: str | None = None, device: torch.device | None = None) -> SpeakerModel:
+    """Return a speaker model that was checked. Its weights are not loaded yet.
 
     Args:
         name: ``resemblyzer``, or a folder or hub id of a transformers model with an x-vector head.
@@ -53,7 +72,7 @@ def load_speaker_model(name: str, revision: str | None = None, device: torch.dev
     Raises:
         InputError: if the package is missing, or the model is not there or of another kind.
     """
-    model = speaker_embedding.load_speaker_model(name, device, revision)
+    model = speaker_embedding.find_speaker_model(name, device, revision)
     is_package = name == speaker_embedding.RESEMBLYZER
     return SpeakerModel(model, name if is_package else short_name(name, revision))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.circumstances import home_path
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, MODEL_REVISION
-from boson_multimodal.errors import InputError, call_for_each, raise_if_any
+from boson_multimodal.errors import Problems, raise_if_any
 from voice_cloning.adapters.export import check_scale_is_used
 from voice_cloning.adapters.run_record import read_record
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
@@ -89,19 +89,29 @@ def find_systems(settings: SystemSettings) -> list[System]:
         InputError: if there is no system; listing folders that are given twice, or are missing; or if a ``run.json`` is
             wrong.
     """
+    problems = Problems()
+    found = find_right_systems(settings, problems)
+    problems.raise_all()
+    return found
+
+
+def find_right_systems(settings: SystemSettings, problems: Problems) -> list[System]:
+    """Return those systems of :func:`find_systems` with which nothing is wrong, and add what is wrong with others."""
     given = [(ADAPTER, path) for path in settings.adapters]
     given += [(MERGED, path) for path in settings.merged]
     given += [(WAVS, path) for path in settings.wavs]
     if not given and not settings.base:
-        raise InputError("there is no system to evaluate: give --adapter, --merged or --wavs, or leave --no_base out")
-    check_scale_is_used(settings.adapter_scale, bool(settings.adapters))
+        problems.add("there is no system to evaluate: give --adapter, --merged or --wavs, or leave --no_base out")
+    problems.tried(lambda: check_scale_is_used(settings.adapter_scale, bool(settings.adapters)))
     given = [(kind, str(home_path(path, f"--{kind}"))) for kind, path in given]
-    raise_if_any("systems that cannot be evaluated", _problems_of_paths(given, settings))
+    wrong = _wrong_paths(given, settings)
+    problems.tried(lambda: raise_if_any("systems that cannot be evaluated", [p for ps in wrong.values() for p in ps]))
     namesakes = [str(home_path(path, "--wavs")) for path in settings.namesakes]
     names = short_names([path for _, path in given] + namesakes)[: len(given)]
     found = [(BASE, BASE, settings.model_path)] if settings.base else []
-    found += [(name, kind, path) for name, (kind, path) in zip(names, given, strict=True)]
-    return call_for_each(lambda one: _system(*one, settings), found)
+    found += [(name, *one) for name, one in zip(names, given, strict=True) if one not in wrong]
+    systems = [problems.tried(lambda one=one: _system(*one, settings)) for one in found]
+    return [system for system in systems if system is not None]
 
 
 def _system(name: str, kind: str, path: str, settings: SystemSettings) -> System:
@@ -112,21 +122,22 @@ def _system(name: str, kind: str, path: str, settings: SystemSettings) -> System
     return System(name, kind, path, style, settings.text_normalisation or normalisation_of_adapter(folder))
 
 
-def _problems_of_paths(given: Sequence[tuple[str, str]], settings: SystemSettings) -> list[str]:
-    problems = []
+def _wrong_paths(given: Sequence[tuple[str, str]], settings: SystemSettings) -> dict[tuple[str, str], list[str]]:
+    """Return what is wrong with each (kind, path) that is wrong."""
+    wrong: dict[tuple[str, str], list[str]] = {}
     count = Counter((kind, str(Path(path).resolve())) for kind, path in given)
+    own = str(home_path(settings.model_path, "--model_path").resolve())
     for (kind, path), times in count.items():
         if times > 1:
-            problems.append(f"--{kind} {path}: is given {times} times; give each folder once")
+            problem = f"--{kind} {path}: is given {times} times; give each folder once"
+            wrong.setdefault((kind, path), []).append(problem)
     for kind, path in dict.fromkeys(given):
         if not Path(path).is_dir() and not (kind == MERGED and is_hub_id(path)):
-            problems.append(f"--{kind} {path}: no such folder")
-    own = str(home_path(settings.model_path, "--model_path").resolve())
+            wrong.setdefault((kind, path), []).append(f"--{kind} {path}: no such folder")
     if settings.base and (MERGED, own) in count:
-        problems.append(
-            f"--merged {own}: is --model_path too, which is evaluated as the base; give --no_base or leave it"
-        )
-    return problems
+        problem = f"--merged {own}: is --model_path too, which is evaluated as the base; give --no_base or leave it"
+        wrong.setdefault((MERGED, own), []).append(problem)
+    return wrong
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -210,17 +221,6 @@ def warn_of_other_base(cloner: VoiceCloner) -> list[str]:
         f"--adapter {cloner.adapter}: was trained on a base with the fingerprint {trained}, and --model_path has "
         f"{own}: another model of the same shape, or the same model in another layout or type"
     ]
-
-
-def open_cloners(systems: Sequence[System], settings: SystemSettings) -> dict[str, VoiceCloner]:
-    """Return the cloner of each speaking system by name. They share one codec.
-
-    Raises:
-        InputError: with every system that cannot speak, such as an adapter of another base.
-    """
-    speaking = [system for system in systems if system.speaks]
-    cloners = call_for_each(lambda system: open_cloner(system, settings), speaking)
-    return {system.name: cloner for system, cloner in zip(speaking, cloners, strict=True)}
 
 
 def print_warnings(warnings: Sequence[str]) -> None:

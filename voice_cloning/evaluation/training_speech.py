@@ -40,7 +40,10 @@ logger = logging.getLogger(__name__)
 NORMALISATION = "scoring"
 """The normalisation of texts before the words are compared."""
 STATED_SHARE = 0.1
-"""Speech that takes more than this share of the time is warned of."""
+"""Speech that takes more than this share of the time is warned of, and may be left out."""
+SECONDS_WITHOUT_BOUND = 600.0
+"""Speech is never left out before it has taken this long, so that short runs speak at each evaluation."""
+CHEAPER = "a larger --sample_every or a lower --num_scored_samples makes it cheaper. The weights do not depend on them"
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class TrainingSpeech:
         device, dtype: of the model; the computation is that of training.
         ranks: the processes, which divide the batches among them.
         recogniser: hears what was spoken; None if nobody listens.
+        clock: returns seconds since any moment.
 
     Attributes:
         is_speaking: whether a call was begun and has not ended, also by an error: for messages.
@@ -106,6 +110,7 @@ class TrainingSpeech:
         dtype: torch.dtype,
         ranks: Ranks,
         recogniser: SpeechRecogniser | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._recogniser = recogniser
         self._dataset = dataset
@@ -117,7 +122,9 @@ class TrainingSpeech:
         self._dtype = dtype
         self._ranks = ranks
         self._writer: SpeechWriter | None = None
-        self._since = time.perf_counter()
+        self._clock = clock
+        self._begun = self._since = clock()
+        self._spoken_seconds = 0.0
         self._has_warned = self._has_originals = self._has_left_out = False
         self.batches = speech_batches(asked, budget)
         self.is_speaking = False
@@ -128,6 +135,11 @@ class TrainingSpeech:
         return self._sounds is not None
 
     @property
+    def has_recogniser(self) -> bool:
+        """Whether a recogniser hears the clips."""
+        return self._recogniser is not None
+
+    @property
     def fullest_batch(self) -> list[AskedSample]:
         """The batch whose key-value cache has most positions."""
         return max(self.batches, key=cache_positions)
@@ -135,7 +147,23 @@ class TrainingSpeech:
     def open(self, writer: SpeechWriter | None) -> None:
         """Begin. ``writer`` writes metrics on the main process; it is None on the others."""
         self._writer = writer
-        self._since = time.perf_counter()
+        self._begun = self._since = self._clock()
+
+    def is_too_expensive(self, step: int) -> bool:
+        """Return whether the speech of a step must be left out, the same on all processes. A line says so.
+
+        It must if speech has taken more than ``SECONDS_WITHOUT_BOUND`` and more than ``STATED_SHARE`` of the time since
+        :meth:`open`, by the clock of the main process. The time before a resume does not count.
+        """
+        seconds, passed = self._spoken_seconds, self._clock() - self._begun
+        is_over = seconds > max(SECONDS_WITHOUT_BOUND, STATED_SHARE * passed)
+        if is_over and self._ranks.is_main:
+            logger.warning(
+                "step %d: speech is left out. It has taken %.0f s, %.0f %% of the time since this start, and may take "
+                "%.0f %%; %s",
+                *(step, seconds, 100 * seconds / passed, 100 * STATED_SHARE, CHEAPER),
+            )
+        return self._ranks.broadcast_object(is_over)
 
     def speak(self, model: HiggsAudioModel, step: int, stop_requested: Callable[[], bool]) -> SpeechResult | None:
         """Speak every sample, write what was spoken, and return the same result on all processes.
@@ -154,7 +182,7 @@ class TrainingSpeech:
             InputError: on every process, if the disk is full or broken.
         """
         self.is_speaking = True
-        started, spoken = time.perf_counter(), self._speak_batches(model, stop_requested)
+        started, spoken = self._clock(), self._speak_batches(model, stop_requested)
         result: SpeechResult | None = None
         if spoken is not None:
             in_order = [spoken[sample.index] for sample in self._asked]
@@ -292,18 +320,15 @@ class TrainingSpeech:
 
     def _cost(self, started: float) -> dict[str, float]:
         """Return the seconds of speech, and their share of the time since the last speech. Log them."""
-        now = time.perf_counter()
+        now = self._clock()
         seconds, share = now - started, (now - started) / max(now - self._since, 1e-9)
         self._since = now
+        self._spoken_seconds += seconds
         if self._ranks.is_main:
             logger.info("speech took %.1f s, %.0f %% of the time since the last", seconds, 100 * share)
             if share > STATED_SHARE and not self._has_warned:
                 self._has_warned = True
-                logger.warning(
-                    "speech takes more than %.0f %% of the time; a larger --sample_every or a lower "
-                    "--num_scored_samples makes it cheaper. The weights do not depend on them",
-                    100 * STATED_SHARE,
-                )
+                logger.warning("speech takes more than %.0f %% of the time; %s", 100 * STATED_SHARE, CHEAPER)
         return {"spoken_seconds": seconds, "spoken_share": share}
 
 

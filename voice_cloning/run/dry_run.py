@@ -1,7 +1,8 @@
 """Say what a run will take, in memory and time, without loading a weight or writing a file (``--dry_run``)."""
 
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,23 @@ from pathlib import Path
 import torch
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
-from boson_multimodal.checkpoints import CONFIG_FILES, resolve_checkpoint
+from boson_multimodal.checkpoints import CONFIG_FILES, is_hub_id, local_checkpoint, resolve_checkpoint
 from boson_multimodal.device import pick_device, resolve_dtype
 from boson_multimodal.errors import InputError
 from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
+from voice_cloning.evaluation.recognisers import RecogniserInFolder
 from voice_cloning.run.data import RunData, load_run_data
+from voice_cloning.run.heard_memory import HeardMemory
 from voice_cloning.run.memory_flags import choose_memory_flags, fullest_shape, shape_of, smallest_card
-from voice_cloning.run.speech import require_speech
+from voice_cloning.run.speech import (
+    CACHE_GROWTH,
+    cache_budget,
+    cache_bytes,
+    find_recogniser_of,
+    lasting_bytes,
+    require_speech,
+)
 from voice_cloning.training.activation_memory import BatchShape
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
@@ -59,7 +69,7 @@ def dry_run(
         card = smallest_card(ranks, device)
     with _cache_that_exists(dataset_config) as readable:
         data = load_run_data(config, readable, model_folder)
-        require_speech(config, data)
+        heard = HeardMemory.of_run(config, data, _recogniser_of(config, data, ranks))
         # A card that is named stands for a GPU. Without any card, the table is about GPUs too.
         dtype = resolve_dtype(config.torch_dtype, torch.device("cuda"))
         if card is not None and card.has_bf16 is False and dtype == torch.bfloat16:
@@ -68,7 +78,7 @@ def dry_run(
                 "which takes 4 bytes a weight, or another card (docs/troubleshooting.md)"
             )
         model = TrainedModel(data.model_config, lora_config, dtype, config.quantise)
-        lines = _lines(config, model, data, ranks.world_size, card)
+        lines = _lines(config, model, data, ranks.world_size, card, heard)
     if ranks.is_main:
         print("\n".join(lines))
     return 0
@@ -84,13 +94,28 @@ def _cache_that_exists(config: ArabicVoiceCloningDatasetConfig) -> Iterator[Arab
         yield replace(config, code_cache_dir=folder)
 
 
+def _recogniser_of(config: DistributedTrainingConfig, data: RunData, ranks: Ranks) -> RecogniserInFolder | None:
+    """Return the recogniser without weights; None without ``--asr``, or if it would have to be fetched from the hub."""
+    if config.asr is not None and is_hub_id(config.asr) and local_checkpoint(config.asr, config.asr_revision) is None:
+        require_speech(config, data)
+        if ranks.is_main:
+            print(f"warning: --asr {config.asr} is not on this machine: its memory is not counted", file=sys.stderr)
+        return None
+    return find_recogniser_of(config, data, torch.device("cpu"), ranks)
+
+
 def _lines(
-    config: DistributedTrainingConfig, model: TrainedModel, data: RunData, world_size: int, card: GpuCard | None
+    config: DistributedTrainingConfig,
+    model: TrainedModel,
+    data: RunData,
+    world_size: int,
+    card: GpuCard | None,
+    heard: HeardMemory,
 ) -> list[str]:
     lines = ["dry run: no weight is loaded, and nothing is written"]
     if card is None:
-        return [*lines, *_data_lines(data), *_table_lines(config, model, data, world_size)]
-    chosen = choose_memory_flags(config, model, data.datasets, world_size, card.available)
+        return [*lines, *_data_lines(data), *_table_lines(config, model, data, world_size, heard)]
+    chosen = choose_memory_flags(config, model, data.datasets, world_size, card.available - heard.recogniser)
     plan = TrainingPlan(data.train_dataset.sizes.positions, chosen, world_size)
     shape = fullest_shape(data.train_dataset, plan)
     return [
@@ -98,7 +123,8 @@ def _lines(
         _card_line(card),
         *_data_lines(data),
         *_step_lines(config, chosen, plan, shape, world_size),
-        *_memory_lines(model, shape, chosen.recompute, card),
+        *_memory_lines(model, shape, chosen.recompute, card, heard),
+        *_speech_lines(chosen, model, card, heard),
         *_time_lines(chosen, model, data, plan, world_size, card),
     ]
 
@@ -143,18 +169,46 @@ def _step_lines(
     ]
 
 
-def _memory_lines(model: TrainedModel, shape: BatchShape, recompute: str, card: GpuCard) -> list[str]:
+def _memory_lines(
+    model: TrainedModel, shape: BatchShape, recompute: str, card: GpuCard, heard: HeardMemory
+) -> list[str]:
     found = model.memory(shape, recompute)
-    lines = ["memory of its step at the peak, estimated:"]
-    lines += [f"  {name:<44} {size / GB:6.2f} GB" for name, size in memory_parts(found)]
-    fits = "fits" if found.needed <= card.available else "does not fit"
-    lines.append(
-        f"  {'together':<44} {found.allocated / GB:6.2f} GB; with {100 * FRAGMENTATION:.0f} % for gaps between tensors "
-        f"{found.needed / GB:.2f} GB, which {fits}"
-    )
+    parts = memory_parts(found) + ([("recogniser of --asr", heard.recogniser)] if heard.recogniser else [])
     others = [level for level in model.levels if level != recompute]
-    needs = ", ".join(f"{level} {model.memory(shape, level).needed / GB:.2f} GB" for level in others)
-    return [*lines, f"with another --recompute: {needs}"]
+    needs = [f"{one} {(model.memory(shape, one).needed + heard.recogniser) / GB:.2f} GB" for one in others]
+    return [
+        "memory of its step at the peak, estimated:",
+        *_part_lines(parts, found.allocated + heard.recogniser, found.needed + heard.recogniser, card),
+        f"with another --recompute: {', '.join(needs)}",
+    ]
+
+
+def _speech_lines(
+    config: DistributedTrainingConfig, model: TrainedModel, card: GpuCard, heard: HeardMemory
+) -> list[str]:
+    """Return the memory at the peak of speech, when nothing of a step is there but what lasts."""
+    if not (config.speaks and model.config.use_delay_pattern):
+        return []
+    positions = cache_budget(config, model, card.available - heard.recogniser)
+    lasting, cache = lasting_bytes(model), round(positions * CACHE_GROWTH * cache_bytes(model))
+    top = f"key-value cache of {positions:,} positions, at most", cache
+    if heard.codec > cache:
+        top = "codec, when the cache is gone", heard.codec
+    parts = [("what lasts from step to step", lasting), top]
+    parts += [("recogniser of --asr", heard.recogniser)] if heard.recogniser else []
+    together = sum(size for _, size in parts)
+    needed = round((together - heard.recogniser) * (1 + FRAGMENTATION)) + heard.recogniser
+    return ["memory while samples are spoken, estimated:", *_part_lines(parts, together, needed, card)]
+
+
+def _part_lines(parts: Sequence[tuple[str, int]], together: int, needed: int, card: GpuCard) -> list[str]:
+    """Return a line for each part in bytes, their sum, and whether the card has what is needed of it."""
+    fits = "fits" if needed <= card.available else "does not fit"
+    return [
+        *(f"  {name:<44} {size / GB:6.2f} GB" for name, size in parts),
+        f"  {'together':<44} {together / GB:6.2f} GB; with {100 * FRAGMENTATION:.0f} % for gaps between tensors "
+        f"{needed / GB:.2f} GB, which {fits}",
+    ]
 
 
 def memory_parts(found: MemoryEstimate) -> list[tuple[str, int]]:
@@ -203,7 +257,9 @@ def _time_lines(
     ]
 
 
-def _table_lines(config: DistributedTrainingConfig, model: TrainedModel, data: RunData, world_size: int) -> list[str]:
+def _table_lines(
+    config: DistributedTrainingConfig, model: TrainedModel, data: RunData, world_size: int, heard: HeardMemory
+) -> list[str]:
     """Return what fits on cards of common sizes, with the longest sample of the data."""
     longest = max(int(dataset.sizes.positions.max()) for dataset in data.datasets)
     known = config if config.max_tokens_per_batch != AUTO else replace(config, max_tokens_per_batch=longest)
@@ -219,6 +275,8 @@ def _table_lines(config: DistributedTrainingConfig, model: TrainedModel, data: R
         fits = "fits" if need <= row.available else "does not fit"
         positions = f"{row.positions:,}" if row.positions else "none"
         lines.append(f"  {row.card:>3} GB  {row.recompute:<9}  {positions:>30}  {fits} ({need / GB:.1f} GB)")
+    if heard.recogniser:
+        lines.append(f"the recogniser of --asr takes {heard.recogniser / GB:.1f} GB more, beside every step")
     what = "the longest sample" if config.max_tokens_per_batch == AUTO else "these flags"
     return [
         *lines,

@@ -23,6 +23,7 @@ from voice_cloning.run.data import RunData
 from voice_cloning.training.batch_planning import fullest_evaluation_batch
 from voice_cloning.training.checkpoints import checkpoint_name, checkpoint_step
 from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.evaluation_config import BY_LOSS
 from voice_cloning.training.run_directory import holds_steps
 
 LEAST_MEMORY = "layer"
@@ -206,22 +207,35 @@ def training_remedies(config: DistributedTrainingConfig, run: TrainingComponents
         found.append(Remedy(text, (*level, *start.words_of_same_run())))
     sizes = Sizes.of_run(config, run)
     smaller, shorter = _smaller_micro_batches(start, sizes), _without_longest_samples(start, sizes)
-    return [*found, *smaller, *_quantising(start, device), *shorter]
+    recogniser = [_smaller_recogniser()] if run.speech is not None and run.speech.has_recogniser else []
+    return [*found, *smaller, *recogniser, *_quantising(start, device), *shorter]
 
 
 def _cheaper_speech(start: NextStart, run: TrainingComponents) -> list[Remedy]:
-    """Return what helps while samples are spoken: fewer at once, no codec, or no speech. The weights are the same."""
+    """Return what helps while samples are spoken: fewer at once, no codec, or no speech. The weights are the same.
+
+    If speech chooses the best checkpoint, it needs many samples, so the loss must choose. A recogniser needs at least
+    one sample, and the codec.
+    """
     largest = max(map(len, run.speech.batches))
-    words, found = start.words_of_same_run(), []
+    words, choice, found = start.words_of_same_run(), "", []
+    if start.config.keep_best_by != BY_LOSS:
+        words, choice = (*words, "--keep_best_by", BY_LOSS), ", and let the loss choose the best checkpoint"
     if largest > 1:
         fewer = str(largest // 2)
-        text = f"{start.resumes}; speak {fewer} samples, in one smaller batch. The weights are the same"
+        text = f"{start.resumes}; speak {fewer} samples, in one smaller batch{choice}. The weights are the same"
         found.append(Remedy(text, ("--num_scored_samples", fewer, *words)))
+    if run.speech.has_recogniser:
+        return [*found, _smaller_recogniser()]
     if run.speech.writes_sound:
         text = f"{start.resumes}; write no clips, so that the codec is not needed. The weights are the same"
-        found.append(Remedy(text, ("--num_samples", "0", *words)))
-    text = f"{start.resumes}; speak nothing. The weights are the same"
+        found.append(Remedy(text, ("--num_samples", "0", *start.words_of_same_run())))
+    text = f"{start.resumes}; speak nothing{choice}. The weights are the same"
     return [*found, Remedy(text, ("--num_scored_samples", "0", *words))]
+
+
+def _smaller_recogniser() -> Remedy:
+    return Remedy("give a smaller recogniser as --asr, which stays on the GPU. The weights are the same")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,10 @@ from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.sample_dataset import SampleDataset
 from lora_config import HiggsAudioLoRATrainingConfig
+from voice_cloning.evaluation.recognisers import RecogniserInFolder
 from voice_cloning.run.components import Placement
 from voice_cloning.run.data import RunData
+from voice_cloning.run.heard_memory import HeardMemory
 from voice_cloning.training.activation_memory import BatchShape
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
@@ -31,25 +33,29 @@ def settle_memory_flags(
     data: RunData,
     ranks: Ranks,
     placement: Placement,
+    recogniser: RecogniserInFolder | None = None,
 ) -> DistributedTrainingConfig:
     """Return the configuration with values in the place of ``auto``. Rank 0 chooses, for the smallest GPU of all ranks.
 
-    On a CPU nothing has to fit: recompute is none, and the number of positions is its default.
+    On a CPU nothing has to fit: recompute is none, and the number of positions is its default. A recogniser, which is
+    not loaded yet, stays on the GPU beside the steps.
 
     Raises:
-        InputError: on every rank, if samples are longer than the largest micro-batch that fits. It lists the samples.
+        InputError: on every rank, if the recogniser's files are damaged, or if samples are longer than the largest
+            micro-batch that fits. It lists the samples.
     """
     if AUTO not in (config.recompute, config.max_tokens_per_batch):
         return config
-    available = None
+    available, heard = None, HeardMemory()
     if placement.device.type == "cuda":
-        available = smallest_card(ranks, placement.device).available
+        heard = HeardMemory.of_run(config, data, recogniser)
+        available = smallest_card(ranks, placement.device).available - heard.recogniser
     chosen = config
     with ranks.failing_together():
         if ranks.is_main:
             model = TrainedModel(data.model_config, lora, placement.dtype, config.quantise)
             chosen = choose_memory_flags(config, model, data.datasets, ranks.world_size, available)
-            log_choice(config, chosen, available)
+            log_choice(config, chosen, available, heard)
     recompute, positions = ranks.broadcast_object((chosen.recompute, chosen.max_tokens_per_batch))
     return replace(config, recompute=recompute, max_tokens_per_batch=positions)
 
@@ -144,11 +150,23 @@ def shape_of(dataset: SampleDataset, micro_batch: Sequence[int]) -> BatchShape:
     return BatchShape(lengths, audio, int(sizes.text_labels.sum()), audio)
 
 
-def log_choice(was: DistributedTrainingConfig, chosen: DistributedTrainingConfig, available: int | None) -> None:
-    """Log what was chosen, and for which memory."""
+def log_choice(
+    was: DistributedTrainingConfig,
+    chosen: DistributedTrainingConfig,
+    available: int | None,
+    heard: HeardMemory,
+) -> None:
+    """Log what was chosen, and for which memory.
+
+    Args:
+        available: bytes that the allocator can get of a GPU for steps; None for a CPU.
+        heard: what those who hear take besides.
+    """
     names = [name for name in ("recompute", "max_tokens_per_batch") if getattr(was, name) == AUTO]
     flags = " ".join(f"--{name} {getattr(chosen, name)}" for name in names)
-    reason = (
-        "on a CPU, where no GPU has to hold it" if available is None else f"for {available / GB:.1f} GB of GPU memory"
-    )
+    if available is None:
+        reason = "on a CPU, where no GPU has to hold it"
+    else:
+        beside = f", beside {heard.recogniser / GB:.1f} GB for the recogniser of --asr" if heard.recogniser else ""
+        reason = f"for {available / GB:.1f} GB of GPU memory{beside}"
     logger.info("auto is %s, %s", flags, reason)

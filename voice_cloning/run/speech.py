@@ -10,11 +10,12 @@ from boson_multimodal.errors import raise_if_any
 from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.evaluation.asked_samples import ask_samples
-from voice_cloning.evaluation.recognisers import SpeechRecogniser, load_recogniser
+from voice_cloning.evaluation.recognisers import RecogniserInFolder, find_recogniser
 from voice_cloning.evaluation.sample_sounds import SampleSounds
 from voice_cloning.evaluation.training_speech import TrainingSpeech
 from voice_cloning.run.components import Placement
 from voice_cloning.run.data import RunData
+from voice_cloning.run.heard_memory import HeardMemory
 from voice_cloning.run.memory_flags import smallest_card
 from voice_cloning.training.activation_memory import BatchShape
 from voice_cloning.training.config import DistributedTrainingConfig
@@ -31,10 +32,10 @@ CACHE_GROWTH = 2.5
 before exists too."""
 
 
-def load_recogniser_of(
+def find_recogniser_of(
     config: DistributedTrainingConfig, data: RunData, device: torch.device, ranks: Ranks
-) -> SpeechRecogniser | None:
-    """Return the recogniser of ``--asr``, or None.
+) -> RecogniserInFolder | None:
+    """Return the recogniser of ``--asr``, checked but without its weights, or None.
 
     Raises:
         InputError: on every process, if it cannot be used, or for the reasons of :func:`require_speech`.
@@ -43,7 +44,7 @@ def load_recogniser_of(
     recogniser = None
     with ranks.failing_together():
         if config.asr is not None:
-            recogniser = load_recogniser(config.asr, config.asr_revision, device)
+            recogniser = find_recogniser(config.asr, config.asr_revision, device)
     return recogniser
 
 
@@ -81,17 +82,17 @@ def make_speech(
     config: DistributedTrainingConfig,
     dataset_config: ArabicVoiceCloningDatasetConfig,
     lora_config: HiggsAudioLoRATrainingConfig,
-    placement: Placement,
     ranks: Ranks,
-    recogniser: SpeechRecogniser | None = None,
+    placement: Placement,
+    recogniser: RecogniserInFolder | None = None,
 ) -> TrainingSpeech | None:
     """Return what speaks evaluation samples during training, or None if nothing is to be spoken.
 
     What will be spoken is logged. On the main process the codec is loaded if clips are to be heard; on each process if
-    a recogniser is to hear them.
+    a recogniser is to hear them, whose weights are loaded here.
 
     Raises:
-        InputError: on every process, if the codec is damaged.
+        InputError: on every process, if the codec or the recogniser is damaged.
     """
     if not config.speaks:
         return None
@@ -100,16 +101,20 @@ def make_speech(
             logger.warning("no sample is spoken: config.json has use_delay_pattern false; such a model cannot speak")
         return None
     asked = ask_samples(data.eval_dataset, data.model_config, config.num_scored_samples, config.seed)
+    model, available = TrainedModel(data.model_config, lora_config, placement.dtype, config.quantise), None
+    if placement.device.type == "cuda":
+        # The recogniser has not taken its part yet.
+        beside = HeardMemory.of_run(config, data, recogniser).recogniser
+        available = smallest_card(ranks, placement.device).available - beside
+    budget = cache_budget(config, model, available)
     heard, sounds = min(config.num_samples, len(asked)), None
     with ranks.failing_together():
         if recogniser is not None or (ranks.is_main and heard and data.codec.is_whole):
             sounds = SampleSounds(data.codec.folder, Path(config.output_dir), placement.device)
+        if recogniser is not None:
+            recogniser.load()
         if ranks.is_main:
             logger.info("%s", _speech_line(data, config, len(asked), heard))
-    budget = CACHE_PER_MICRO_BATCH * config.max_tokens_per_batch
-    if placement.device.type == "cuda":
-        model = TrainedModel(data.model_config, lora_config, placement.dtype, config.quantise)
-        budget = min(budget, positions_that_fit(model, smallest_card(ranks, placement.device).available))
     where = placement.device, placement.dtype
     return TrainingSpeech(data.eval_dataset, data.collator, asked, heard, sounds, budget, *where, ranks, recogniser)
 
@@ -118,6 +123,17 @@ def cache_bytes(model: TrainedModel) -> int:
     """Return the bytes of one position in the key-value cache: 115 kB for the released model in bfloat16."""
     text = model.config.text_config
     return 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim * model.dtype.itemsize
+
+
+def cache_budget(config: DistributedTrainingConfig, model: TrainedModel, available: int | None) -> int:
+    """Return the positions that the key-value cache of a batch may have.
+
+    Args:
+        model: the model of the run.
+        available: bytes that the allocator can get of a GPU; None for a CPU.
+    """
+    budget = CACHE_PER_MICRO_BATCH * config.max_tokens_per_batch
+    return budget if available is None else min(budget, positions_that_fit(model, available))
 
 
 def positions_that_fit(model: TrainedModel, available: int) -> int:
@@ -129,9 +145,13 @@ def positions_that_fit(model: TrainedModel, available: int) -> int:
         model: gives the memory that lasts, and the size of the cache.
         available: bytes that the allocator can get.
     """
-    lasting = model.memory(BatchShape.full_of(BUDGET_STEP, BUDGET_STEP), model.levels[-1]).lasting
-    room = available / (1 + FRAGMENTATION) - lasting
+    room = available / (1 + FRAGMENTATION) - lasting_bytes(model)
     return max(1, int(room / (CACHE_GROWTH * cache_bytes(model))))
+
+
+def lasting_bytes(model: TrainedModel) -> int:
+    """Return the bytes of what lasts from step to step."""
+    return model.memory(BatchShape.full_of(BUDGET_STEP, BUDGET_STEP), model.levels[-1]).lasting
 
 
 def _speech_line(data: RunData, config: DistributedTrainingConfig, asked: int, heard: int) -> str:

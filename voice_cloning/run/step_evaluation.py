@@ -8,6 +8,7 @@ from boson_multimodal.model.higgs_audio.modeling_higgs_audio import HiggsAudioMo
 from voice_cloning.evaluation.training_speech import SpeechResult
 from voice_cloning.run.components import TrainingComponents
 from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.evaluation_config import BY_LOSS
 from voice_cloning.training.state import EvaluationResult
 
 
@@ -16,7 +17,8 @@ class StepEvaluation:
     """What was found after a step.
 
     Attributes:
-        figures: losses, accuracies and figures of speech, by their names in ``metrics.jsonl``.
+        figures: losses, accuracies and figures of speech, by their names in ``metrics.jsonl``; empty if only speech was
+            due and it was left out.
         result: what decides whether the checkpoint is the best one; None if there is no loss.
     """
 
@@ -38,7 +40,8 @@ def evaluate_step(
 ) -> StepEvaluation | None:
     """Evaluate the loss and speak, each if it is due. Return None if a process must stop.
 
-    A stop while samples are spoken loses the losses too: a resumed run then repeats both.
+    A stop while samples are spoken loses the losses too: a resumed run then repeats both. Speech that has taken too
+    much of the time is left out (``TrainingSpeech.is_too_expensive``), unless the best checkpoint is chosen by it.
 
     Args:
         run: the components of the run; its model is in inference mode.
@@ -56,7 +59,7 @@ def evaluate_step(
         losses = run.evaluator.evaluate(forward, stop_requested)
         if losses is None:
             return None
-    if speaks:
+    if speaks and not (config.keep_best_by == BY_LOSS and run.speech.is_too_expensive(state.step)):
         spoken = run.speech.speak(run.model.get_base_model(), state.step, stop_requested)
         if spoken is None:
             return None

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -76,7 +76,7 @@ RESEMBLYZER_CALIBRATION = Calibration(threshold=0.848, half_seconds=0.44)
 
 
 class SpeakerModel(ABC):
-    """A model that embeds speakers.
+    """A model that embeds speakers. A new one has no weights yet; its constructor has checked what needs none.
 
     Attributes:
         name: the value of ``--speaker_model``.
@@ -89,6 +89,14 @@ class SpeakerModel(ABC):
     sampling_rate: int = 16_000
     calibration: Calibration | None = None
     device: torch.device
+
+    @abstractmethod
+    def load(self) -> Self:
+        """Load the weights, and return this model.
+
+        Raises:
+            InputError: if they are damaged or incomplete.
+        """
 
     def embed(
         self, wave: np.ndarray, sampling_rate: int, least_seconds: float = LEAST_SECONDS
@@ -129,7 +137,11 @@ class ResemblyzerModel(SpeakerModel):
     def __init__(self, device: torch.device | None = None) -> None:
         self._package = _import_resemblyzer()
         self.device = device or pick_device(-1)
+
+    def load(self) -> Self:
+        """Load the weights, which the package brings, and return this model."""
         self._encoder = self._package.VoiceEncoder(self.device, verbose=False).eval()
+        return self
 
     def _speech(self, wave: np.ndarray) -> np.ndarray:
         # The package's preprocess_wav makes quiet clips louder, but not loud ones softer. Its voice detection and its
@@ -151,13 +163,14 @@ class XVectorModel(SpeakerModel):
         revision: the hub's commit, branch or tag; it is ignored for a folder.
 
     Raises:
-        InputError: if it is not there, or is not such a model with all its weights.
+        InputError: if it is not there, or is not such a model.
     """
 
     def __init__(self, path_or_id: str, device: torch.device | None = None, revision: str | None = None) -> None:
         self.name, shown = path_or_id, f"--speaker_model {path_or_id}"
         folder = resolve_checkpoint(path_or_id, revision, "--speaker_model", [WEIGHTS, "preprocessor_config.json"])
-        architectures = read_config(folder, shown).get("architectures") or []
+        self._folder, self._shown = folder, shown
+        architectures = self._architectures = read_config(folder, shown).get("architectures") or []
         if architectures and not any(str(name).endswith("ForXVector") for name in architectures):
             raise InputError(_no_x_vectors(shown, architectures))
         import transformers  # slow to import, and Resemblyzer does without it
@@ -167,17 +180,29 @@ class XVectorModel(SpeakerModel):
             config = transformers.AutoConfig.from_pretrained(folder)
             if type(config) not in transformers.MODEL_FOR_AUDIO_XVECTOR_MAPPING:
                 raise InputError(_no_x_vectors(shown, architectures or [config.model_type]))
-            extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+            self._extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+        self.sampling_rate = self._extractor.sampling_rate
+        self.device = device or pick_device(-1)
+
+    def load(self) -> Self:
+        """Load the weights, and return this model.
+
+        Raises:
+            InputError: if they are damaged or incomplete.
+        """
+        import transformers
+
+        with naming_damage(self._shown):
             model, info = transformers.AutoModelForAudioXVector.from_pretrained(
-                folder, dtype=torch.float32, output_loading_info=True
+                self._folder, dtype=torch.float32, output_loading_info=True
             )
         # The objective is used in training only. Anything else that is missing would be random.
         missing = sorted(name for name in info["missing_keys"] if not name.startswith("objective."))
         if missing:
-            raise InputError(f"{_no_x_vectors(shown, architectures)}: it has no weights for {', '.join(missing[:3])}")
-        self.sampling_rate = extractor.sampling_rate
-        self.device = device or pick_device(-1)
-        self._extractor, self._model = extractor, model.eval().to(self.device)
+            wrong = _no_x_vectors(self._shown, self._architectures)
+            raise InputError(f"{wrong}: it has no weights for {', '.join(missing[:3])}")
+        self._model = model.eval().to(self.device)
+        return self
 
     def _vector(self, wave: np.ndarray) -> np.ndarray:
         inputs = self._extractor(wave, sampling_rate=self.sampling_rate, return_tensors="pt").to(self.device)
@@ -208,7 +233,16 @@ def is_resemblyzer_installed() -> bool:
 
 
 def load_speaker_model(name: str, device: torch.device | None = None, revision: str | None = None) -> SpeakerModel:
-    """Load a speaker model.
+    """Find a speaker model (:func:`find_speaker_model`), and load its weights.
+
+    Raises:
+        InputError: for the reasons of :func:`find_speaker_model`, or if the weights are damaged or incomplete.
+    """
+    return find_speaker_model(name, device, revision).load()
+
+
+def find_speaker_model(name: str, device: torch.device | None = None, revision: str | None = None) -> SpeakerModel:
+    """Return a speaker model that was checked. Its weights are not loaded yet.
 
     Args:
         name: ``resemblyzer``, or a folder or hub id of a transformers model with an x-vector head.

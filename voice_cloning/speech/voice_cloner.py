@@ -147,7 +147,7 @@ class VoiceCloner:
         if self.text_normalisation not in TEXT_NORMALISATIONS:
             found = f"text_normalisation is {self.text_normalisation!r}"
             raise InputError(f"{found}; it must be one of {list(TEXT_NORMALISATIONS)}")
-        self.device = _usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.dtype = usable_dtype(torch_dtype, self.device)
         self.quantise = usable_quantisation(quantise, self.adapter, self.device)
         self.model_folder = resolve_checkpoint(
@@ -441,7 +441,8 @@ def usable_quantisation(wanted: str | None, adapter: Path | None, device: torch.
     return quantise
 
 
-def _usable_device(device: torch.device | str) -> torch.device:
+def usable_device(device: torch.device | str) -> torch.device:
+    """Return a device by its name. Raises ``InputError`` if this machine has none of this name."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it

@@ -26,7 +26,8 @@ class EvaluationConfig:
     sample_every: int | None = _housekeeping(
         None,
         "Speak evaluation samples at each step that is a multiple of this number, and at the last one. By default they "
-        "are spoken at every evaluation. Speech that takes more than 10 % of the time is warned of.",
+        "are spoken at every evaluation. Speech is left out while it has taken more than 10 minutes and more than 10 % "
+        "of the time, unless keep_best_by needs it.",
         before=None,
     )
     num_scored_samples: int = _housekeeping(

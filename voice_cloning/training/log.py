@@ -155,7 +155,9 @@ class ProgressLog:
             self.log_main("step %d: evaluating", self._state.step)
 
     def write_evaluation(self, results: dict[str, float], is_best: bool) -> None:
-        """Write what an evaluation found: losses and accuracies, the figures of spoken clips, or both."""
+        """Write what an evaluation found: losses and accuracies, the figures of spoken clips, both, or nothing."""
+        if not results:
+            return
         self.log_main("step %d: %s", self._state.step, evaluation_line(results, is_best, self._keep_best_by))
         self._write(results)
 

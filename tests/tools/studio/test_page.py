@@ -153,6 +153,26 @@ def test_one_job_at_a_time_and_the_page_says_so(
     systems.dictation = listener
 
 
+def test_a_stop_leaves_the_last_word_to_the_speech(systems: Systems, tmp_path: Path) -> None:
+    """The answer to the button may reach the page after the last update of the speech."""
+    defaults = Wishes(reference=None, reference_text="", text="", systems=[BASE, ADAPTER])
+    with gradio_in(tmp_path, LOOPBACK, is_shared=False) as gradio:
+        page = Page(gradio, systems, defaults, tmp_path)
+        assert page._stop() == "Nothing is being spoken."
+
+        def spoken() -> Iterator[dict[Any, Any]]:
+            yield {page.messages: "Speaking: 1 of 2."}
+            assert page._stop() == gradio.skip()
+            systems._end_if_stopped()
+
+        assert [list(update.values()) for update in page._as_job(spoken())] == [
+            ["Speaking: 1 of 2."],
+            ["**Stopped.** What was spoken before stays."],
+        ]
+        assert page._stop() == "Nothing is being spoken."
+    systems.go_on()
+
+
 @pytest.mark.slow
 def test_speech_can_be_stopped(browser: Browser, address: str, entry: dict[str, Any], said: list[str]) -> None:
     opened(browser, address)

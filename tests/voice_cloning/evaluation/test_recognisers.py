@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -9,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, Wav2Vec2Config, Wav2Vec2ForCTC, Wav2Vec2Model, WhisperFeatureExtractor
 
 from boson_multimodal.errors import InputError
@@ -23,13 +24,14 @@ from tests.voice_cloning.evaluation.tiny_recognisers import (
     make_mms,
     make_whisper,
 )
+from voice_cloning.evaluation.arabic_recognisers import MMS_ADAPTER
 from voice_cloning.evaluation.recognisers import (
     INSTALL_FASTER_WHISPER,
-    MMS_ADAPTER,
     Heard,
     WaveformRecogniser,
     WhisperRecogniser,
     cut_at_quiet_places,
+    find_recogniser,
     load_recogniser,
 )
 
@@ -228,6 +230,36 @@ def refused(folder: Path | str, message: str) -> None:
 def change(folder: Path, name: str, **values: object) -> None:
     content = json.loads((folder / name).read_text())
     (folder / name).write_text(json.dumps(content | values))
+
+
+@pytest.mark.parametrize("make", [make_whisper, make_ctc], ids=["whisper", "ctc"])
+def test_a_recogniser_is_checked_before_its_weights_are_read(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+    folder = make(tmp_path)
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    found = find_recogniser(str(folder), device=CPU)
+    assert found.name == folder.name
+    with pytest.raises(InputError, match=f"--asr {folder}: "):
+        found.load()
+
+
+@pytest.mark.parametrize("make", [make_whisper, make_ctc], ids=["whisper", "ctc"])
+def test_the_memory_of_the_weights_is_known_before_they_are_loaded(
+    tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    folder = make(tmp_path)
+    known = find_recogniser(str(folder), device=CPU).weight_bytes
+    weights = load_recogniser(str(folder), device=CPU)._model.parameters()
+    assert known >= 4 * sum(weight.numel() for weight in weights) > 0.9 * known
+    halves = {name: tensor.half() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(halves, folder / "model.safetensors", {"format": "pt"})
+    assert find_recogniser(str(folder), device=CPU).weight_bytes == known, "in float32, however they are stored"
+
+
+def test_the_memory_of_a_converted_recogniser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_packages(monkeypatch, [])
+    folder = make_converted(tmp_path)
+    (folder / "model.bin").write_bytes(bytes(1000))
+    assert find_recogniser(str(folder), device=CPU).weight_bytes == 2000
 
 
 def test_a_recogniser_that_is_not_there_is_named(tmp_path: Path) -> None:

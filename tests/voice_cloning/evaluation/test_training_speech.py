@@ -339,3 +339,94 @@ def test_speech_that_takes_long_is_warned_of_once(
             figures = speech.speak(subject.components.model.get_base_model(), step, lambda: False).figures
             assert 0.9 < figures["spoken_share"] <= 1.0
     assert caplog.text.count("a larger --sample_every or a lower --num_scored_samples makes it cheaper") == 1
+
+
+class Clock:
+    """Seconds that pass only where a test says so."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.mark.parametrize(
+    ("trained", "spoken", "too_expensive"),
+    [
+        (100, 599, False),  # a short run speaks at each evaluation, whatever it costs
+        (100, 601, True),
+        (6000, 601, False),
+        (5400, 600, False),
+        (5399, 601, True),
+        (90_000, 9_000, False),
+        (80_000, 9_000, True),
+    ],
+)
+def test_speech_is_too_expensive_above_ten_minutes_and_a_tenth_of_the_time(
+    subject: ArabicVoiceCloningDistributedTrainer, trained: float, spoken: float, too_expensive: bool
+) -> None:
+    clock = Clock()
+    speech = speech_of(subject, clock=clock)
+    clock.seconds += 1e6  # before the run begins
+    speech.open(None)
+    assert not speech.is_too_expensive(1)
+    clock.seconds += trained
+    speech._speak_batches = lambda *_: (
+        clock.__setattr__("seconds", clock.seconds + spoken / 2)
+        or {sample.index: SpokenCodes(torch.zeros(8, 3), True) for sample in speech._asked}
+    )
+    for step in (1, 2):
+        speech.speak(subject.components.model.get_base_model(), step, lambda: False)
+    assert speech.is_too_expensive(3) == too_expensive
+
+
+def test_the_main_process_decides_for_all_what_is_left_out(subject: ArabicVoiceCloningDistributedTrainer) -> None:
+    class Follower(Share):
+        def broadcast_object(self, value: Any) -> Any:
+            sent.append(value)
+            return True
+
+    sent: list[bool] = []
+    assert speech_of(subject, ranks=Follower(1, 1, 2)).is_too_expensive(1) and sent == [False]
+
+
+def slow_speech(output_dir: Path, seconds: float, **settings: Any) -> ArabicVoiceCloningDistributedTrainer:
+    """A trainer that seems to speak so long each time."""
+    found = spoken_trainer(output_dir, **settings)
+    speech, clock = found.components.speech, Clock()
+    speech._clock, speak_batches = clock, speech._speak_batches
+
+    def speak(*given: Any) -> Any:
+        clock.seconds += seconds
+        return speak_batches(*given)
+
+    speech._speak_batches = speak
+    return found
+
+
+def test_speech_that_is_left_out_changes_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"sample_every": 1, "eval_steps": 3, "patience": 9}
+    spoken_trainer(tmp_path / "whole", **settings).train()
+    with caplog.at_level("INFO"):
+        assert slow_speech(tmp_path / "run", 601.0, **settings).train().finished
+    assert {line["step"] for line in sample_lines(tmp_path / "run")} == {1}
+    whole, found = (
+        [(line["step"], line["eval_loss"]) for line in metrics(tmp_path / name) if "eval_loss" in line]
+        for name in ("whole", "run")
+    )
+    assert found == whole and [step for step, _ in found] == [3, 6]
+    assert_same_adapter(*(tmp_path / name / "checkpoint-000006" for name in ("whole", "run")))
+    assert (
+        "step 2: speech is left out. It has taken 601 s, 100 % of the time since this start, and may take 10 %; a "
+        "larger --sample_every or a lower --num_scored_samples makes it cheaper. The weights do not depend on them"
+    ) in caplog.text
+    assert caplog.text.count("speech is left out") == 5 and "step 2: \n" not in caplog.text
+    assert all(len(line) > 1 for line in metrics(tmp_path / "run"))
+
+
+def test_speech_that_chooses_the_best_checkpoint_is_never_left_out(tmp_path: Path) -> None:
+    subject = slow_speech(tmp_path / "run", 601.0, sample_every=1, eval_steps=3)
+    subject.config.keep_best_by = "stop_rate"  # such a run needs 32 samples; the rule does not
+    subject.train()
+    assert {line["step"] for line in sample_lines(tmp_path / "run")} == set(range(1, 7))

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, Problems
 from lora_config import ADAPTER_FILE
 from tools.evaluate import parse_arguments, settings_of
 from voice_cloning.adapters.selection_lines import adapter_sha256, decided_by, read_selection, selection_lines
@@ -78,7 +79,7 @@ def test_a_checkpoint_that_is_named_too_takes_part_once(run: Path, monkeypatch: 
     monkeypatch.chdir(run.parent)
     words = ["--test_set", "s", "--output_dir", "o", "--adapter", f"run/{A}/", "latest", "other", "--select", "link"]
     flags = parse_arguments(words)
-    found = settings_of(flags, "cpu", run_checkpoints(flags.select)).systems.adapters
+    found = settings_of(flags, torch.device("cpu"), run_checkpoints(flags.select), Problems()).systems.adapters
     assert found == ("other", f"link/{A}", f"link/{B}")
     assert other_adapters(["other"], []) == ["other"]
     assert checkpoints_among({"x": Path(f"link/{A}"), "y": Path("latest")}, Path("link")) == {
@@ -102,7 +103,7 @@ def test_systems_have_one_name_on_both_sets(run: Path, tmp_path: Path) -> None:
     """A folder of WAVs is no system on the retention set. Its name is taken all the same."""
     (tmp_path / "wavs" / B).mkdir(parents=True)
     words = ["--test_set", "s", "--output_dir", "o", "--select", str(run), "--wavs", str(tmp_path / "wavs" / B)]
-    settings = settings_of(parse_arguments(words), "cpu", run_checkpoints(str(run)))
+    settings = settings_of(parse_arguments(words), torch.device("cpu"), run_checkpoints(str(run)), Problems())
     names = [system.name for system in find_systems(settings.systems)]
     assert names == ["base", A, f"run/{B}", f"wavs/{B}"]
     kept = retention_settings(settings, tmp_path / "old.json", None)

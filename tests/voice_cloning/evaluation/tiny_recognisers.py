@@ -21,7 +21,7 @@ from transformers import (
     WhisperTokenizer,
 )
 
-from voice_cloning.evaluation.recognisers import ARABIC_LETTERS
+from voice_cloning.evaluation.arabic_recognisers import ARABIC_LETTERS
 
 TASKS = ("<|translate|>", "<|transcribe|>")
 WHISPER_TOKENS = ("<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|ar|>", *TASKS, "<|startofprev|>")

@@ -55,7 +55,7 @@ def stubbed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ar
         losses, step = evaluate(self, *arguments), plan["subject"].components.state.step
         return None if losses is None else {**losses, "eval_loss": plan["losses"][step - 1]}
 
-    monkeypatch.setattr(program, "load_recogniser_of", lambda *_: None)  # who hears is in the results of the table
+    monkeypatch.setattr(program, "find_recogniser_of", lambda *_: None)  # who hears is in the results of the table
     monkeypatch.setattr(TrainingSpeech, "speak", speak)
     monkeypatch.setattr(Evaluator, "evaluate", with_loss)
 

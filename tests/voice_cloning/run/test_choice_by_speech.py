@@ -7,7 +7,7 @@ import torch
 
 from boson_multimodal.errors import InputError
 from boson_multimodal.process_group import Ranks
-from voice_cloning.run.speech import load_recogniser_of
+from voice_cloning.run.speech import find_recogniser_of
 from voice_cloning.training.config import DistributedTrainingConfig
 
 
@@ -16,7 +16,7 @@ def load(samples: int, use_delay_pattern: bool, keep_best_by: str) -> object:
     data = SimpleNamespace(
         eval_dataset=[None] * samples, model_config=SimpleNamespace(use_delay_pattern=use_delay_pattern)
     )
-    return load_recogniser_of(config, data, torch.device("cpu"), Ranks())
+    return find_recogniser_of(config, data, torch.device("cpu"), Ranks())
 
 
 @pytest.mark.parametrize(

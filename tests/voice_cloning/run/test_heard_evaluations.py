@@ -15,6 +15,7 @@ from tests.training_runs import command, flags, metrics, run, trainer
 from tests.voice_cloning.evaluation.tiny_recognisers import make_whisper
 from voice_cloning.evaluation.recognisers import Heard
 from voice_cloning.evaluation.word_errors import text_errors
+from voice_cloning.run.components import FinishedRun
 from voice_cloning.run.dry_run import dry_run
 from voice_cloning.training.checkpoints import read_state
 from voice_cloning.training.config import parse_arguments
@@ -27,6 +28,11 @@ class SaysTheFirstWord:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = list(texts)
+        self.loaded = 0
+
+    def load(self) -> "SaysTheFirstWord":
+        self.loaded += 1
+        return self
 
     def transcribe(self, clips: Sequence[Heard]) -> list[str]:
         assert all(clip.samples is not None and clip.sampling_rate == 24000 for clip in clips)
@@ -38,7 +44,7 @@ def test_a_recogniser_hears_the_scored_samples(
     demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     listener = SaysTheFirstWord([])
-    monkeypatch.setattr("voice_cloning.run.speech.load_recogniser", lambda *_: listener)
+    monkeypatch.setattr("voice_cloning.run.speech.find_recogniser", lambda *_: listener)
     settings = {"num_scored_samples": 2, "num_samples": 0, "max_steps": 1, "asr": "listener", "keep_best_by": "loss"}
     subject = trainer(demo, tmp_path / "out", **settings)
     texts = listener.texts = [sample.text for sample in subject.components.speech._asked]
@@ -64,6 +70,8 @@ def test_a_recogniser_hears_the_scored_samples(
     best = read_state(checkpoint)["best"]
     assert (best["words"], best["recogniser"]) == (words, "first-word")
     assert "| word error rate | " in (checkpoint / "README.md").read_text(encoding="utf-8")
+    again = trainer(demo, tmp_path / "out", **settings)
+    assert isinstance(again.components, FinishedRun) and listener.loaded == 1, "a finished run hears nothing any more"
 
 
 @pytest.fixture
