@@ -199,9 +199,7 @@ class ArabicVoiceCloningDistributedTrainer:
         if opened.state is not None and is_over(opened.state, config.patience):
             return FinishedRun(opened)
         with encoding_memory(config, self.dataset_config, self.placement.device):
-            encoded = encode_clips_of(data, self.placement.device)
-        if encoded:
-            self._log_main("%d clips were encoded", encoded)
+            encode_clips_of(data, self.placement.device)
         plan, division = plan_run(opened, data.train_dataset.lengths, config, self.ranks)
         speech = make_speech(data, config, self.dataset_config, self.lora_config, *where, recogniser)
         with loading_memory(config, opened, data, self.placement):

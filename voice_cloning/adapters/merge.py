@@ -36,7 +36,8 @@ from voice_cloning.adapters.logit_comparison import (
     transformers_logits,
 )
 from voice_cloning.adapters.model_card import CARD_FILE, adapter_card, merged_card, read_facts
-from voice_cloning.training.run_directory import RUN_FILE, folder_fingerprint
+from voice_cloning.training.fingerprints import folder_fingerprint
+from voice_cloning.training.run_directory import RUN_FILE
 
 OUTPUT_DTYPES = {"auto": None, "bfloat16": torch.bfloat16, "float32": torch.float32}
 

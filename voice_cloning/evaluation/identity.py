@@ -8,7 +8,7 @@ from typing import Any
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.whole_files import write_whole
 from voice_cloning.evaluation.report_form import REPORT_FILE
-from voice_cloning.training.run_directory import differences
+from voice_cloning.training.fingerprints import differences
 
 IDENTITY_FILE = "evaluation.json"
 FORMAT = 1

@@ -15,7 +15,8 @@ from voice_cloning.adapters.run_record import read_record
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
 from voice_cloning.speech.speech import SpeechSettings
 from voice_cloning.speech.voice_cloner import VoiceCloner
-from voice_cloning.training.run_directory import RUN_FILE, folder_fingerprint
+from voice_cloning.training.fingerprints import folder_fingerprint
+from voice_cloning.training.run_directory import RUN_FILE
 
 BASE, ADAPTER, MERGED, WAVS = "base", "adapter", "merged", "wavs"
 """The kinds of systems."""

@@ -1,5 +1,6 @@
 """Load everything that a run needs except the weights of the model."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_a
 from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths
+from boson_multimodal.process_group import rank
 from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.data import (
@@ -22,6 +24,8 @@ from voice_cloning.training.data import (
     load_feature_extractor,
     reads_chatml,
 )
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,12 @@ def load_run_data(
     )
 
 
-def encode_clips_of(data: RunData, device: torch.device) -> int:
-    """Encode the clips whose codes are missing. Return the number of these clips. The codec leaves no memory in use."""
+def encode_clips_of(data: RunData, device: torch.device) -> None:
+    """Encode the clips whose codes are missing, and say how many. The codec leaves no memory in use."""
     encoded = sum(
         dataset.encode_missing(lambda: load_higgs_audio_tokenizer(data.codec.folder, device))
         for dataset in data.datasets
     )
     release_cached_memory(device)
-    return encoded
+    if encoded and rank() == 0:
+        logger.info("%d clips were encoded", encoded)

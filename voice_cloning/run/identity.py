@@ -12,7 +12,7 @@ from lora_config import ADAPTER_FILE
 from voice_cloning.run.data import RunData
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.environment import environment
-from voice_cloning.training.run_directory import differences, file_fingerprint, folder_fingerprint
+from voice_cloning.training.fingerprints import differences, file_fingerprint, folder_fingerprint
 
 ACCUMULATION = "gradient_accumulation_steps"
 

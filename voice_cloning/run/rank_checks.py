@@ -22,7 +22,7 @@ from lora_config import ADAPTER_FILE
 from voice_cloning.run.data import RunData
 from voice_cloning.training.config import DistributedTrainingConfig, flag_fields, read_recorded_flags
 from voice_cloning.training.environment import environment
-from voice_cloning.training.run_directory import folder_fingerprint
+from voice_cloning.training.fingerprints import folder_fingerprint
 
 SECONDS_APART = 60.0
 """How far the clocks of machines may be apart.

@@ -68,7 +68,7 @@ from voice_cloning.speech.requests import (
 from voice_cloning.speech.speech import Speech, SpeechSettings, SpokenPiece
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, longest_seconds
 from voice_cloning.training.data import checkpoint_misfits, find_local_codec, open_codes_files, reference_problems
-from voice_cloning.training.run_directory import file_fingerprint, folder_fingerprint
+from voice_cloning.training.fingerprints import file_fingerprint, folder_fingerprint
 
 
 def fitting_adapter(folder: Path, config: HiggsAudioConfig, scale: float = 1.0) -> Adapter:

@@ -29,7 +29,7 @@ from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
 from boson_multimodal.prepared_data.prepared_folder import MANIFEST
 from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
-from voice_cloning.training.run_directory import file_fingerprint
+from voice_cloning.training.fingerprints import file_fingerprint
 
 TOKENIZER_FILE = "tokenizer.json"
 

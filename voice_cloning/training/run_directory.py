@@ -13,7 +13,6 @@ the disk or somebody has changed it. Everything else in the folder is not the pr
 """
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
@@ -42,6 +41,7 @@ from voice_cloning.training.checkpoints import (
     remove_checkpoint,
     write_checksums,
 )
+from voice_cloning.training.fingerprints import differences
 from voice_cloning.training.metrics import METRICS_FILE, TENSORBOARD_FOLDER, read_metrics_lines
 from voice_cloning.training.sample_files import remove_samples
 
@@ -375,32 +375,6 @@ def holds_steps(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     return bool(named_checkpoints(folder)) or (metrics.is_file() and metrics.stat().st_size > 0)
-
-
-def differences(was: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Return each name whose value differs, as ``name: was X, is Y``. Nested names are joined by dots."""
-    found = []
-    for name in dict.fromkeys([*was, *now]):
-        old, new = was.get(name), now.get(name)
-        if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{name}.")
-        elif old != new:
-            found.append(f"{prefix}{name}: was {old!r}, is {new!r}")
-    return found
-
-
-def folder_fingerprint(folder: Path) -> str:
-    """Return 16 hex digits of a checkpoint's configuration and of the names and sizes of its weight files."""
-    digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*config.json"), *folder.glob("*.safetensors")]):
-        content = path.read_text(encoding="utf-8") if path.suffix == ".json" else ""
-        digest.update(json.dumps([path.name, path.stat().st_size, content]).encode())
-    return digest.hexdigest()[:16]
-
-
-def file_fingerprint(path: Path) -> str:
-    """Return 16 hex digits of a small file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def _create(folder: Path) -> None:
