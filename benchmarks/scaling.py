@@ -1,19 +1,21 @@
 """Computes what many GPUs lose by waiting for each other, from what two processes are seen to send.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.scaling [--samples 500000 --positions 8192 --accumulation 1]
+    OMP_NUM_THREADS=1 python -m benchmarks.scaling [--samples 500000 --positions 8192 --accumulation 1 4]
 
 Measured here: the collectives of two processes (gloo) that train a tiny model, counted call by call, for a run of 10
 and one of 30 steps, so that the start and the end cancel; the plan of an epoch for 8, 64 and 512 processes; how evenly
 the plan fills the processes. Computed: the bytes of the released model's adapter, and the waits. No GPU and no network
 was measured. The assumptions are constants of this module and are printed.
 
-A step of n processes takes as long as the fullest micro-batch needs. Then the gradients are summed in one call, which
-nothing overlaps. A ring all-reduce of S bytes sends 2 (n - 1) / n S bytes over each link, in 2 (n - 1) hops:
+A step of n processes computes as long as the process with the most positions needs. Then the gradients are summed in
+one call, which nothing overlaps. A ring all-reduce of S bytes sends 2 (n - 1) / n S bytes over each link, in 2 (n - 1)
+hops:
 
     seconds = 2 (n - 1) / n * S / bytes per second + 2 (n - 1) * seconds of a hop
 
 Inside a machine the link is NVLink. As soon as there are two machines, the link between them decides. NCCL may take a
-tree instead, which has fewer hops; so this is the slower of its ways.
+tree instead, which has fewer hops; so this is the slower of its ways. The host's own small sums run while the device
+still computes the step before; they are listed, and count only if they take longer than that.
 """
 
 import argparse
@@ -21,13 +23,12 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ import torch
 from torch import distributed as dist
 
 import arabic_voice_cloning_distributed_trainer as program
-from benchmarks.hours_of_data import CODES_FILE, RECORDS_FILE, TORCHRUN, clip_frames, make_data
+from benchmarks.hours_of_data import CODES_FILE, RECORDS_FILE, TORCHRUN, clip_frames, make_data, peak_mb
 from lora_config import HiggsAudioLoRATrainingConfig
 from tools.demo.model import build_model, build_tokenizer
 from voice_cloning.training.activation_memory import BatchShape
@@ -61,6 +62,8 @@ NVLINK_BYTES, NVLINK_HOP = 300e9, 3e-6
 """Inside a machine: assumed."""
 GLOO_HOP = 30e-6
 """A hop of gloo over TCP between machines: assumed."""
+HOST_CALLS = 2
+"""Small sums of the host in each step, over gloo's ring: whether to stop, and the numbers of labels."""
 SAMPLE = {"positions": 400, "audio": 300, "text_rows": 40, "audio_rows": 150}
 """The sample of which a step's operations are counted: its positions, audio columns, and rows with a label."""
 
@@ -148,20 +151,22 @@ class PlanCost:
 
     Attributes:
         seconds: of CPU time to make it.
+        peak_mb: the most memory that Python and numpy take for it, in MB.
         steps: optimizer steps.
         evenness: positions of a process in a step, on average, over those of the fullest process of the step; over all
             steps, the last one with its empty micro-batches too.
     """
 
     seconds: float
+    peak_mb: float
     steps: int
     evenness: float
 
 
 def plan_cost(lengths: np.ndarray, world_size: int, positions: int, accumulation: int) -> PlanCost:
     """Plan an epoch for a number of processes."""
-    began = time.process_time()
-    plan = plan_epoch(
+    make = partial(
+        plan_epoch,
         lengths,
         max_tokens_per_batch=positions,
         batch_size=None,
@@ -170,6 +175,8 @@ def plan_cost(lengths: np.ndarray, world_size: int, positions: int, accumulation
         seed=42,
         epoch=0,
     )
+    began = time.process_time()
+    plan = make()
     seconds = time.process_time() - began
     mean = fullest = 0.0
     for step in plan:
@@ -178,7 +185,7 @@ def plan_cost(lengths: np.ndarray, world_size: int, positions: int, accumulation
             of_rank += [lengths[list(indices)].sum() if indices else 0 for indices in by_rank]
         mean += of_rank.mean()
         fullest += of_rank.max()
-    return PlanCost(seconds, len(plan), mean / fullest)
+    return PlanCost(seconds, peak_mb(make), len(plan), mean / fullest)
 
 
 def made_lengths(samples: int) -> np.ndarray:
@@ -220,17 +227,41 @@ def assumed_step_seconds(lora_rank: int, positions: int, accumulation: int) -> f
     return accumulation * seconds_on(training_flops(model, shape, "none"), named_card(CARD).bf16_tflops)
 
 
-def efficiency_rows(lora_rank: int, evenness: dict[int, float], positions: int, accumulation: int) -> Iterator[str]:
-    """Yield a line for each number of processes: the waits of a step, and the share of it that is computation."""
+def report_plans(lengths: np.ndarray, positions: int, accumulation: int) -> dict[int, float]:
+    """Print the cost of the plan for some numbers of processes. Return how even it is for all of them."""
+    print(
+        f"plan of {len(lengths):,} samples of {lengths.mean():.0f} positions, {accumulation} x {positions:,} in a step"
+    )
+    evenness = {}
+    for ranks in RANKS:
+        cost = plan_cost(lengths, ranks, positions, accumulation)
+        evenness[ranks] = cost.evenness
+        if ranks in PLANNED_RANKS:
+            print(
+                f"  {ranks:4} processes: {cost.seconds:.2f} s of CPU, {cost.peak_mb:,.0f} MB at its peak, "
+                f"{cost.steps:,} steps",
+                flush=True,
+            )
+    return evenness
+
+
+def report_waits(lora_rank: int, evenness: dict[int, float], positions: int, accumulation: int) -> None:
+    """Print the waits of the released model by the number of processes."""
     size, computing = released_gradient_bytes(lora_rank), assumed_step_seconds(lora_rank, positions, accumulation)
+    print(
+        f"released model, rank {lora_rank}: {size / 1e6:,.0f} MB of gradients; a step of {accumulation} x "
+        f"{positions:,} positions computes {1e3 * computing:,.0f} ms (assumed: {100 * ASSUMED_SHARE:.0f} % of the peak "
+        f"of an {CARD})"
+    )
+    print("ranks gradients/ms  host calls/ms    even efficiency  lost by doubling")
     before = None
     for ranks, even in evenness.items():
         gradients = gradient_seconds(size, ranks)
-        on_host = 2 * ring_seconds(0, ranks, NETWORK_BYTES, GLOO_HOP)
+        on_host = HOST_CALLS * ring_seconds(0, ranks, NETWORK_BYTES, GLOO_HOP)
         share = even * computing / (computing + gradients)
         lost = "" if before is None else f"{100 * (1 - share / before):.1f} %"
         waits = f"{ranks:5} {1e3 * gradients:12.1f} {1e3 * on_host:14.1f}"
-        yield f"{waits} {100 * even:5.1f} % {100 * share:8.1f} % {lost:>16}"
+        print(f"{waits} {100 * even:5.1f} % {100 * share:8.1f} % {lost:>16}", flush=True)
         before = share
 
 
@@ -238,7 +269,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=500_000)
     parser.add_argument("--positions", type=int, default=8192, help="Of a micro-batch.")
-    parser.add_argument("--accumulation", type=int, default=1, help="Micro-batches of a process in a step.")
+    parser.add_argument("--accumulation", type=int, nargs="+", default=[1, 4], help="Micro-batches of a process.")
     parser.add_argument("--count", nargs=2, metavar=("FOLDER", "STEPS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.count:
@@ -248,24 +279,11 @@ def main() -> None:
         for call, count in sorted(calls_per_step(Path(folder)).items(), key=lambda item: -item[0].bytes):
             print(f"  {call.function:22} {count:6.2f} {call.bytes:12,}", flush=True)
     lengths = made_lengths(args.samples)
-    print(f"plan of an epoch of {args.samples:,} samples, {lengths.mean():.0f} positions on average")
-    evenness = {}
-    for ranks in RANKS:
-        cost = plan_cost(lengths, ranks, args.positions, args.accumulation)
-        evenness[ranks] = cost.evenness
-        if ranks in PLANNED_RANKS:
-            print(f"  {ranks:4} processes {cost.seconds:6.2f} s of CPU, {cost.steps:,} steps", flush=True)
-    for lora_rank in LORA_RANKS:
-        size = released_gradient_bytes(lora_rank)
-        computing = assumed_step_seconds(lora_rank, args.positions, args.accumulation)
-        print(
-            f"released model, rank {lora_rank}: {size / 1e6:,.0f} MB of gradients; a step of {args.accumulation} x "
-            f"{args.positions:,} positions computes {1e3 * computing:,.0f} ms (assumed: {100 * ASSUMED_SHARE:.0f} % of "
-            f"the peak of an {CARD})"
-        )
-        print("ranks gradients/ms  host calls/ms    even efficiency  lost by doubling")
-        print("\n".join(efficiency_rows(lora_rank, evenness, args.positions, args.accumulation)), flush=True)
+    for accumulation in args.accumulation:
+        evenness = report_plans(lengths, args.positions, accumulation)
+        for lora_rank in LORA_RANKS:
+            report_waits(lora_rank, evenness, args.positions, accumulation)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
