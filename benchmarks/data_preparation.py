@@ -5,9 +5,12 @@
 The check reads records of the demo's synthetic speech in 24 kHz FLAC clips of 6 s. Each clip is the target of one
 record and the reference of another.
 
-The samples for the cache are random codes of 1 to 30 s (8 a frame, 25 frames a second). "cold" asks the kernel to drop
-the file's pages before each read (posix_fadvise); the kernel's cache of folders and inodes stays, which favours single
-files. The codec has the shape of bosonai/higgs-audio-v2-tokenizer and random weights, which do not change the speed.
+The samples for the cache are random codes of 1 to 30 s (8 a frame, 25 frames a second). They are stored in three forms:
+packed, as the cache has them; in the form of prepared data, which is a safetensors file, mapped into memory, with a
+checksum for each row; and in a file each. "cold" asks the kernel to drop the file's pages before each read
+(posix_fadvise); the kernel's cache of folders and inodes stays, which favours single files. Bits are flipped at random
+places of a pack and of a shard with the codes of 1,000 clips of 5 s; "lost" are the clips that must be encoded again.
+The codec has the shape of bosonai/higgs-audio-v2-tokenizer and random weights, which do not change the speed.
 """
 
 import argparse
@@ -19,27 +22,36 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import soundfile
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
 from transformers import HiggsAudioV2TokenizerModel
 
 from boson_multimodal.audio_processing.code_cache import CodeCache
 from boson_multimodal.audio_processing.codec_layouts import read_original_config
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.constants import FRAMES_PER_SECOND
+from boson_multimodal.whole_files import write_whole
 from boson_multimodal.worker_pool import available_cores
 from tools.demo.speech import SAMPLE_RATE, Voice, spoken_sentences, synthesise
 
 CODEBOOKS, CODEBOOK_SIZE = 8, 1024
 open_cache = partial(CodeCache, codec="codec", num_codebooks=CODEBOOKS, codebook_size=CODEBOOK_SIZE)
-READS = 5000
+READS, MAPPED_COLD_READS = 5000, 1000
+"""A mapped file is opened again before each cold read, because the kernel keeps pages that are mapped."""
+APPENDS = 300
+FLIPS, FLIPPED_SAMPLES = 500, 1000
+SHARD = "codes.safetensors"
 CLIP_SECONDS = 5
 CHECKED_SAMPLES, CHECKED_SPEAKERS = 1000, 100
 CHECK = [sys.executable, "-m", "tools.prepare_data", "check", "--speaker_model", "none"]
@@ -56,21 +68,78 @@ def file_of(folder: Path, key: str) -> Path:
     return folder / key[:2] / key[2:4] / f"{key}.npy"
 
 
-def write_both(packed: Path, single: Path, samples: int) -> float:
-    """Write the same samples in both forms. Returns their hours of audio."""
-    generator, cache, frames = np.random.default_rng(0), open_cache(packed), 0
+class Shard:
+    """Codes in the form of prepared data: the index (all but ``values``) has a checksum, and so has each row.
+
+    Raises:
+        ValueError: if the header or the index is damaged; nothing of the file can be trusted then.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with safe_open(path, "pt") as file:
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}
+            index = (file.metadata() or {}).get("index")
+        if arrays.keys() != {"keys", "starts", "crcs", "values"} or index != self._index(arrays):
+            raise ValueError(f"{path}: the index is damaged")
+        self._starts, self._crcs, self._values = arrays["starts"], arrays["crcs"], arrays["values"]
+        self._keys = arrays["keys"].tobytes()
+
+    @classmethod
+    def write(cls, path: Path, codes: dict[str, np.ndarray]) -> None:
+        """Write (8, T) codes by key."""
+        rows, starts = [codes[key].tobytes() for key in sorted(codes)], np.zeros(len(codes) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=starts[1:])
+        arrays = {"keys": np.frombuffer(bytes.fromhex("".join(sorted(codes))), np.uint8).reshape(-1, 32)}
+        arrays |= {"starts": starts, "crcs": np.array([crc32(row) for row in rows], np.uint32)}
+        arrays["values"] = np.frombuffer(b"".join(rows), np.uint8)
+        write_whole(path, save(arrays, {"index": cls._index(arrays)}))
+
+    def read(self, key: str) -> torch.Tensor | None:
+        """Return the (8, T) codes of a key; None if they are missing or damaged."""
+        wanted = bytes.fromhex(key)
+        number = bisect_left(range(len(self._crcs)), wanted, key=lambda n: self._keys[32 * n : 32 * (n + 1)])
+        row = self._values[self._starts[number] : self._starts[number + 1]]
+        if crc32(row) != self._crcs[number]:
+            return None
+        return torch.from_numpy(row.view(np.int16).reshape(CODEBOOKS, -1).astype(np.int64))
+
+    @staticmethod
+    def _index(arrays: dict[str, np.ndarray]) -> str:
+        forms = [(name, array.dtype.str, array.shape) for name, array in sorted(arrays.items())]
+        return f"{forms} {[crc32(arrays[name]) for name in ('crcs', 'keys', 'starts')]}"
+
+
+def random_codes(samples: int, shortest: int = 1, longest: int = 30) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield keys and (8, T) codes of so many clips, with lengths between these numbers of seconds."""
+    generator = np.random.default_rng(0)
     for number in range(samples):
-        length = int(generator.integers(FRAMES_PER_SECOND, 30 * FRAMES_PER_SECOND + 1))
-        codes, key = generator.integers(0, CODEBOOK_SIZE, (CODEBOOKS, length), np.int16), key_of(number)
-        path = file_of(single, key)
+        length = int(generator.integers(shortest * FRAMES_PER_SECOND, longest * FRAMES_PER_SECOND + 1))
+        yield key_of(number), generator.integers(0, CODEBOOK_SIZE, (CODEBOOKS, length), np.int16)
+
+
+def write_forms(folder: Path, samples: int) -> float:
+    """Write the same samples in all forms. Returns their hours of audio."""
+    cache, codes = open_cache(folder / "packed"), dict(random_codes(samples))
+    for key, found in codes.items():
+        path = file_of(folder / "single", key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, codes)
-        cache.write(key, torch.from_numpy(codes))
-        frames += length
+        np.save(path, found)
+        cache.write(key, torch.from_numpy(found))
     cache.seal()
     cache.compact()
+    (folder / "shard").mkdir()
+    Shard.write(folder / "shard" / SHARD, codes)
     os.sync()  # the kernel cannot drop pages that are not on the disk yet
-    return frames / FRAMES_PER_SECOND / 3600
+    return sum(found.shape[1] for found in codes.values()) / FRAMES_PER_SECOND / 3600
+
+
+def open_form(place: Path) -> Callable[[str], torch.Tensor | None]:
+    """Open one of the forms and return the function that reads codes by key."""
+    if place.name == "packed":
+        return open_cache(place).read
+    if place.name == "shard":
+        return Shard(place / SHARD).read
+    return lambda key: torch.from_numpy(np.load(file_of(place, key)).astype(np.int64))
 
 
 def drop_pages(paths: list[Path]) -> None:
@@ -81,14 +150,22 @@ def drop_pages(paths: list[Path]) -> None:
         os.close(descriptor)
 
 
-def microseconds(read: Callable[[str], object], keys: list[str], files: Callable[[str], list[Path]]) -> str:
-    """Return the median and 99th percentile of a read after the kernel was asked to drop the pages of ``files``."""
-    took = []
-    for key in keys:
-        drop_pages(files(key))
-        began = time.perf_counter()
+def microseconds(
+    place: Path, keys: list[str], *, is_cold: bool = False, clock: Callable[[], float] = time.perf_counter
+) -> str:
+    """Return the median and 99th percentile of a read, if cold after the kernel was asked to drop the files' pages."""
+    read, took, is_mapped = open_form(place), [], place.name == "shard"
+    files = [] if place.name == "single" else [path for path in place.rglob("*") if path.is_file()]
+    for key in keys[:MAPPED_COLD_READS] if is_cold and is_mapped else keys:
+        if is_cold and is_mapped:
+            del read  # before the pages can be dropped
+            drop_pages(files)
+            read = open_form(place)
+        elif is_cold:
+            drop_pages(files or [file_of(place, key)])
+        began = clock()
         read(key)
-        took.append(1e6 * (time.perf_counter() - began))
+        took.append(1e6 * (clock() - began))
     return f"{np.median(took):8.0f} {np.percentile(took, 99):8.0f}"
 
 
@@ -100,38 +177,87 @@ def bytes_per_hour(folder: Path, hours: float) -> str:
     return f"{sum(written) / hours:12,.0f} {on_disk / hours:12,.0f} {len(written):9,}"
 
 
-def open_figures(packed: Path) -> tuple[float, int]:
-    """Return the seconds to open the cache, and the bytes by which that grows this process, which is new."""
+def open_figures(place: Path) -> tuple[float, int]:
+    """Return the seconds to open a form, and the bytes by which that grows this process, which is new."""
     status, began = Path("/proc/self/statm"), time.perf_counter()
     before = status.read_text()
-    cache = open_cache(packed)
+    read = open_form(place)
     seconds = time.perf_counter() - began
-    cache.read(key_of(0))
+    read(key_of(0))
     pages = int(status.read_text().split()[1]) - int(before.split()[1])
     return seconds, pages * os.sysconf("SC_PAGESIZE")
 
 
 def measure_reads(folder: Path, samples: int) -> None:
-    packed, single = folder / "packed", folder / "single"
-    hours = write_both(packed, single, samples)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        seconds, memory = fresh.submit(open_figures, packed).result()
-    cache = open_cache(packed)
-    packs = list(cache.folder.iterdir())
-
-    def load(key: str) -> torch.Tensor:
-        return torch.from_numpy(np.load(file_of(single, key)).astype(np.int64))
-
-    forms = [("packed", packed, cache.read, lambda key: packs)]
-    forms += [("a file each", single, load, lambda key: [file_of(single, key)])]
+    hours = write_forms(folder, samples)
     keys = [key_of(number) for number in random.Random(0).choices(range(samples), k=READS)]
     print(f"{samples:,} samples, {hours:,.0f} h; {READS} reads each, in microseconds; bytes per hour of audio")
-    print(f"{'':12} {'warm median, p99':>17} {'cold median, p99':>17} {'written':>12} {'on disk':>12} {'files':>9}")
-    for name, place, read, files in forms:
-        microseconds(read, keys, lambda key: [])  # brings all files into memory
-        warm, cold = microseconds(read, keys, lambda key: []), microseconds(read, keys, files)
-        print(f"{name:12} {warm} {cold} {bytes_per_hour(place, hours)}")
-    print(f"to open the cache: {1000 * seconds:.0f} ms, and {memory / 1e6:.1f} MB of memory while it is open")
+    columns = " ".join(f"{title:>17}" for title in ("warm median, p99", "of the CPU", "cold median, p99"))
+    print(f"{'':12} {columns} {'written':>12} {'on disk':>12} {'files':>9}")
+    for name in ("packed", "shard", "single"):
+        place = folder / name
+        microseconds(place, keys)  # brings all files into memory
+        figures = [microseconds(place, keys), microseconds(place, keys, clock=time.process_time)]
+        figures.append(microseconds(place, keys, is_cold=True))
+        print(f"{name:12} {' '.join(figures)} {bytes_per_hour(place, hours)}")
+    for name in ("packed", "shard"):
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+            fresh.submit(key_of, 0).result()  # the process has started, and its imports are done
+            seconds, memory = fresh.submit(open_figures, folder / name).result()
+        print(f"to open {name}: {1000 * seconds:.0f} ms, and {memory / 1e6:.1f} MB of memory while it is open")
+
+
+def measure_appends(folder: Path) -> None:
+    """Print the time to store the codes of one clip, so that a killed process does not lose them."""
+    cache, shards = open_cache(folder / "log"), folder / "shards"
+    shards.mkdir()
+    for name in ("packed", "shard"):
+        took = []
+        for key, codes in random_codes(APPENDS):
+            began = time.perf_counter()
+            if name == "packed":
+                cache.write(key, torch.from_numpy(codes))
+            else:
+                Shard.write(shards / key, {key: codes})
+            took.append(1e6 * (time.perf_counter() - began))
+        files = len(list((cache.folder if name == "packed" else shards).iterdir()))
+        print(
+            f"{name}: {np.median(took):.0f} microseconds to append the codes of a clip; {APPENDS} clips: {files} files"
+        )
+
+
+def measure_damage(folder: Path) -> None:
+    """Print how many clips are lost by one flipped bit."""
+    codes = dict(random_codes(FLIPPED_SAMPLES, 5, 5))
+    cache = open_cache(folder / "flipped" / "packed")
+    for key, found in codes.items():
+        cache.write(key, torch.from_numpy(found))
+    cache.seal()
+    (folder / "flipped" / "shard").mkdir()
+    Shard.write(folder / "flipped" / "shard" / SHARD, codes)
+    for path in (*cache.folder.iterdir(), folder / "flipped" / "shard" / SHARD):
+        place = folder / "flipped" / ("shard" if path.name == SHARD else "packed")
+        content, generator, lost = path.read_bytes(), random.Random(0), []
+        for _ in range(FLIPS):
+            damaged, bit = bytearray(content), generator.randrange(8 * len(content))
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.unlink()  # a mapped file must not change
+            path.write_bytes(damaged)
+            lost.append(lost_of(place, codes))
+        print(
+            f"{place.name}: {np.mean(lost):.1f} of {FLIPPED_SAMPLES:,} clips lost by a flipped bit; at most {max(lost)}"
+        )
+
+
+def lost_of(place: Path, codes: dict[str, np.ndarray]) -> int:
+    """Return how many clips are lost. A clip that is read must be right."""
+    try:
+        read = open_form(place)
+    except (ValueError, SafetensorError):
+        return len(codes)
+    found = {key: read(key) for key in codes}
+    assert all(f is None or np.array_equal(f.numpy(), codes[key]) for key, f in found.items())
+    return sum(f is None for f in found.values())
 
 
 def measure_codec(folder: Path, audio_seconds: int, device: str) -> None:
@@ -197,6 +323,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="data_preparation_", dir=args.folder) as folder:
         measure_check(Path(folder))
         measure_reads(Path(folder), args.samples)
+        measure_appends(Path(folder))
+        measure_damage(Path(folder))
         if args.audio_seconds:
             measure_codec(Path(folder), args.audio_seconds, args.device)
 

@@ -62,7 +62,7 @@ class CodeCache:
         place = home_path(folder, FLAG)
         self.folder = place / codec
         with _name_disk_errors(folder):
-            self.store = PackedStore(self.folder, lambda payload: self._codes(payload) is not None)
+            self.store = PackedStore(self.folder, self._is_valid)
             self.hashes = ContentHashes(place / "content_hashes")
             self.silence = SilenceNotes(place / "silence")
         self.num_codebooks = num_codebooks
@@ -104,7 +104,7 @@ class CodeCache:
     def read(self, key: str) -> Tensor | None:
         """Return the (K, T) codes of a key, or None if the cache holds no valid codes for it."""
         payload = self.store.read(bytes.fromhex(key))
-        return None if payload is None else torch.from_numpy(self._codes(payload).astype(np.int64))
+        return None if payload is None else torch.from_numpy(_codes(payload).astype(np.int64))
 
     def write(self, key: str, codes_KT: Tensor) -> None:
         """Store (K, T) codes."""
@@ -126,15 +126,20 @@ class CodeCache:
             self.hashes.store.compact()
             self.silence.compact()
 
-    def _codes(self, payload: bytes) -> np.ndarray | None:
+    def _is_valid(self, payload: bytes) -> bool:
+        """Return whether a payload has the right shape and range."""
         if len(payload) < SHAPE.size:
-            return None
+            return False
         codebooks, frames = SHAPE.unpack_from(payload)
         size = SHAPE.size + codebooks * frames * CODE_DTYPE.itemsize
         if codebooks != self.num_codebooks or frames == 0 or len(payload) != size:
-            return None
-        codes = np.frombuffer(payload, CODE_DTYPE, offset=SHAPE.size).reshape(codebooks, frames)
-        return codes if codes.min() >= 0 and codes.max() < self.codebook_size else None
+            return False
+        return bool(_codes(payload).view("<u2").max() < self.codebook_size)  # a negative code is a large one
+
+
+def _codes(payload: bytes) -> np.ndarray:
+    """Return a view of the (K, T) codes in a valid payload."""
+    return np.frombuffer(payload, CODE_DTYPE, offset=SHAPE.size).reshape(SHAPE.unpack_from(payload))
 
 
 def clip_key(clip: Clip, content_sha256: str) -> str:

@@ -85,10 +85,11 @@ class Segment:
     def read(self, key: bytes) -> bytes | None:
         """Return the payload of a key with one read; None if the entry is missing or damaged."""
         place = self._find(key)
-        entry = b"" if place is None else self._pread(ENTRY.size + place[1], place[0])
-        if _payload_crc(entry, key) != crc32(entry[ENTRY.size :]):
+        if place is None:
             return None
-        return entry[ENTRY.size :] if len(entry) == ENTRY.size + place[1] else None
+        entry = self._pread(ENTRY.size + place[1], place[0])
+        payload = entry[ENTRY.size :]
+        return payload if len(payload) == place[1] and _payload_crc(entry, key) == crc32(payload) else None
 
     def keys(self) -> Iterator[bytes]:
         """Yield every key, in the order of the index."""
