@@ -13,6 +13,7 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.seeds import seed_of
 from tests.checkpoint_folders import edit_json
 from tests.simulated_ranks import SimulatedTrainer, Step, simulated
+from tests.training_runs import command, flags, metrics, run
 from voice_cloning.run.identity import differences_of_runs
 from voice_cloning.training.batch_planning import StepOrigin
 from voice_cloning.training.checkpoints import (
@@ -222,3 +223,33 @@ def test_a_damaged_division_is_found(of_four: SimulatedTrainer, tmp_path: Path) 
         (checkpoint / STATE_FILE).write_text(json.dumps({**sound, name: value}), encoding="utf-8")
         with pytest.raises(DamageError, match=f"{name} is "):
             read_state(checkpoint)
+
+
+# -- processes that torchrun starts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_processes_of_torchrun_resume_each_others_checkpoints(demo: Path, tmp_path: Path, dropout: float) -> None:
+    """Four processes, then two, then one without torchrun."""
+    before, lines = None, []
+    for processes, accumulation, start in [(4, 1, 0), (2, 2, 2), (None, 4, 4)]:
+        out = tmp_path / f"from-{start}"
+        if before is not None:
+            shutil.copytree(before, out)
+            for step in range(start + 1, 7):
+                shutil.rmtree(out / f"checkpoint-{step:06d}", ignore_errors=True)
+        settings = {**FOUR, "eval_data_path": None, "lora_dropout": dropout}
+        words = flags(demo, out, **settings, gradient_accumulation_steps=accumulation)
+        result = run(command(words, processes))
+        assert result.returncode == 0, result.stderr
+        assert before is None or f"at step {start} of 6" in result.stderr
+        found = {line["step"]: line for line in metrics(out)}
+        assert list(found) == [1, 2, 3, 4, 5, 6]
+        if before is not None:
+            first, not_moved = found[start + 1], lines[-1][start + 1]
+            assert first["loss"] == pytest.approx(not_moved["loss"], rel=1e-6)
+            assert first["grad_norm"] == pytest.approx(not_moved["grad_norm"], rel=1e-5)
+            assert first["learning_rate"] == not_moved["learning_rate"]
+        before = out
+        lines.append(found)
