@@ -17,6 +17,7 @@ from voice_cloning.training.batch_planning import (
     WINDOW_SAMPLES,
     EpochPlan,
     MicroBatch,
+    StepOrigin,
     StepPlan,
     TrainingPlan,
     fill_micro_batches,
@@ -262,3 +263,36 @@ def test_each_epoch_is_planned_once_in_the_loop(monkeypatch: pytest.MonkeyPatch)
     assert planned == [2, 1, 0], "the number of steps of an epoch follows from its plan; the first one is kept"
     assert len(list(run.steps_from(0))) == run.total_steps and run.steps_per_epoch > 0
     assert planned == [2, 1, 0, 1, 2]
+
+
+# -- steps of another size from a step on ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seed", "count"), [*((seed, 37) for seed in range(20)), (20, 2108), (21, 2500)])
+def test_a_run_whose_steps_change_size_takes_each_micro_batch_once_and_in_order(seed: int, count: int) -> None:
+    rng = random.Random(seed)
+    how = {"data_path": "d", "output_dir": "o", "num_train_epochs": 3, "max_tokens_per_batch": 1500, "seed": seed}
+    lengths = some_lengths(count)
+    wanted = [
+        (number, micro_batch)
+        for number in range(3)
+        for micro_batch in TrainingPlan(lengths, DistributedTrainingConfig(**how), 1).epoch(number).micro_batches
+    ]
+    taken, step, origin, is_done = [], 0, StepOrigin(), False
+    while not is_done:
+        world, accumulation = rng.choice(SPLITS)
+        config = DistributedTrainingConfig(**how, gradient_accumulation_steps=accumulation)
+        run = TrainingPlan(lengths, config, world, origin)
+        # A run that is killed before it moves on finds its place again.
+        steps = list(run.steps_from(step))[: rng.randint(1, max(2, count // 40))]
+        if len(steps) > 1:
+            resumed = [
+                (number, tuple(plan))
+                for number, plan in TrainingPlan(lengths, config, world, origin).steps_from(step + 1)
+            ]
+            assert resumed[: len(steps) - 1] == [(number, tuple(plan)) for number, plan in steps[1:]]
+        assert run.fullest_micro_batch() == max(in_order([s for _, s in run.steps_from(step)]), key=run.positions_of)
+        taken += [(number, batch) for number, plan in steps for batch in in_order([plan]) if batch]
+        step += len(steps)
+        origin, is_done = run.origin_at(step), step == run.total_steps
+    assert taken == wanted
