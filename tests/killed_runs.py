@@ -47,6 +47,7 @@ class Starter:
         words = [sys.executable, "-m", "tests.killed_runs"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(words, env=ENVIRONMENT, cwd=PROJECT, **pipes)
+        self._process.stdout.readline()  # the program is imported
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,6 +73,7 @@ def serve() -> None:
     import arabic_voice_cloning_distributed_trainer  # noqa: F401
 
     started: dict[int, int | None] = {}
+    print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if "process" in request:
@@ -205,7 +207,7 @@ class KilledRun:
         log = self._folder / f"{name}.log"
         return [self._starter.start(arguments, {**variables, **rank}, log) for rank in ranks]
 
-    def _wait(self, processes: list[int], reached: Callable[[], bool], timeout: float = 120) -> list[int] | None:
+    def _wait(self, processes: list[int], reached: Callable[[], bool], timeout: float = 300) -> list[int] | None:
         """Wait until a moment is reached, and return None; or until all processes have ended: return their statuses."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -214,7 +216,7 @@ class KilledRun:
                 return statuses
             if reached():
                 return None
-            time.sleep(0.002)
+            time.sleep(0.005)
         raise TimeoutError(f"neither happened within {timeout} s")
 
     def _log_of(self, name: str) -> str:
