@@ -134,7 +134,7 @@ class KilledRun:
         began = time.monotonic()
         assert self._wait(self._start("whole"), lambda: False) == [0] * world_size, self._log_of("whole")
         self.seconds = time.monotonic() - began
-        """Duration of the whole run."""
+        """Duration of the run that ended last without a kill, on a machine that others use too."""
 
     def kill(self, reached: Callable[[], bool], delay: float, ranks: tuple[int, ...] = (0,)) -> bool:
         """Start the run, and kill some of its ranks ``delay`` seconds after a moment. Return False if it ended before.
@@ -143,7 +143,7 @@ class KilledRun:
         """
         self.log.unlink(missing_ok=True)
         self._left = self._being_written()
-        processes = self._start("killed")
+        began, processes = time.monotonic(), self._start("killed")
         if self._wait(processes, reached) is None:
             deadline = time.monotonic() + delay
             if self._wait(processes, lambda: time.monotonic() >= deadline) is None:
@@ -155,6 +155,7 @@ class KilledRun:
                     self.kills += 1
                     self.kills_of_a_write += self.is_writing()
                     return True
+        self.seconds = time.monotonic() - began
         self.check_finished()
         return False
 
