@@ -47,6 +47,7 @@ class Starter:
         words = [sys.executable, "-m", "tests.killed_runs"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen(words, env=ENVIRONMENT, cwd=PROJECT, **pipes)
+        self._process.stdout.readline()  # the program is imported
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,6 +73,7 @@ def serve() -> None:
     import arabic_voice_cloning_distributed_trainer  # noqa: F401
 
     started: dict[int, int | None] = {}
+    print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         if "process" in request:
@@ -132,7 +134,7 @@ class KilledRun:
         began = time.monotonic()
         assert self._wait(self._start("whole"), lambda: False) == [0] * world_size, self._log_of("whole")
         self.seconds = time.monotonic() - began
-        """Duration of the whole run."""
+        """Duration of the run that ended last without a kill, on a machine that others use too."""
 
     def kill(self, reached: Callable[[], bool], delay: float, ranks: tuple[int, ...] = (0,)) -> bool:
         """Start the run, and kill some of its ranks ``delay`` seconds after a moment. Return False if it ended before.
@@ -141,7 +143,7 @@ class KilledRun:
         """
         self.log.unlink(missing_ok=True)
         self._left = self._being_written()
-        processes = self._start("killed")
+        began, processes = time.monotonic(), self._start("killed")
         if self._wait(processes, reached) is None:
             deadline = time.monotonic() + delay
             if self._wait(processes, lambda: time.monotonic() >= deadline) is None:
@@ -153,6 +155,7 @@ class KilledRun:
                     self.kills += 1
                     self.kills_of_a_write += self.is_writing()
                     return True
+        self.seconds = time.monotonic() - began
         self.check_finished()
         return False
 
@@ -205,7 +208,7 @@ class KilledRun:
         log = self._folder / f"{name}.log"
         return [self._starter.start(arguments, {**variables, **rank}, log) for rank in ranks]
 
-    def _wait(self, processes: list[int], reached: Callable[[], bool], timeout: float = 120) -> list[int] | None:
+    def _wait(self, processes: list[int], reached: Callable[[], bool], timeout: float = 300) -> list[int] | None:
         """Wait until a moment is reached, and return None; or until all processes have ended: return their statuses."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -214,7 +217,7 @@ class KilledRun:
                 return statuses
             if reached():
                 return None
-            time.sleep(0.002)
+            time.sleep(0.005)
         raise TimeoutError(f"neither happened within {timeout} s")
 
     def _log_of(self, name: str) -> str:

@@ -91,7 +91,7 @@ class _Writing(threading.Thread):
         step: of the checkpoint.
         began: time of the start, in seconds of ``time.monotonic``.
         error: what ended the thread; None while it runs, and if the checkpoint is written.
-        is_said_to_be_slow: whether the run has said that this takes long.
+        said: what the run has said while this took long.
     """
 
     def __init__(self, step: int, work: Callable[[], None]) -> None:
@@ -99,7 +99,7 @@ class _Writing(threading.Thread):
         self.step = step
         self.began = time.monotonic()
         self.error: BaseException | None = None
-        self.is_said_to_be_slow = False
+        self.said: set[str] = set()
         self._work = work
 
     def run(self) -> None:
@@ -143,8 +143,8 @@ class CheckpointWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """After an error, wait for the checkpoint that is being written: it is of a step before the error."""
-        if self._writing is None or error is None:
-            return
+        if self._writing is None or error is None or isinstance(error, DiskError):
+            return  # there was no error, or it comes from this thread, and the wait is over
         self._is_due.set()
         is_interrupted = isinstance(error, KeyboardInterrupt)
         self._writing.join(LAST_MOMENT_SECONDS if is_interrupted else LONGEST_WAIT_SECONDS)
@@ -226,10 +226,11 @@ class CheckpointWriter:
             writing.join(min(1.0, SLOW_SECONDS, LONGEST_WAIT_SECONDS))
             self._say_if_slow(writing, f"training waits for it, for at most {LONGEST_WAIT_SECONDS:.0f} s")
         if writing.is_alive():
-            problem = f"{self._directory.folder}: the disk does not answer; the checkpoint of step {writing.step} has"
-            seconds = time.monotonic() - writing.began
+            what = (
+                f"the checkpoint of step {writing.step} has been written for {time.monotonic() - writing.began:.0f} s"
+            )
             raise DiskError(
-                f"{problem} been written for {seconds:.0f} s",
+                f"{self._directory.folder}: the disk does not answer; {what}",
                 f"Run the same command again when it does: {self._directory.resumes}",
             )
         if writing.error is not None and not isinstance(writing.error, DiskError):
@@ -238,9 +239,9 @@ class CheckpointWriter:
 
     def _say_if_slow(self, writing: _Writing, what: str) -> None:
         seconds = time.monotonic() - writing.began
-        if seconds < SLOW_SECONDS or writing.is_said_to_be_slow or not writing.is_alive():
+        if seconds < SLOW_SECONDS or what in writing.said or not writing.is_alive():
             return
-        writing.is_said_to_be_slow = True
+        writing.said.add(what)
         path = self._directory.checkpoint_path(writing.step)
         logger.warning("%s: has been written for %.0f s, because the disk is slow; %s", path, seconds, what)
 

@@ -62,9 +62,10 @@ class PatientWriter:
 
     def settle(self, seconds: float) -> None:
         """Wait until what was given is written, or waits because the disk does not take it; at most so long."""
-        done = threading.Event()
+        done, deadline = threading.Event(), time.monotonic() + seconds
         self._jobs.put(done.set)
-        done.wait(seconds)
+        while not done.wait(0.1) and self._thread.is_alive() and time.monotonic() < deadline:
+            pass
 
     def close(self) -> None:
         """Write what is left, and close the files.

@@ -145,8 +145,9 @@ def test_a_disk_that_stalls_is_said_to_and_training_goes_on(
         assert subject.train().finished
     assert steps[:2] == [(2, 4), (4, 4)]
     path = tmp_path / "run" / "checkpoint-000002"
-    (line,) = said(caplog, f"{path}: has been written for")
-    assert line.endswith("because the disk is slow; training goes on")
+    first, second = said(caplog, f"{path}: has been written for")
+    assert first.endswith("because the disk is slow; training goes on")
+    assert second.endswith("because the disk is slow; training waits for it, for at most 300 s")
     assert len(said(caplog, "the checkpoint of step 2 is written now, after ")) == 1
     for step in (2, 4, 6):
         name = f"checkpoint-{step:06d}"

@@ -91,6 +91,7 @@ def test_other_errors_are_raised_by_the_next_call_and_at_the_end(tmp_path: Path)
         while time.monotonic() < deadline:
             writer.write({"step": 1, "loss": 1.0})
             time.sleep(0.002)
+    writer.settle(600)  # it does not wait for a thread that has ended
     with pytest.raises(InputError, match="finite"):
         writer.close()
 
