@@ -24,7 +24,7 @@ from zlib import crc32
 import numpy as np
 
 from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
-from boson_multimodal.prepared_data.prepared_folder import write_manifest
+from boson_multimodal.prepared_data.prepared_folder import MANIFEST, write_manifest
 from boson_multimodal.prepared_data.shard_files import Ragged, Shard, write_shard
 
 CODEBOOKS, ROWS, READ = 8, 4096, 2000
@@ -32,12 +32,11 @@ FORM_ROWS, FORM_FRAMES, FORM_TOKENS, FORM_SHARDS = 62_500, 250, 200, 8
 
 
 def make_folder(folder: Path, samples: int) -> None:
-    """Write prepared data of random samples."""
-    folder.mkdir(parents=True)
-    numbers = np.random.default_rng(samples)
+    """Write prepared data of random samples; shards that are there already stay."""
+    folder.mkdir(parents=True, exist_ok=True)
     tables: dict[str, list[dict[str, Any]]] = {"samples": [], "clips": []}
     for number, start in enumerate(range(0, samples, ROWS)):
-        rows = min(ROWS, samples - start)
+        rows, numbers = min(ROWS, samples - start), np.random.default_rng(number)
         frames = numbers.integers(200, 301, rows + 1).astype(np.int32)
         lengths = numbers.integers(150, 251, rows)
         codes = Ragged(
@@ -62,9 +61,9 @@ def make_folder(folder: Path, samples: int) -> None:
             ("samples", (fixed, ragged)),
             ("clips", ({"frames": frames[:rows]}, {"codes": codes, "key": keys})),
         ):
-            name = f"{table}-{number:05d}.safetensors"
-            checksum = write_shard(folder / name, *columns)
-            tables[table].append({"file": name, "rows": rows, "index_crc32": checksum})
+            path = folder / f"{table}-{number:05d}.safetensors"
+            checksum = Shard(path).checksum if path.exists() else write_shard(path, *columns)
+            tables[table].append({"file": path.name, "rows": rows, "index_crc32": checksum})
     settings = {"codec": "made", "num_codebooks": CODEBOOKS, "frames_per_second": 25.0}
     facts = {"file": "made.jsonl", "settings": settings, "fingerprint": "0" * 16, "dropped": 0, "notes": []}
     write_manifest(folder, {**facts, **tables})
@@ -201,7 +200,7 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     for samples in args.samples:
         folder = args.folder / f"samples-{samples}"
-        if not folder.exists():
+        if not (folder / MANIFEST).exists():
             make_folder(folder, samples)
         for turn in ("first", "again"):  # the second time, what was read is in the system's cache
             found = measured_alone("--folder", str(folder), "--start")

@@ -97,7 +97,7 @@ def pack_file(
         model_folder=model_folder,
         prompt_style=config.prompt_style,
         text_normalisation=config.text_normalisation,
-        codes=tuple(config.codes),
+        codes=tuple(str(home_path(path, "--codes")) for path in config.codes),
         code_cache_dir=cache_dir,
         codec=described["codec"],
         num_codebooks=model_config.audio_num_codebooks,
