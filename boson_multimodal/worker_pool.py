@@ -10,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import chain, islice
 from multiprocessing.connection import wait
+from types import TracebackType
 from typing import TypeVar
 
 from boson_multimodal.progress import progress
@@ -48,28 +49,46 @@ def map_in_processes(
             raise
 
 
-def stream_in_processes(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Yield ``function(item)`` for large items, in their order. Only a few items are in memory at a time.
+class WorkerPool:
+    """Processes for several series of large items; a context manager. They start when a series has two items.
 
-    With one worker or one item it runs in this process. Processes are spawned (see :func:`map_in_processes`).
+    Processes are spawned (see :func:`map_in_processes`).
+
+    Args:
+        workers: number of processes; with one, all work is done in this process.
     """
-    items = iter(items)
-    first = list(islice(items, 2))
-    if workers <= 1 or len(first) < 2:
-        yield from map(function, chain(first, items))
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _begin_worker) as pool:
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=error is None, cancel_futures=True)
+
+    def stream(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield ``function(item)`` for each item, in order. Only a few items are in memory at a time."""
+        items = iter(items)
+        first = list(islice(items, 2))
+        if self.workers <= 1 or len(first) < 2:
+            yield from map(function, chain(first, items))
+            return
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, context, _begin_worker)
         queue: deque[Future[Result]] = deque()
-        try:
-            for item in chain(first, items):
-                with _interrupts_blocked():
-                    queue.append(pool.submit(function, item))
-                if len(queue) > AHEAD * workers:
-                    yield queue.popleft().result()
-            while queue:
+        for item in chain(first, items):
+            with _interrupts_blocked():
+                queue.append(self._pool.submit(function, item))
+            if len(queue) > AHEAD * self.workers:
                 yield queue.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        while queue:
+            yield queue.popleft().result()
 
 
 @contextmanager

@@ -25,6 +25,8 @@ MANIFEST = "manifest.json"
 FORM = 1
 """The form of the folder. A folder of another form is refused."""
 CHECKSUM_FIELD = "checksum"
+READS_BEFORE_RELEASE = 128
+"""So many reads keep their pages mapped. A read maps about 100 kB, because the system maps pages around it."""
 
 
 class ShardTable:
@@ -33,6 +35,7 @@ class ShardTable:
     def __init__(self, shards: Sequence[Shard]) -> None:
         self.shards = shards
         self._ends = list(accumulate(map(len, shards)))
+        self._reads = 0
 
     @classmethod
     def open(cls, folder: Path, entries: Sequence[Mapping[str, str]]) -> "ShardTable":
@@ -55,7 +58,11 @@ class ShardTable:
         return np.concatenate([shard.sizes(name) for shard in self.shards])
 
     def place(self, row: int) -> tuple[Shard, int]:
-        """Return the shard of a row, and the number of the row in it."""
+        """Return the shard of a row, and the number of the row in it, to read the row now."""
+        self._reads += 1
+        if self._reads % READS_BEFORE_RELEASE == 0:
+            for shard in self.shards:
+                shard.release()
         number = bisect_right(self._ends, row)
         return self.shards[number], row - (self._ends[number - 1] if number else 0)
 

@@ -13,6 +13,9 @@ metadata hold its checksum. The values are verified row by row when they are rea
 it. Equal rows make equal files, bit for bit.
 """
 
+import json
+import math
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +33,8 @@ VALUES, STARTS, CHECKSUMS = ".values", ".starts", ".crc32"
 """Endings of the arrays of a ragged column."""
 TEXT = "utf-8", "surrogatepass"
 """Texts may hold lone surrogates, as JSON may."""
+TYPES = {"I8": "<i1", "U8": "<u1", "I16": "<i2", "I32": "<i4", "U32": "<u4", "I64": "<i8", "U64": "<u8", "F32": "<f4"}
+"""The types of arrays that a shard may hold, by their names in safetensors."""
 INDEX_FIELD = "index_crc32"
 """The metadata of the file. There is one field, because the library writes several in a random order."""
 
@@ -97,7 +102,7 @@ def write_shard(path: Path, fixed: Mapping[str, np.ndarray], ragged: Mapping[str
 
 
 class Shard:
-    """An open shard. Its arrays are views of the mapped file, so processes on one machine share the memory.
+    """An open shard. Its index is in memory; its values are views of the mapped file, which processes share.
 
     Attributes:
         path: the file.
@@ -114,14 +119,13 @@ class Shard:
     def __init__(self, path: Path, expected: str | None = None) -> None:
         self.path = path
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}
+            with safe_open(path, "np") as file:  # the library checks the header and the length of the file
+                self.checksum = (file.metadata() or {}).get(INDEX_FIELD, "")
+            with path.open("rb") as file:
+                self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (OSError, SafetensorError) as error:
             raise InputError(f"{path}: missing, cut off or damaged ({error})") from error
-        for array in arrays.values():
-            array.flags.writeable = False
-        self.checksum = metadata.get(INDEX_FIELD, "")
+        arrays = self._arrays()
         if self.checksum != _index_checksum(arrays):
             raise InputError(f"{path}: its index is damaged, or it is no shard: the checksum of the index differs")
         if expected not in (None, self.checksum):
@@ -132,9 +136,17 @@ class Shard:
         self._ragged = {name: Ragged(arrays[name + VALUES], arrays[name + STARTS]) for name in names}
         self._checksums = {name: arrays[name + CHECKSUMS] for name in names}
         self._rows = len(next(iter((*self.fixed.values(), *self._ragged.values()))))
+        self.release()
 
     def __len__(self) -> int:
         return self._rows
+
+    def release(self) -> None:
+        """Unmap the pages that were read. They stay in the system's cache, and views of them stay valid.
+
+        Otherwise the memory of a process that reads at random grows by all that it has read.
+        """
+        self._mapped.madvise(mmap.MADV_DONTNEED)
 
     def sizes(self, name: str) -> np.ndarray:
         """Return (rows,) the number of elements of each row of a ragged column."""
@@ -154,6 +166,19 @@ class Shard:
     def read_text(self, name: str, row: int) -> str:
         """Return the text of a row; see :meth:`read`."""
         return self.read(name, row).tobytes().decode(*TEXT)
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Return views of the values, and copies of the index."""
+        size = int.from_bytes(self._mapped[:8], "little")
+        header = json.loads(self._mapped[8 : 8 + size])
+        header.pop("__metadata__", None)
+        arrays = {}
+        for name, entry in header.items():
+            array = np.frombuffer(
+                self._mapped, TYPES[entry["dtype"]], math.prod(entry["shape"]), 8 + size + entry["data_offsets"][0]
+            ).reshape(entry["shape"])
+            arrays[name] = array if name.endswith(VALUES) else array.copy()
+        return arrays
 
 
 def _index_checksum(arrays: Mapping[str, np.ndarray]) -> str:

@@ -93,6 +93,15 @@ def test_a_missing_processor_is_refused(demo: Path, tmp_path: Path) -> None:
         trainer(demo, tmp_path / "out", model_path=model, whisper_processor_path="/no/such")
 
 
+def test_prepared_data_are_refused_because_they_hold_no_waveforms(
+    demo: Path, tower_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "manifest.json").write_text("{}")
+    with pytest.raises(InputError, match="packed: prepared data hold codes, and this model reads references as feat"):
+        trainer(demo, tmp_path / "out", model_path=tower_model, data_path=tmp_path / "packed", eval_data_path=None)
+
+
 def test_features_without_a_tower_do_not_matter_if_codes_are_used(demo: Path) -> None:
     config = config_with_tower(demo / "model", encode_audio_in_tokens=True, skip_audio_tower=True)
     assert ReferenceForm.of(config) == ReferenceForm(codes=True, chunk_seconds=None)

@@ -17,6 +17,7 @@ from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.prepared_data.prepared_folder import MANIFEST, read_manifest
 from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync
+from boson_multimodal.worker_pool import WorkerPool
 from voice_cloning.corpora.packing import pack_records, packing_key
 from voice_cloning.corpora.packing_jobs import BLOCKS, SHARDS, PackSettings
 from voice_cloning.training.data import (
@@ -96,7 +97,7 @@ def pack_file(
         model_folder=model_folder,
         prompt_style=config.prompt_style,
         text_normalisation=config.text_normalisation,
-        codes=tuple(config.codes),
+        codes=tuple(str(home_path(path, "--codes")) for path in config.codes),
         code_cache_dir=cache_dir,
         codec=described["codec"],
         num_codebooks=model_config.audio_num_codebooks,
@@ -116,13 +117,14 @@ def pack_file(
             for folder in (settings.blocks, settings.shards):
                 folder.mkdir(parents=True, exist_ok=True)
             sync(output_dir.parent)
-            pack_records(
-                settings,
-                described,
-                lambda: load_higgs_audio_tokenizer(used.folder, device),
-                drop_invalid=config.drop_invalid,
-                workers=workers,
-            )
+            with WorkerPool(workers) as pool:
+                pack_records(
+                    settings,
+                    described,
+                    lambda: load_higgs_audio_tokenizer(used.folder, device),
+                    drop_invalid=config.drop_invalid,
+                    pool=pool,
+                )
     except InputError:
         if not _is_packed(output_dir, key):  # another process has packed the same data, and removed the blocks
             raise

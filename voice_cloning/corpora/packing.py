@@ -29,7 +29,7 @@ from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.prepared_data.prepared_folder import FORM, write_manifest
 from boson_multimodal.prepared_data.shard_files import Shard
 from boson_multimodal.progress import progress
-from boson_multimodal.worker_pool import stream_in_processes
+from boson_multimodal.worker_pool import WorkerPool
 from voice_cloning.corpora.packing_jobs import (
     SILENCE,
     ClipsJob,
@@ -87,7 +87,7 @@ def pack_records(
     load_codec: Callable[[], HiggsAudioTokenizer],
     *,
     drop_invalid: bool,
-    workers: int,
+    pool: WorkerPool,
 ) -> None:
     """Write the folder of prepared data.
 
@@ -96,12 +96,12 @@ def pack_records(
         described: the settings that the manifest will hold.
         load_codec: returns the codec. It is called only if a clip has no codes.
         drop_invalid: leave out invalid samples instead of stopping.
-        workers: number of processes.
+        pool: does the work.
 
     Raises:
         InputError: if the file is wrong. It lists all problems.
     """
-    count = _check_blocks(settings, workers)
+    count = _check_blocks(settings, pool)
     if not count:
         raise InputError(
             f"{settings.data_path}: holds no sample; a .json file is a list of samples, a .jsonl file has one sample "
@@ -113,14 +113,14 @@ def pack_records(
     source = open_source(settings)
     if isinstance(source, CodeCache):
         encode_clips(_missing(settings, uses), source, load_codec)
-    clip_shards = _write_clips(settings, uses, workers)
+    clip_shards = _write_clips(settings, uses, pool)
     frames = np.concatenate([shard.fixed["frames"] for shard in clip_shards])
     jobs = _sample_jobs(settings, blocks, uses, frames)
-    _run(write_samples, jobs, len(blocks), workers, "packing samples", "block")
+    _run(write_samples, jobs, len(blocks), pool, "packing samples", "block")
     packed = [block for block in blocks if settings.samples_file(block).exists()]
     jobs = (FingerprintJob(settings, block, len(clip_shards)) for block in packed)
     digest = hashlib.sha256()
-    for lines in stream_in_processes(fingerprint_lines, jobs, workers):
+    for lines in pool.stream(fingerprint_lines, jobs):
         digest.update(lines)
     if packing_key(settings, described, drop_invalid) != settings.key:
         raise InputError(f"{settings.data_path}: has changed while it was packed; start again")
@@ -138,7 +138,7 @@ def pack_records(
     write_manifest(settings.folder, content)
 
 
-def _check_blocks(settings: PackSettings, workers: int) -> int:
+def _check_blocks(settings: PackSettings, pool: WorkerPool) -> int:
     """Check all blocks of the file that are not checked yet. Return the number of its records.
 
     Raises:
@@ -158,7 +158,7 @@ def _check_blocks(settings: PackSettings, workers: int) -> int:
 
     title = f"checking {settings.data_path.name}"
     with progress(title=title, unit="sample") as bar:
-        for checked, found in stream_in_processes(check_block, missing(), workers):
+        for checked, found in pool.stream(check_block, missing()):
             problems += found
             bar.update(checked)
     raise_if_any(f"{settings.data_path}: not JSON", problems)
@@ -239,11 +239,11 @@ def _by_block(places: np.ndarray) -> Iterator[tuple[int, list[int]]]:
         yield block, places[places[:, 0] == block, 1].tolist()
 
 
-def _write_clips(settings: PackSettings, uses: Uses, workers: int) -> list[Shard]:
+def _write_clips(settings: PackSettings, uses: Uses, pool: WorkerPool) -> list[Shard]:
     places = [tuple(place) for place in uses.places[uses.first_uses].tolist()]
     starts = range(0, len(places), CLIPS_OF_SHARD)
     jobs = (ClipsJob(settings, n, places[start : start + CLIPS_OF_SHARD]) for n, start in enumerate(starts))
-    _run(write_clips, jobs, len(starts), workers, "packing codes", "shard")
+    _run(write_clips, jobs, len(starts), pool, "packing codes", "shard")
     return [Shard(settings.clips_file(number)) for number in range(len(starts))]
 
 
@@ -256,9 +256,11 @@ def _sample_jobs(settings: PackSettings, blocks: Iterable[int], uses: Uses, fram
         yield SamplesJob(settings, block, clips, frames[clips])
 
 
-def _run(function: Callable[[Any], None], jobs: Iterable[Any], total: int, workers: int, title: str, unit: str) -> None:
+def _run(
+    function: Callable[[Any], None], jobs: Iterable[Any], total: int, pool: WorkerPool, title: str, unit: str
+) -> None:
     with progress(title=title, total=total, unit=unit) as bar:
-        for _ in stream_in_processes(function, jobs, workers):
+        for _ in pool.stream(function, jobs):
             bar.update()
 
 

@@ -257,6 +257,8 @@ def write_clips(job: ClipsJob) -> None:
     if opened(path) is not None:
         return
     source = open_source(settings)
+    if isinstance(source, CodeCache):
+        source.store.refresh()  # the clips may have been encoded since this process looked for them
     blocks = {block: Shard(settings.uses_file(block)) for block in {block for block, _ in job.places}}
     keys = [blocks[block].read_text("key", row) for block, row in job.places]
     codes = []

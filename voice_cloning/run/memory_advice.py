@@ -118,12 +118,13 @@ def encoding_memory(
     def remedies() -> list[Remedy]:
         if device.type != "cuda":
             return [Remedy("cut the longest clips: the codec takes a clip as a whole")]
-        words = ["python", "-m", "tools.prepare_data", "encode", config.data_path, config.eval_data_path]
+        files = [path for path in (config.data_path, config.eval_data_path) if path and not Path(path).is_dir()]
+        words = ["python", "-m", "tools.prepare_data", "encode", *files]
         words += ["--codec", config.audio_tokenizer_path, "--code_cache_dir", dataset_config.code_cache_dir]
         if not Path(config.audio_tokenizer_path).is_dir():
             words += ["--audio_tokenizer_revision", config.audio_tokenizer_revision]
         words += ["--drop_invalid"] if dataset_config.drop_invalid else []
-        encode = f"{NO_GPU} {shlex.join(filter(None, words))}"
+        encode = f"{NO_GPU} {shlex.join(words)}"
         text = "encode the other clips on the CPU, which is slower, then give the same command again"
         return [Remedy(text, command=encode)]
 

@@ -67,7 +67,9 @@ class DistributedTrainingConfig(EvaluationConfig):
         InputError: if values are out of range. It lists every one.
     """
 
-    data_path: str = _source(MISSING, "ChatML samples to train on: .json (a list) or .jsonl.")
+    data_path: str = _source(
+        MISSING, "ChatML samples to train on: .json (a list) or .jsonl; or a folder of tools.prepare_data pack."
+    )
     output_dir: str = _housekeeping(
         MISSING, "Folder for checkpoints, metrics and the run's description.", per_call=True, per_machine=True
     )

@@ -20,7 +20,10 @@ class EvaluationConfig:
     """Settings of evaluations. Each attribute is a flag of the same name, explained in its help text."""
 
     eval_data_path: str | None = flag(
-        None, "ChatML samples to evaluate on, of other speakers than data_path.", in_identity=False, per_machine=True
+        None,
+        "ChatML samples to evaluate on, of other speakers than data_path; or a folder of tools.prepare_data pack.",
+        in_identity=False,
+        per_machine=True,
     )
     eval_steps: int = _housekeeping(200, "Optimizer steps between evaluations; there is always one at the end.")
     sample_every: int | None = _housekeeping(

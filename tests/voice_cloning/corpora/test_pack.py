@@ -16,6 +16,7 @@ from tests.chatml_files import audio, load, make_cache, record, text, write_clip
 from tests.training_runs import assert_same_adapter, metrics, trainer
 from tests.voice_cloning.corpora.encoded_clips import clips_and_records, make_old
 from tests.voice_cloning.corpora.packed_data import assert_same_data, contents, from_file, pack, prepared
+from tools.prepare_data.__main__ import main
 from voice_cloning.corpora import packing
 from voice_cloning.corpora.encode import encode_files
 
@@ -178,6 +179,36 @@ def test_a_folder_of_other_settings_is_refused_with_each_difference(demo: Path, 
         trainer(other, tmp_path / "out", **where)
     differences = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
     assert len(differences) in (2, 4) and f"by {tokenizer}" in str(caught.value)
+
+
+def test_a_folder_and_a_file_may_be_used_together_and_a_folder_that_is_not_whole_is_named(
+    demo: Path, tmp_path: Path
+) -> None:
+    path = clips_and_records(tmp_path, 3)
+    pack(demo, path, tmp_path / "packed")
+    where = {"code_cache_dir": tmp_path / "cache", "prompt_style": "as_written"}
+    run = trainer(demo, tmp_path / "out", data_path=tmp_path / "packed", eval_data_path=path, **where)
+    data = run.components.data
+    assert data.train_dataset.fingerprint() == data.eval_dataset.fingerprint() and data.codec.is_whole
+    (tmp_path / "packed" / "manifest.json").unlink()
+    with pytest.raises(InputError) as caught:
+        trainer(demo, tmp_path / "out", data_path=tmp_path / "packed", eval_data_path=tmp_path / "none")
+    assert f"--data_path {tmp_path / 'packed'}: a folder without manifest.json: no prepared data, or" in str(
+        caught.value
+    )
+    assert f"--eval_data_path {tmp_path / 'none'}: no such file" in str(caught.value)
+
+
+def test_the_command_says_what_it_packed(demo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = clips_and_records(tmp_path, 3)
+    words = ["pack", str(path), "--output_dir", str(tmp_path / "packed"), "--model_path", str(demo / "model")]
+    words += ["--codec", str(demo / "audio_tokenizer"), "--code_cache_dir", str(tmp_path / "cache")]
+    assert main([*words, "--num_workers", "0"]) == 1
+    assert "--num_workers 0: must be at least 1" in capsys.readouterr().err
+    for said in ("data.json is packed: 3 samples", "these data were there already: 3 samples"):
+        assert main([*words, "--num_workers", "1"]) == 0
+        out = capsys.readouterr().out
+        assert said in out and f"train with --data_path {tmp_path / 'packed'}" in out
 
 
 def test_a_damaged_folder_is_named(demo: Path, tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""A packing may end at any moment, and several may run at once: the folder is in the end that of one whole packing."""
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from boson_multimodal.errors import InputError
+from tests.voice_cloning.corpora.encoded_clips import clips_and_records
+from tests.voice_cloning.corpora.packed_data import contents, pack, prepared
+from voice_cloning.corpora import packing, packing_jobs
+
+
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "RECORDS_OF_BLOCK", 2)
+    monkeypatch.setattr(packing, "CLIPS_OF_SHARD", 3)
+
+
+def child(work: Callable[[], object]) -> int:
+    """Start ``work`` in a process that is a copy of this one; its exit status is 0 if it succeeds."""
+    process = os.fork()
+    if process == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        finally:
+            os._exit(status)
+    return process
+
+
+def status_of(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def test_a_packing_that_ends_at_any_write_goes_on_to_the_same_folder(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clips_and_records(tmp_path, 3)
+    pack(demo, path, tmp_path / "whole")
+    wanted = contents(tmp_path / "whole")
+    writes, ends_at = 0, 0
+
+    def counted(write: Callable[..., object]) -> Callable[..., object]:
+        def wrapped(*args: object) -> object:
+            nonlocal writes
+            writes += 1
+            if writes == ends_at:
+                raise KeyboardInterrupt
+            return write(*args)
+
+        return wrapped
+
+    monkeypatch.setattr(packing_jobs, "write_shard", counted(packing_jobs.write_shard))
+    monkeypatch.setattr(packing, "write_manifest", counted(packing.write_manifest))
+    for ends_at in range(1, 30):
+        writes, folder = 0, tmp_path / f"packed-{ends_at}"
+        try:
+            pack(demo, path, folder)
+        except KeyboardInterrupt:
+            with pytest.raises(InputError, match="no manifest.json"):
+                prepared(folder)
+            writes = ends_at  # no further one ends
+            pack(demo, path, folder)
+            assert contents(folder) == wanted
+        else:
+            break
+    assert ends_at == 10, "two blocks of two files, two shards of each kind, the manifest"
+
+
+def killed_packings(demo: Path, folder: Path, times: int) -> None:
+    """Pack in a process that is killed at a random moment, then to the end."""
+    path = clips_and_records(folder, 8)
+    pack(demo, path, folder / "whole")  # the clips are encoded now, and a packing takes the same time each time
+    started = time.monotonic()
+    assert status_of(child(lambda: pack(demo, path, folder / "again"))) == 0
+    seconds = time.monotonic() - started
+    wanted, moments, killed = contents(folder / "whole"), random.Random(0), 0
+    for number in range(times):
+        place = folder / f"packed-{number}"
+        process = child(lambda place=place: pack(demo, path, place))
+        time.sleep(moments.random() * seconds)
+        os.kill(process, signal.SIGKILL)
+        killed += status_of(process) == -signal.SIGKILL
+        assert status_of(child(lambda place=place: pack(demo, path, place))) == 0
+        assert contents(place) == wanted
+    assert killed > times / 2
+
+
+def test_a_killed_packing_goes_on_to_the_same_folder(demo: Path, tmp_path: Path) -> None:
+    killed_packings(demo, tmp_path, 5)
+
+
+@pytest.mark.slow
+def test_twenty_killed_packings_go_on_to_the_same_folder(demo: Path, tmp_path: Path) -> None:
+    killed_packings(demo, tmp_path, 20)
+
+
+def test_packings_at_once_give_one_folder(demo: Path, tmp_path: Path) -> None:
+    path = clips_and_records(tmp_path, 8)
+    pack(demo, path, tmp_path / "whole")
+    processes = [child(lambda: pack(demo, path, tmp_path / "packed")) for _ in range(3)]
+    assert [status_of(process) for process in processes] == [0, 0, 0]
+    assert contents(tmp_path / "packed") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_folder_as_one(demo: Path, tmp_path: Path) -> None:
+    path = clips_and_records(tmp_path, 5)
+    pack(demo, path, tmp_path / "one")
+    pack(demo, path, tmp_path / "two", workers=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
