@@ -144,5 +144,5 @@ def _report(message: str, kind: str = "") -> None:
         time.sleep(SECONDS_BEFORE_OTHER_RANKS_REPORT)  # torchrun ends this process now if rank 0 failed too
     if kind and rank is not None:
         kind += f" on rank {rank}"
-        tell_torchrun(f"the message is above: {kind}: ...")
+        tell_torchrun(f"its message is above ({kind})")
     print(f"{kind}: {message}" if kind else message, file=sys.stderr, flush=True)

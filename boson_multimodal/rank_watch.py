@@ -118,7 +118,7 @@ class RankWatch:
         if not self._is_first():
             time.sleep(WAIT_FOR_WORD_SECONDS)
         with self._ending:
-            tell_torchrun(f"the message is above: {heading}..." if heading else message)
+            tell_torchrun(f"its message is above ({heading.removesuffix(': ')})" if heading else message)
             _print_last(heading + message)
             time.sleep(LINGER_SECONDS)
             self._tell_next(self._rank, _digest(message))
