@@ -9,6 +9,7 @@
 ``docs/commands.md`` lists the exit statuses.
 """
 
+import json
 import os
 import signal
 import sys
@@ -16,7 +17,8 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 
 from boson_multimodal.circumstances import MAY_HAVE_A_NAME, cache_for_libraries, named
@@ -144,6 +146,21 @@ def _leave_process_group() -> None:
         group.leave_process_group()
 
 
+def tell_torchrun(words: str, later: int = 0) -> None:
+    """Write what torchrun shows of this process in its last lines, under "Root Cause" if this process failed first.
+
+    Args:
+        words: one line. The whole message is printed by the process itself.
+        later: seconds that are added to the time of the failure, which tells torchrun who failed first.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path is None:
+        return
+    extra = {"py_callstack": words, "timestamp": str(int(time.time()) + later)}
+    with suppress(OSError):  # a full disk, for example; torchrun then shows less
+        Path(path).write_text(json.dumps({"message": {"message": words, "extraInfo": extra}}), encoding="utf-8")
+
+
 def _report(message: str, kind: str = "") -> None:
     """Print why the command ends. If a wrong input makes all processes fail, only the message of rank 0 appears.
 
@@ -154,4 +171,5 @@ def _report(message: str, kind: str = "") -> None:
         time.sleep(SECONDS_BEFORE_OTHER_RANKS_REPORT)  # torchrun ends this process now if rank 0 failed too
     if kind and rank is not None:
         kind += f" on rank {rank}"
+        tell_torchrun(f"its message is above ({kind})")
     print(f"{kind}: {message}" if kind else message, file=sys.stderr, flush=True)

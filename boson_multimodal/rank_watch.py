@@ -28,7 +28,7 @@ import torch
 from torch import distributed as dist
 
 from boson_multimodal import heartbeats
-from boson_multimodal.command_line import SECONDS_BEFORE_OTHER_RANKS_REPORT
+from boson_multimodal.command_line import SECONDS_BEFORE_OTHER_RANKS_REPORT, tell_torchrun
 from boson_multimodal.machines import machine_name
 
 FAILED = 1
@@ -39,6 +39,8 @@ LINGER_SECONDS = 1.0
 """How long the first rank to fail stays after its message. Meanwhile others that fail too learn that it was first."""
 STEP_BACK_SECONDS = 0.5
 """How long a process stays after the word, so that a launcher sees that the other rank ended first."""
+SECONDS_AFTER_THE_FIRST = 2
+"""How much later than the first to fail, in torchrun's eyes, the others end. It counts whole seconds."""
 FOREVER = timedelta(days=3650)
 GOODBYE = -1
 KILLED, SILENT = 0, -1
@@ -116,6 +118,7 @@ class RankWatch:
         if not self._is_first():
             time.sleep(WAIT_FOR_WORD_SECONDS)
         with self._ending:
+            tell_torchrun(f"its message is above ({heading.removesuffix(': ')})" if heading else message)
             _print_last(heading + message)
             time.sleep(LINGER_SECONDS)
             self._tell_next(self._rank, _digest(message))
@@ -153,6 +156,7 @@ class RankWatch:
             own_digest, own_error = self._own_error
             if own_error and own_digest != digest:
                 why += f"\nrank {self._rank} had an error of its own: {own_error}"
+            tell_torchrun(f"rank {self._rank} ended because {why}", SECONDS_AFTER_THE_FIRST)
             _print_last(f"rank {self._rank} ends: {why}")
             time.sleep(STEP_BACK_SECONDS)
             os._exit(FAILED)

@@ -25,6 +25,7 @@ from boson_multimodal.command_line import run_command
 from boson_multimodal.errors import InputError, NamedError
 from boson_multimodal.process_group import Ranks
 from tests.null_cuda import PROJECT, needs_null_cuda, run_null_cuda
+from tests.two_nodes import free_port
 
 LIMIT_SECONDS = 30.0
 MESSAGE = "clip 7 is broken"
@@ -183,12 +184,6 @@ class Ended:
     logs: list[str]
     seconds_to_last_words: list[float]
     """From the beginning to the last line of each process."""
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def wait_for(processes: list[BaseProcess], folder: Path, limit: float = LIMIT_SECONDS + 5) -> Ended:
