@@ -63,3 +63,11 @@ def usable_dtype(name: str, device: torch.device) -> torch.dtype:
     if dtype == torch.bfloat16:
         require_bfloat16(device)
     return dtype
+
+
+def usable_device(device: torch.device | str) -> torch.device:
+    """Return a device by its name. Raises ``InputError`` if this machine has none of this name."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
+        raise InputError(f"--device {device}: cannot be used ({error})") from error

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from boson_multimodal.circumstances import home_path
 from boson_multimodal.command_line import run_command
-from boson_multimodal.device import pick_device
+from boson_multimodal.device import pick_device, usable_device
 from boson_multimodal.errors import Problems, call_for_each, result_or_message
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.process_group import Ranks
@@ -51,7 +51,6 @@ from voice_cloning.evaluation.speaking import HeldModel
 from voice_cloning.evaluation.systems import SystemSettings
 from voice_cloning.speech.speech import SpeechSettings
 from voice_cloning.speech.text_pieces import SLOWEST_LETTERS_PER_SECOND
-from voice_cloning.speech.voice_cloner import usable_device
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -210,6 +210,7 @@ def synthesize(flags: argparse.Namespace) -> int:
         quantise=flags.quantise,
         device=flags.device,
         settings=settings,
+        turns_are_given=all(request.is_record for request in requests),
     )
     cloner.check_lengths(requests, frames)
     try:

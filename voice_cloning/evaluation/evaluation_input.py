@@ -160,21 +160,22 @@ def look_at_evaluation(
     problems = Problems()
     systems = find_right_systems(settings.systems, problems)
     sets = _read_sets(settings, systems, problems)
-    cloners = {
-        system.name: cloner
-        for system in systems
-        if system.speaks and (cloner := problems.tried(lambda one=system: open_cloner(one, settings.systems)))
-    }
-    scored = sets.get((_first_style(systems), NOT_NORMALISED))
-    if scored is not None:
-        names = [item.name for item in scored.items]
-        missing = [p for s in systems if not s.speaks for p in missing_wavs(Path(s.path), names)]
-        problems.tried(lambda: raise_if_any("folders of WAVs that lack clips", missing))
     requests = {
         system.name: [item.request for item in found.items]
         for system in systems
         if system.speaks and (found := sets.get((system.prompt_style, system.text_normalisation)))
     }
+    cloners = {}
+    for system in systems:
+        if system.speaks:
+            are_records = all(request.is_record for request in requests.get(system.name, ()))
+            cloner = problems.tried(lambda one=system, given=are_records: open_cloner(one, settings.systems, given))
+            cloners |= {} if cloner is None else {system.name: cloner}
+    scored = sets.get((_first_style(systems), NOT_NORMALISED))
+    if scored is not None:
+        names = [item.name for item in scored.items]
+        missing = [p for s in systems if not s.speaks for p in missing_wavs(Path(s.path), names)]
+        problems.tried(lambda: raise_if_any("folders of WAVs that lack clips", missing))
     if scored is not None:
         _check_references(cloners, requests, scored.items, problems)
     first = next(iter(cloners.values()), None)

@@ -56,7 +56,7 @@ def check_folder(folder: Path, identity: dict[str, Any]) -> bool:
         if found is None and (folder / REPORT_FILE).exists():
             raise InputError(f"--output_dir {folder}: holds another report ({REPORT_FILE}); give another folder")
         if folder.exists() and not folder.is_dir():
-            raise InputError(f"--output_dir {folder}: is a file; give a folder")
+            raise InputError(f"--output_dir {folder}: cannot be written: it is a file; give a folder")
     except OSError as error:
         raise InputError(f"--output_dir {folder}: cannot be read ({error.strerror})") from error
     if found is None:

@@ -50,9 +50,9 @@ class ClipToSpeak:
         item = int.from_bytes(hashlib.sha256(self.request.name.encode()).digest()[:8], "big")
         return [seed_of(self.seed, item, piece) for piece in range(len(self.request.pieces))]
 
-    def made_of(self, cloner: VoiceCloner) -> dict[str, Any]:
-        """Return everything that determines the clip."""
-        return {**cloner.identity(self.request), "seed": self.seed, "item": self.request.name}
+    def made_of(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """Return everything that determines the clip, from the identity of its request (``VoiceCloner.identity``)."""
+        return {**identity, "seed": self.seed, "item": self.request.name}
 
 
 class HeldModel:
@@ -111,7 +111,11 @@ def speak_set(
         InputError: if a file cannot be written.
     """
     files = {clip.key: ClipFile(folder, system, clip.name) for clip in clips}
-    made_of = {clip.key: clip.made_of(cloner) for clip in clips}
+    # References are hashed and prompts are tokenized once for all seeds.
+    identities = {
+        request.name: cloner.identity(request) for request in {c.request.name: c.request for c in clips}.values()
+    }
+    made_of = {clip.key: clip.made_of(identities[clip.request.name]) for clip in clips}
     found = {key: record for key, file in files.items() if (record := file.found(made_of[key]))}
     ranks.gather(None)  # no process writes before all have looked
     batches = [b for b in batches_of(clips, cloner, batch_size) if any(clip.key not in found for clip in b)]

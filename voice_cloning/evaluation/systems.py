@@ -185,8 +185,11 @@ def mismatches(systems: Sequence[System]) -> list[str]:
     return warnings
 
 
-def open_cloner(system: System, settings: SystemSettings) -> VoiceCloner:
+def open_cloner(system: System, settings: SystemSettings, turns_are_given: bool) -> VoiceCloner:
     """Check a speaking system, and return its cloner. No weight of a model is loaded.
+
+    Args:
+        turns_are_given: as in :class:`VoiceCloner`.
 
     Raises:
         InputError: if a part is missing, or if the parts do not fit each other.
@@ -206,6 +209,7 @@ def open_cloner(system: System, settings: SystemSettings) -> VoiceCloner:
         quantise=settings.quantise,
         device=settings.device,
         settings=settings.speech,
+        turns_are_given=turns_are_given,
     )
 
 

@@ -125,6 +125,7 @@ class TrainingSpeech:
         self._clock = clock
         self._begun = self._since = clock()
         self._spoken_seconds = 0.0
+        self._waves: dict[AskedSample, Tensor] = {}  # of clips that were decoded for the recogniser, and are heard
         self._has_warned = self._has_originals = self._has_left_out = False
         self.batches = speech_batches(asked, budget)
         self.is_speaking = False
@@ -249,6 +250,7 @@ class TrainingSpeech:
         waves = self._sounds.decode({sample: spoken[sample.index].codes_KT for sample in samples})
         rate = self._sounds.sampling_rate
         clips = [Heard(samples=waves[s], sampling_rate=rate, codes_KT=spoken[s.index].codes_KT) for s in samples]
+        self._waves = {sample: waves[sample] for sample in self._heard if sample in waves}
         texts = self._recogniser.transcribe(clips)
         found = zip(samples, texts, strict=True)
         return {sample.index: replace(spoken[sample.index], recognised=text) for sample, text in found}
@@ -286,7 +288,9 @@ class TrainingSpeech:
                 with self._leaving_out("the true clips and their references"):
                     self._sounds.write_originals(writer, step, references, {s: p.target_KT for s, p in prompts.items()})
                     self._has_originals = True
-            waves = self._sounds.decode({sample: spoken[sample.index].codes_KT for sample in self._heard})
+            others = {s: spoken[s.index].codes_KT for s in self._heard if s not in self._waves}
+            decoded = self._waves | (self._sounds.decode(others) if others else {})
+            waves = {sample: decoded[sample] for sample in self._heard}
             with self._leaving_out(f"clips of step {step}"):
                 self._sounds.write_step(writer, step, waves)
         clips = [self._measured(sample, spoken[sample.index], waves.get(sample)) for sample in self._asked]

@@ -57,11 +57,13 @@ class SpeechRequest:
         name: the name of the output, in messages and as file name.
         pieces: the pieces, which are spoken one after the other.
         base_dir: the folder to which paths of clips are relative.
+        is_record: whether it is a ChatML record; else its prompt was made of a text.
     """
 
     name: str
     pieces: tuple[Piece, ...]
     base_dir: Path
+    is_record: bool = False
 
     def references(self) -> list[AudioContent]:
         """Return the clips before the spoken clip, piece by piece."""
@@ -224,7 +226,7 @@ def _request_of_record(
     clips = sum(sample.trains(turn) for turn, _ in sample.clips())
     if clips != 1:
         return None, [f"messages: {clips} clips in trained turns; exactly 1 can be spoken"]
-    return SpeechRequest(name, (Piece(text_to_speak(sample), sample),), base_dir), []
+    return SpeechRequest(name, (Piece(text_to_speak(sample), sample),), base_dir, is_record=True), []
 
 
 def entry_problems(

@@ -41,7 +41,7 @@ from boson_multimodal.circumstances import home_path
 from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, IGNORE_INDEX, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
-from boson_multimodal.device import usable_dtype
+from boson_multimodal.device import usable_device, usable_dtype
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
@@ -115,6 +115,8 @@ class VoiceCloner:
         quantise: ``none`` or ``nf4``, for the base's weights; None means as the adapter was trained.
         device: by default the GPU, or the CPU if there is no GPU.
         settings: the settings of generation.
+        turns_are_given: whether what will be spoken are ChatML records. With ``as_written`` their turns are kept, so
+            there is no warning that a prompt for a text has other turns than the adapter's training data.
 
     Raises:
         InputError: if a part is missing, or if the parts do not fit each other. No weight has been loaded then.
@@ -136,6 +138,7 @@ class VoiceCloner:
         quantise: str | None = None,
         device: torch.device | str | None = None,
         settings: SpeechSettings | None = None,
+        turns_are_given: bool = False,
     ) -> None:
         self.settings = settings or SpeechSettings()
         self.adapter = None if adapter is None else home_path(adapter, "--adapter")
@@ -172,7 +175,8 @@ class VoiceCloner:
             folder_fingerprint(self.adapter),
             file_fingerprint(self.adapter / ADAPTER_FILE),
         ]
-        if self.prompt_style == "as_written" and (warning := turns_warning(self.adapter)):
+        are_made = self.prompt_style == "as_written" and not turns_are_given
+        if are_made and (warning := turns_warning(self.adapter)):
             print(f"warning: {warning}", file=sys.stderr)
         self.reference = ReferenceForm.of(self.config)
         self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.config)
@@ -439,11 +443,3 @@ def usable_quantisation(wanted: str | None, adapter: Path | None, device: torch.
             "weights in full precision, with which the adapter was not trained"
         ) from error
     return quantise
-
-
-def usable_device(device: torch.device | str) -> torch.device:
-    """Return a device by its name. Raises ``InputError`` if this machine has none of this name."""
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without it
-        raise InputError(f"--device {device}: cannot be used ({error})") from error

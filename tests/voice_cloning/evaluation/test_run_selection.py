@@ -69,7 +69,8 @@ def test_a_checkpoint_that_is_removed_after_the_check_can_still_speak(demo: Path
     checked = check_evaluation(settings)
     shutil.rmtree(tmp_path / "run" / EARLY)
     clip = ClipToSpeak(checked.requests[EARLY][0], 0)
-    assert clip.made_of(checked.cloners[EARLY])["adapter"] != clip.made_of(checked.cloners[LATE])["adapter"]
+    early, late = (clip.made_of(checked.cloners[name].identity(clip.request)) for name in (EARLY, LATE))
+    assert early["adapter"] != late["adapter"]
     assert checked.cloners[EARLY].adapter_weights is not None
 
 

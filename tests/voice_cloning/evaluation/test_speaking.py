@@ -52,6 +52,16 @@ def speak(cloner: VoiceCloner, clips: Sequence[ClipToSpeak], folder: Path, **set
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
+def test_the_identity_of_a_request_is_computed_once_for_all_seeds(
+    demo: Path, requests: list[SpeechRequest], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloner = short(make_cloner(demo, settings=SETTINGS))
+    computed, identity = [], cloner.identity
+    monkeypatch.setattr(cloner, "identity", lambda request: computed.append(request.name) or identity(request))
+    speak(cloner, clips_of(requests[:2], (0, 1, 2)), tmp_path)
+    assert computed == ["a", "b"]
+
+
 def short(cloner: VoiceCloner) -> VoiceCloner:
     """Cut each clip after a few columns: the model has learnt nothing and never ends by itself."""
     cloner.most_columns = lambda piece: 12 + len(piece.text)
@@ -180,7 +190,7 @@ def test_a_clip_depends_on_the_adapter_and_its_scale(demo: Path, requests: list[
     clip = ClipToSpeak(requests[0], 0)
     cloners = [make_cloner(demo, settings=SETTINGS)]
     cloners += [make_cloner(demo, adapter=adapter, adapter_scale=scale, settings=SETTINGS) for scale in (1.0, 0.5)]
-    made_of = [clip.made_of(cloner) for cloner in cloners]
+    made_of = [clip.made_of(cloner.identity(clip.request)) for cloner in cloners]
     assert "adapter_scale" not in made_of[1] and made_of[2]["adapter_scale"] == 0.5
     assert {**made_of[2], "adapter_scale": None} == {**made_of[1], "adapter_scale": None}
     assert made_of[0] != made_of[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
 import arabic_voice_cloning_distributed_trainer as program
 from boson_multimodal.errors import InputError
@@ -14,6 +15,7 @@ from tests.spoken_runs import SPOKEN, TINY, spoken_trainer
 from tests.training_runs import command, flags, metrics, run, trainer
 from tests.voice_cloning.evaluation.tiny_recognisers import make_whisper
 from voice_cloning.evaluation.recognisers import Heard
+from voice_cloning.evaluation.sample_sounds import SampleSounds
 from voice_cloning.evaluation.word_errors import text_errors
 from voice_cloning.run.components import FinishedRun
 from voice_cloning.run.dry_run import dry_run
@@ -72,6 +74,27 @@ def test_a_recogniser_hears_the_scored_samples(
     assert "| word error rate | " in (checkpoint / "README.md").read_text(encoding="utf-8")
     again = trainer(demo, tmp_path / "out", **settings)
     assert isinstance(again.components, FinishedRun) and listener.loaded == 1, "a finished run hears nothing any more"
+
+
+def test_a_clip_is_decoded_once_for_the_recogniser_and_the_listener(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener, decoded = SaysTheFirstWord([]), []
+    monkeypatch.setattr("voice_cloning.run.speech.find_recogniser", lambda *_: listener)
+    settings = {"num_scored_samples": 3, "num_samples": 2, "max_steps": 1, "asr": "listener"}
+    subject = trainer(demo, tmp_path / "out", **settings)
+    speech, decode = subject.components.speech, SampleSounds.decode
+    listener.texts = [sample.text for sample in speech._asked]
+
+    def counted(self: SampleSounds, clips: dict[Any, Any]) -> dict[Any, Any]:
+        decoded.append(len(clips))
+        return decode(self, clips)
+
+    monkeypatch.setattr(SampleSounds, "decode", counted)
+    subject.train()
+    assert decoded[0] == 3 and sum(decoded) <= 3 + 2 * 2, "the others are references and true clips"
+    written = sorted((tmp_path / "out/samples/step-000001").iterdir())
+    assert len(written) == 2 and all(soundfile.info(path).frames > 0 for path in written)
 
 
 @pytest.fixture

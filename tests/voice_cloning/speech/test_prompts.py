@@ -19,7 +19,9 @@ from boson_multimodal.errors import InputError
 from tests.chatml_files import load, make_cache, write_clip, write_records
 from tests.goldens import SAMPLES_DIR, needs_samples
 from tests.tower_models import write_model
+from tests.voice_cloning.evaluation.judges import settings_of
 from tests.voice_cloning.speech.cloners import GREEDY, STYLES, checkpoint_of, entry_of, make_cloner
+from voice_cloning.evaluation.evaluation_input import check_evaluation
 from voice_cloning.speech.requests import read_manifest
 from voice_cloning.speech.voice_cloner import VoiceCloner
 
@@ -155,3 +157,11 @@ def test_an_adapter_trained_on_other_turns_gives_a_warning(
     make_cloner(demo, adapter=adapter)
     warning = f"warning: {tmp_path / 'other.json'}, the training data of the adapter, has other turns"
     assert warning in capsys.readouterr().err
+    make_cloner(demo, adapter=adapter, turns_are_given=True)
+    assert capsys.readouterr().err == "", "the turns of records are kept"
+    settings = settings_of(demo, tmp_path / "out", adapters=(str(adapter),), prompt_style="as_written")
+    check_evaluation(settings)
+    assert "has other turns" not in capsys.readouterr().err, "a set of records"
+    entries = [{"id": "a", "text": "نعم", "reference": str(demo / "clips/amal/train_01.wav"), "reference_text": "لا"}]
+    check_evaluation(replace(settings, test_set=write_records(tmp_path / "texts.json", entries)))
+    assert warning in capsys.readouterr().err, "a set of texts"
