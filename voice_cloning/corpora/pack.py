@@ -92,21 +92,7 @@ def pack_file(
     cache_dir = home_path(config.code_cache_dir, "--code_cache_dir")
     used = find_local_codec(*codec) if config.codes else find_codec(*codec, cache_dir, "--codec")
     described = _described(config, model_config, model_folder, used)
-    settings = PackSettings(
-        data_path=data_path,
-        model_folder=model_folder,
-        prompt_style=config.prompt_style,
-        text_normalisation=config.text_normalisation,
-        codes=tuple(str(home_path(path, "--codes")) for path in config.codes),
-        code_cache_dir=cache_dir,
-        codec=described["codec"],
-        num_codebooks=model_config.audio_num_codebooks,
-        codebook_size=model_config.audio_codebook_size,
-        frames_per_second=described["frames_per_second"],
-        use_delay_pattern=model_config.use_delay_pattern,
-        max_positions=config.max_positions_per_sample,
-        folder=output_dir,
-    )
+    settings = _settings(data_path, output_dir, config, model_config, model_folder, described)
     key = packing_key(settings, described, config.drop_invalid)
     _check_folder(output_dir)
     if _is_packed(output_dir, key):
@@ -130,6 +116,31 @@ def pack_file(
             raise
     _remove_remains(output_dir, settings.shards)
     return PackSummary.of_folder(output_dir, was_there=False)
+
+
+def _settings(
+    data_path: Path,
+    output_dir: Path,
+    config: ArabicVoiceCloningDatasetConfig,
+    model_config: HiggsAudioConfig,
+    model_folder: Path,
+    described: dict[str, Any],
+) -> PackSettings:
+    return PackSettings(
+        data_path=data_path,
+        model_folder=model_folder,
+        prompt_style=config.prompt_style,
+        text_normalisation=config.text_normalisation,
+        codes=tuple(str(home_path(path, "--codes")) for path in config.codes),
+        code_cache_dir=home_path(config.code_cache_dir, "--code_cache_dir"),
+        codec=described["codec"],
+        num_codebooks=model_config.audio_num_codebooks,
+        codebook_size=model_config.audio_codebook_size,
+        frames_per_second=described["frames_per_second"],
+        use_delay_pattern=model_config.use_delay_pattern,
+        max_positions=config.max_positions_per_sample,
+        folder=output_dir,
+    )
 
 
 def _remove_remains(folder: Path, shards: Path) -> None:

@@ -216,18 +216,7 @@ def load_datasets(
                 max_positions=max_positions,
                 reference=ReferenceForm.of(model_config),
             )
-        if model_config.reads_audio_features:
-            raise InputError(
-                f"{path}: prepared data hold codes, and this model reads references as features of their waveforms; "
-                "give the ChatML file"
-            )
-        return PreparedDataset(
-            path,
-            wanted,
-            use_delay_pattern=model_config.use_delay_pattern,
-            max_positions=max_positions,
-            drop_invalid=dataset_config.drop_invalid,
-        )
+        return _load_prepared(path, wanted, model_config, max_positions, dataset_config.drop_invalid)
 
     datasets = []
     for path in _data_paths(training_config):
@@ -238,6 +227,18 @@ def load_datasets(
     if problems:
         raise InputError("\n".join(problems))
     return datasets[0], datasets[1] if training_config.eval_data_path else None
+
+
+def _load_prepared(
+    path: str, wanted: dict[str, tuple[Any, str]], config: HiggsAudioConfig, max_positions: int, drop_invalid: bool
+) -> PreparedDataset:
+    if config.reads_audio_features:
+        raise InputError(
+            f"{path}: prepared data hold codes, and this model reads references as features of their waveforms; "
+            "give the ChatML file"
+        )
+    limits = {"max_positions": max_positions, "drop_invalid": drop_invalid}
+    return PreparedDataset(path, wanted, use_delay_pattern=config.use_delay_pattern, **limits)
 
 
 def prepared_settings(
