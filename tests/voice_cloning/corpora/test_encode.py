@@ -242,5 +242,5 @@ def test_codes_of_a_clip_are_those_of_its_cut(demo: Path, tmp_path: Path) -> Non
     assert encode_files([data], str(demo / "audio_tokenizer"), str(tmp_path / "cache")).clips == 2
     codec = codec_identity(demo / "audio_tokenizer")
     cache = make_cache(tmp_path / "cache", codec)
-    frames = sorted(cache._codes(content).shape[1] for content in entries(demo, tmp_path / "cache").values())
+    frames = sorted(cache.read(key.hex()).shape[1] for key in entries(demo, tmp_path / "cache"))
     assert frames == [10, 13] and json.loads((cache.folder / "config.json").read_text())
