@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -217,7 +218,7 @@ class ArabicVoiceCloningTrainingCollator:
             raise ValueError(f"a sample's codes have {codebooks} codebooks, not {self.audio_num_codebooks}")
         if sample.label_ids.numel() != sample.input_ids.numel():
             raise ValueError(f"a sample has {sample.input_ids.numel()} ids but {sample.label_ids.numel()} labels")
-        frames = [end - start for start, end in zip(starts, [*starts[1:], total], strict=bool(starts))]
+        frames = [end - start for start, end in pairwise([*starts, total])]
         if sum(frames) != total or min(frames, default=0) < 0:
             raise ValueError(f"a sample has codes of {total} frames, but its clips start at frames {starts}")
         return frames
@@ -241,9 +242,9 @@ class ArabicVoiceCloningTrainingCollator:
         return columns.cumsum(0) - columns
 
     def _reference_chunks(self, sample: ChatMLDatasetSample) -> list[tuple[Tensor, ...]]:
-        """Return the chunks of each reference's waveform, or an empty list if the model takes no features."""
+        """Return the chunks of the waveform of each reference, to compute features from."""
         is_in = sample.input_ids == self.audio_in_token_id
-        if not self.encode_whisper_embed or not is_in.any():
+        if not is_in.any():
             return []
         if sample.audio_waveforms_concat is None:
             raise ValueError("a sample has references but no waveforms to compute features from")
