@@ -133,6 +133,7 @@ class ArabicVoiceCloningDataset(SampleDataset):
     ) -> None:
         self.data_path = Path(data_path)
         self.cache = cache
+        self.frames_per_second = frames_per_second
         self.checks = RecordChecks(cache, frames_per_second, use_delay_pattern, reference)
         records = read_records(self.data_path, tokenizer, config.prompt_style, config.text_normalisation)
         self.checks.check(records, max_positions, self.data_path.name)

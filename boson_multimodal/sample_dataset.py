@@ -41,12 +41,14 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
         sizes: of the samples; before :meth:`encode_missing` with the expected number of code frames of each clip.
         lengths: int32 (samples,) sequence positions; empty before :meth:`encode_missing`.
         num_dropped: how many samples were left out as invalid.
+        frames_per_second: code frames per second.
     """
 
     data_path: Path
     sizes: SampleSizes
     lengths: np.ndarray
     num_dropped: int
+    frames_per_second: float
 
     def __len__(self) -> int:
         return len(self.sizes.positions)

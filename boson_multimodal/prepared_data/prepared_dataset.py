@@ -52,6 +52,7 @@ class PreparedDataset(SampleDataset):
         settings = self._manifest["settings"]
         refuse_other_settings(self.data_path, settings, wanted)
         self.codec: str = settings["codec"]
+        self.frames_per_second = settings["frames_per_second"]
         self.num_codebooks: int = settings["num_codebooks"]
         self._samples = ShardTable.open(self.data_path, self._manifest["samples"])
         self._clips = ShardTable.open(self.data_path, self._manifest["clips"])
@@ -118,7 +119,7 @@ class PreparedDataset(SampleDataset):
         if len(self) < len(self._samples):
             used = {clip for row in self._rows.tolist() for clip in self._samples.read("clips", row).tolist()}
             frames = frames[sorted(used)]
-        hours = int(frames.sum()) / self._manifest["settings"]["frames_per_second"] / 3600
+        hours = int(frames.sum()) / self.frames_per_second / 3600
         counts = {"samples": len(self), "dropped": self.num_dropped, "clips": len(frames), "hours": hours}
         return {"file": self.data_path.name, **counts}
 

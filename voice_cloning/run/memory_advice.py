@@ -258,10 +258,10 @@ class Sizes:
         fullest = [run.plan.positions_of(run.plan.fullest_micro_batch())]
         if run.data.eval_dataset is not None:
             found = run.data.eval_dataset.lengths
-            fullest.append(int(found[list(fullest_evaluation_batch(found, config))].sum()))
+            fullest.append(sum(int(found[i]) for i in fullest_evaluation_batch(found, config)))
         budget = config.max_tokens_per_batch
         is_filled = config.batch_size is None and isinstance(budget, int) and budget / 2 <= MUCH * max(fullest)
-        lengths = tuple(dataset.lengths.tolist() for dataset in run.data.datasets)
+        lengths = tuple(list(map(int, dataset.lengths)) for dataset in run.data.datasets)
         return cls(lengths, max(fullest), budget if is_filled else max(fullest))
 
     @property

@@ -49,6 +49,7 @@ def same_sample(one: ChatMLDatasetSample, other: ChatMLDatasetSample) -> bool:
 
 def assert_same_data(one: SampleDataset, other: SampleDataset) -> None:
     """All that training asks of a dataset."""
+    assert one.frames_per_second == other.frames_per_second
     assert len(one) == len(other) and one.fingerprint() == other.fingerprint()
     assert one.lengths.dtype == other.lengths.dtype and one.lengths.tolist() == other.lengths.tolist()
     for name in ("text_positions", "text_labels"):
