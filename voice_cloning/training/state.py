@@ -89,13 +89,13 @@ class TrainingState:
     saved_step: int | None = 0
 
     @classmethod
-    def load(cls, checkpoint: Path, total_steps: int, division: Division) -> "TrainingState":
+    def load(cls, checkpoint: Path, total_steps: int, division: Division | None = None) -> "TrainingState":
         """Return the state in a checkpoint. If an evaluation is due, the checkpoint must be written again after it."""
         found = read_state(checkpoint)
         return cls(
             total_steps=total_steps,
             totals=LossTotals.from_state(found["totals"]),
-            division=division,
+            division=division or Division(),
             step=found["step"],
             best=EvaluationResult.best_of_state(found),
             evaluations_without_better=found.get(WAITED, 0),  # earlier releases did not count them
