@@ -12,9 +12,6 @@ from voice_cloning.training.checkpoints import ENDED_EARLY, STATE_FILE, WAITED, 
 from voice_cloning.training.division import Division
 from voice_cloning.training.losses import LossTotals
 
-ONE_PROCESS = Division()
-"""The division of a run on one process without accumulation."""
-
 
 @dataclass(frozen=True)
 class EvaluationResult:
@@ -92,12 +89,12 @@ class TrainingState:
     saved_step: int | None = 0
 
     @classmethod
-    def load(cls, checkpoint: Path, total_steps: int, division: Division = ONE_PROCESS) -> "TrainingState":
+    def load(cls, checkpoint: Path, total_steps: int, division: Division | None = None) -> "TrainingState":
         """Return the state in a checkpoint (see :meth:`of_content`)."""
         return cls.of_content(read_state(checkpoint), total_steps, division)
 
     @classmethod
-    def of_content(cls, found: dict[str, Any], total_steps: int, division: Division = ONE_PROCESS) -> "TrainingState":
+    def of_content(cls, found: dict[str, Any], total_steps: int, division: Division | None = None) -> "TrainingState":
         """Return the state in the ``trainer_state.json`` of a checkpoint.
 
         If an evaluation is due, the checkpoint must be written again after it.
@@ -105,7 +102,7 @@ class TrainingState:
         return cls(
             total_steps=total_steps,
             totals=LossTotals.from_state(found["totals"]),
-            division=division,
+            division=division or Division(),
             step=found["step"],
             best=EvaluationResult.best_of_state(found),
             evaluations_without_better=found.get(WAITED, 0),  # earlier releases did not count them
