@@ -43,7 +43,7 @@ from boson_multimodal.audio_processing.codes_file import write_codes_file
 from boson_multimodal.cloning_example import VoiceCloningExample
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent
-from boson_multimodal.process_group import Ranks, barrier, leave_process_group
+from boson_multimodal.process_group import Ranks, leave_process_group, wait_for_all
 from tools.demo.codec import CODEBOOK_SIZE, N_CODEBOOKS
 from tools.demo.model import build_model, build_tokenizer
 from tools.demo.speech import spoken_sentences
@@ -147,7 +147,7 @@ def measure(folder: Path, model_folder: Path, form: str, ranks: Ranks) -> Figure
     )
     codes = [str(folder / CODES_FILE)] if form == "json" else []
     memory = own_memory_mb()
-    barrier()
+    wait_for_all()
     wall, began = time.perf_counter(), time.process_time()
     data = load_run_data(config, ArabicVoiceCloningDatasetConfig(codes=codes), model_folder)
     encode_clips_of(data, torch.device("cpu"))
@@ -158,9 +158,9 @@ def measure(folder: Path, model_folder: Path, form: str, ranks: Ranks) -> Figure
     loader = BatchLoader(data.train_dataset, data.collator, ranks.rank)
     next(loader.load_from(plan, 0))
     wall, cpu = time.perf_counter() - wall, time.process_time() - began
-    barrier()
+    wait_for_all()
     found = own_memory_mb()
-    barrier()  # no process goes on while another one still counts shared pages
+    wait_for_all()  # no process goes on while another one still counts shared pages
     began = time.process_time()
     plan_of_an_epoch(data, config, ranks.world_size)
     plan_seconds = time.process_time() - began
