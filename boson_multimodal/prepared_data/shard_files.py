@@ -137,6 +137,8 @@ class Shard:
         self._checksums = {name: arrays[name + CHECKSUMS] for name in names}
         self._rows = len(next(iter((*self.fixed.values(), *self._ragged.values()))))
         self.release()
+        # Samples are read at random. Without this the system reads megabytes around each one that is not in memory.
+        self._mapped.madvise(mmap.MADV_RANDOM)
 
     def __len__(self) -> int:
         return self._rows
