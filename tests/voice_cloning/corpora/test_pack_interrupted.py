@@ -81,15 +81,17 @@ def killed_packings(demo: Path, folder: Path, times: int) -> None:
     assert status_of(child(lambda: pack(demo, path, folder / "again"))) == 0
     seconds = time.monotonic() - started
     wanted, moments, killed = contents(folder / "whole"), random.Random(0), 0
-    for number in range(times):
+    for number in range(6 * times):  # a busy machine may let a process end before its moment
         place = folder / f"packed-{number}"
         process = child(lambda place=place: pack(demo, path, place))
-        time.sleep(moments.random() * seconds)
+        time.sleep(0.9 * moments.random() * seconds)
         os.kill(process, signal.SIGKILL)
         killed += status_of(process) == -signal.SIGKILL
         assert status_of(child(lambda place=place: pack(demo, path, place))) == 0
         assert contents(place) == wanted
-    assert killed > times / 2
+        if killed == times:
+            return
+    pytest.fail(f"only {killed} processes were killed before they ended")
 
 
 def test_a_killed_packing_goes_on_to_the_same_folder(demo: Path, tmp_path: Path) -> None:
