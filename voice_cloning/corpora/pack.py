@@ -94,10 +94,11 @@ def pack_file(
     described = _described(config, model_config, model_folder, used)
     settings = _settings(data_path, output_dir, config, model_config, model_folder, described)
     key = packing_key(settings, described, config.drop_invalid)
+    settings = replace(settings, key=key)
     _check_folder(output_dir)
     if _is_packed(output_dir, key):
+        _remove_remains(output_dir, settings.shards)  # of a process that was killed after it wrote the manifest
         return PackSummary.of_folder(output_dir, was_there=True)
-    settings = replace(settings, key=key)
     try:
         with naming_disk_errors(output_dir, "what is packed so far stays, and the same command goes on from it"):
             for folder in (settings.blocks, settings.shards):

@@ -12,6 +12,7 @@ import pytest
 from boson_multimodal.errors import InputError
 from tests.voice_cloning.corpora.encoded_clips import clips_and_records
 from tests.voice_cloning.corpora.packed_data import contents, pack, prepared
+from voice_cloning.corpora import pack as pack_module
 from voice_cloning.corpora import packing, packing_jobs
 
 
@@ -73,6 +74,20 @@ def test_a_packing_that_ends_at_any_write_goes_on_to_the_same_folder(
     assert ends_at == 10, "two blocks of two files, two shards of each kind, the manifest"
 
 
+def test_a_packing_that_ended_after_its_manifest_is_tidied_by_the_next(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = clips_and_records(tmp_path, 3)
+    pack(demo, path, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(pack_module, "_remove_remains", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pack(demo, path, tmp_path / "packed")
+    assert contents(tmp_path / "packed") != contents(tmp_path / "whole")
+    assert pack(demo, path, tmp_path / "packed").was_there
+    assert contents(tmp_path / "packed") == contents(tmp_path / "whole")
+
+
 def killed_packings(demo: Path, folder: Path, times: int) -> None:
     """Pack in a process that is killed at a random moment, then to the end."""
     path = clips_and_records(folder, 8)
@@ -81,15 +96,17 @@ def killed_packings(demo: Path, folder: Path, times: int) -> None:
     assert status_of(child(lambda: pack(demo, path, folder / "again"))) == 0
     seconds = time.monotonic() - started
     wanted, moments, killed = contents(folder / "whole"), random.Random(0), 0
-    for number in range(times):
+    for number in range(6 * times):  # a busy machine may let a process end before its moment
         place = folder / f"packed-{number}"
         process = child(lambda place=place: pack(demo, path, place))
-        time.sleep(moments.random() * seconds)
+        time.sleep(0.9 * moments.random() * seconds)
         os.kill(process, signal.SIGKILL)
         killed += status_of(process) == -signal.SIGKILL
         assert status_of(child(lambda place=place: pack(demo, path, place))) == 0
         assert contents(place) == wanted
-    assert killed > times / 2
+        if killed == times:
+            return
+    pytest.fail(f"only {killed} processes were killed before they ended")
 
 
 def test_a_killed_packing_goes_on_to_the_same_folder(demo: Path, tmp_path: Path) -> None:
