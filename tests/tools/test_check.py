@@ -261,9 +261,11 @@ def test_positions_and_steps_are_those_of_training(
 
 def test_memory_grows_with_positions_and_shrinks_with_recompute() -> None:
     many = [512] * 4
-    assert memory_class(many, "none").startswith("24 GB (needs 18.8) with --recompute none (2048 positions")
-    assert memory_class(many, "layer").startswith("16 GB (needs 14.4) with --recompute layer")
-    assert memory_class(many, "auto").startswith("24 GB (needs 18.8) with --recompute none; 16 GB (needs ")
+    assert memory_class(many, "none").startswith("24 GB (needs 19.3) with --recompute none (2048 positions")
+    assert memory_class(many, "layer").startswith("16 GB (needs 14.9) with --recompute layer")
+    assert memory_class(many, "auto").startswith(
+        "24 GB (needs 19.3) with --recompute none; 24 GB (needs 16.3) with --recompute ffn; 16 GB (needs 14.9) with "
+    )
     assert memory_class([2000] * 50, "none").startswith("more than 141 GB")
 
 
