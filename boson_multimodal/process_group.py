@@ -156,12 +156,21 @@ def join_process_group(minutes: float = COLLECTIVE_MINUTES) -> int:
             "with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE and each with a RANK of its own"
         ) from error
     store.set_timeout(JOIN_TIMEOUT)
-    store = dist.PrefixStore("training", store)
+    store = dist.PrefixStore(f"training {_attempt()}", store)
     timeout = timedelta(minutes=minutes)
     dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
     if world_size > 1:
         _watch = RankWatch(store)
     return local_rank
+
+
+def _attempt() -> str:
+    """Return the number of torchrun's attempt on one machine.
+
+    torchrun keeps one store for all attempts (``--max-restarts``), and the addresses of ended processes are still in
+    it. The launchers of several machines do not count attempts alike.
+    """
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE", "1") == "1" else "0"
 
 
 def _check_environment() -> tuple[int, int]:

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -153,7 +152,8 @@ after_step = program.ArabicVoiceCloningDistributedTrainer._after_step
 def crash(trainer, *arguments):
     after_step(trainer, *arguments)
     crashes = Path({crashes!r})
-    if trainer.ranks.rank == 1 and trainer.components.state.step == 3 + len(list(crashes.iterdir())):
+    before = len(list(crashes.iterdir()))
+    if trainer.ranks.rank == 1 and before < 2 and trainer.components.state.step == 3 + before:
         (crashes / str(trainer.components.state.step)).touch()
         os.kill(os.getpid(), signal.SIGKILL)
 program.ArabicVoiceCloningDistributedTrainer._after_step = crash
@@ -176,4 +176,4 @@ def test_torchrun_restarts_from_the_newest_checkpoint_by_itself(demo: Path, tmp_
     assert whole.returncode == 0, whole.stderr
     assert_same_adapter(tmp_path / "crashed" / "checkpoint-000006", tmp_path / "whole" / "checkpoint-000006")
     assert metrics(tmp_path / "crashed") == metrics(tmp_path / "whole")
-    assert signal.SIGKILL.name in result.stderr
+    assert result.stderr.count("rank 1 ended without a word") == 2
