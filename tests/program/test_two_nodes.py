@@ -153,7 +153,8 @@ after_step = program.ArabicVoiceCloningDistributedTrainer._after_step
 def crash(trainer, *arguments):
     after_step(trainer, *arguments)
     crashes = Path({crashes!r})
-    if trainer.ranks.rank == 1 and trainer.components.state.step == 3 + len(list(crashes.iterdir())):
+    before = len(list(crashes.iterdir()))
+    if trainer.ranks.rank == 1 and before < 2 and trainer.components.state.step == 3 + before:
         (crashes / str(trainer.components.state.step)).touch()
         os.kill(os.getpid(), signal.SIGKILL)
 program.ArabicVoiceCloningDistributedTrainer._after_step = crash
