@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -177,4 +176,4 @@ def test_torchrun_restarts_from_the_newest_checkpoint_by_itself(demo: Path, tmp_
     assert whole.returncode == 0, whole.stderr
     assert_same_adapter(tmp_path / "crashed" / "checkpoint-000006", tmp_path / "whole" / "checkpoint-000006")
     assert metrics(tmp_path / "crashed") == metrics(tmp_path / "whole")
-    assert signal.SIGKILL.name in result.stderr
+    assert result.stderr.count("(exitcode: -9)") == 2
