@@ -15,6 +15,7 @@ or could not run, no ticks are counted, and it accuses nobody.
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import distributed as dist
@@ -24,10 +25,9 @@ SILENCE_SECONDS = 30.0
 TICKS = 30
 """The silence is measured in so many ticks."""
 BEATS_AHEAD = 512
-"""Beats that gloo can give without the help of Python: for eight minutes."""
-TAG = 1
-"""Keeps beats apart from the words of the watch."""
-BEAT, LAST_BEAT = 0, 1
+"""Beats that gloo can give without the help of Python: for eight minutes. Those left at the end are dropped."""
+BEATS, END = 1, 2
+"""The tags of the messages. They keep beats apart from the words of the watch."""
 
 
 class Heartbeats:
@@ -42,6 +42,7 @@ class Heartbeats:
         self._group = group
         self._end_for_silence = end_for_silence
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        self._beat = torch.zeros(1)
         self._seconds_of_a_tick = SILENCE_SECONDS / TICKS
         self._ticks_of_silence = 0
         self._work_is_done, self._has_ended = threading.Event(), threading.Event()
@@ -51,30 +52,29 @@ class Heartbeats:
             thread.start()
 
     def finish(self) -> None:
-        """Give the last beat, and wait for that of the rank before. All ranks must have done their work."""
+        """Say that no more beats are needed, and wait until the neighbours say so. All must have done their work."""
         self._work_is_done.set()
+        with suppress(RuntimeError):  # the next rank has ended, which its own next rank tells
+            self._send(END).wait()
         for thread in self._threads:
             thread.join()
 
     def _give(self) -> None:
-        beat, last = torch.tensor([BEAT]), torch.tensor([LAST_BEAT])
         try:
-            given = deque(self._send(beat) for _ in range(BEATS_AHEAD))
-            while given:
+            given = deque(self._send(BEATS) for _ in range(BEATS_AHEAD))
+            while not self._work_is_done.is_set():
                 given.popleft().wait()
-                if not self._work_is_done.is_set():
-                    given.append(self._send(beat))
-            self._send(last).wait()
+                given.append(self._send(BEATS))
         except RuntimeError:  # gloo has no other error: the next rank has ended, which its own next rank tells
             return
 
     def _take(self) -> None:
-        beat = torch.tensor([BEAT])
         try:
-            while beat.item() != LAST_BEAT:
-                dist.recv(beat, src=(self._rank - 1) % self._world_size, group=self._group, tag=TAG)
-                self._ticks_of_silence = 0
+            while not self._work_is_done.is_set():
+                self._receive(BEATS)
                 self._work_is_done.wait(self._seconds_of_a_tick)
+            self._receive(END)
+            self._receive(BEATS)  # the rank before gives no more after this one, for which it may have waited
         except RuntimeError:  # the rank before has ended, which the watch notices
             pass
         self._has_ended.set()
@@ -85,5 +85,9 @@ class Heartbeats:
             if self._ticks_of_silence > TICKS:
                 self._end_for_silence()
 
-    def _send(self, beat: torch.Tensor) -> dist.Work:
-        return dist.isend(beat, dst=(self._rank + 1) % self._world_size, group=self._group, tag=TAG)
+    def _send(self, tag: int) -> dist.Work:
+        return dist.isend(self._beat, dst=(self._rank + 1) % self._world_size, group=self._group, tag=tag)
+
+    def _receive(self, tag: int) -> None:
+        dist.recv(torch.zeros(1), src=(self._rank - 1) % self._world_size, group=self._group, tag=tag)
+        self._ticks_of_silence = 0

@@ -1,6 +1,8 @@
 """Divide work among the processes that torchrun starts. A single process does all the work."""
 
 import os
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ COLLECTIVE_MINUTES = 10.0
 """How long a process waits in a collective for processes that live. It does not hold for :func:`wait_for_all`."""
 JOIN_TIMEOUT = timedelta(minutes=10)
 """How long the first process waits at the start for the others."""
+
+POLL_SECONDS = 0.05
 
 _watch: RankWatch | None = None
 """Watches over the other processes, from joining to leaving."""
@@ -156,7 +160,7 @@ def join_process_group(minutes: float = COLLECTIVE_MINUTES) -> int:
             "with the same MASTER_ADDR, MASTER_PORT and WORLD_SIZE and each with a RANK of its own"
         ) from error
     store.set_timeout(JOIN_TIMEOUT)
-    store = dist.PrefixStore(f"training {_attempt()}", store)
+    store = dist.PrefixStore(name_of_attempt(store, rank, world_size), store)
     timeout = timedelta(minutes=minutes)
     dist.init_process_group(backend, timeout=timeout, store=store, rank=rank, world_size=world_size)
     if world_size > 1:
@@ -164,13 +168,41 @@ def join_process_group(minutes: float = COLLECTIVE_MINUTES) -> int:
     return local_rank
 
 
-def _attempt() -> str:
-    """Return the number of torchrun's attempt on one machine.
+def name_of_attempt(store: dist.Store, rank: int, world_size: int) -> str:
+    """Return a name that all processes of this attempt have in common, and no earlier attempt had.
 
     torchrun keeps one store for all attempts (``--max-restarts``), and the addresses of ended processes are still in
-    it. The launchers of several machines do not count attempts alike.
+    it. Launchers on several machines do not even count attempts alike. So rank 0 chooses a name and tells each other
+    rank, in reply to a word that this rank has just made up; an old reply has another word.
+
+    Raises:
+        NamedError: if the other processes do not answer.
     """
-    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if os.environ.get("GROUP_WORLD_SIZE", "1") == "1" else "0"
+    own, deadline = uuid.uuid4().hex, time.monotonic() + JOIN_TIMEOUT.total_seconds()
+    # For rank 0: the word of each other rank to which it has replied last.
+    waiting = {number: "" for number in range(1, world_size)} if rank == 0 else {rank: own}
+    if rank > 0:
+        store.set(f"word/{rank}", own)
+    while waiting:
+        for number, word in list(waiting.items()):
+            if rank == 0:
+                if (new := _value(store, f"word/{number}")) != word:
+                    waiting[number] = new
+                    store.set(f"reply/{number}", f"{new} {own}")
+                if _value(store, f"taken/{number}") == own:
+                    del waiting[number]
+            elif (reply := _value(store, f"reply/{rank}").split()) and reply[0] == word:
+                store.set(f"taken/{rank}", reply[1])
+                return reply[1]
+        if time.monotonic() > deadline:
+            raise NamedError(f"rank {rank} waits in vain for rank {min(waiting) if rank == 0 else 0} to join it")
+        time.sleep(POLL_SECONDS)
+    return own
+
+
+def _value(store: dist.Store, key: str) -> str:
+    """Return the value of a key, or an empty text."""
+    return store.get(key).decode() if store.check([key]) else ""
 
 
 def _check_environment() -> tuple[int, int]:

@@ -4,6 +4,8 @@ import dataclasses
 import multiprocessing
 import os
 import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,9 @@ import pytest
 import torch
 from torch import distributed as dist
 
-from boson_multimodal.errors import InputError
-from boson_multimodal.process_group import Ranks, leave_process_group
+from boson_multimodal import process_group
+from boson_multimodal.errors import InputError, NamedError
+from boson_multimodal.process_group import Ranks, leave_process_group, name_of_attempt
 
 
 def test_a_single_process_does_not_communicate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,3 +107,31 @@ def test_a_single_process_fails_alone() -> None:
     assert _message_of(Ranks(), [0]) == "rank 0"
     with pytest.raises(RuntimeError, match="other errors pass"), Ranks().failing_together():
         raise RuntimeError("other errors pass")
+
+
+def names_of_attempt(store: dist.Store, late: int) -> list[str]:
+    """The names that three ranks agree on, of which one comes late."""
+
+    def join(rank: int) -> str:
+        time.sleep(0.3 if rank == late else 0.0)
+        return name_of_attempt(store, rank, 3)
+
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(join, range(3)))
+
+
+def test_each_attempt_has_a_name_of_its_own_in_one_store() -> None:
+    """torchrun keeps the store when it starts processes again: addresses of ended ones must not be found in it."""
+    store = dist.HashStore()
+    names = [names_of_attempt(store, late) for late in (0, 1, 2, 0)]
+    assert all(len(set(of_attempt)) == 1 for of_attempt in names)
+    assert len({of_attempt[0] for of_attempt in names}) == 4
+    assert name_of_attempt(store, 0, 1) != name_of_attempt(store, 0, 1)
+
+
+def test_a_rank_that_never_joins_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group, "JOIN_TIMEOUT", process_group.timedelta(seconds=0.2))
+    with pytest.raises(NamedError, match="rank 0 waits in vain for rank 1 to join it"):
+        name_of_attempt(dist.HashStore(), 0, 2)
+    with pytest.raises(NamedError, match="rank 2 waits in vain for rank 0 to join it"):
+        name_of_attempt(dist.HashStore(), 2, 3)
