@@ -1,8 +1,7 @@
 """Read a ChatML JSON file into samples of token ids and codes. All checks run before any weight is loaded."""
 
 import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,9 +32,9 @@ from boson_multimodal.cloning_example import PROMPT_STYLES, VoiceCloningExample,
 from boson_multimodal.constants import AUDIO_IN, AUDIO_OUT
 from boson_multimodal.data_types import ChatMLSample, parse_sample
 from boson_multimodal.dataset_sample import ChatMLDatasetSample
-from boson_multimodal.errors import InputError, Problem, raise_if_any
+from boson_multimodal.errors import InputError, Problem
 from boson_multimodal.flags import flag
-from boson_multimodal.sample_dataset import SampleDataset
+from boson_multimodal.sample_dataset import SampleDataset, fingerprint_line, refuse_problems
 
 _place_of_codes = partial(flag, in_identity=False, card="private", per_machine=True)
 AS_WRITTEN_ADVICE = "--prompt_style as_written trains on the turns of the file as they are"
@@ -171,14 +170,13 @@ class ArabicVoiceCloningDataset(SampleDataset):
         """Return a hex digest of the ids, tokens, labels and clips of all samples, in order."""
         digest = hashlib.sha256()
         for r in self.records:
-            digest.update(json.dumps([r.sample_id, r.input_ids, r.label_ids, r.keys]).encode())
+            digest.update(fingerprint_line(r.sample_id, r.input_ids, r.label_ids, r.keys))
         return digest.hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
         """Return the file's name, the numbers of samples, dropped samples and distinct clips, and the clips' hours."""
         clips = {c.facts.key: c.facts for r in self.records for c in r.clips}.values()
-        rate = self.checks.frames_per_second
-        seconds = sum(f.frames / rate if f.frames else f.samples / f.sampling_rate for f in clips)
+        seconds = sum(f.frames / self.frames_per_second if f.frames else f.samples / f.sampling_rate for f in clips)
         return {
             "file": self.data_path.name,
             "samples": len(self),
@@ -215,7 +213,7 @@ class ArabicVoiceCloningDataset(SampleDataset):
             for used in record.clips:
                 name = names.setdefault(used.clip, f"{record.sample_id}: {used.where}: {used.clip.name}")
                 cuts[name] = used.clip, used.facts
-        lines += late_cut_lines(str(self.data_path), cuts, self.checks.frames_per_second)
+        lines += late_cut_lines(str(self.data_path), cuts, self.frames_per_second)
         return lines + silence_lines(str(self.data_path), {name: facts for name, (_, facts) in cuts.items()})
 
     def _codes(self, record: Record, key: str) -> torch.Tensor:
@@ -232,24 +230,6 @@ class ArabicVoiceCloningDataset(SampleDataset):
         if codes is None:
             raise InputError(f"{self.cache.place(key)}: not there after encoding; is the disk full or not shared?")
         return codes.shape[1]
-
-
-def refuse_problems(
-    data_path: Path | str, samples: int, valid: int, offenders: Sequence[str], drop_invalid: bool
-) -> None:
-    """Check that all samples of a file are valid, or with ``drop_invalid`` that one is.
-
-    Args:
-        samples, valid: numbers of samples and of valid samples.
-        offenders: the problems, each with the id of its sample.
-
-    Raises:
-        InputError: if not. It lists all problems.
-    """
-    if not valid:
-        raise_if_any(f"{data_path}: none of its {samples} samples is valid", offenders)
-    if not drop_invalid:
-        raise_if_any(f"{data_path}: invalid samples (--drop_invalid leaves them out)", offenders)
 
 
 def read_records(

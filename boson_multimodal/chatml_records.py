@@ -1,6 +1,7 @@
 """Read the records of ChatML files, and say what makes a conversation unusable. Nothing is tokenized here."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,30 @@ def read_json_records(path: Path) -> list[Any]:
     by_line = path.suffix == ".jsonl"
     # str.splitlines would also split at U+2028 and similar characters, which a JSON string may contain.
     parts = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()] if by_line else [(1, text)]
+    values, problems = parse_numbered(parts)
+    raise_if_any(f"{path}: not JSON", problems)
+    records = values if by_line else values[0]
+    if not isinstance(records, list) or not records:
+        raise no_records(path, "no sample" if records == [] else f"a JSON {type(records).__name__}")
+    return records
+
+
+def parse_numbered(parts: Iterable[tuple[int, str]]) -> tuple[list[Any], list[str]]:
+    """Parse texts of JSON, each with the number of its first line. Return the values, and what is wrong by line."""
     values, problems = [], []
     for first_line, part in parts:
         try:
             values.append(json.loads(part))
         except json.JSONDecodeError as error:
             problems.append(f"line {first_line + error.lineno - 1}, column {error.colno}: {error.msg}")
-    raise_if_any(f"{path}: not JSON", problems)
-    records = values if by_line else values[0]
-    if not isinstance(records, list) or not records:
-        found = "no sample" if records == [] else f"a JSON {type(records).__name__}"
-        raise InputError(
-            f"{path}: holds {found}; a .json file is a list of samples, a .jsonl file has one sample per line"
-        )
-    return records
+    return values, problems
+
+
+def no_records(path: Path, found: str) -> InputError:
+    """Return the error for a file that holds something else than records."""
+    return InputError(
+        f"{path}: holds {found}; a .json file is a list of samples, a .jsonl file has one sample per line"
+    )
 
 
 def read_text(path: Path, advice: str = "") -> str:

@@ -17,6 +17,8 @@ _REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.EIO: "the disk reports an error",
 }
+SLOW_SECONDS = 30.0
+"""A write that takes longer is said to."""
 _SAFETENSORS_NUMBER = re.compile(r"\(os error (\d+)\)")
 
 

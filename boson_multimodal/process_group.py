@@ -179,25 +179,32 @@ def name_of_attempt(store: dist.Store, rank: int, world_size: int) -> str:
         NamedError: if the other processes do not answer.
     """
     own, deadline = uuid.uuid4().hex, time.monotonic() + JOIN_TIMEOUT.total_seconds()
-    # For rank 0: the word of each other rank to which it has replied last.
-    waiting = {number: "" for number in range(1, world_size)} if rank == 0 else {rank: own}
     if rank > 0:
         store.set(f"word/{rank}", own)
-    while waiting:
-        for number, word in list(waiting.items()):
-            if rank == 0:
-                if (new := _value(store, f"word/{number}")) != word:
-                    waiting[number] = new
-                    store.set(f"reply/{number}", f"{new} {own}")
-                if _value(store, f"taken/{number}") == own:
-                    del waiting[number]
-            elif (reply := _value(store, f"reply/{rank}").split()) and reply[0] == word:
-                store.set(f"taken/{rank}", reply[1])
-                return reply[1]
-        if time.monotonic() > deadline:
-            raise NamedError(f"rank {rank} waits in vain for rank {min(waiting) if rank == 0 else 0} to join it")
-        time.sleep(POLL_SECONDS)
+        while not (reply := _value(store, f"reply/{rank}")).startswith(own):
+            _poll(rank, 0, deadline)
+        name = reply.split()[1]
+        store.set(f"taken/{rank}", name)
+        return name
+    replied = dict.fromkeys(range(1, world_size), "")  # the word of each rank to which the last reply went
+    while replied:
+        for other, word in list(replied.items()):
+            if (new := _value(store, f"word/{other}")) != word:
+                replied[other] = new
+                store.set(f"reply/{other}", f"{new} {own}")
+            if _value(store, f"taken/{other}") == own:
+                del replied[other]
+        if replied:
+            _poll(rank, min(replied), deadline)
     return own
+
+
+def _poll(rank: int, other: int, deadline: float) -> None:
+    """Wait a moment for another rank. Raises ``NamedError`` after the deadline, in seconds of ``time.monotonic``."""
+    if time.monotonic() > deadline:
+        seconds = JOIN_TIMEOUT.total_seconds()
+        raise NamedError(f"rank {rank} has waited {seconds:g} s for rank {other}, which has not joined it")
+    time.sleep(POLL_SECONDS)
 
 
 def _value(store: dist.Store, key: str) -> str:

@@ -1,5 +1,6 @@
 """What training asks of a dataset, whether its samples come from a ChatML file or from prepared data."""
 
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torch.utils.data import Dataset
 
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.dataset_sample import ChatMLDatasetSample
+from boson_multimodal.errors import raise_if_any
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,29 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
     def sample_ids(self, indices: Sequence[int]) -> str:
         """Return the ids of the given samples, for messages."""
         return ", ".join(map(self.sample_id, indices))
+
+
+def fingerprint_line(sample_id: str, input_ids: Sequence[int], label_ids: Sequence[int], keys: Sequence[str]) -> bytes:
+    """Return what :meth:`SampleDataset.fingerprint` hashes of a sample; ``keys`` are the cache keys of its clips."""
+    return json.dumps([sample_id, input_ids, label_ids, keys]).encode()
+
+
+def refuse_problems(
+    data_path: Path | str, samples: int, valid: int, offenders: Sequence[str], drop_invalid: bool
+) -> None:
+    """Check that all samples of a dataset are valid, or with ``drop_invalid`` that one is.
+
+    Args:
+        samples, valid: numbers of samples and of valid samples.
+        offenders: the problems, each with the id of its sample.
+
+    Raises:
+        InputError: if not. It lists all problems.
+    """
+    if not valid:
+        raise_if_any(f"{data_path}: none of its {samples} samples is valid", offenders)
+    if not drop_invalid:
+        raise_if_any(f"{data_path}: invalid samples (--drop_invalid leaves them out)", offenders)
 
 
 def over_limit(positions: int, frames: int, limit: int) -> str:

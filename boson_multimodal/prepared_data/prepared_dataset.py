@@ -1,7 +1,6 @@
 """A dataset that reads its samples from a folder of prepared data."""
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,16 @@ import torch
 
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.dataset_sample import ChatMLDatasetSample
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from boson_multimodal.prepared_data.prepared_folder import ShardTable, read_manifest, refuse_other_settings
-from boson_multimodal.sample_dataset import SampleDataset, SampleSizes, over_limit
+from boson_multimodal.sample_dataset import (
+    SampleDataset,
+    SampleSizes,
+    fingerprint_line,
+    over_limit,
+    refuse_problems,
+)
 
 
 class PreparedDataset(SampleDataset):
@@ -64,10 +69,7 @@ class PreparedDataset(SampleDataset):
             f"{self._samples.read_text('sample_id', row)}: {over_limit(positions[row], frames[row], max_positions)}"
             for row in long.tolist()
         ]
-        if len(long) == len(positions):
-            raise_if_any(f"{folder}: none of its {len(positions)} samples is valid", offenders)
-        if not drop_invalid:
-            raise_if_any(f"{folder}: invalid samples (--drop_invalid leaves them out)", offenders)
+        refuse_problems(folder, len(positions), len(positions) - len(long), offenders, drop_invalid)
         self._rows = np.flatnonzero(positions <= max_positions)
         self.num_dropped = self._manifest["dropped"] + len(long)
         self.sizes = SampleSizes(positions, text, self._samples.fixed("text_labels"))[self._rows]
@@ -142,12 +144,12 @@ def samples_fingerprint(samples: ShardTable, clips: ShardTable, rows: Sequence[i
     """Return the fingerprint of some samples: that of a ChatML file that holds them (``SampleDataset.fingerprint``)."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(fingerprint_line(samples, clips, row))
+        digest.update(fingerprint_line_of_row(samples, clips, row))
     return digest.hexdigest()[:16]
 
 
-def fingerprint_line(samples: ShardTable, clips: ShardTable, row: int) -> bytes:
+def fingerprint_line_of_row(samples: ShardTable, clips: ShardTable, row: int) -> bytes:
     """Return what the fingerprint hashes of a sample."""
     keys = [clips.read_text("key", number) for number in samples.read("clips", row).tolist()]
     tokens = [samples.read(name, row).tolist() for name in ("input_ids", "label_ids")]
-    return json.dumps([samples.read_text("sample_id", row), *tokens, keys]).encode()
+    return fingerprint_line(samples.read_text("sample_id", row), *tokens, keys)

@@ -131,7 +131,7 @@ def test_each_attempt_has_a_name_of_its_own_in_one_store() -> None:
 
 def test_a_rank_that_never_joins_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_group, "JOIN_TIMEOUT", process_group.timedelta(seconds=0.2))
-    with pytest.raises(NamedError, match="rank 0 waits in vain for rank 1 to join it"):
+    with pytest.raises(NamedError, match="rank 0 has waited 0.2 s for rank 1, which has not joined it"):
         name_of_attempt(dist.HashStore(), 0, 2)
-    with pytest.raises(NamedError, match="rank 2 waits in vain for rank 0 to join it"):
+    with pytest.raises(NamedError, match="rank 2 has waited 0.2 s for rank 0, which has not joined it"):
         name_of_attempt(dist.HashStore(), 2, 3)

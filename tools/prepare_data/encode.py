@@ -22,8 +22,16 @@ from voice_cloning.corpora.encode import encode_files
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's flags."""
-    add, default = parser.add_argument, ArabicVoiceCloningDatasetConfig()
+    add = parser.add_argument
     add("files", nargs="+", type=Path, metavar="FILE", help="ChatML .json or .jsonl.")
+    add_codec_flags(parser)
+    add("--drop_invalid", action="store_true", help="Leave out invalid samples instead of stopping.")
+    add("--export", type=Path, metavar="FILE.safetensors", help="Also write the codes to a file for --codes.")
+
+
+def add_codec_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that name the codec and the cache of codes."""
+    add, cache = parser.add_argument, ArabicVoiceCloningDatasetConfig().code_cache_dir
     add(
         "--codec",
         "--audio_tokenizer_path",
@@ -31,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Folder or hub id of the codec, in transformers' format or Boson's original.",
     )
     add("--audio_tokenizer_revision", default=AUDIO_TOKENIZER_REVISION, help="Commit of a codec on the hub.")
-    add("--code_cache_dir", default=default.code_cache_dir, help="Folder of encoded clips, the same as in training.")
-    add("--drop_invalid", action="store_true", help="Leave out invalid samples instead of stopping.")
-    add("--export", type=Path, metavar="FILE.safetensors", help="Also write the codes to a file for --codes.")
+    add("--code_cache_dir", default=cache, help="Folder of encoded clips, the same as in training.")
 
 
 def run(flags: argparse.Namespace) -> int:

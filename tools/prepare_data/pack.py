@@ -14,17 +14,13 @@ from pathlib import Path
 from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.cloning_example import PROMPT_STYLES
-from boson_multimodal.constants import (
-    AUDIO_TOKENIZER_ID,
-    AUDIO_TOKENIZER_REVISION,
-    MODEL_ID,
-    MODEL_REVISION,
-)
+from boson_multimodal.constants import MODEL_ID, MODEL_REVISION
 from boson_multimodal.device import pick_device
 from boson_multimodal.errors import InputError
 from boson_multimodal.memory_remedies import advising_cpu
 from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.worker_pool import available_cores
+from tools.prepare_data.encode import add_codec_flags
 from voice_cloning.corpora.pack import pack_file
 
 AS_YOU_TRAIN = "The value that you will train with."
@@ -37,15 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output_dir", type=Path, required=True, metavar="DIR", help="A new folder for the prepared data.")
     add("--model_path", default=MODEL_ID, help="Folder or hub id of the model, whose tokenizer makes the token ids.")
     add("--model_revision", default=MODEL_REVISION, help="Commit of a model on the hub.")
-    add(
-        "--codec",
-        "--audio_tokenizer_path",
-        default=AUDIO_TOKENIZER_ID,
-        help="Folder or hub id of the codec, in transformers' format or Boson's original.",
-    )
-    add("--audio_tokenizer_revision", default=AUDIO_TOKENIZER_REVISION, help="Commit of a codec on the hub.")
+    add_codec_flags(parser)
     add("--codes", nargs="+", default=[], metavar="FILE", help="Files of codes, as in training.")
-    add("--code_cache_dir", default=default.code_cache_dir, help="Folder of encoded clips, the same as in training.")
     for name, choices in (("prompt_style", PROMPT_STYLES), ("text_normalisation", TEXT_NORMALISATIONS)):
         add(f"--{name}", default=getattr(default, name), choices=list(choices), help=AS_YOU_TRAIN)
     add("--max_positions_per_sample", type=int, default=default.max_positions_per_sample, help=AS_YOU_TRAIN)

@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from arabic_voice_cloning_dataset import refuse_problems
 from boson_multimodal.audio_processing.clip_encoding import encode_clips, late_cut_warning, silence_warnings
 from boson_multimodal.audio_processing.code_cache import CodeCache
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
-from boson_multimodal.chatml_records import read_json_records, read_text
+from boson_multimodal.chatml_records import no_records, read_json_records, read_text
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.prepared_data.prepared_folder import FORM, write_manifest
 from boson_multimodal.prepared_data.shard_files import Shard
 from boson_multimodal.progress import progress
+from boson_multimodal.sample_dataset import refuse_problems
 from boson_multimodal.worker_pool import WorkerPool
 from voice_cloning.corpora.packing_jobs import (
     SILENCE,
@@ -103,16 +103,13 @@ def pack_records(
     """
     count = _check_blocks(settings, pool)
     if not count:
-        raise InputError(
-            f"{settings.data_path}: holds no sample; a .json file is a list of samples, a .jsonl file has one sample "
-            "per line"
-        )
+        raise no_records(settings.data_path, "no sample")
     blocks = range(-(-count // RECORDS_OF_BLOCK))
     dropped = _refuse_problems(settings, blocks, count, drop_invalid)
     uses = _find_uses(settings, blocks)
     source = open_source(settings)
     if isinstance(source, CodeCache):
-        encode_clips(_missing(settings, uses), source, load_codec)
+        encode_clips(_missing(settings, uses, source), source, load_codec)
     clip_shards = _write_clips(settings, uses, pool)
     frames = np.concatenate([shard.fixed["frames"] for shard in clip_shards])
     jobs = _sample_jobs(settings, blocks, uses, frames)
@@ -220,7 +217,7 @@ def _first_and_numbers(hashes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.nda
     return first[order], numbers[inverse]
 
 
-def _missing(settings: PackSettings, uses: Uses) -> dict[str, Any]:
+def _missing(settings: PackSettings, uses: Uses, source: CodeCache) -> dict[str, Any]:
     """Return the clips that have no codes, as :func:`encode_clips` takes them."""
     missing = {}
     for block, rows in _by_block(uses.places[uses.first_uses]):
@@ -230,7 +227,6 @@ def _missing(settings: PackSettings, uses: Uses) -> dict[str, Any]:
                 clip, facts = clip_of_use(shard, row)
                 missing[facts.key] = clip, facts
     # An earlier call may have encoded them after the blocks were checked.
-    source = open_source(settings)
     return {key: missing[key] for key in sorted(missing) if source.read(key) is None}
 
 

@@ -20,9 +20,10 @@ from boson_multimodal.audio_processing.clip_encoding import ClipFacts, CodeSourc
 from boson_multimodal.audio_processing.code_cache import CodeCache
 from boson_multimodal.audio_processing.codes_file import CodesFiles
 from boson_multimodal.audio_processing.sound_files import Clip
+from boson_multimodal.chatml_records import parse_numbered
 from boson_multimodal.checked_records import Record, RecordChecks
 from boson_multimodal.errors import InputError
-from boson_multimodal.prepared_data.prepared_dataset import fingerprint_line
+from boson_multimodal.prepared_data.prepared_dataset import fingerprint_line_of_row
 from boson_multimodal.prepared_data.prepared_folder import ShardTable
 from boson_multimodal.prepared_data.shard_files import SUFFIX, Ragged, Shard, write_shard
 
@@ -164,7 +165,7 @@ def check_block(block: RawBlock) -> tuple[int, list[str]]:
     """
     settings, raw, problems = block.settings, block.records, []
     if settings.data_path.suffix == ".jsonl":
-        raw, problems = _parsed(block.records)
+        raw, problems = parse_numbered(block.records)
     if problems:
         return len(block.records), problems
     tokenizer, source = _tokenizer(settings.model_folder), open_source(settings)
@@ -180,16 +181,6 @@ def check_block(block: RawBlock) -> tuple[int, list[str]]:
     _write_uses(settings.uses_file(block.number), records, settings)
     _write_records(settings.records_file(block.number), records, checks)
     return len(records), []
-
-
-def _parsed(lines: Sequence[tuple[int, str]]) -> tuple[list[Any], list[str]]:
-    values, problems = [], []
-    for number, line in lines:
-        try:
-            values.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            problems.append(f"line {number + error.lineno - 1}, column {error.colno}: {error.msg}")
-    return values, problems
 
 
 def _write_uses(path: Path, records: Sequence[Record], settings: PackSettings) -> None:
@@ -312,4 +303,4 @@ def _clips(settings: PackSettings, shards: int) -> ShardTable:
 def fingerprint_lines(job: FingerprintJob) -> bytes:
     """Return what the fingerprint hashes of the samples of a shard."""
     samples, clips = ShardTable([Shard(job.settings.samples_file(job.block))]), _clips(job.settings, job.clip_shards)
-    return b"".join(fingerprint_line(samples, clips, row) for row in range(len(samples)))
+    return b"".join(fingerprint_line_of_row(samples, clips, row) for row in range(len(samples)))

@@ -176,7 +176,6 @@ def look_at_evaluation(
         names = [item.name for item in scored.items]
         missing = [p for s in systems if not s.speaks for p in missing_wavs(Path(s.path), names)]
         problems.tried(lambda: raise_if_any("folders of WAVs that lack clips", missing))
-    if scored is not None:
         _check_references(cloners, requests, scored.items, problems)
     first = next(iter(cloners.values()), None)
     if first is not None and first.speaks_codes_only and needs_sound:

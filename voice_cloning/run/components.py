@@ -171,7 +171,7 @@ def open_run_directory(
         InputError: on every process, if the folder holds another run, or checkpoints of which none is sound, or if it
             cannot be written.
     """
-    directory, checkpoint, state = None, None, None
+    directory, found = None, (None, None, None)
     with ranks.failing_together():
         if ranks.is_main:
             identity = run_identity(flags, data, ranks.world_size, dtype)
@@ -185,11 +185,11 @@ def open_run_directory(
             directory = RunDirectory(where, identity, details, flags_before(), check, compare, admit)
             try:
                 checkpoint = directory.open(flags["resume"], flags["overwrite"])
-                state = checkpoint and read_state(checkpoint)
+                if checkpoint is not None:
+                    found = checkpoint, read_state(checkpoint), Division.of_checkpoint(checkpoint)
             except InputError as error:
                 raise InputError(f"{error}{readings_hint(flags, str(error))}") from error
-    division = checkpoint and Division.of_checkpoint(checkpoint)
-    return OpenedDirectory(directory, *ranks.broadcast_object((checkpoint, state, division)))
+    return OpenedDirectory(directory, *ranks.broadcast_object(found))
 
 
 def require_movable(checkpoint: Path, flags: dict[str, Any], world_size: int) -> None:

@@ -12,9 +12,6 @@ from boson_multimodal.constants import IGNORE_INDEX
 from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.training.batch_planning import MicroBatch, StepPlan, TrainingPlan
 
-MicroBatches = tuple[HiggsAudioBatchInput | None, ...]
-"""Batches of one process in one step. An empty micro-batch is None."""
-
 
 @dataclass(frozen=True)
 class StepBatches:
@@ -23,13 +20,13 @@ class StepBatches:
     Attributes:
         epoch: number of the epoch, from 0.
         sample_indices: the samples of each micro-batch of this process.
-        micro_batches: the same samples, collated.
+        micro_batches: the same samples, collated; None for an empty one.
         positions: sequence positions of the step over all processes.
     """
 
     epoch: int
     sample_indices: tuple[MicroBatch, ...]
-    micro_batches: MicroBatches
+    micro_batches: tuple[HiggsAudioBatchInput | None, ...]
     positions: int
 
 

@@ -22,7 +22,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from boson_multimodal.disk_errors import DiskError
+from boson_multimodal.disk_errors import SLOW_SECONDS, DiskError
 from boson_multimodal.process_group import Ranks
 from voice_cloning.training.optimizer import AdapterOptimizer
 from voice_cloning.training.run_directory import RunDirectory
@@ -30,8 +30,6 @@ from voice_cloning.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
-SLOW_SECONDS = 30.0
-"""A write that takes longer is said to."""
 RETRY_SECONDS = 30.0
 """The time between two attempts to write a checkpoint that the disk did not take."""
 LONGEST_WAIT_SECONDS = 300.0
@@ -108,6 +106,12 @@ class _Writing(threading.Thread):
         except BaseException as error:  # raised again in the main thread, whatever it is
             self.error = error
 
+    def refusal(self) -> DiskError | None:
+        """Return why the disk did not take the checkpoint, or None. Raises what else ended the thread."""
+        if self.error is not None and not isinstance(self.error, DiskError):
+            raise self.error
+        return self.error
+
 
 class CheckpointWriter:
     """Writes the checkpoints of a run in a thread of the main process; a context manager that waits for the last one.
@@ -150,7 +154,7 @@ class CheckpointWriter:
         self._writing.join(LAST_MOMENT_SECONDS if is_interrupted else LONGEST_WAIT_SECONDS)
         failure = self._writing.error
         if failure is not None and failure is not error and not isinstance(failure, DiskError):
-            logger.warning("the checkpoint of step %d is not written: %s", self._writing.step, self._writing.error)
+            logger.warning("the checkpoint of step %d is not written: %s", self._writing.step, failure)
 
     def begin(
         self, state: TrainingState, write: Callable[[TrainingState, CheckpointCopy, Path], None], last: bool
@@ -180,8 +184,8 @@ class CheckpointWriter:
             return
         if writing.is_alive():
             self._say_if_slow(writing, "training goes on")
-        elif writing.error is not None and not isinstance(writing.error, DiskError):
-            raise writing.error
+        else:
+            writing.refusal()
 
     def finish(self) -> None:
         """Wait until the last checkpoint is written. All processes must call this.
@@ -233,9 +237,7 @@ class CheckpointWriter:
                 f"{self._directory.folder}: the disk does not answer; {what}",
                 f"Run the same command again when it does: {self._directory.resumes}",
             )
-        if writing.error is not None and not isinstance(writing.error, DiskError):
-            raise writing.error
-        return writing.error
+        return writing.refusal()
 
     def _say_if_slow(self, writing: _Writing, what: str) -> None:
         seconds = time.monotonic() - writing.began

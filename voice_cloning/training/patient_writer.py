@@ -10,13 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
-from boson_multimodal.disk_errors import DiskError
+from boson_multimodal.disk_errors import SLOW_SECONDS, DiskError
 from voice_cloning.training.metrics import MetricsWriter
 
 logger = logging.getLogger(__name__)
 
-SLOW_SECONDS = 30.0
-"""A write that takes longer is said to."""
 LAST_WAIT_SECONDS = 60.0
 """How long the end of a run waits for a disk that does not answer. The checkpoint is written by then."""
 
