@@ -200,7 +200,7 @@ class ArabicVoiceCloningDistributedTrainer:
             return FinishedRun(opened)
         with encoding_memory(config, self.dataset_config, self.placement.device):
             encode_clips_of(data, self.placement.device)
-        plan, division = plan_run(opened, data.train_dataset.lengths, config, self.ranks)
+        plan, division = plan_run(opened, data.train_dataset, config, self.ranks)
         speech = make_speech(data, config, self.dataset_config, self.lora_config, *where, recogniser)
         with loading_memory(config, opened, data, self.placement):
             model = self._load_model(model_folder, initial)

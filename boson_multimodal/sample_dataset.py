@@ -58,6 +58,10 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
     @abstractmethod
     def __getitem__(self, index: int) -> ChatMLDatasetSample: ...
 
+    def of_epoch(self, epoch: int) -> "SampleDataset":
+        """Return the samples as an epoch, counted from 0, takes them. Here all epochs take them alike."""
+        return self
+
     @abstractmethod
     def sample_id(self, index: int) -> str:
         """Return the id of a sample."""

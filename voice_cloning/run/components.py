@@ -16,6 +16,7 @@ from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.process_group import Ranks
+from boson_multimodal.sample_dataset import SampleDataset
 from lora_config import (
     ADAPTER_FILE,
     AdapterForm,
@@ -27,12 +28,13 @@ from voice_cloning.evaluation.training_speech import TrainingSpeech
 from voice_cloning.run.data import RunData
 from voice_cloning.run.identity import differences_of_runs, flags_before, run_details, run_identity
 from voice_cloning.training.base_kl import BaseKL
-from voice_cloning.training.batch_planning import Lengths, TrainingPlan
+from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.checkpoint_writer import CheckpointWriter
 from voice_cloning.training.checkpoints import ENDED_EARLY, check_checkpoint, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.division import Division
+from voice_cloning.training.epoch_samples import epoch_samples
 from voice_cloning.training.evaluation import Evaluator
 from voice_cloning.training.fused_layers import install_fused_layers
 from voice_cloning.training.log import ProgressLog
@@ -199,15 +201,15 @@ def require_movable(checkpoint: Path, flags: dict[str, Any], world_size: int) ->
 
 
 def plan_run(
-    opened: OpenedDirectory, lengths: Lengths, config: DistributedTrainingConfig, ranks: Ranks
+    opened: OpenedDirectory, dataset: SampleDataset, config: DistributedTrainingConfig, ranks: Ranks
 ) -> tuple[TrainingPlan, Division]:
     """Return the plan of a run, and how it divides micro-batches. If that has changed, a line says so."""
-    was, world_size = opened.division, ranks.world_size
+    samples, was, world_size = epoch_samples(dataset), opened.division, ranks.world_size
     if was is None:
         division = Division(world_size, config.gradient_accumulation_steps)
     else:
-        division = was.moved(opened.state["step"], lengths, config, world_size)
-    plan = TrainingPlan(lengths, config, world_size, division.origin)
+        division = was.moved(opened.state["step"], samples, config, world_size)
+    plan = TrainingPlan(samples, config, world_size, division.origin)
     if ranks.is_main and was is not None:
         for line in division.lines_about_move(was, plan.total_steps):
             logger.info("%s", line)

@@ -31,6 +31,7 @@ from voice_cloning.training.activation_memory import BatchShape
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
 from voice_cloning.training.data import check_data_files
+from voice_cloning.training.epoch_samples import epoch_samples
 from voice_cloning.training.gpu_cards import CONTEXT_BYTES, GB, GpuCard, named_card
 from voice_cloning.training.memory_estimate import FRAGMENTATION, MemoryEstimate, TrainedModel
 from voice_cloning.training.memory_table import CARD_SIZES, table_rows
@@ -116,7 +117,7 @@ def _lines(
     if card is None:
         return [*lines, *_data_lines(data), *_table_lines(config, model, data, world_size, heard)]
     chosen = choose_memory_flags(config, model, data.datasets, world_size, card.available - heard.recogniser)
-    plan = TrainingPlan(data.train_dataset.sizes.positions, chosen, world_size)
+    plan = TrainingPlan(epoch_samples(data.train_dataset, expected=True), chosen, world_size)
     shape = fullest_shape(data.train_dataset, plan)
     return [
         *lines,
@@ -264,7 +265,7 @@ def _table_lines(
     longest = max(int(dataset.sizes.positions.max()) for dataset in data.datasets)
     known = config if config.max_tokens_per_batch != AUTO else replace(config, max_tokens_per_batch=longest)
     train = data.train_dataset
-    plan = TrainingPlan(train.sizes.positions, known, world_size)
+    plan = TrainingPlan(epoch_samples(train, expected=True), known, world_size)
     shape = fullest_shape(train, plan)
     lines = [f"{NO_CARD} ({FRAGMENTATION:.0%} and {CONTEXT_BYTES / GB} GB are kept free)"]
     lines.append(

@@ -255,7 +255,8 @@ class Sizes:
 
     @classmethod
     def of_run(cls, config: DistributedTrainingConfig, run: TrainingComponents) -> "Sizes":
-        fullest = [run.plan.positions_of(run.plan.fullest_micro_batch())]
+        epoch, micro_batch = run.plan.fullest()
+        fullest = [run.plan.positions_of(micro_batch, epoch)]
         if run.data.eval_dataset is not None:
             found = run.data.eval_dataset.lengths
             fullest.append(sum(int(found[i]) for i in fullest_evaluation_batch(found, config)))

@@ -18,6 +18,7 @@ from voice_cloning.run.heard_memory import HeardMemory
 from voice_cloning.training.activation_memory import BatchShape
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
+from voice_cloning.training.epoch_samples import epoch_samples
 from voice_cloning.training.gpu_cards import GB, GpuCard, present_card
 from voice_cloning.training.memory_estimate import BUDGET_STEP, TrainedModel
 
@@ -95,7 +96,7 @@ def choose_memory_flags(
         level: str | None = "none"
         if available is not None:
             train = datasets[0]
-            plan = TrainingPlan(train.sizes.positions, config, world_size)
+            plan = TrainingPlan(epoch_samples(train, expected=True), config, world_size)
             level = model.cheapest_recompute(available, fullest_shape(train, plan)) or model.levels[-1]
         config = replace(config, recompute=level)
     return config
@@ -139,7 +140,8 @@ def _require_fit(datasets: Sequence[SampleDataset], budget: int) -> None:
 
 def fullest_shape(dataset: SampleDataset, plan: TrainingPlan) -> BatchShape:
     """Return the shape of the plan's fullest micro-batch."""
-    return shape_of(dataset, plan.fullest_micro_batch())
+    epoch, micro_batch = plan.fullest()
+    return shape_of(dataset.of_epoch(epoch), micro_batch)
 
 
 def shape_of(dataset: SampleDataset, micro_batch: Sequence[int]) -> BatchShape:

@@ -90,7 +90,8 @@ class MemoryTrial:
         """Return what the rest of the run still needs: each micro-batch in words, and a function that tries it."""
         run, found = self._run, []
         if not run.state.is_last_step:
-            data, indices = run.data.train_dataset, run.plan.fullest_micro_batch()
+            epoch, indices = run.plan.fullest()
+            data = run.data.train_dataset.of_epoch(epoch)
             described = f"the fullest micro-batch ({_size(data, indices)})"
             found.append((described, lambda: self._train_on(self._batch(data, indices))))
         if run.data.eval_dataset is not None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.epoch_samples import EpochSamples
 
 WINDOW_SAMPLES = 2048
 """Number of samples that are sorted by length together.
@@ -153,7 +154,7 @@ class TrainingPlan:
     """The samples of each optimizer step of a run. The plan of one epoch at a time is kept.
 
     Args:
-        lengths: positions of each sample.
+        samples: what each epoch takes; or the positions of each sample, if every epoch takes all of them.
         config: gives the size of micro-batches, the accumulation, the seed and the length of the run.
         world_size: number of processes.
         origin: where the steps begin.
@@ -164,12 +165,12 @@ class TrainingPlan:
 
     def __init__(
         self,
-        lengths: Lengths,
+        samples: EpochSamples | Lengths,
         config: DistributedTrainingConfig,
         world_size: int,
         origin: StepOrigin = StepOrigin(),
     ) -> None:
-        self._lengths = np.asarray(lengths)
+        self._samples = samples if isinstance(samples, EpochSamples) else EpochSamples(np.asarray(samples))
         self._config = config
         self._world_size = world_size
         self._per_step = world_size * config.gradient_accumulation_steps
@@ -189,7 +190,8 @@ class TrainingPlan:
             self._kept = None  # before the next one is made, so that there are never two
             config = self._config
             plan = plan_epoch(
-                self._lengths,
+                self._samples.lengths(number),
+                self._samples.taken(number),
                 max_tokens_per_batch=config.max_tokens_per_batch,
                 batch_size=config.batch_size,
                 world_size=self._world_size,
@@ -215,22 +217,29 @@ class TrainingPlan:
     @property
     def positions_per_step(self) -> float:
         """Positions of an optimizer step on average, over all ranks."""
-        return int(self._lengths.sum(dtype=np.int64)) / self.steps_per_epoch
+        taken = self._samples.lengths(0)[self._samples.taken(0)]
+        return int(taken.sum(dtype=np.int64)) / self.steps_per_epoch
 
-    def positions_of(self, micro_batch: MicroBatch) -> int:
-        """Return the number of positions of a micro-batch; 0 for an empty one."""
-        return sum(int(self._lengths[index]) for index in micro_batch)
+    def positions_of(self, micro_batch: MicroBatch, epoch: int = 0) -> int:
+        """Return the number of positions of a micro-batch in an epoch; 0 for an empty one."""
+        lengths = self._samples.lengths(epoch)
+        return sum(int(lengths[index]) for index in micro_batch)
 
     def fullest_micro_batch(self) -> MicroBatch:
         """Return the micro-batch with the most positions among all steps and ranks of the run: the first of these."""
-        found = []
+        return self.fullest()[1]
+
+    def fullest(self) -> tuple[int, MicroBatch]:
+        """Return the epoch and the samples of :meth:`fullest_micro_batch`."""
+        found: list[tuple[int, MicroBatch]] = []
         for number, position in self._epochs():
             plan = self.epoch(number)
             end = plan.first + min(len(plan), self.total_steps - position) * self._per_step
-            found.append(plan.micro_batches.fullest_of(range(plan.first, min(end, len(plan.micro_batches)))))
+            numbers = range(plan.first, min(end, len(plan.micro_batches)))
+            found.append((number, plan.micro_batches.fullest_of(numbers)))
             if self._is_one_window and plan.first == 0:  # whole epochs differ in the order of micro-batches alone
                 break
-        return max(found, key=self.positions_of, default=())
+        return max(found, key=lambda one: self.positions_of(one[1], one[0]), default=(0, ()))
 
     def origin_at(self, step: int) -> StepOrigin:
         """Return where the steps of a plan with another number of micro-batches begin if ``step`` steps are done."""
@@ -268,12 +277,13 @@ class TrainingPlan:
 
     @property
     def _is_one_window(self) -> bool:
-        """Whether all samples are sorted together, so that the lengths of an epoch do not depend on its shuffle."""
-        return len(self._lengths) <= WINDOW_SAMPLES
+        """Whether epochs differ in the order of their micro-batches alone, because all samples are sorted together."""
+        return self._samples.are_alike and len(self._samples.taken(0)) <= WINDOW_SAMPLES
 
 
 def plan_epoch(
     lengths: Lengths,
+    taken: np.ndarray | None = None,
     *,
     max_tokens_per_batch: int,
     batch_size: int | None,
@@ -282,13 +292,14 @@ def plan_epoch(
     seed: int,
     epoch: int,
 ) -> EpochPlan:
-    """Return the optimizer steps of one epoch. They take every sample once.
+    """Return the optimizer steps of one epoch.
 
     The samples are shuffled, sorted by length inside windows, and cut into micro-batches. Then the micro-batches are
     shuffled.
 
     Args:
         lengths: positions of each sample.
+        taken: indices of the samples that the epoch takes; every sample once if it is None.
         max_tokens_per_batch: maximum number of positions of a micro-batch, if ``batch_size`` is None.
         batch_size: samples of a micro-batch.
 
@@ -300,7 +311,8 @@ def plan_epoch(
     """
     lengths = np.asarray(lengths)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    order = torch.randperm(len(lengths), generator=generator).numpy().astype(np.int32)
+    taken = np.arange(len(lengths), dtype=np.int32) if taken is None else taken
+    order = taken[torch.randperm(len(taken), generator=generator).numpy()]
     starts = [np.zeros(0, np.int64)]
     for start in range(0, len(order), WINDOW_SAMPLES):
         window = order[start : start + WINDOW_SAMPLES]

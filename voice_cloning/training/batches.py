@@ -46,8 +46,9 @@ class BatchLoader:
 
     def load(self, plan: StepPlan, epoch: int = 0) -> StepBatches:
         """Return this process's batches of one step."""
-        mine = plan.of_rank(self._rank)
-        return StepBatches(epoch, mine, tuple(self._collate(indices) for indices in mine), plan.positions)
+        mine, dataset = plan.of_rank(self._rank), self._dataset.of_epoch(epoch)
+        collated = (self._collator([dataset[i] for i in indices]) if indices else None for indices in mine)
+        return StepBatches(epoch, mine, tuple(collated), plan.positions)
 
     def load_from(self, plan: TrainingPlan, start: int) -> Iterator[StepBatches]:
         """Yield the batches of each step from step ``start`` on. A thread loads the next step at the same time."""
@@ -60,9 +61,6 @@ class BatchLoader:
                 ahead = following
             if ahead is not None:
                 yield ahead.result()
-
-    def _collate(self, indices: MicroBatch) -> HiggsAudioBatchInput | None:
-        return self._collator([self._dataset[i] for i in indices]) if indices else None
 
 
 def count_labels(micro_batches: Sequence[HiggsAudioBatchInput | None], num_codebooks: int) -> Tensor:

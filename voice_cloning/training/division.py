@@ -11,9 +11,10 @@ from typing import Any
 
 from boson_multimodal.errors import InputError
 from boson_multimodal.seeds import seed_of
-from voice_cloning.training.batch_planning import Lengths, StepOrigin, TrainingPlan
+from voice_cloning.training.batch_planning import StepOrigin, TrainingPlan
 from voice_cloning.training.checkpoints import BY_MICRO_BATCH, BY_RANK, DROPOUT_SEEDS, ORIGIN, read_run, read_state
 from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.epoch_samples import EpochSamples
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Division:
             lines.append("dropout is seeded by the number of the micro-batch in the step from here on, not by the rank")
         return lines
 
-    def moved(self, step: int, lengths: Lengths, config: DistributedTrainingConfig, world_size: int) -> "Division":
+    def moved(self, step: int, samples: EpochSamples, config: DistributedTrainingConfig, world_size: int) -> "Division":
         """Return the division with which a run goes on after ``step`` steps of this one.
 
         If a step has another number of micro-batches then, it begins with the first micro-batch that is left.
@@ -119,4 +120,4 @@ class Division:
         if now.per_step == self.per_step:
             return now
         was = replace(config, gradient_accumulation_steps=self.gradient_accumulation_steps)
-        return replace(now, origin=TrainingPlan(lengths, was, self.world_size, self.origin).origin_at(step))
+        return replace(now, origin=TrainingPlan(samples, was, self.world_size, self.origin).origin_at(step))
