@@ -253,3 +253,35 @@ def test_processes_of_torchrun_resume_each_others_checkpoints(demo: Path, tmp_pa
             assert first["learning_rate"] == not_moved["learning_rate"]
         before = out
         lines.append(found)
+
+
+CHAOTIC_STEPS = 120
+T_99 = 4.604
+"""The 99.5 % quantile of Student's t with 4 degrees of freedom: 99 % of a sixth run of the same kind as five others lie
+within ``T_99 * sd * sqrt(1 + 1 / 5)`` of their mean."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_a_moved_run_ends_within_the_spread_of_runs_whose_epsilon_differs_by_a_hair(
+    demo: Path, tmp_path: Path, dropout: float
+) -> None:
+    """Training is chaotic: a sum in another order and a hair of ``adam_epsilon`` both lead to another end."""
+    how: dict[str, Any] = {"max_tokens_per_batch": 330, "max_steps": CHAOTIC_STEPS, "logging_steps": CHAOTIC_STEPS}
+    how |= {"save_steps": CHAOTIC_STEPS // 3, "learning_rate": 3e-3, "lora_dropout": dropout}
+
+    def final_loss(name: str, *parts: tuple[int, int], **settings: Any) -> float:
+        for number, (world_size, accumulation) in enumerate(parts, start=1):
+            subject = simulated(demo, tmp_path / name, world_size, accumulation, **how, **settings)
+            subject.train_to(CHAOTIC_STEPS * number // len(parts))
+        assert subject.components.state.step == CHAOTIC_STEPS
+        return subject.steps[-1].loss.item()
+
+    alike = torch.tensor(
+        [final_loss(f"{hairs}", (4, 1), adam_epsilon=1e-8 * (1 + 1e-5 * hairs)) for hairs in (-2, -1, 0, 1, 2)]
+    )
+    moved = final_loss("moved", *SAME_STEPS)
+    spread = T_99 * alike.std().item() * (1 + 1 / len(alike)) ** 0.5
+    print(f"dropout {dropout}: {alike.tolist()}, moved {moved}, spread {spread}")
+    assert alike.std().item() > 1e-6, "the runs did not part: the test says nothing"
+    assert abs(moved - alike.mean().item()) <= spread
