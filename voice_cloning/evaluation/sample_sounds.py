@@ -9,11 +9,7 @@ import torch
 from torch import Tensor
 
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import load_higgs_audio_tokenizer
-from boson_multimodal.audio_processing.wav_encoding import wav_bytes
-from boson_multimodal.disk_errors import naming_disk_errors
-from boson_multimodal.whole_files import write_whole
 from voice_cloning.evaluation.asked_samples import AskedSample
-from voice_cloning.training.metrics import RESUME_ADVICE
 from voice_cloning.training.sample_files import REFERENCE, SAMPLES_FOLDER, TRUE, step_name
 
 
@@ -23,6 +19,9 @@ class SpeechWriter(Protocol):
     def write_sample(self, record: dict[str, Any]) -> None:
         """Write the line of one spoken sample, which must hold ``step`` and ``sample``."""
 
+    def write_clip(self, name: str, samples: Tensor, sampling_rate: int) -> None:
+        """Write (samples,) in -1..1 to a WAV file below the run's folder."""
+
     def write_sound(self, step: int, tag: str, samples: Tensor, sampling_rate: int) -> None:
         """Give (samples,) in -1..1 to the reporters as audio."""
 
@@ -31,14 +30,13 @@ class SpeechWriter(Protocol):
 
 
 class SampleSounds:
-    """Decodes clips and writes them below the folder of a run (``voice_cloning/training/sample_files.py``).
+    """Decodes clips, to be written below the folder of a run (``voice_cloning/training/sample_files.py``).
 
     The codec stays in the memory of the machine. It is on the GPU only while it decodes, when no step is computed, so
     it adds nothing to the memory of a step.
 
     Args:
         codec_folder: a codec with weights.
-        run_folder: the folder of the run.
         device: where the clips are decoded.
 
     Attributes:
@@ -48,9 +46,8 @@ class SampleSounds:
         InputError: if the codec cannot be read.
     """
 
-    def __init__(self, codec_folder: Path, run_folder: Path, device: torch.device) -> None:
+    def __init__(self, codec_folder: Path, device: torch.device) -> None:
         self._codec = load_higgs_audio_tokenizer(codec_folder)
-        self._folder = run_folder
         self._device = device
         self.sampling_rate = self._codec.sampling_rate
 
@@ -63,29 +60,19 @@ class SampleSounds:
             }
 
     def write_step(self, writer: SpeechWriter, step: int, waves: dict[AskedSample, Tensor]) -> None:
-        """Write the clips that were spoken at a step. Raises ``InputError`` if the disk is full or broken."""
+        """Write the clips that were spoken at a step."""
         self._write(writer, step, step_name(step), "spoken", waves)
 
     def write_originals(
         self, writer: SpeechWriter, step: int, references: dict[AskedSample, Tensor], targets: dict[AskedSample, Tensor]
     ) -> None:
-        """Write the reference clips and the true clips, given as codes, beside which the spoken ones are heard.
-
-        Raises:
-            InputError: if the disk is full or broken.
-        """
+        """Write the reference clips and the true clips, given as codes, beside which the spoken ones are heard."""
         for name, clips in ((REFERENCE, references), (TRUE, targets)):
             self._write(writer, step, name, name, self.decode(clips))
 
     def _write(self, writer: SpeechWriter, step: int, name: str, kind: str, waves: dict[AskedSample, Tensor]) -> None:
-        if not waves:
-            return
-        folder = self._folder / SAMPLES_FOLDER / name
-        with naming_disk_errors(self._folder, RESUME_ADVICE):
-            folder.mkdir(parents=True, exist_ok=True)
-            for sample, wave in waves.items():
-                write_whole(folder / f"{sample.file_name}.wav", wav_bytes(wave, self.sampling_rate))
         for sample, wave in waves.items():
+            writer.write_clip(f"{SAMPLES_FOLDER}/{name}/{sample.file_name}.wav", wave, self.sampling_rate)
             if wave.numel():  # nothing to hear, and no picture, of a clip that ended before its first frame
                 tag = f"samples/{sample.file_name}/{kind}"
                 writer.write_sound(step, tag, wave, self.sampling_rate)

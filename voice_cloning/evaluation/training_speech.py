@@ -12,8 +12,7 @@ chooses the budget, and the trial before the first step takes this memory (``voi
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +20,6 @@ import torch
 from torch import Tensor
 
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, HiggsAudioBatchInput
-from boson_multimodal.disk_errors import DiskError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig, codes_of_columns
 from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
@@ -126,7 +124,7 @@ class TrainingSpeech:
         self._begun = self._since = clock()
         self._spoken_seconds = 0.0
         self._waves: dict[AskedSample, Tensor] = {}  # of clips that were decoded for the recogniser, and are heard
-        self._has_warned = self._has_originals = self._has_left_out = False
+        self._has_warned = self._has_originals = False
         self.batches = speech_batches(asked, budget)
         self.is_speaking = False
 
@@ -285,30 +283,18 @@ class TrainingSpeech:
             if not self._has_originals:
                 prompts = {sample: self._prompt(model, sample) for sample in self._heard}
                 references = {s: p.reference_KT for s, p in prompts.items() if p.reference_KT is not None}
-                with self._leaving_out("the true clips and their references"):
-                    self._sounds.write_originals(writer, step, references, {s: p.target_KT for s, p in prompts.items()})
-                    self._has_originals = True
+                self._sounds.write_originals(writer, step, references, {s: p.target_KT for s, p in prompts.items()})
+                self._has_originals = True
             others = {s: spoken[s.index].codes_KT for s in self._heard if s not in self._waves}
             decoded = self._waves | (self._sounds.decode(others) if others else {})
             waves = {sample: decoded[sample] for sample in self._heard}
-            with self._leaving_out(f"clips of step {step}"):
-                self._sounds.write_step(writer, step, waves)
+            self._sounds.write_step(writer, step, waves)
         clips = [self._measured(sample, spoken[sample.index], waves.get(sample)) for sample in self._asked]
         for index, (sample, clip) in enumerate(zip(self._asked, clips, strict=True)):
             known = {name: value for name, value in asdict(clip).items() if value is not None}
             heard = _heard(spoken[sample.index], errors[index]) if errors else {}
             writer.write_sample({"step": step, **known, **heard})
         return spoken_figures(clips, self._dataset.frames_per_second) | error_rates(errors)
-
-    @contextmanager
-    def _leaving_out(self, what: str) -> Iterator[None]:
-        """Leave clips out that the disk does not take. This is said once."""
-        try:
-            yield
-        except DiskError as error:
-            if not self._has_left_out:
-                self._has_left_out = True
-                logger.warning("%s. Training goes on without %s, and others like them", error.problem, what)
 
     def _measured(self, sample: AskedSample, spoken: SpokenCodes, wave: Tensor | None) -> SpokenClip:
         sound = {} if wave is None else {"samples": wave, "sampling_rate": self._sounds.sampling_rate}

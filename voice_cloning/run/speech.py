@@ -110,7 +110,7 @@ def make_speech(
     heard, sounds = min(config.num_samples, len(asked)), None
     with ranks.failing_together():
         if recogniser is not None or (ranks.is_main and heard and data.codec.is_whole):
-            sounds = SampleSounds(data.codec.folder, Path(config.output_dir), placement.device)
+            sounds = SampleSounds(data.codec.folder, placement.device)
         if recogniser is not None:
             recogniser.load()
         if ranks.is_main:

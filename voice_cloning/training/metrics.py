@@ -19,7 +19,7 @@ from torch import Tensor
 
 from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.disk_errors import naming_disk_errors
-from boson_multimodal.whole_files import append_whole
+from boson_multimodal.whole_files import append_whole, write_whole
 from voice_cloning.training.sound_pictures import checked, encode_png, mel_picture
 
 METRICS_FILE = "metrics.jsonl"
@@ -211,7 +211,7 @@ class TensorBoardFile:
 
 
 class MetricsWriter:
-    """Appends records to ``metrics.jsonl`` and to the chosen reporters.
+    """Appends records to ``metrics.jsonl`` and to the chosen reporters, and writes the clips that are heard.
 
     Args:
         folder: the folder of the run; its ``metrics.jsonl`` is already cut back to ``step``.
@@ -255,6 +255,13 @@ class MetricsWriter:
         """Write the record of one spoken sample to ``metrics.jsonl``. It must hold ``step`` and ``sample``."""
         with self._naming_disk_errors():
             self._lines.append((json.dumps(record) + "\n").encode())
+
+    def write_clip(self, name: str, samples: Tensor, sampling_rate: int) -> None:
+        """Write (samples,) in -1..1 to a WAV file of this name below the folder of the run."""
+        path = self.folder / name
+        with self._naming_disk_errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, wav_bytes(samples, sampling_rate))
 
     def write_sound(self, step: int, tag: str, samples: Tensor, sampling_rate: int) -> None:
         """Give (samples,) in -1..1 to the reporters, to be heard.

@@ -50,6 +50,10 @@ class PatientWriter:
         """Write the record of one spoken sample. It must hold ``step`` and ``sample``."""
         self._give(partial(self._writer.write_sample, record))
 
+    def write_clip(self, name: str, samples: Tensor, sampling_rate: int) -> None:
+        """Write (samples,) in -1..1 to a WAV file of this name below the folder of the run."""
+        self._give(partial(self._writer.write_clip, name, samples, sampling_rate))
+
     def write_sound(self, step: int, tag: str, samples: Tensor, sampling_rate: int) -> None:
         """Give (samples,) in -1..1 to the reporters, to be heard."""
         self._give(partial(self._writer.write_sound, step, tag, samples, sampling_rate))

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from boson_multimodal.audio_processing.wav_encoding import wav_bytes
 from boson_multimodal.errors import InputError
 from tests.full_disks import fill, small_disk
 from voice_cloning.training import patient_writer
@@ -76,10 +77,12 @@ def test_a_slow_disk_holds_nobody_up_and_is_said_to(
     for record in records(1, 4):
         patient.write(record)
         time.sleep(0.04)
+    patient.write_clip("samples/a.wav", torch.zeros(10), 24_000)
     assert read_metrics_lines(tmp_path / "metrics.jsonl").sound == []
     answers.set()
     patient.close()
     assert read_metrics_lines(tmp_path / "metrics.jsonl").numbers == records(1, 4)
+    assert (tmp_path / "samples" / "a.wav").read_bytes() == wav_bytes(torch.zeros(10), 24_000)
     assert caplog.messages == [f"{tmp_path}: the disk is slow; metrics wait in memory, and training goes on"]
 
 
