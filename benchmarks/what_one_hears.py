@@ -89,6 +89,10 @@ RECIPES = {
     "mix2000": Recipe(Mixture(base=2000)),
     "mix1000": Recipe(Mixture(base=1000)),
     "mix1000_dropout": Recipe(Mixture(base=1000), f"--lora_targets {EVERYTHING} --lora_dropout 0.1"),
+    "mix1000_rank16": Recipe(Mixture(base=1000), f"--lora_targets {EVERYTHING} --lora_rank 16 --lora_alpha 16"),
+    "both1000_dropout": Recipe(
+        Mixture(base=1000, trains_reference=True), f"--lora_targets {EVERYTHING} --lora_dropout 0.1"
+    ),
     "both1000": Recipe(Mixture(base=1000, trains_reference=True)),
     "both2000": Recipe(Mixture(base=2000, trains_reference=True)),
     "pair1000": Recipe(Mixture(base=1000, trains_reference=True, pairings=3)),
