@@ -197,9 +197,11 @@ class ArabicVoiceCloningDataset(SampleDataset):
         missing = {key: (c.clip, c.facts) for key, c in sorted(clips.items()) if c.facts.frames is None}
         if isinstance(self.cache, CodeCache):
             encode_clips(missing, self.cache, load_codec)
-        frames = {key: used.facts.frames or self._frames(key) for key, used in clips.items()}
-        lengths = [self.checks.positions(r, [frames.get(key, 0) for key in r.keys]) for r in self.records]
-        self.lengths = np.array(lengths, np.int32)
+        if missing:
+            frames = {key: used.facts.frames or self._frames(key) for key, used in clips.items()}
+            for r in self.records:
+                r.positions = self.checks.positions(r, [frames.get(key, 0) for key in r.keys])
+        self.lengths = np.array([r.positions for r in self.records], np.int32)
         return len(missing)
 
     def notes(self) -> list[str]:
