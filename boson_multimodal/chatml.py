@@ -15,8 +15,8 @@ from boson_multimodal.data_types import AudioContent, ChatMLSample, TextContent
 AUDIO_IN_SLOT = f"{c.AUDIO_BOS}{c.AUDIO_IN}{c.AUDIO_EOS}"
 AUDIO_OUT_SLOT = f"{c.AUDIO_OUT_BOS}{c.AUDIO_OUT}{c.AUDIO_EOS}"
 MOST_KNOWN_PIECES = 1024
-"""Pieces whose ids are remembered, about 2 MB. Headers, slots and ends are the same in all samples, and so is mostly the
-system turn. A speaker's clips often follow each other in a file, so that a target is soon the reference of another."""
+"""Pieces whose ids are remembered, about 2 MB. Headers, slots and ends are the same in all samples, and so is mostly
+the system turn. A speaker's clips often follow each other in a file: a target is soon the reference of another."""
 
 _known_pieces: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, int], list[int]]] = WeakKeyDictionary()
 """For each tokenizer the ids of pieces, by text and by the tokenizer's size, which changes when tokens are added."""
