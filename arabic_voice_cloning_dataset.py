@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_text.sample_texts import normalise_sample
+from boson_multimodal import cloning_example
 from boson_multimodal.audio_processing.clip_encoding import (
     ClipFacts,
     CodeSource,
@@ -114,6 +115,9 @@ class ArabicVoiceCloningDataset(SampleDataset):
         max_positions: length limit of a sample, in sequence positions.
         reference: how the model takes references, from its configuration.
 
+    Attributes:
+        dropped_clips: the clips of the samples that were left out as invalid.
+
     Raises:
         InputError: if a sample is invalid and ``drop_invalid`` is off, or if no sample is valid. It lists all problems.
     """
@@ -137,12 +141,14 @@ class ArabicVoiceCloningDataset(SampleDataset):
         records = read_records(self.data_path, tokenizer, config.prompt_style, config.text_normalisation)
         self.checks.check(records, max_positions, self.data_path.name)
         self.records = [record for record in records if not record.problems]
+        self.dropped_clips = [used.clip for record in records if record.problems for used in record.clips]
         self.num_dropped = len(records) - len(self.records)
         offenders = [f"{r.sample_id}: {problem}" for r in records for problem in r.problems]
         refuse_problems(data_path, len(records), len(self.records), offenders, config.drop_invalid)
         self.num_absent = len({c.facts.key for r in self.records for c in r.clips if c.facts.is_absent})
         self.sizes = self.checks.sizes(self.records)
         self.lengths = np.zeros(0, np.int32)
+        self._fingerprint: str | None = None
 
     def __getitem__(self, index: int) -> ChatMLDatasetSample:
         r = self.records[index]
@@ -168,10 +174,12 @@ class ArabicVoiceCloningDataset(SampleDataset):
 
     def fingerprint(self) -> str:
         """Return a hex digest of the ids, tokens, labels and clips of all samples, in order."""
-        digest = hashlib.sha256()
-        for r in self.records:
-            digest.update(fingerprint_line(r.sample_id, r.input_ids, r.label_ids, r.keys))
-        return digest.hexdigest()[:16]
+        if self._fingerprint is None:  # several parts of a start ask for it
+            digest = hashlib.sha256()
+            for r in self.records:
+                digest.update(fingerprint_line(r.sample_id, r.input_ids, r.label_ids, r.keys))
+            self._fingerprint = digest.hexdigest()[:16]
+        return self._fingerprint
 
     def summary(self) -> dict[str, Any]:
         """Return the file's name, the numbers of samples, dropped samples and distinct clips, and the clips' hours."""
@@ -197,9 +205,11 @@ class ArabicVoiceCloningDataset(SampleDataset):
         missing = {key: (c.clip, c.facts) for key, c in sorted(clips.items()) if c.facts.frames is None}
         if isinstance(self.cache, CodeCache):
             encode_clips(missing, self.cache, load_codec)
-        frames = {key: used.facts.frames or self._frames(key) for key, used in clips.items()}
-        lengths = [self.checks.positions(r, [frames.get(key, 0) for key in r.keys]) for r in self.records]
-        self.lengths = np.array(lengths, np.int32)
+        if missing:
+            frames = {key: used.facts.frames or self._frames(key) for key, used in clips.items()}
+            for r in self.records:
+                r.positions = self.checks.positions(r, [frames.get(key, 0) for key in r.keys])
+        self.lengths = np.array([r.positions for r in self.records], np.int32)
         return len(missing)
 
     def notes(self) -> list[str]:
@@ -266,6 +276,12 @@ def read_record(
         for content, is_reference in zip(contents, references, strict=True)
     ]
     return record
+
+
+def has_as_written_turns(raw: Any) -> bool | None:
+    """Return whether a JSON record has the turns of prompt style ``as_written``; None if it is malformed."""
+    sample, _ = parse_record(raw, "as_written")
+    return None if sample is None else cloning_example.has_as_written_turns(sample)
 
 
 def parse_record(

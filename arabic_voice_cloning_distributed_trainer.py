@@ -66,7 +66,7 @@ from voice_cloning.run.components import (
     plan_run,
     restore,
 )
-from voice_cloning.run.data import encode_clips_of, load_run_data
+from voice_cloning.run.data import encode_and_pack, load_run_data
 from voice_cloning.run.dry_run import dry_run
 from voice_cloning.run.identity import flag_values
 from voice_cloning.run.memory_advice import encoding_memory, loading_memory, training_memory
@@ -199,7 +199,7 @@ class ArabicVoiceCloningDistributedTrainer:
         if opened.state is not None and is_over(opened.state, config.patience):
             return FinishedRun(opened)
         with encoding_memory(config, self.dataset_config, self.placement.device):
-            encode_clips_of(data, self.placement.device)
+            data = encode_and_pack(data, self.placement.device)
         plan, division = plan_run(opened, data.train_dataset, config, self.ranks)
         speech = make_speech(data, config, self.dataset_config, self.lora_config, *where, recogniser)
         with loading_memory(config, opened, data, self.placement):

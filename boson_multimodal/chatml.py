@@ -5,6 +5,7 @@ labels here, and malformed samples are rejected earlier.
 """
 
 from itertools import takewhile
+from weakref import WeakKeyDictionary
 
 from transformers import PreTrainedTokenizerBase
 
@@ -13,6 +14,12 @@ from boson_multimodal.data_types import AudioContent, ChatMLSample, TextContent
 
 AUDIO_IN_SLOT = f"{c.AUDIO_BOS}{c.AUDIO_IN}{c.AUDIO_EOS}"
 AUDIO_OUT_SLOT = f"{c.AUDIO_OUT_BOS}{c.AUDIO_OUT}{c.AUDIO_EOS}"
+MOST_KNOWN_PIECES = 1024
+"""Pieces whose ids are remembered, about 2 MB. Headers, slots and ends are the same in all samples, and so is mostly
+the system turn. A speaker's clips often follow each other in a file: a target is soon the reference of another."""
+
+_known_pieces: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str, int], list[int]]] = WeakKeyDictionary()
+"""For each tokenizer the ids of pieces, by text and by the tokenizer's size, which changes when tokens are added."""
 
 
 def prepare_chatml_sample(
@@ -32,7 +39,7 @@ def prepare_chatml_sample(
     clips: list[AudioContent] = []
 
     def add(text: str, trained: bool) -> None:
-        ids = tokenizer.encode(text, add_special_tokens=False)
+        ids = _ids_of(text, tokenizer)
         input_ids.extend(ids)
         label_ids.extend(ids if trained else [c.IGNORE_INDEX] * len(ids))
 
@@ -50,6 +57,16 @@ def prepare_chatml_sample(
                 add(AUDIO_OUT_SLOT if message.role == "assistant" else AUDIO_IN_SLOT, trained)
         add(_turn_end(sample, turn), trained)
     return input_ids, label_ids, clips
+
+
+def _ids_of(piece: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the ids of a piece of a conversation. The caller must not change the list."""
+    known, key = _known_pieces.setdefault(tokenizer, {}), (piece, len(tokenizer))
+    if key not in known:
+        if len(known) >= MOST_KNOWN_PIECES:
+            known.clear()
+        known[key] = tokenizer.encode(piece, add_special_tokens=False)
+    return known[key]
 
 
 def _turn_end(sample: ChatMLSample, turn: int) -> str:

@@ -47,6 +47,8 @@ class Record:
         number: of the record in the file, from 0.
         speaker: who speaks the trained clip; None if the record does not say it.
         text_to_speak: see :func:`boson_multimodal.cloning_example.text_to_speak`.
+        positions: sequence positions, after :meth:`RecordChecks.check`; until all clips are encoded, the expected ones.
+            0 for a record with problems that were found before.
     """
 
     sample_id: str
@@ -57,6 +59,7 @@ class Record:
     number: int = 0
     speaker: str | None = None
     text_to_speak: str = ""
+    positions: int = 0
 
     @property
     def keys(self) -> list[str]:
@@ -86,7 +89,7 @@ class RecordChecks:
     reference: ReferenceForm = AS_CODES
 
     def check(self, records: Sequence[Record], max_positions: int, file_name: str, *, is_quiet: bool = False) -> None:
-        """Look up or open the clips, divided among the ranks, and add to each record the problems found in it.
+        """Look up or open the clips, divided among the ranks. Add to each record its positions and problems.
 
         Args:
             max_positions: length limit of a record, in sequence positions.
@@ -117,9 +120,9 @@ class RecordChecks:
         return [f.frames or frames_of(f.samples, f.sampling_rate, self.frames_per_second) for f in found]
 
     def sizes(self, records: Sequence[Record]) -> SampleSizes:
-        """Return the sizes of records. Their clips need not be encoded."""
+        """Return the sizes of records that were checked. Their clips need not be encoded."""
         return SampleSizes(
-            np.array([self.positions(r, self.expected_frames(r)) for r in records], np.int32),
+            np.array([r.positions for r in records], np.int32),
             np.array([len(r.input_ids) - len(r.clips) for r in records], np.int32),
             np.array([len(r.label_ids) - r.label_ids.count(IGNORE_INDEX) for r in records], np.int32),
         )
@@ -152,9 +155,9 @@ class RecordChecks:
                 continue
             too_long = self._long_references(record)
             frames = self.expected_frames(record)
-            positions = self.positions(record, frames)
-            if positions > max_positions:
-                too_long.append(over_limit(positions, sum(frames), max_positions))
+            record.positions = self.positions(record, frames)
+            if record.positions > max_positions:
+                too_long.append(over_limit(record.positions, sum(frames), max_positions))
             record.problems += [Problem(ProblemKind.OVER_LIMIT, problem) for problem in too_long]
 
     def _long_references(self, record: Record) -> list[str]:

@@ -33,6 +33,7 @@ class PreparedDataset(SampleDataset):
         use_delay_pattern: the value in the model's configuration. It determines the number of columns of a clip.
         max_positions: length limit of a sample, in sequence positions.
         drop_invalid: leave out samples over the limit instead of stopping.
+        packed_from: the ChatML file, if training made the folder of it. The dataset then has its name.
 
     Attributes:
         codec: identity of the codec that made the codes.
@@ -51,16 +52,19 @@ class PreparedDataset(SampleDataset):
         use_delay_pattern: bool,
         max_positions: int,
         drop_invalid: bool = False,
+        packed_from: Path | None = None,
     ) -> None:
-        self.data_path = Path(folder)
-        self._manifest = read_manifest(self.data_path)
+        folder = Path(folder)
+        self.data_path = packed_from or folder
+        self._advice = "pack the data again" if packed_from is None else f"remove {folder} and start again"
+        self._manifest = read_manifest(folder)
         settings = self._manifest["settings"]
-        refuse_other_settings(self.data_path, settings, wanted)
+        refuse_other_settings(folder, settings, wanted)
         self.codec: str = settings["codec"]
         self.frames_per_second = settings["frames_per_second"]
         self.num_codebooks: int = settings["num_codebooks"]
-        self._samples = ShardTable.open(self.data_path, self._manifest["samples"])
-        self._clips = ShardTable.open(self.data_path, self._manifest["clips"])
+        self._samples = ShardTable.open(folder, self._manifest["samples"])
+        self._clips = ShardTable.open(folder, self._manifest["clips"])
         frames, text = self._samples.fixed("frames"), self._samples.fixed("text_positions")
         around_clip = columns_of(0, self.num_codebooks, use_delay_pattern)
         positions = (text + frames + around_clip * self._samples.sizes("clips")).astype(np.int32)
@@ -82,7 +86,7 @@ class PreparedDataset(SampleDataset):
             codes = [self._codes(number) for number in shard.read("clips", row).tolist()]
         except InputError as error:
             where = f"{self.data_path}: sample {self.number(index)} of {self._manifest['file']}"
-            raise InputError(f"{where}: {error}; pack the data again") from error
+            raise InputError(f"{where}: {error}; {self._advice}") from error
         frames = torch.tensor([clip.shape[1] for clip in codes], dtype=torch.long)
         return ChatMLDatasetSample(
             input_ids=torch.from_numpy(input_ids.astype(np.int64)),

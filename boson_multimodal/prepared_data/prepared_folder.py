@@ -25,6 +25,8 @@ MANIFEST = "manifest.json"
 FORM = 1
 """The form of the folder. A folder of another form is refused."""
 CHECKSUM_FIELD = "checksum"
+AS_WRITTEN_TURNS = "as_written_turns"
+"""The field that says whether the first record has the turns of prompt style ``as_written``. It may be missing."""
 READS_BEFORE_RELEASE = 128
 """So many reads keep their pages mapped. A read maps about 100 kB, because the system maps pages around it."""
 

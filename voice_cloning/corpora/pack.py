@@ -96,8 +96,8 @@ def pack_file(
     key = packing_key(settings, described, config.drop_invalid)
     settings = replace(settings, key=key)
     _check_folder(output_dir)
-    if _is_packed(output_dir, key):
-        _remove_remains(output_dir, settings.shards)  # of a process that was killed after it wrote the manifest
+    if is_packed(output_dir, key):
+        remove_remains(output_dir, settings.shards)  # of a process that was killed after it wrote the manifest
         return PackSummary.of_folder(output_dir, was_there=True)
     try:
         with naming_disk_errors(output_dir, "what is packed so far stays, and the same command goes on from it"):
@@ -113,9 +113,9 @@ def pack_file(
                     pool=pool,
                 )
     except InputError:
-        if not _is_packed(output_dir, key):  # another process has packed the same data, and removed the blocks
+        if not is_packed(output_dir, key):  # another process has packed the same data, and removed the blocks
             raise
-    _remove_remains(output_dir, settings.shards)
+    remove_remains(output_dir, settings.shards)
     return PackSummary.of_folder(output_dir, was_there=False)
 
 
@@ -144,7 +144,7 @@ def _settings(
     )
 
 
-def _remove_remains(folder: Path, shards: Path) -> None:
+def remove_remains(folder: Path, shards: Path) -> None:
     """Remove the blocks, and what killed packings left. Another process may be writing there; it finds the manifest."""
     for path in _own_paths(folder):
         if path.is_dir() and path != shards:
@@ -196,7 +196,7 @@ def _check_folder(folder: Path) -> None:
         raise_if_any(f"--output_dir {folder}: holds other files; give a new folder", others)
 
 
-def _is_packed(folder: Path, key: str) -> bool:
+def is_packed(folder: Path, key: str) -> bool:
     """Return whether a folder holds the data of a packing.
 
     Raises:

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, has_as_written_turns
 from boson_multimodal.audio_processing.clip_encoding import encode_clips, late_cut_warning, silence_warnings
 from boson_multimodal.audio_processing.code_cache import CodeCache
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
-from boson_multimodal.chatml_records import no_records, read_json_records, read_text
+from boson_multimodal.chatml_records import no_records, parse_numbered, read_json_records, read_text
 from boson_multimodal.errors import InputError, raise_if_any
-from boson_multimodal.prepared_data.prepared_folder import FORM, write_manifest
+from boson_multimodal.prepared_data.prepared_folder import AS_WRITTEN_TURNS, FORM, write_manifest
 from boson_multimodal.prepared_data.shard_files import Shard
 from boson_multimodal.progress import progress
 from boson_multimodal.sample_dataset import refuse_problems
@@ -40,8 +41,9 @@ from voice_cloning.corpora.packing_jobs import (
     check_block,
     clip_of_use,
     fingerprint_lines,
+    is_written,
     open_source,
-    opened,
+    write_block,
     write_clips,
     write_samples,
 )
@@ -101,15 +103,36 @@ def pack_records(
     Raises:
         InputError: if the file is wrong. It lists all problems.
     """
-    count = _check_blocks(settings, pool)
+    count, turns = _check_blocks(settings, pool)
     if not count:
         raise no_records(settings.data_path, "no sample")
     blocks = range(-(-count // RECORDS_OF_BLOCK))
-    dropped = _refuse_problems(settings, blocks, count, drop_invalid)
+    facts = {"dropped": _refuse_problems(settings, blocks, count, drop_invalid), AS_WRITTEN_TURNS: turns}
     uses = _find_uses(settings, blocks)
     source = open_source(settings)
     if isinstance(source, CodeCache):
         encode_clips(_missing(settings, uses, source), source, load_codec)
+    content = _write_shards(settings, blocks, uses, pool)
+    if packing_key(settings, described, drop_invalid) != settings.key:
+        raise InputError(f"{settings.data_path}: has changed while it was packed; start again")
+    write_manifest(settings.folder, {**content, "settings": described, **facts})
+
+
+def pack_dataset(
+    settings: PackSettings, described: dict[str, Any], dataset: ArabicVoiceCloningDataset, pool: WorkerPool
+) -> None:
+    """Write the folder of prepared data of a file that has been read, checked and encoded; see :func:`pack_records`."""
+    records, starts = dataset.records, range(0, len(dataset), RECORDS_OF_BLOCK)
+    for number, start in enumerate(starts):
+        if not is_written(settings, number):
+            write_block(settings, number, records[start : start + RECORDS_OF_BLOCK], dataset.checks)
+    blocks = range(len(starts))
+    content = _write_shards(settings, blocks, _find_uses(settings, blocks), pool)
+    write_manifest(settings.folder, {**content, "settings": described, "dropped": dataset.num_dropped})
+
+
+def _write_shards(settings: PackSettings, blocks: Sequence[int], uses: Uses, pool: WorkerPool) -> dict[str, Any]:
+    """Write the shards. Return what the manifest holds about them."""
     clip_shards = _write_clips(settings, uses, pool)
     frames = np.concatenate([shard.fixed["frames"] for shard in clip_shards])
     jobs = _sample_jobs(settings, blocks, uses, frames)
@@ -119,39 +142,38 @@ def pack_records(
     digest = hashlib.sha256()
     for lines in pool.stream(fingerprint_lines, jobs):
         digest.update(lines)
-    if packing_key(settings, described, drop_invalid) != settings.key:
-        raise InputError(f"{settings.data_path}: has changed while it was packed; start again")
-    content = {
+    return {
         "file": settings.data_path.name,
-        "settings": described,
         "key": settings.key,
         "fingerprint": digest.hexdigest()[:16],
-        "dropped": dropped,
         "hours": int(frames.sum()) / settings.frames_per_second / 3600,
         "notes": _notes(settings, blocks),
         "samples": [_entry(Shard(settings.samples_file(block)), settings.folder) for block in packed],
         "clips": [_entry(shard, settings.folder) for shard in clip_shards],
     }
-    write_manifest(settings.folder, content)
 
 
-def _check_blocks(settings: PackSettings, pool: WorkerPool) -> int:
-    """Check all blocks of the file that are not checked yet. Return the number of its records.
+def _check_blocks(settings: PackSettings, pool: WorkerPool) -> tuple[int, bool | None]:
+    """Check all blocks of the file that are not checked yet.
+
+    Returns:
+        The number of records of the file, and :func:`has_as_written_turns` of the first.
 
     Raises:
         InputError: if the file cannot be read, or is not JSON; it names all such lines.
     """
-    count, problems = 0, []
+    count, problems, first = 0, [], None
 
     def missing() -> Iterator[RawBlock]:
-        nonlocal count
+        nonlocal count, first
         for number, records in enumerate(_blocks_of(settings.data_path)):
             block = RawBlock(settings, number, count, records)
+            first = records[0] if number == 0 else first
             count += len(records)
-            if opened(settings.records_file(number)) is None or opened(settings.uses_file(number)) is None:
-                yield block
-            else:
+            if is_written(settings, number):
                 bar.update(len(records))
+            else:
+                yield block
 
     title = f"checking {settings.data_path.name}"
     with progress(title=title, unit="sample") as bar:
@@ -159,7 +181,9 @@ def _check_blocks(settings: PackSettings, pool: WorkerPool) -> int:
             problems += found
             bar.update(checked)
     raise_if_any(f"{settings.data_path}: not JSON", problems)
-    return count
+    if settings.data_path.suffix == ".jsonl" and first is not None:
+        first = parse_numbered([first])[0][0]
+    return count, has_as_written_turns(first)
 
 
 def _blocks_of(path: Path) -> Iterator[Sequence[Any]]:

@@ -178,9 +178,19 @@ def check_block(block: RawBlock) -> tuple[int, list[str]]:
     checks.check(records, settings.max_positions, settings.data_path.name, is_quiet=True)
     if isinstance(source, CodeCache):
         source.seal()  # the hashes of files that this block had to read
-    _write_uses(settings.uses_file(block.number), records, settings)
-    _write_records(settings.records_file(block.number), records, checks)
+    write_block(settings, block.number, records, checks)
     return len(records), []
+
+
+def is_written(settings: PackSettings, block: int) -> bool:
+    """Return whether a block of checked records is there and whole."""
+    return opened(settings.records_file(block)) is not None and opened(settings.uses_file(block)) is not None
+
+
+def write_block(settings: PackSettings, number: int, records: Sequence[Record], checks: RecordChecks) -> None:
+    """Write the ``number``-th block of checked records, and their clips."""
+    _write_uses(settings.uses_file(number), records, settings)
+    _write_records(settings.records_file(number), records, checks)
 
 
 def _write_uses(path: Path, records: Sequence[Record], settings: PackSettings) -> None:
@@ -298,6 +308,12 @@ class FingerprintJob:
 @cache
 def _clips(settings: PackSettings, shards: int) -> ShardTable:
     return ShardTable([Shard(settings.clips_file(number)) for number in range(shards)])
+
+
+def forget_sources() -> None:
+    """Close what this process has opened for its jobs."""
+    open_source.cache_clear()
+    _clips.cache_clear()
 
 
 def fingerprint_lines(job: FingerprintJob) -> bytes:

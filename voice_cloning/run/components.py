@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from boson_multimodal.device_memory import release_cached_memory
 from boson_multimodal.errors import InputError
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.loss import LossConfig
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.sample_dataset import SampleDataset
@@ -178,7 +179,7 @@ def open_run_directory(
         if ranks.is_main:
             identity = run_identity(flags, data, ranks.world_size, dtype)
             details = run_details(flags, data, project)
-            check = checkpoint_check(flags, data)
+            check = checkpoint_check(flags, data.model_config)
             if data.codec.is_whole and flags["eval_data_path"] and flags["num_scored_samples"] and flags["num_samples"]:
                 check_place(Path(flags["output_dir"]))
             compare = partial(differences_of_runs, allow_other_world_size=flags["allow_other_world_size"])
@@ -216,15 +217,15 @@ def plan_run(
     return plan, division
 
 
-def checkpoint_check(flags: dict[str, Any], data: RunData) -> Callable[[Path], dict[str, Any]]:
+def checkpoint_check(flags: dict[str, Any], model_config: HiggsAudioConfig) -> Callable[[Path], dict[str, Any]]:
     """Return :func:`check_checkpoint` for the adapter and the model of a run."""
 
     @cache  # building the model without weights takes a second, and most runs have no checkpoint to check
     def form() -> AdapterForm:
         names = [flag_field.name for flag_field in fields(HiggsAudioLoRATrainingConfig)]
-        return adapter_form(data.model_config, HiggsAudioLoRATrainingConfig(**{name: flags[name] for name in names}))
+        return adapter_form(model_config, HiggsAudioLoRATrainingConfig(**{name: flags[name] for name in names}))
 
-    return lambda checkpoint: check_checkpoint(checkpoint, form(), data.model_config.audio_num_codebooks)
+    return lambda checkpoint: check_checkpoint(checkpoint, form(), model_config.audio_num_codebooks)
 
 
 def readings_hint(flags: dict[str, Any], problem: str) -> str:

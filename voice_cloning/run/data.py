@@ -1,7 +1,7 @@
 """Load everything that a run needs except the weights of the model."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths
 from boson_multimodal.process_group import rank
 from boson_multimodal.sample_dataset import SampleDataset
+from voice_cloning.run.own_packing import OwnPacking
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.data import (
     Codec,
@@ -39,6 +40,7 @@ class RunData:
         feature_extractor: makes features of references; None for a model that takes references as codes alone.
         collator: makes batches.
         train_dataset, eval_dataset: the samples; their clips may not be encoded yet.
+        packing: finds and makes folders of prepared data of the ChatML files.
     """
 
     model_folder: Path
@@ -48,6 +50,7 @@ class RunData:
     collator: ArabicVoiceCloningTrainingCollator
     train_dataset: SampleDataset
     eval_dataset: SampleDataset | None
+    packing: OwnPacking
 
     @property
     def datasets(self) -> list[SampleDataset]:
@@ -72,7 +75,9 @@ def load_run_data(
     if config.quantise != NOT_QUANTISED:
         check_widths(model_config, f"--model_path {config.model_path}")
     feature_extractor = load_feature_extractor(config, model_config)
-    train_dataset, eval_dataset = load_datasets(config, dataset_config, model_config, model_folder, codec)
+    packing = OwnPacking(dataset_config.code_cache_dir, dataset_config.drop_invalid)
+    named = config, dataset_config, model_config, model_folder, codec
+    train_dataset, eval_dataset = load_datasets(*named, packing.find)
     return RunData(
         model_folder,
         model_config,
@@ -81,6 +86,7 @@ def load_run_data(
         ArabicVoiceCloningTrainingCollator.from_config(model_config, feature_extractor),
         train_dataset,
         eval_dataset,
+        packing,
     )
 
 
@@ -93,3 +99,13 @@ def encode_clips_of(data: RunData, device: torch.device) -> None:
     release_cached_memory(device)
     if encoded and rank() == 0:
         logger.info("%d clips were encoded", encoded)
+
+
+def encode_and_pack(data: RunData, device: torch.device) -> RunData:
+    """Encode the clips whose codes are missing, pack the ChatML files, and return the same data from the folders.
+
+    The samples that were read from the files are then no longer in memory, if the caller drops them.
+    """
+    encode_clips_of(data, device)
+    held_out = None if data.eval_dataset is None else data.packing.pack(data.eval_dataset)
+    return replace(data, train_dataset=data.packing.pack(data.train_dataset), eval_dataset=held_out)

@@ -87,14 +87,20 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
         lines.append(f"references reach the model as features: {bins} mel bins, {seconds} s per chunk{codes}")
     for dataset in data.datasets:
         lines += dataset.notes()
-    sources = [dataset.cache for dataset in data.datasets if isinstance(dataset, ArabicVoiceCloningDataset)]
-    if dataset_config.codes and not sources:
+    lines += data.packing.lines
+    from_files = [dataset for dataset in data.datasets if not dataset.data_path.is_dir()]
+    if dataset_config.codes and not from_files:
         lines.append("--codes is not read: prepared data hold their codes")
     elif dataset_config.codes:
-        files, made_by = " ".join(dataset_config.codes), sources[0].codec
+        files, made_by = " ".join(dataset_config.codes), _codec_of(from_files[0])
         compared = "the same codec as" if data.codec.is_whole else "not compared with"
         lines.append(f"codes of {files}, made by codec {made_by}: {compared} --audio_tokenizer_path")
     return lines
+
+
+def _codec_of(dataset: SampleDataset) -> str:
+    """Return the identity of the codec of files of codes. The codes may be in a folder that was packed from them."""
+    return dataset.cache.codec if isinstance(dataset, ArabicVoiceCloningDataset) else dataset.codec
 
 
 def start_line(components: TrainingComponents, ranks: Ranks, placement: Placement) -> str:

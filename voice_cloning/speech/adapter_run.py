@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
-from arabic_voice_cloning_dataset import parse_record, read_json_records
-from boson_multimodal.cloning_example import PROMPT_STYLES, has_as_written_turns
+from arabic_voice_cloning_dataset import has_as_written_turns, read_json_records
+from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.errors import InputError
 from boson_multimodal.flags import value_before
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, QUANTISATIONS
+from boson_multimodal.prepared_data.prepared_folder import AS_WRITTEN_TURNS, MANIFEST, read_manifest
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.run_directory import RUN_FILE
 
@@ -87,16 +88,21 @@ def turns_warning(adapter: Path | None) -> str | None:
     The first record of the training data is compared. If the data no longer exist, there is no warning.
 
     Raises:
-        InputError: if ``run.json`` does not hold flags.
+        InputError: if ``run.json`` does not hold flags, or if the data are damaged.
     """
     if adapter is None or not (adapter / RUN_FILE).is_file():
         return None
     data_path = _flags_of_run(adapter, "prompt_style").get("data_path")
-    if not isinstance(data_path, str) or not Path(data_path).is_file():
+    if not isinstance(data_path, str):
         return None
     path = Path(data_path)
-    sample, _ = parse_record(read_json_records(path)[0], "as_written")
-    if sample is None or has_as_written_turns(sample):
+    if (path / MANIFEST).is_file():
+        are_those = read_manifest(path).get(AS_WRITTEN_TURNS)
+    elif path.is_file():
+        are_those = has_as_written_turns(read_json_records(path)[0])
+    else:
+        return None
+    if are_those is None or are_those:
         return None
     return (
         f"{path}, the training data of the adapter, has other turns than the prompts for a text; give the texts as "

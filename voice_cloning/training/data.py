@@ -1,8 +1,9 @@
 """Load and check the training and evaluation data that the flags name, before any weight is loaded."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,29 @@ class Codec:
     folder: Path | None
     identity: str | None
     is_whole: bool
+
+
+@dataclass(frozen=True)
+class ChatMLData:
+    """A ChatML file of a run, and all that determines the samples that are read from it.
+
+    Attributes:
+        path: the file.
+        model_folder: of the tokenizer.
+        source: of the codes.
+        settings: what determines prepared data; see :func:`prepared_settings`.
+        use_delay_pattern, frames_per_second, max_positions: as in ``ArabicVoiceCloningDataset``.
+        open: opens a folder of the same samples as prepared data.
+    """
+
+    path: Path
+    model_folder: Path
+    source: CodeSource
+    settings: dict[str, Any]
+    use_delay_pattern: bool
+    frames_per_second: float
+    max_positions: int
+    open: Callable[[Path], PreparedDataset]
 
 
 def find_codec(
@@ -183,8 +207,12 @@ def load_datasets(
     model_config: HiggsAudioConfig,
     model_folder: Path,
     codec: Codec,
+    find_prepared: Callable[[ChatMLData], PreparedDataset | None] = lambda _: None,
 ) -> tuple[SampleDataset, SampleDataset | None]:
     """Read and check the training and evaluation data and their audio.
+
+    Args:
+        find_prepared: returns the samples of a ChatML file from a folder that was made of it before, or None.
 
     Returns:
         The training data, and the evaluation data or None. Their clips may not be encoded yet.
@@ -204,19 +232,26 @@ def load_datasets(
     wanted = prepared_settings(dataset_config, model_config, model_folder)
     wanted["codec"] = codec.identity, f"--audio_tokenizer_path {training_config.audio_tokenizer_path}"
 
+    def open_folder(folder: Path | str, packed_from: Path | None = None) -> PreparedDataset:
+        return _load_prepared(folder, wanted, model_config, max_positions, dataset_config.drop_invalid, packed_from)
+
     def load(path: str) -> SampleDataset:
-        if not Path(path).is_dir():
-            return ArabicVoiceCloningDataset(
-                path,
-                tokenizer,
-                cache,
-                dataset_config,
-                use_delay_pattern=model_config.use_delay_pattern,
-                frames_per_second=cache.frames_per_second if isinstance(cache, CodesFiles) else config.frame_rate,
-                max_positions=max_positions,
-                reference=ReferenceForm.of(model_config),
-            )
-        return _load_prepared(path, wanted, model_config, max_positions, dataset_config.drop_invalid)
+        if Path(path).is_dir():
+            return open_folder(path)
+        form = {
+            "use_delay_pattern": model_config.use_delay_pattern,
+            "frames_per_second": cache.frames_per_second if isinstance(cache, CodesFiles) else config.frame_rate,
+            "max_positions": max_positions,
+        }
+        if not model_config.reads_audio_features:
+            settings = {name: value for name, (value, _) in wanted.items()}
+            settings["codec"] = cache.codec if isinstance(cache, CodesFiles) else codec.identity
+            opened = partial(open_folder, packed_from=Path(path))
+            found = find_prepared(ChatMLData(Path(path), model_folder, cache, settings, **form, open=opened))
+            if found is not None:
+                return found
+        reference = ReferenceForm.of(model_config)
+        return ArabicVoiceCloningDataset(path, tokenizer, cache, dataset_config, **form, reference=reference)
 
     datasets = []
     for path in _data_paths(training_config):
@@ -230,15 +265,20 @@ def load_datasets(
 
 
 def _load_prepared(
-    path: str, wanted: dict[str, tuple[Any, str]], config: HiggsAudioConfig, max_positions: int, drop_invalid: bool
+    path: Path | str,
+    wanted: dict[str, tuple[Any, str]],
+    config: HiggsAudioConfig,
+    max_positions: int,
+    drop_invalid: bool,
+    packed_from: Path | None,
 ) -> PreparedDataset:
     if config.reads_audio_features:
         raise InputError(
             f"{path}: prepared data hold codes, and this model reads references as features of their waveforms; "
             "give the ChatML file"
         )
-    limits = {"max_positions": max_positions, "drop_invalid": drop_invalid}
-    return PreparedDataset(path, wanted, use_delay_pattern=config.use_delay_pattern, **limits)
+    how = {"max_positions": max_positions, "drop_invalid": drop_invalid, "packed_from": packed_from}
+    return PreparedDataset(path, wanted, use_delay_pattern=config.use_delay_pattern, **how)
 
 
 def prepared_settings(

@@ -80,7 +80,7 @@ def test_a_packing_that_ended_after_its_manifest_is_tidied_by_the_next(
     path = clips_and_records(tmp_path, 3)
     pack(demo, path, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr(pack_module, "_remove_remains", lambda *_: 1 / 0)
+        patch.setattr(pack_module, "remove_remains", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pack(demo, path, tmp_path / "packed")
     assert contents(tmp_path / "packed") != contents(tmp_path / "whole")
