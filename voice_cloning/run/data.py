@@ -54,6 +54,11 @@ class RunData:
         """The training data, and the evaluation data if there are any."""
         return [dataset for dataset in (self.train_dataset, self.eval_dataset) if dataset is not None]
 
+    @property
+    def parts(self) -> list[SampleDataset]:
+        """The data of each file and folder by itself."""
+        return [part for dataset in self.datasets for part in dataset.parts]
+
 
 def load_run_data(
     config: DistributedTrainingConfig, dataset_config: ArabicVoiceCloningDatasetConfig, model_folder: Path

@@ -84,21 +84,25 @@ def _choice(flags: dict[str, Any], folder: Path, name: str, allowed: Collection[
 def turns_warning(adapter: Path | None) -> str | None:
     """Return a warning if an adapter was trained on other turns than those of prompt style ``as_written``, else None.
 
-    The first record of the training data is compared. If the data no longer exist, there is no warning.
+    The first record of each file of training data is compared. If none of them exists any more, there is no warning.
 
     Raises:
         InputError: if ``run.json`` does not hold flags.
     """
     if adapter is None or not (adapter / RUN_FILE).is_file():
         return None
-    data_path = _flags_of_run(adapter, "prompt_style").get("data_path")
-    if not isinstance(data_path, str) or not Path(data_path).is_file():
-        return None
-    path = Path(data_path)
-    sample, _ = parse_record(read_json_records(path)[0], "as_written")
-    if sample is None or has_as_written_turns(sample):
+    found = _flags_of_run(adapter, "prompt_style").get("data_path")
+    paths = found if isinstance(found, list) else [found]
+    others = [path for path in paths if isinstance(path, str) and Path(path).is_file() and _has_other_turns(Path(path))]
+    if not others:
         return None
     return (
-        f"{path}, the training data of the adapter, has other turns than the prompts for a text; give the texts as "
-        "ChatML records in a manifest to use the turns of the training data"
+        f"{', '.join(others)}, the training data of the adapter, has other turns than the prompts for a text; give the "
+        "texts as ChatML records in a manifest to use the turns of the training data"
     )
+
+
+def _has_other_turns(path: Path) -> bool:
+    """Return whether the first record of a ChatML file has other turns than those of ``as_written``."""
+    sample, _ = parse_record(read_json_records(path)[0], "as_written")
+    return sample is not None and not has_as_written_turns(sample)
