@@ -40,6 +40,7 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
 
     Attributes:
         data_path: the file or folder of the samples.
+        codec: identity of the codec that made the codes; None if it is that of the run's cache or files of codes.
         sizes: of the samples; before :meth:`encode_missing` with the expected number of code frames of each clip.
         lengths: int32 (samples,) sequence positions; empty before :meth:`encode_missing`.
         num_dropped: how many samples were left out as invalid.
@@ -47,6 +48,7 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
     """
 
     data_path: Path
+    codec: str | None = None
     sizes: SampleSizes
     lengths: np.ndarray
     num_dropped: int
@@ -58,6 +60,15 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
     @abstractmethod
     def __getitem__(self, index: int) -> ChatMLDatasetSample: ...
 
+    @property
+    def parts(self) -> Sequence["SampleDataset"]:
+        """The data sets of which each has a file or folder of its own: this one alone."""
+        return (self,)
+
+    def with_parts(self, change: Callable[["SampleDataset"], "SampleDataset"]) -> "SampleDataset":
+        """Return the same samples with each of :attr:`parts` replaced by what ``change`` makes of it."""
+        return change(self)
+
     def of_epoch(self, epoch: int) -> "SampleDataset":
         """Return the samples as an epoch, counted from 0, takes them. Here all epochs take them alike."""
         return self
@@ -65,6 +76,10 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
     @abstractmethod
     def sample_id(self, index: int) -> str:
         """Return the id of a sample."""
+
+    def place(self, index: int) -> str:
+        """Return the file or folder of a sample, and its id, for messages."""
+        return f"{self.data_path}: {self.sample_id(index)}"
 
     @abstractmethod
     def number(self, index: int) -> int:

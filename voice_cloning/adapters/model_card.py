@@ -23,6 +23,7 @@ from voice_cloning.training.config import flag_fields
 from voice_cloning.training.evaluation_config import BY_LOSS
 from voice_cloning.training.evaluation_words import BEST_BY, without_better
 from voice_cloning.training.metrics import METRICS_FILE, read_metrics_lines
+from voice_cloning.training.mixtures import share_words
 
 CARD_FILE = "README.md"
 TAGS = ("higgs-audio-v2", "text-to-speech", "voice-cloning", "arabic")
@@ -88,7 +89,9 @@ def read_facts(adapter: Path, run_folder: Path | None = None) -> dict[str, Any]:
 
 
 def _public_value(name: str, value: Any) -> Any:
-    """Return the value of a flag without the path of its file or folder."""
+    """Return the value of a flag without the path of its file or folder, or of each of them."""
+    if isinstance(value, list):
+        return [_public_value(name, one) for one in value]
     if not isinstance(value, str) or ("/" not in value and "\\" not in value):
         return value
     return public_name(value) if name in REPOSITORY_FLAGS else Path(value.replace("\\", "/")).name
@@ -339,13 +342,9 @@ def _data_lines(facts: dict[str, Any]) -> list[str]:
         if data is None:
             lines.append(f"- {part}: none")
             continue
-        dropped = f", {data['dropped']} more dropped as invalid" if data["dropped"] else ""
-        hours = data["hours"]
-        length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} minutes"
-        lines.append(
-            f"- {part}: `{data['file']}`: {data['samples']} samples{dropped}, {data['clips']} clips, "
-            f"{length} of audio including the reference clips"
-        )
+        sets = data.get("parts", [data])
+        total = sum(one.get("samples_of_epoch", 0) for one in sets)
+        lines += [f"- {part}: {_data_words(one, total)}" for one in sets]
     style = facts.get("flags", {}).get("prompt_style")
     if style:
         lines.append(f"- prompt_style: `{style}`; use the same style for prompts")
@@ -353,6 +352,18 @@ def _data_lines(facts: dict[str, Any]) -> list[str]:
     if normalisation != "none":
         lines.append(f"- text_normalisation: `{normalisation}`; normalise texts to be spoken in the same way")
     return lines
+
+
+def _data_words(data: dict[str, Any], total: int) -> str:
+    """Return the size of a data set in words; for one of several also its share of the samples of an epoch."""
+    dropped = f", {data['dropped']} more dropped as invalid" if data["dropped"] else ""
+    hours = data["hours"]
+    length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} minutes"
+    share = f"; {share_words(data['samples_of_epoch'], data['samples'], total)}" if total and data["samples"] else ""
+    return (
+        f"`{data['file']}`: {data['samples']} samples{dropped}, {data['clips']} clips, "
+        f"{length} of audio including the reference clips{share}"
+    )
 
 
 def _result_lines(results: dict[str, Any]) -> list[str]:

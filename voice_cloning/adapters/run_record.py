@@ -16,6 +16,8 @@ NONE = type(None)
 TEXT_FLAGS = frozenset(name for name, flag_field in flag_fields().items() if flag_field.type in (str, str | None))
 """Flags that hold a text or nothing."""
 DATA = {"file": TEXT, "samples": NUMBER, "dropped": NUMBER, "clips": NUMBER, "hours": NUMBER}
+PART = {**DATA, "samples_of_epoch": NUMBER}
+"""One of several data sets that a run was trained on."""
 BEST = {"eval_loss": NUMBER, "step": NUMBER}
 TEXT_OR_NONE = "version python git_commit torch_dtype base_fingerprint".split()
 NAMES_OF_TYPES = {str: "a text", int: "a number", float: "a number", NONE: "null", dict: "an object", list: "a list"}
@@ -65,8 +67,10 @@ def _wrong_fields(run: dict[str, Any]) -> list[str]:
     for name in sorted(TEXT_FLAGS & flags.keys()):
         problems += _wrong(flags[name], (str, NONE), f"flags.{name}")
     problems += _wrong(flags.get("lora_targets", []), (list,), "flags.lora_targets")
-    for number, target in enumerate(flags["lora_targets"] if isinstance(flags.get("lora_targets"), list) else []):
-        problems += _wrong(target, TEXT, f"flags.lora_targets[{number}]")
+    problems += _wrong(flags.get("data_path"), (str, list, NONE), "flags.data_path")
+    for name in ("lora_targets", "data_path"):
+        for number, text in enumerate(flags[name] if isinstance(flags.get(name), list) else []):
+            problems += _wrong(text, TEXT, f"flags.{name}[{number}]")
     for name in TEXT_OR_NONE:
         problems += _wrong(run.get(name), (str, NONE), name)
     problems += _wrong(run.get("versions"), (dict, NONE), "versions")
@@ -74,9 +78,18 @@ def _wrong_fields(run: dict[str, Any]) -> list[str]:
     problems += _wrong_object(run.get("data", {}), {}, "data")
     if isinstance(run.get("data"), dict):
         for part, data in run["data"].items():
-            problems += [] if data is None else _wrong_object(data, DATA, f"data.{part}")
+            problems += [] if data is None else _wrong_data(data, f"data.{part}")
     if run.get("results"):
         problems += _wrong_results(run["results"])
+    return problems
+
+
+def _wrong_data(data: Any, name: str) -> list[str]:
+    problems = _wrong_object(data, DATA, name)
+    if isinstance(data, dict) and "parts" in data:
+        problems += _wrong(data["parts"], (list,), f"{name}.parts")
+        for number, part in enumerate(data["parts"] if isinstance(data["parts"], list) else []):
+            problems += _wrong_object(part, PART, f"{name}.parts[{number}]")
     return problems
 
 

@@ -205,7 +205,7 @@ def plan_run(
     opened: OpenedDirectory, dataset: SampleDataset, config: DistributedTrainingConfig, ranks: Ranks
 ) -> tuple[TrainingPlan, Division]:
     """Return the plan of a run, and how it divides micro-batches. If that has changed, a line says so."""
-    samples, was, world_size = epoch_samples(dataset), opened.division, ranks.world_size
+    samples, was, world_size = epoch_samples(dataset, config.seed), opened.division, ranks.world_size
     if was is None:
         division = Division(world_size, config.gradient_accumulation_steps)
     else:

@@ -57,6 +57,11 @@ class RunData:
         """The training data, and the evaluation data if there are any."""
         return [dataset for dataset in (self.train_dataset, self.eval_dataset) if dataset is not None]
 
+    @property
+    def parts(self) -> list[SampleDataset]:
+        """The data of each file and folder by itself."""
+        return [part for dataset in self.datasets for part in dataset.parts]
+
 
 def load_run_data(
     config: DistributedTrainingConfig, dataset_config: ArabicVoiceCloningDatasetConfig, model_folder: Path
@@ -108,4 +113,4 @@ def encode_and_pack(data: RunData, device: torch.device) -> RunData:
     """
     encode_clips_of(data, device)
     held_out = None if data.eval_dataset is None else data.packing.pack(data.eval_dataset)
-    return replace(data, train_dataset=data.packing.pack(data.train_dataset), eval_dataset=held_out)
+    return replace(data, train_dataset=data.train_dataset.with_parts(data.packing.pack), eval_dataset=held_out)

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from voice_cloning.training.config import AUTO, DistributedTrainingConfig
 from voice_cloning.training.data import check_data_files
 from voice_cloning.training.epoch_samples import epoch_samples
 from voice_cloning.training.gpu_cards import CONTEXT_BYTES, GB, GpuCard, named_card
+from voice_cloning.training.joined_dataset import JoinedDataset
 from voice_cloning.training.memory_estimate import FRAGMENTATION, MemoryEstimate, TrainedModel
 from voice_cloning.training.memory_table import CARD_SIZES, table_rows
 from voice_cloning.training.time_estimate import (
@@ -117,7 +119,7 @@ def _lines(
     if card is None:
         return [*lines, *_data_lines(data), *_table_lines(config, model, data, world_size, heard)]
     chosen = choose_memory_flags(config, model, data.datasets, world_size, card.available - heard.recogniser)
-    plan = TrainingPlan(epoch_samples(data.train_dataset, expected=True), chosen, world_size)
+    plan = TrainingPlan(epoch_samples(data.train_dataset, chosen.seed, expected=True), chosen, world_size)
     shape = fullest_shape(data.train_dataset, plan)
     return [
         *lines,
@@ -138,12 +140,16 @@ def _card_line(card: GpuCard) -> str:
 
 
 def _data_lines(data: RunData) -> list[str]:
-    lines = []
-    for dataset in data.datasets:
+    """Return a line for each file and folder."""
+    lines, shares = [], []
+    if isinstance(data.train_dataset, JoinedDataset):
+        shares = data.train_dataset.shares()
+    for dataset, share in zip_longest(data.parts, shares):
         found, lengths = dataset.summary(), dataset.sizes.positions
+        name, ending = (found["file"], "") if share is None else (dataset.data_path, f"; {share}")
         lines.append(
-            f"{found['file']}: {found['samples']} samples, {found['dropped']} dropped as invalid, {found['hours']:.2f} "
-            f"h; {lengths.sum():,} positions, {lengths.max():,} in the longest sample"
+            f"{name}: {found['samples']} samples, {found['dropped']} dropped as invalid, {found['hours']:.2f} h; "
+            f"{lengths.sum():,} positions, {lengths.max():,} in the longest sample{ending}"
         )
     return lines
 
@@ -238,7 +244,7 @@ def _time_lines(
     card: GpuCard,
 ) -> list[str]:
     """Return the operations of the whole run, and the time that they take on this card."""
-    train = shape_of(data.train_dataset, range(len(data.train_dataset)))
+    train = shape_of(data.train_dataset, epoch_samples(data.train_dataset, config.seed, expected=True).taken(0))
     flops = training_flops(model, train, config.recompute)
     if config.base_kl_weight:
         flops += config.base_kl_share * base_kl_flops(model, train)
@@ -265,7 +271,7 @@ def _table_lines(
     longest = max(int(dataset.sizes.positions.max()) for dataset in data.datasets)
     known = config if config.max_tokens_per_batch != AUTO else replace(config, max_tokens_per_batch=longest)
     train = data.train_dataset
-    plan = TrainingPlan(epoch_samples(train, expected=True), known, world_size)
+    plan = TrainingPlan(epoch_samples(train, config.seed, expected=True), known, world_size)
     shape = fullest_shape(train, plan)
     lines = [f"{NO_CARD} ({FRAGMENTATION:.0%} and {CONTEXT_BYTES / GB} GB are kept free)"]
     lines.append(

@@ -18,8 +18,10 @@ ACCUMULATION = "gradient_accumulation_steps"
 
 
 def flag_values(configs: Sequence[Any]) -> dict[str, Any]:
-    """Return the value of every flag by name."""
-    return {name: value for config in configs for name, value in asdict(config).items()}
+    """Return the value of every flag by name. One ``data_path`` is no list, as in all releases."""
+    values = {name: value for config in configs for name, value in asdict(config).items()}
+    first, *others = values["data_path"]
+    return values if others else {**values, "data_path": first}
 
 
 def flags_before() -> dict[str, Any]:

@@ -118,7 +118,7 @@ def encoding_memory(
     def remedies() -> list[Remedy]:
         if device.type != "cuda":
             return [Remedy("cut the longest clips: the codec takes a clip as a whole")]
-        files = [path for path in (config.data_path, config.eval_data_path) if path and not Path(path).is_dir()]
+        files = [path for path in (*config.data_path, config.eval_data_path) if path and not Path(path).is_dir()]
         words = ["python", "-m", "tools.prepare_data", "encode", *files]
         words += ["--codec", config.audio_tokenizer_path, "--code_cache_dir", dataset_config.code_cache_dir]
         if not Path(config.audio_tokenizer_path).is_dir():
@@ -262,7 +262,7 @@ class Sizes:
             fullest.append(sum(int(found[i]) for i in fullest_evaluation_batch(found, config)))
         budget = config.max_tokens_per_batch
         is_filled = config.batch_size is None and isinstance(budget, int) and budget / 2 <= MUCH * max(fullest)
-        lengths = tuple(list(map(int, dataset.lengths)) for dataset in run.data.datasets)
+        lengths = tuple(list(map(int, dataset.lengths)) for dataset in run.data.parts)
         return cls(lengths, max(fullest), budget if is_filled else max(fullest))
 
     @property

@@ -88,18 +88,24 @@ def choose_memory_flags(
         budget = _budget(config, model, longest, available)
         if budget == 0:
             raise InputError(_nothing_fits(config, model, available))
-        # More than this share of the data would leave processes without a micro-batch.
-        share = max(longest, -(-int(datasets[0].sizes.positions.sum()) // per_step))
+        # More than this share of an epoch would leave processes without a micro-batch.
+        share = max(longest, -(-_positions_of_epoch(datasets[0], config.seed) // per_step))
         config = replace(config, max_tokens_per_batch=min(budget, share))
         _require_fit(datasets, config.max_tokens_per_batch)
     if config.recompute == AUTO:
         level: str | None = "none"
         if available is not None:
             train = datasets[0]
-            plan = TrainingPlan(epoch_samples(train, expected=True), config, world_size)
+            plan = TrainingPlan(epoch_samples(train, config.seed, expected=True), config, world_size)
             level = model.cheapest_recompute(available, fullest_shape(train, plan)) or model.levels[-1]
         config = replace(config, recompute=level)
     return config
+
+
+def _positions_of_epoch(dataset: SampleDataset, seed: int) -> int:
+    """Return the positions of all samples of the first epoch."""
+    samples = epoch_samples(dataset, seed, expected=True)
+    return int(samples.lengths(0)[samples.taken(0)].sum(dtype=np.int64))
 
 
 def _budget(config: DistributedTrainingConfig, model: TrainedModel, longest: int, available: int | None) -> int:
@@ -127,7 +133,7 @@ def _nothing_fits(config: DistributedTrainingConfig, model: TrainedModel, availa
 
 def _require_fit(datasets: Sequence[SampleDataset], budget: int) -> None:
     problems = [
-        f"{dataset.data_path}: {dataset.sample_id(index)}: is {dataset.sizes.positions[index]} positions long"
+        f"{dataset.place(index)}: is {dataset.sizes.positions[index]} positions long"
         for dataset in datasets
         for index in np.flatnonzero(dataset.sizes.positions > budget).tolist()
     ]

@@ -89,7 +89,7 @@ def check_inputs(
         return
     init_adapter = config.init_adapter and Path(config.init_adapter) / ADAPTER_FILE
     named = {
-        "--data_path": [config.data_path],
+        "--data_path": config.data_path,
         "--eval_data_path": [config.eval_data_path],
         "--init_adapter": [init_adapter],
         "--codes": dataset_config.codes,
@@ -118,7 +118,7 @@ def check_data(
         "the feature extractor": extractor and hashlib.sha256(extractor.encode()).hexdigest()[:16],
     }
     datasets = {"--data_path": data.train_dataset, "--eval_data_path": data.eval_dataset}
-    places = [dataset_config.code_cache_dir, config.data_path, config.eval_data_path, *dataset_config.codes]
+    places = [dataset_config.code_cache_dir, *config.data_path, config.eval_data_path, *dataset_config.codes]
     if _reads_first(ranks, list(map(_resolved, filter(None, places)))):
         facts |= {f"samples and clips of {flag}": f.fingerprint() for flag, f in datasets.items() if f is not None}
     require_equal(ranks, "the processes have found another model or other data than", facts)

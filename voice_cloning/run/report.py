@@ -11,6 +11,7 @@ from voice_cloning.run.components import FinishedRun, Placement, TrainingCompone
 from voice_cloning.run.data import RunData
 from voice_cloning.training.evaluation_config import BY_LOSS
 from voice_cloning.training.evaluation_words import BEST_BY, without_better
+from voice_cloning.training.joined_dataset import JoinedDataset
 from voice_cloning.training.log import peak_memory_gb
 from voice_cloning.training.run_directory import RunDirectory
 from voice_cloning.training.state import EvaluationResult
@@ -79,16 +80,19 @@ def _best(directory: RunDirectory | None, best: EvaluationResult | None) -> tupl
 
 
 def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -> list[str]:
-    """Return one line for each unusual property of the data."""
+    """Return one line for each of several data sets to train on, and one for each unusual property of the data."""
     lines = []
     if data.feature_extractor is not None:
         codes = ", and as codes" if data.model_config.encode_audio_in_tokens else ""
         bins, seconds = data.feature_extractor.feature_size, data.feature_extractor.chunk_length
         lines.append(f"references reach the model as features: {bins} mel bins, {seconds} s per chunk{codes}")
+    if isinstance(data.train_dataset, JoinedDataset):
+        for part, share in zip(data.train_dataset.parts, data.train_dataset.shares(), strict=True):
+            lines.append(f"{part.data_path}: {_dataset_size(part, '')}; {share}")
     for dataset in data.datasets:
         lines += dataset.notes()
     lines += data.packing.lines
-    from_files = [dataset for dataset in data.datasets if not dataset.data_path.is_dir()]
+    from_files = [dataset for dataset in data.parts if not dataset.data_path.is_dir()]
     if dataset_config.codes and not from_files:
         lines.append("--codes is not read: prepared data hold their codes")
     elif dataset_config.codes:

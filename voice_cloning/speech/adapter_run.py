@@ -85,26 +85,30 @@ def _choice(flags: dict[str, Any], folder: Path, name: str, allowed: Collection[
 def turns_warning(adapter: Path | None) -> str | None:
     """Return a warning if an adapter was trained on other turns than those of prompt style ``as_written``, else None.
 
-    The first record of the training data is compared. If the data no longer exist, there is no warning.
+    The first record of each file of training data is compared. If none of them exists any more, there is no warning.
 
     Raises:
         InputError: if ``run.json`` does not hold flags, or if the data are damaged.
     """
     if adapter is None or not (adapter / RUN_FILE).is_file():
         return None
-    data_path = _flags_of_run(adapter, "prompt_style").get("data_path")
-    if not isinstance(data_path, str):
+    found = _flags_of_run(adapter, "prompt_style").get("data_path")
+    paths = [Path(path) for path in (found if isinstance(found, list) else [found]) if isinstance(path, str)]
+    others = [str(path) for path in paths if _has_other_turns(path)]
+    if not others:
         return None
-    path = Path(data_path)
+    return (
+        f"{', '.join(others)}, the training data of the adapter, has other turns than the prompts for a text; give the "
+        "texts as ChatML records in a manifest to use the turns of the training data"
+    )
+
+
+def _has_other_turns(path: Path) -> bool:
+    """Return whether training data have other turns than those of ``as_written``; False if that is not known."""
     if (path / MANIFEST).is_file():
         are_those = read_manifest(path).get(AS_WRITTEN_TURNS)
     elif path.is_file():
         are_those = has_as_written_turns(read_json_records(path)[0])
     else:
-        return None
-    if are_those is None or are_those:
-        return None
-    return (
-        f"{path}, the training data of the adapter, has other turns than the prompts for a text; give the texts as "
-        "ChatML records in a manifest to use the turns of the training data"
-    )
+        are_those = None
+    return are_those is False

@@ -25,6 +25,7 @@ from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning import __version__
 from voice_cloning.training.checkpoints import RUN_FILE, read_run_flags
 from voice_cloning.training.evaluation_config import EvaluationConfig
+from voice_cloning.training.mixtures import weight_problems
 from voice_cloning.training.schedule import SCHEDULES
 
 logger = logging.getLogger(__name__)
@@ -63,12 +64,22 @@ def read_positions(word: str) -> int | str:
 class DistributedTrainingConfig(EvaluationConfig):
     """Paths and settings of the training loop. Each attribute is a flag of the same name, explained in its help text.
 
+    ``data_path`` may be given as one path; it is a list afterwards.
+
     Raises:
         InputError: if values are out of range. It lists every one.
     """
 
-    data_path: str = _source(
-        MISSING, "ChatML samples to train on: .json (a list) or .jsonl; or a folder of tools.prepare_data pack."
+    data_path: list[str] | str = _source(
+        MISSING,
+        "ChatML samples to train on: .json (a list) or .jsonl; or a folder of tools.prepare_data pack. Or several of "
+        "them, in any combination.",
+    )
+    data_weights: list[float] | None = flag(
+        None,
+        "For several data_path, a number above 0 for each: its share of the samples of an epoch, on any scale (0.7 0.3 "
+        "or 7 3). An epoch has as many samples as all paths together. By default it takes each sample once.",
+        before=None,
     )
     output_dir: str = _housekeeping(
         MISSING, "Folder for checkpoints, metrics and the run's description.", per_call=True, per_machine=True
@@ -194,6 +205,8 @@ class DistributedTrainingConfig(EvaluationConfig):
     _argument_group_name = "run and loop"
 
     def __post_init__(self) -> None:
+        if isinstance(self.data_path, str | Path):
+            self.data_path = [str(self.data_path)]
         problems = []
         for name in ("num_train_epochs", "gradient_accumulation_steps", "logging_steps"):
             problems += self.below(name, 1)
@@ -232,8 +245,10 @@ class DistributedTrainingConfig(EvaluationConfig):
             problems.append(f"report_to is {self.report_to}; it must name some of {list(REPORTERS)}")
         if "wandb" in self.report_to and importlib.util.find_spec("wandb") is None:
             problems.append("report_to is wandb, which is not installed; pip install wandb")
-        for name in ("data_path", "output_dir"):
-            if not getattr(self, name):
+        if self.data_weights is not None:
+            problems += weight_problems(self.data_weights, self.data_path)
+        for name, paths in (("data_path", self.data_path), ("output_dir", [self.output_dir])):
+            if not (paths and all(paths)):
                 problems.append(f"{name} is empty; give a path")
         problems += self.problems_of_evaluation()
         raise_if_any("wrong settings", problems)
@@ -303,6 +318,9 @@ def parse_arguments(
     recorded = (recorded_flags or read_recorded_flags)(configs[0])
     if recorded is None:
         return tuple(configs)
+    weights = recorded.get("data_weights")
+    if isinstance(weights, list) and len(weights) != len(configs[0].data_path):
+        given |= {"data_weights"}  # those of other data: it is another run, and the comparison of both says so
     try:
         changes = [_recorded_values(config, _in_todays_terms(recorded), given) for config in configs]
         resumed = tuple(replace(config, **found) for config, found in zip(configs, changes, strict=True))

@@ -4,9 +4,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -23,7 +25,7 @@ from boson_multimodal.audio_processing.mel_features import (
     chunk_seconds,
 )
 from boson_multimodal.checkpoints import local_checkpoint, resolve_checkpoint
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError, Problems, raise_if_any
 from boson_multimodal.hub import hub_access
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
@@ -31,8 +33,11 @@ from boson_multimodal.prepared_data.prepared_folder import MANIFEST
 from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
 from voice_cloning.training.fingerprints import file_fingerprint
+from voice_cloning.training.joined_dataset import JoinedDataset
+from voice_cloning.training.mixtures import samples_of_epoch
 
 TOKENIZER_FILE = "tokenizer.json"
+ONCE = "give it once. A larger number in --data_weights makes its samples come more often"
 
 
 @dataclass(frozen=True)
@@ -114,18 +119,20 @@ def check_data_files(training_config: DistributedTrainingConfig) -> None:
     """Check that the data files exist. This is done first, because the other checks may start a download.
 
     Raises:
-        InputError: if files are missing. It names each one.
+        InputError: if files are missing, or if one is given twice. It names each one.
     """
-    paths = {"--data_path": training_config.data_path, "--eval_data_path": training_config.eval_data_path}
-    problems = []
-    for flag, path in paths.items():
-        if path and Path(path).is_dir():
+    flags = ["--data_path"] * len(training_config.data_path) + ["--eval_data_path"]
+    problems, seen = [], dict[Path, str]()
+    for flag, path in zip(flags, _data_paths(training_config), strict=False):
+        if Path(path).is_dir():
             if not (Path(path) / MANIFEST).is_file():
                 problems.append(
                     f"{flag} {path}: a folder without {MANIFEST}: no prepared data, or not packed to the end"
                 )
-        elif path and not Path(path).is_file():
+        elif not Path(path).is_file():
             problems.append(f"{flag} {path}: no such file")
+        if flag == "--data_path" and (first := seen.setdefault(Path(path).resolve(), path)) is not path:
+            problems.append(f"{flag} {path}: is the same as {first}; {ONCE}")
     raise_if_any("give ChatML files, .json or .jsonl, or folders of prepared data", problems)
 
 
@@ -135,7 +142,7 @@ def reads_chatml(training_config: DistributedTrainingConfig) -> bool:
 
 
 def _data_paths(training_config: DistributedTrainingConfig) -> list[str]:
-    return [path for path in (training_config.data_path, training_config.eval_data_path) if path]
+    return [*training_config.data_path, *filter(None, [training_config.eval_data_path])]
 
 
 def load_feature_extractor(
@@ -215,17 +222,21 @@ def load_datasets(
         find_prepared: returns the samples of a ChatML file from a folder that was made of it before, or None.
 
     Returns:
-        The training data, and the evaluation data or None. Their clips may not be encoded yet.
+        The training data, and the evaluation data or None. Their clips may not be encoded yet. Several data sets to
+        train on are joined to one.
 
     Raises:
-        InputError: if the tokenizer or the codec does not fit the model, or if a file is wrong. It lists all problems.
+        InputError: if the tokenizer or the codec does not fit the model, if a file is wrong, or if data sets cannot be
+            used together. It lists all problems.
     """
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     config = None if codec.folder is None else codec_config(codec.folder)
     raise_if_any(f"{model_folder}: tokenizer or codec do not fit", checkpoint_misfits(model_config, tokenizer, config))
-    cache, problems = None, []
+    cache, problems = None, Problems()
     if reads_chatml(training_config):
-        cache, problems = _open_codes(dataset_config, model_config, codec)
+        cache, misfits = _open_codes(dataset_config, model_config, codec)
+        for misfit in misfits:
+            problems.add(misfit)
     max_positions = dataset_config.max_positions_per_sample
     if training_config.batch_size is None and training_config.max_tokens_per_batch != AUTO:
         max_positions = min(max_positions, training_config.max_tokens_per_batch)
@@ -253,15 +264,54 @@ def load_datasets(
         reference = ReferenceForm.of(model_config)
         return ArabicVoiceCloningDataset(path, tokenizer, cache, dataset_config, **form, reference=reference)
 
-    datasets = []
-    for path in _data_paths(training_config):
-        try:
-            datasets.append(load(path))
-        except InputError as error:
-            problems.append(str(error))
-    if problems:
-        raise InputError("\n".join(problems))
-    return datasets[0], datasets[1] if training_config.eval_data_path else None
+    datasets = [problems.tried(partial(load, path)) for path in _data_paths(training_config)]
+    problems.raise_all()
+    refuse_other_codecs(datasets, cache.codec if isinstance(cache, CodesFiles) else codec.identity)
+    number = len(training_config.data_path)
+    train = join_datasets(datasets[:number], training_config.data_weights)
+    return train, datasets[number] if training_config.eval_data_path else None
+
+
+def refuse_other_codecs(datasets: Sequence[SampleDataset], codec_of_source: str | None) -> None:
+    """Check that the codes of all data are of one codec. That codec need not be on this machine.
+
+    Args:
+        codec_of_source: identity of the codec for data whose codes come from the cache or from files of codes.
+
+    Raises:
+        InputError: if they are not. It names the codec of each file and folder.
+    """
+    found = {
+        str(data.data_path): f"of codec {data.codec or codec_of_source}, {data.frames_per_second:g} frames per second"
+        for data in datasets
+    }
+    if len(set(found.values())) > 1:
+        lines = [f"{path}: {codes}" for path, codes in found.items()]
+        raise_if_any("the codes of the data are not of one codec; encode and pack all of them with the same", lines)
+
+
+def join_datasets(datasets: Sequence[SampleDataset], weights: Sequence[float] | None) -> SampleDataset:
+    """Return several data sets as one. Of one, the data set itself: its epochs take each sample once anyway.
+
+    Args:
+        weights: ``--data_weights``.
+
+    Raises:
+        InputError: if two of them hold the same samples, or if an epoch would take no sample of one.
+    """
+    if len(datasets) == 1:
+        return datasets[0]
+    problems = [
+        f"{other.data_path}: holds the same samples as {one.data_path}; {ONCE}"
+        for one, other in combinations(datasets, 2)
+        if np.array_equal(one.sizes.text_positions, other.sizes.text_positions)
+        and one.fingerprint() == other.fingerprint()
+    ]
+    raise_if_any("--data_path: the same data twice", problems)
+    if weights is None:
+        return JoinedDataset(datasets)
+    paths = [str(data.data_path) for data in datasets]
+    return JoinedDataset(datasets, samples_of_epoch(paths, list(map(len, datasets)), weights))
 
 
 def _load_prepared(

@@ -290,7 +290,7 @@ def some_sizes(seed: int) -> tuple[DistributedTrainingConfig, Sizes]:
     )
     plan = TrainingPlan(lengths[0], config, world_size=1)
     evaluation = SimpleNamespace(lengths=lengths[1])
-    data = SimpleNamespace(datasets=[SimpleNamespace(lengths=lengths[0]), evaluation], eval_dataset=evaluation)
+    data = SimpleNamespace(parts=[SimpleNamespace(lengths=lengths[0]), evaluation], eval_dataset=evaluation)
     return config, Sizes.of_run(config, SimpleNamespace(plan=plan, data=data))
 
 
