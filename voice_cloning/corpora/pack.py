@@ -20,6 +20,7 @@ from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync
 from boson_multimodal.worker_pool import WorkerPool
 from voice_cloning.corpora.packing import pack_records, packing_key
 from voice_cloning.corpora.packing_jobs import BLOCKS, SHARDS, PackSettings
+from voice_cloning.corpora.packing_references import SameSpeech
 from voice_cloning.training.data import (
     TOKENIZER_FILE,
     Codec,
@@ -69,6 +70,7 @@ def pack_file(
     codec: tuple[str, str | None],
     workers: int,
     device: torch.device | str = "cpu",
+    same_speech: SameSpeech | None = None,
 ) -> PackSummary:
     """Pack a ChatML file. If the folder holds the same data already, nothing is done.
 
@@ -80,6 +82,8 @@ def pack_file(
         codec: path or hub id of the codec, and its revision.
         workers: number of processes.
         device: where clips are encoded.
+        same_speech: finds targets with the same speech, so that training can draw references. Without it, or in
+            another prompt style than voice_clone, the folder has the references of the file alone.
 
     Raises:
         InputError: if something is wrong, with a list of all problems; or if the folder holds other data.
@@ -93,6 +97,9 @@ def pack_file(
     used = find_local_codec(*codec) if config.codes else find_codec(*codec, cache_dir, "--codec")
     described = _described(config, model_config, model_folder, used)
     settings = _settings(data_path, output_dir, config, model_config, model_folder, described)
+    if config.prompt_style != "voice_clone":
+        same_speech = None
+    settings = replace(settings, findings=() if same_speech is None else same_speech.findings)
     key = packing_key(settings, described, config.drop_invalid)
     settings = replace(settings, key=key)
     _check_folder(output_dir)
@@ -110,6 +117,7 @@ def pack_file(
                     described,
                     lambda: load_higgs_audio_tokenizer(used.folder, device),
                     drop_invalid=config.drop_invalid,
+                    same_speech=same_speech,
                     pool=pool,
                 )
     except InputError:

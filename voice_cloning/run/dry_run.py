@@ -140,10 +140,11 @@ def _card_line(card: GpuCard) -> str:
 def _data_lines(data: RunData) -> list[str]:
     lines = []
     for dataset in data.datasets:
-        found, lengths = dataset.summary(), dataset.sizes.positions
+        found, lengths = dataset.summary(), dataset.of_epoch(0).sizes.positions
+        when = "" if dataset.are_epochs_alike else " in the first epoch"
         lines.append(
             f"{found['file']}: {found['samples']} samples, {found['dropped']} dropped as invalid, {found['hours']:.2f} "
-            f"h; {lengths.sum():,} positions, {lengths.max():,} in the longest sample"
+            f"h; {lengths.sum():,} positions{when}, {lengths.max():,} in the longest sample"
         )
     return lines
 
@@ -238,7 +239,7 @@ def _time_lines(
     card: GpuCard,
 ) -> list[str]:
     """Return the operations of the whole run, and the time that they take on this card."""
-    train = shape_of(data.train_dataset, range(len(data.train_dataset)))
+    train = shape_of(data.train_dataset.of_epoch(0), range(len(data.train_dataset)))
     flops = training_flops(model, train, config.recompute)
     if config.base_kl_weight:
         flops += config.base_kl_share * base_kl_flops(model, train)
@@ -262,7 +263,7 @@ def _table_lines(
     config: DistributedTrainingConfig, model: TrainedModel, data: RunData, world_size: int, heard: HeardMemory
 ) -> list[str]:
     """Return what fits on cards of common sizes, with the longest sample of the data."""
-    longest = max(int(dataset.sizes.positions.max()) for dataset in data.datasets)
+    longest = max(dataset.longest for dataset in data.datasets)
     known = config if config.max_tokens_per_batch != AUTO else replace(config, max_tokens_per_batch=longest)
     train = data.train_dataset
     plan = TrainingPlan(epoch_samples(train, expected=True), known, world_size)

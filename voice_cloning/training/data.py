@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 from transformers.configuration_utils import PreTrainedConfig
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
+from arabic_voice_cloning_dataset import DRAWN, ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from boson_multimodal import constants
 from boson_multimodal.audio_processing.clip_encoding import CodeSource
 from boson_multimodal.audio_processing.code_cache import CodeCache, remember_codec, remembered_codecs
@@ -25,6 +25,7 @@ from boson_multimodal.checkpoints import local_checkpoint, resolve_checkpoint
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.hub import hub_access
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from boson_multimodal.prepared_data.drawn_references import DrawnReferences
 from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
 from boson_multimodal.prepared_data.prepared_folder import MANIFEST
 from boson_multimodal.sample_dataset import SampleDataset
@@ -204,8 +205,11 @@ def load_datasets(
     wanted = prepared_settings(dataset_config, model_config, model_folder)
     wanted["codec"] = codec.identity, f"--audio_tokenizer_path {training_config.audio_tokenizer_path}"
 
-    def load(path: str) -> SampleDataset:
+    def load(path: str, is_training: bool) -> SampleDataset:
+        seed = training_config.seed if is_training and dataset_config.reference == DRAWN else None
         if not Path(path).is_dir():
+            if seed is not None:
+                raise InputError(_pack_first(path))
             return ArabicVoiceCloningDataset(
                 path,
                 tokenizer,
@@ -216,12 +220,12 @@ def load_datasets(
                 max_positions=max_positions,
                 reference=ReferenceForm.of(model_config),
             )
-        return _load_prepared(path, wanted, model_config, max_positions, dataset_config.drop_invalid)
+        return _load_prepared(path, wanted, model_config, max_positions, dataset_config.drop_invalid, seed)
 
     datasets = []
-    for path in _data_paths(training_config):
+    for path, is_training in zip(_data_paths(training_config), (True, False), strict=False):
         try:
-            datasets.append(load(path))
+            datasets.append(load(path, is_training))
         except InputError as error:
             problems.append(str(error))
     if problems:
@@ -229,16 +233,30 @@ def load_datasets(
     return datasets[0], datasets[1] if training_config.eval_data_path else None
 
 
+def _pack_first(path: str) -> str:
+    return (
+        f"{path}: --reference {DRAWN} draws references from prepared data, and this is a ChatML file. Pack it first "
+        f"(python -m tools.prepare_data pack {path} --output_dir DIR, with --model_path and --codec as here) and give "
+        "--data_path DIR; or give --reference file"
+    )
+
+
 def _load_prepared(
-    path: str, wanted: dict[str, tuple[Any, str]], config: HiggsAudioConfig, max_positions: int, drop_invalid: bool
+    path: str,
+    wanted: dict[str, tuple[Any, str]],
+    config: HiggsAudioConfig,
+    max_positions: int,
+    drop_invalid: bool,
+    seed: int | None,
 ) -> PreparedDataset:
+    """Open a folder of prepared data; if a seed is given, with references that are drawn."""
     if config.reads_audio_features:
         raise InputError(
             f"{path}: prepared data hold codes, and this model reads references as features of their waveforms; "
             "give the ChatML file"
         )
-    limits = {"max_positions": max_positions, "drop_invalid": drop_invalid}
-    return PreparedDataset(path, wanted, use_delay_pattern=config.use_delay_pattern, **limits)
+    how = {"max_positions": max_positions, "drop_invalid": drop_invalid, "use_delay_pattern": config.use_delay_pattern}
+    return PreparedDataset(path, wanted, **how) if seed is None else DrawnReferences(path, wanted, seed=seed, **how)
 
 
 def prepared_settings(

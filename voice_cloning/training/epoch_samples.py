@@ -29,6 +29,24 @@ class EpochSamples:
         return np.arange(len(self._lengths), dtype=np.int32)
 
 
+class ChangingSamples(EpochSamples):
+    """Every epoch takes each sample once, with another length in each epoch.
+
+    Args:
+        dataset: the training data, encoded.
+    """
+
+    are_alike = False
+
+    def __init__(self, dataset: SampleDataset) -> None:
+        super().__init__(dataset.lengths)
+        self._dataset = dataset
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """Return (samples,) the positions of every sample in an epoch."""
+        return self._dataset.of_epoch(epoch).lengths
+
+
 def epoch_samples(dataset: SampleDataset, *, expected: bool = False) -> EpochSamples:
     """Return the samples of each epoch of a run.
 
@@ -36,4 +54,6 @@ def epoch_samples(dataset: SampleDataset, *, expected: bool = False) -> EpochSam
         dataset: the training data.
         expected: take the lengths that are expected, because clips may not be encoded yet.
     """
+    if not dataset.are_epochs_alike:
+        return ChangingSamples(dataset)
     return EpochSamples(dataset.sizes.positions if expected else dataset.lengths)
