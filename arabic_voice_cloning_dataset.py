@@ -38,6 +38,9 @@ from boson_multimodal.flags import flag
 from boson_multimodal.sample_dataset import SampleDataset, fingerprint_line, refuse_problems
 
 _place_of_codes = partial(flag, in_identity=False, card="private", per_machine=True)
+DRAWN = "random"
+REFERENCES = ("file", DRAWN)
+"""What a sample has as reference: that of its record, or another one in each epoch."""
 AS_WRITTEN_ADVICE = "--prompt_style as_written trains on the turns of the file as they are"
 
 
@@ -48,6 +51,7 @@ class ArabicVoiceCloningDatasetConfig:
     Attributes:
         prompt_style: ``as_written`` or ``voice_clone`` (see ``PROMPT_STYLES``).
         text_normalisation: how texts are normalised before they are tokenized (see ``TEXT_NORMALISATIONS``).
+        reference: ``file`` or ``random`` (see ``REFERENCES``).
         code_cache_dir: folder of encoded clips. Several runs may share it.
         codes: files of codes to train from, instead of clips and the codec (see docs/codes.md).
         drop_invalid: drop and count invalid samples instead of stopping.
@@ -69,6 +73,14 @@ class ArabicVoiceCloningDatasetConfig:
         "same, but keeps the digits. Synthesis with the adapter normalises in the same way.",
         list(TEXT_NORMALISATIONS),
         before="none",
+    )
+    reference: str = flag(
+        "file",
+        "file trains with the reference that the data give each sample. random draws another recording of the same "
+        "speaker in each epoch, of 3 to 10 s; it needs data that tools.prepare_data pack has prepared "
+        "(docs/prepared_data.md). Evaluation keeps the references of its file.",
+        list(REFERENCES),
+        before="file",
     )
     code_cache_dir: str = _place_of_codes(
         "~/.cache/higgs_audio_v2_codes",
@@ -96,6 +108,13 @@ class ArabicVoiceCloningDatasetConfig:
         if self.text_normalisation not in TEXT_NORMALISATIONS:
             raise InputError(
                 f"text_normalisation is {self.text_normalisation!r}; it must be one of {list(TEXT_NORMALISATIONS)}"
+            )
+        if self.reference not in REFERENCES:
+            raise InputError(f"reference is {self.reference!r}; it must be one of {list(REFERENCES)}")
+        if self.reference == DRAWN and self.prompt_style != "voice_clone":
+            raise InputError(
+                f"reference is {DRAWN}, and prompt_style is {self.prompt_style}: only the turns of voice_clone say "
+                "where the reference's text and clip are; give --prompt_style voice_clone, or --reference file"
             )
         if self.max_positions_per_sample < 1:
             raise InputError(f"max_positions_per_sample is {self.max_positions_per_sample}; it must be at least 1")

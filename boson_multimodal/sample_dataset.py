@@ -45,8 +45,10 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
         lengths: int32 (samples,) sequence positions; empty before :meth:`encode_missing`.
         num_dropped: how many samples were left out as invalid.
         frames_per_second: code frames per second.
+        are_epochs_alike: whether :meth:`of_epoch` returns the same samples for each epoch.
     """
 
+    are_epochs_alike = True
     data_path: Path
     codec: str | None = None
     sizes: SampleSizes
@@ -72,6 +74,11 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
     def of_epoch(self, epoch: int) -> "SampleDataset":
         """Return the samples as an epoch, counted from 0, takes them. Here all epochs take them alike."""
         return self
+
+    @property
+    def longest(self) -> int:
+        """A number of positions that no sample exceeds in any epoch."""
+        return int(self.sizes.positions.max())
 
     @abstractmethod
     def sample_id(self, index: int) -> str:

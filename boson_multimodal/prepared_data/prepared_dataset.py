@@ -1,7 +1,8 @@
 """A dataset that reads its samples from a folder of prepared data."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -80,20 +81,18 @@ class PreparedDataset(SampleDataset):
         self.lengths = self.sizes.positions
 
     def __getitem__(self, index: int) -> ChatMLDatasetSample:
+        return sample_of(*self.read_arrays(index))
+
+    def read_arrays(self, index: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+        """Return the token ids, the labels, and the (K, T) codes of each clip of a sample.
+
+        Raises:
+            InputError: if they are damaged.
+        """
         shard, row = self._samples.place(self._row(index))
-        try:
+        with self._naming_sample(index):
             input_ids, label_ids = shard.read("input_ids", row), shard.read("label_ids", row)
-            codes = [self._codes(number) for number in shard.read("clips", row).tolist()]
-        except InputError as error:
-            where = f"{self.data_path}: sample {self.number(index)} of {self._manifest['file']}"
-            raise InputError(f"{where}: {error}; {self._advice}") from error
-        frames = torch.tensor([clip.shape[1] for clip in codes], dtype=torch.long)
-        return ChatMLDatasetSample(
-            input_ids=torch.from_numpy(input_ids.astype(np.int64)),
-            label_ids=torch.from_numpy(label_ids.astype(np.int64)),
-            audio_ids_concat=torch.from_numpy(np.concatenate(codes, axis=1, dtype=np.int64)),
-            audio_ids_start=frames.cumsum(0) - frames,
-        )
+            return input_ids, label_ids, [self._codes(number) for number in shard.read("clips", row).tolist()]
 
     def sample_id(self, index: int) -> str:
         """Return the id of a sample."""
@@ -137,11 +136,31 @@ class PreparedDataset(SampleDataset):
         """Return 0: all clips have codes."""
         return 0
 
+    @contextmanager
+    def _naming_sample(self, index: int) -> Iterator[None]:
+        """Name the sample in the error of damaged data."""
+        try:
+            yield
+        except InputError as error:
+            where = f"{self.data_path}: sample {self.number(index)} of {self._manifest['file']}"
+            raise InputError(f"{where}: {error}; {self._advice}") from error
+
     def _row(self, index: int) -> int:
         return int(self._rows[index])
 
     def _codes(self, number: int) -> np.ndarray:
         return self._clips.read("codes", number).reshape(self.num_codebooks, -1)
+
+
+def sample_of(input_ids: np.ndarray, label_ids: np.ndarray, codes: Sequence[np.ndarray]) -> ChatMLDatasetSample:
+    """Return the sample of token ids, labels, and the (K, T) codes of each clip."""
+    frames = torch.tensor([clip.shape[1] for clip in codes], dtype=torch.long)
+    return ChatMLDatasetSample(
+        input_ids=torch.from_numpy(input_ids.astype(np.int64)),
+        label_ids=torch.from_numpy(label_ids.astype(np.int64)),
+        audio_ids_concat=torch.from_numpy(np.concatenate(codes, axis=1, dtype=np.int64)),
+        audio_ids_start=frames.cumsum(0) - frames,
+    )
 
 
 def samples_fingerprint(samples: ShardTable, clips: ShardTable, rows: Sequence[int]) -> str:

@@ -22,7 +22,9 @@ from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.worker_pool import available_cores
 from tools.prepare_data.encode import add_codec_flags
 from voice_cloning.corpora.pack import pack_file
+from voice_cloning.data_check.same_targets import same_speech
 
+SOUND, CODES = "sound", "codes"
 AS_YOU_TRAIN = "The value that you will train with."
 
 
@@ -39,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(f"--{name}", default=getattr(default, name), choices=list(choices), help=AS_YOU_TRAIN)
     add("--max_positions_per_sample", type=int, default=default.max_positions_per_sample, help=AS_YOU_TRAIN)
     add("--drop_invalid", action="store_true", help="Leave out invalid samples instead of stopping.")
+    add(
+        "--same_speech",
+        default=SOUND,
+        choices=[SOUND, CODES],
+        help="How targets with the same speech are found, which --reference random never draws for each other. sound "
+        "(default) compares codes, and waveforms where the clips' files are there. codes compares codes alone.",
+    )
     add("--num_workers", type=int, metavar="N", help="Processes that pack (default: one for each core).")
 
 
@@ -60,6 +69,7 @@ def run(flags: argparse.Namespace) -> int:
             codec=(flags.codec, flags.audio_tokenizer_revision),
             workers=flags.num_workers or available_cores(),
             device=pick_device(-1),
+            same_speech=same_speech(flags.same_speech == SOUND),
         )
     print(*summary.notes, sep="\n", end="\n" if summary.notes else "")
     what = "these data were there already" if summary.was_there else f"{flags.file.name} is packed"

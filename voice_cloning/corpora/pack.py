@@ -20,6 +20,7 @@ from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync
 from boson_multimodal.worker_pool import WorkerPool
 from voice_cloning.corpora.packing import pack_records, packing_key
 from voice_cloning.corpora.packing_jobs import BLOCKS, SHARDS, PackSettings
+from voice_cloning.corpora.packing_references import SameSpeech
 from voice_cloning.training.data import (
     TOKENIZER_FILE,
     Codec,
@@ -69,6 +70,7 @@ def pack_file(
     codec: tuple[str, str | None],
     workers: int,
     device: torch.device | str = "cpu",
+    same_speech: SameSpeech | None = None,
 ) -> PackSummary:
     """Pack a ChatML file. If the folder holds the same data already, nothing is done.
 
@@ -80,6 +82,7 @@ def pack_file(
         codec: path or hub id of the codec, and its revision.
         workers: number of processes.
         device: where clips are encoded.
+        same_speech: finds targets with the same speech, for references that are drawn (prompt style voice_clone only).
 
     Raises:
         InputError: if something is wrong, with a list of all problems; or if the folder holds other data.
@@ -92,7 +95,7 @@ def pack_file(
     cache_dir = home_path(config.code_cache_dir, "--code_cache_dir")
     used = find_local_codec(*codec) if config.codes else find_codec(*codec, cache_dir, "--codec")
     described = _described(config, model_config, model_folder, used)
-    settings = _settings(data_path, output_dir, config, model_config, model_folder, described)
+    settings = _settings(data_path, output_dir, config, model_config, model_folder, described, same_speech)
     key = packing_key(settings, described, config.drop_invalid)
     settings = replace(settings, key=key)
     _check_folder(output_dir)
@@ -110,6 +113,7 @@ def pack_file(
                     described,
                     lambda: load_higgs_audio_tokenizer(used.folder, device),
                     drop_invalid=config.drop_invalid,
+                    same_speech=same_speech if settings.findings else None,
                     pool=pool,
                 )
     except InputError:
@@ -126,6 +130,7 @@ def _settings(
     model_config: HiggsAudioConfig,
     model_folder: Path,
     described: dict[str, Any],
+    same_speech: SameSpeech | None,
 ) -> PackSettings:
     return PackSettings(
         data_path=data_path,
@@ -141,6 +146,7 @@ def _settings(
         use_delay_pattern=model_config.use_delay_pattern,
         max_positions=config.max_positions_per_sample,
         folder=output_dir,
+        findings=same_speech.findings if same_speech is not None and config.prompt_style == "voice_clone" else (),
     )
 
 

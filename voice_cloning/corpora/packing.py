@@ -4,7 +4,8 @@ The work has four parts, each in all processes, and each may be killed and goes 
 
 1. Blocks of records become token ids and facts about clips. Then the problems of all records are known.
 2. Clips without codes are encoded into the cache.
-3. Shards of clips and shards of samples are written, then the fingerprint is computed.
+3. Shards of clips and shards of samples are written, then the fingerprint is computed. If references may be drawn from
+   the data, the targets with the same speech are found, and shards of references are written.
 4. The manifest is written, and the blocks are removed.
 
 Blocks and shards lie in folders whose names hold the key of the packing: a hash of the data file and of all settings.
@@ -14,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,13 @@ from voice_cloning.corpora.packing_jobs import (
     write_block,
     write_clips,
     write_samples,
+)
+from voice_cloning.corpora.packing_references import (
+    SameSpeech,
+    described_references,
+    find_targets,
+    reference_jobs,
+    write_references,
 )
 
 RECORDS_OF_BLOCK = 4096
@@ -80,6 +89,8 @@ def packing_key(settings: PackSettings, described: dict[str, Any], drop_invalid:
     files = [(str(path), Path(path).stat().st_size) for path in settings.codes]
     folder = str(settings.data_path.parent.resolve())
     facts = [FORM, _file_hash(settings.data_path), folder, described, files, settings.max_positions, drop_invalid]
+    if settings.findings:
+        facts.append(settings.findings)
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
@@ -89,6 +100,7 @@ def pack_records(
     load_codec: Callable[[], HiggsAudioTokenizer],
     *,
     drop_invalid: bool,
+    same_speech: SameSpeech | None,
     pool: WorkerPool,
 ) -> None:
     """Write the folder of prepared data.
@@ -98,6 +110,7 @@ def pack_records(
         described: the settings that the manifest will hold.
         load_codec: returns the codec. It is called only if a clip has no codes.
         drop_invalid: leave out invalid samples instead of stopping.
+        same_speech: finds targets with the same speech; None writes no references.
         pool: does the work.
 
     Raises:
@@ -113,6 +126,8 @@ def pack_records(
     if isinstance(source, CodeCache):
         encode_clips(_missing(settings, uses, source), source, load_codec)
     content = _write_shards(settings, blocks, uses, pool)
+    if same_speech is not None:
+        content["references"] = _write_references(settings, blocks, uses, same_speech, pool)
     if packing_key(settings, described, drop_invalid) != settings.key:
         raise InputError(f"{settings.data_path}: has changed while it was packed; start again")
     write_manifest(settings.folder, {**content, "settings": described, **facts})
@@ -269,11 +284,30 @@ def _write_clips(settings: PackSettings, uses: Uses, pool: WorkerPool) -> list[S
 
 def _sample_jobs(settings: PackSettings, blocks: Iterable[int], uses: Uses, frames: np.ndarray) -> Iterator[SamplesJob]:
     for block in blocks:
-        count = len(Shard(settings.uses_file(block)))
-        clips = np.zeros(count, np.int32)
-        own = uses.places[:, 0] == block
-        clips[uses.places[own, 1]] = uses.clips[own]
+        clips = _clips_of_uses(settings, uses, block)
         yield SamplesJob(settings, block, clips, frames[clips])
+
+
+def _clips_of_uses(settings: PackSettings, uses: Uses, block: int) -> np.ndarray:
+    """Return the number of the clip of each use of a block; 0 for the uses of invalid records."""
+    clips = np.zeros(len(Shard(settings.uses_file(block))), np.int32)
+    own = uses.places[:, 0] == block
+    clips[uses.places[own, 1]] = uses.clips[own]
+    return clips
+
+
+def _write_references(
+    settings: PackSettings, blocks: Sequence[int], uses: Uses, same_speech: SameSpeech, pool: WorkerPool
+) -> dict[str, Any]:
+    """Write the shards of references, after those of clips. Return what the manifest says about them."""
+    number = -(-len(uses.first_uses) // CLIPS_OF_SHARD)
+    frames = np.concatenate([Shard(settings.clips_file(shard)).fixed["frames"] for shard in range(number)])
+    targets = find_targets(settings, blocks, number, partial(_clips_of_uses, settings, uses))
+    groups, remarks = same_speech.find(settings, targets, pool)
+    jobs = list(reference_jobs(settings, targets, groups, frames))
+    _run(write_references, jobs, len(jobs), pool, "packing references", "block")
+    shards = [_entry(Shard(settings.references_file(job.block)), settings.folder) for job in jobs]
+    return {**described_references(settings, same_speech, remarks), "shards": shards}
 
 
 def _run(

@@ -47,6 +47,7 @@ class PackSettings:
         use_delay_pattern: as the model's configuration says.
         max_positions: length limit of a sample.
         folder: of the prepared data.
+        findings: what is taken for the same speech (``SameSpeech``); empty if no references are written.
         key: of the packing; see ``packing_key``.
     """
 
@@ -63,6 +64,7 @@ class PackSettings:
     use_delay_pattern: bool
     max_positions: int
     folder: Path
+    findings: tuple[str, ...] = ()
     key: str = ""
 
     @property
@@ -86,6 +88,10 @@ class PackSettings:
     def samples_file(self, block: int) -> Path:
         """Return the shard of a block's valid samples."""
         return self.shards / f"samples-{block:05d}{SUFFIX}"
+
+    def references_file(self, block: int) -> Path:
+        """Return the shard of what is known about the targets of a block's samples."""
+        return self.shards / f"references-{block:05d}{SUFFIX}"
 
     def clips_file(self, number: int) -> Path:
         """Return a shard of clips."""
@@ -145,7 +151,8 @@ def open_source(settings: PackSettings) -> CodeSource:
 
 
 @cache
-def _tokenizer(model_folder: Path) -> PreTrainedTokenizerBase:
+def tokenizer_of(model_folder: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model."""
     return AutoTokenizer.from_pretrained(model_folder)
 
 
@@ -168,7 +175,7 @@ def check_block(block: RawBlock) -> tuple[int, list[str]]:
         raw, problems = parse_numbered(block.records)
     if problems:
         return len(block.records), problems
-    tokenizer, source = _tokenizer(settings.model_folder), open_source(settings)
+    tokenizer, source = tokenizer_of(settings.model_folder), open_source(settings)
     style = settings.prompt_style, settings.text_normalisation
     records = [
         read_record(value, block.first + index, settings.data_path, tokenizer, *style)
@@ -306,17 +313,21 @@ class FingerprintJob:
 
 
 @cache
-def _clips(settings: PackSettings, shards: int) -> ShardTable:
+def clip_table(settings: PackSettings, shards: int) -> ShardTable:
+    """Return the first ``shards`` shards of clips."""
     return ShardTable([Shard(settings.clips_file(number)) for number in range(shards)])
 
 
 def forget_sources() -> None:
     """Close what this process has opened for its jobs."""
     open_source.cache_clear()
-    _clips.cache_clear()
+    clip_table.cache_clear()
 
 
 def fingerprint_lines(job: FingerprintJob) -> bytes:
     """Return what the fingerprint hashes of the samples of a shard."""
-    samples, clips = ShardTable([Shard(job.settings.samples_file(job.block))]), _clips(job.settings, job.clip_shards)
+    samples, clips = (
+        ShardTable([Shard(job.settings.samples_file(job.block))]),
+        clip_table(job.settings, job.clip_shards),
+    )
     return b"".join(fingerprint_line_of_row(samples, clips, row) for row in range(len(samples)))

@@ -70,7 +70,6 @@ def measure_codes(codes_KT: np.ndarray) -> CodeMeasures:
     is_still = still_frames(codes_KT)
     starts, ends = runs_of_true(is_still)
     hashes = frame_hashes(codes_KT)
-    moving = np.flatnonzero(~is_still)
     longest_loop, loop_lag = _longest_loop(hashes, is_still)
     return CodeMeasures(
         codebooks=codebooks,
@@ -80,8 +79,18 @@ def measure_codes(codes_KT: np.ndarray) -> CodeMeasures:
         longest_loop=longest_loop,
         loop_lag=loop_lag,
         first_codes=codes_KT[:END_CODEBOOKS].astype(np.int16),
-        fingerprint=np.stack([hashes[moving], moving.astype(np.uint32)], axis=1),
+        fingerprint=_fingerprint(hashes, is_still),
     )
+
+
+def codes_fingerprint(codes_KT: np.ndarray) -> np.ndarray:
+    """Return the fingerprint of (K, T) codes (see :class:`CodeMeasures`)."""
+    return _fingerprint(frame_hashes(codes_KT), still_frames(codes_KT))
+
+
+def _fingerprint(hashes: np.ndarray, is_still: np.ndarray) -> np.ndarray:
+    moving = np.flatnonzero(~is_still)
+    return np.stack([hashes[moving], moving.astype(np.uint32)], axis=1)
 
 
 def shared_frames(one: np.ndarray, other: np.ndarray) -> tuple[float, int]:

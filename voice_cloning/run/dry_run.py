@@ -145,11 +145,12 @@ def _data_lines(data: RunData) -> list[str]:
     if isinstance(data.train_dataset, JoinedDataset):
         shares = data.train_dataset.shares()
     for dataset, share in zip_longest(data.parts, shares):
-        found, lengths = dataset.summary(), dataset.sizes.positions
+        found, lengths = dataset.summary(), dataset.of_epoch(0).sizes.positions
+        when = "" if dataset.are_epochs_alike else " in the first epoch"
         name, ending = (found["file"], "") if share is None else (dataset.data_path, f"; {share}")
         lines.append(
             f"{name}: {found['samples']} samples, {found['dropped']} dropped as invalid, {found['hours']:.2f} h; "
-            f"{lengths.sum():,} positions, {lengths.max():,} in the longest sample{ending}"
+            f"{lengths.sum():,} positions{when}, {lengths.max():,} in the longest sample{ending}"
         )
     return lines
 
@@ -244,7 +245,8 @@ def _time_lines(
     card: GpuCard,
 ) -> list[str]:
     """Return the operations of the whole run, and the time that they take on this card."""
-    train = shape_of(data.train_dataset, epoch_samples(data.train_dataset, config.seed, expected=True).taken(0))
+    samples = epoch_samples(data.train_dataset, config.seed, expected=True)
+    train = shape_of(data.train_dataset.of_epoch(0), samples.taken(0))
     flops = training_flops(model, train, config.recompute)
     if config.base_kl_weight:
         flops += config.base_kl_share * base_kl_flops(model, train)
@@ -268,7 +270,7 @@ def _table_lines(
     config: DistributedTrainingConfig, model: TrainedModel, data: RunData, world_size: int, heard: HeardMemory
 ) -> list[str]:
     """Return what fits on cards of common sizes, with the longest sample of the data."""
-    longest = max(int(dataset.sizes.positions.max()) for dataset in data.datasets)
+    longest = max(dataset.longest for dataset in data.datasets)
     known = config if config.max_tokens_per_batch != AUTO else replace(config, max_tokens_per_batch=longest)
     train = data.train_dataset
     plan = TrainingPlan(epoch_samples(train, config.seed, expected=True), known, world_size)

@@ -247,11 +247,13 @@ class Sizes:
         lengths: of each sample; one list for each file.
         fullest: of the fullest micro-batch.
         budget: the most that a micro-batch may have; the fullest itself if the budget is so large that none fills it.
+        longest: of a sample, at most.
     """
 
     lengths: tuple[list[int], ...]
     fullest: int
     budget: int
+    longest: int
 
     @classmethod
     def of_run(cls, config: DistributedTrainingConfig, run: TrainingComponents) -> "Sizes":
@@ -262,13 +264,11 @@ class Sizes:
             fullest.append(sum(int(found[i]) for i in fullest_evaluation_batch(found, config)))
         budget = config.max_tokens_per_batch
         is_filled = config.batch_size is None and isinstance(budget, int) and budget / 2 <= MUCH * max(fullest)
-        lengths = tuple(list(map(int, dataset.lengths)) for dataset in run.data.parts)
-        return cls(lengths, max(fullest), budget if is_filled else max(fullest))
-
-    @property
-    def longest(self) -> int:
-        """Positions of the longest sample."""
-        return max(map(max, self.lengths))
+        # With other references in each epoch, those of the fullest micro-batch's epoch.
+        of_epoch = (dataset.of_epoch(epoch).lengths for dataset in run.data.parts)
+        lengths = tuple(list(map(int, found)) for found in of_epoch)
+        longest = max(dataset.longest for dataset in run.data.datasets)
+        return cls(lengths, max(fullest), budget if is_filled else max(fullest), longest)
 
     @property
     def smaller(self) -> int:

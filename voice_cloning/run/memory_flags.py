@@ -83,7 +83,7 @@ def choose_memory_flags(
         InputError: if samples are longer than the largest micro-batch that fits. It lists the samples.
     """
     if config.max_tokens_per_batch == AUTO:
-        longest = max(int(dataset.sizes.positions.max()) for dataset in datasets)
+        longest = max(dataset.longest for dataset in datasets)
         per_step = world_size * config.gradient_accumulation_steps
         budget = _budget(config, model, longest, available)
         if budget == 0:
@@ -141,6 +141,12 @@ def _require_fit(datasets: Sequence[SampleDataset], budget: int) -> None:
         f"--max_tokens_per_batch auto: the GPU holds micro-batches of {budget} positions. Cut the clips of these "
         f"samples, or take {REMEDIES}",
         problems,
+    )
+    raise_if_any(
+        f"--max_tokens_per_batch auto: the GPU holds micro-batches of {budget} positions, and with references of up to "
+        f"10 s samples may be longer. Give --max_positions_per_sample {budget}, so that only what fits is drawn, or "
+        f"take {REMEDIES}",
+        [f"{d.data_path}: up to {d.longest} positions" for d in datasets if d.longest > budget],
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 from transformers.configuration_utils import PreTrainedConfig
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
+from arabic_voice_cloning_dataset import DRAWN, ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from boson_multimodal import constants
 from boson_multimodal.audio_processing.clip_encoding import CodeSource
 from boson_multimodal.audio_processing.code_cache import CodeCache, remember_codec, remembered_codecs
@@ -28,6 +28,7 @@ from boson_multimodal.checkpoints import local_checkpoint, resolve_checkpoint
 from boson_multimodal.errors import InputError, Problems, raise_if_any
 from boson_multimodal.hub import hub_access
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from boson_multimodal.prepared_data.drawn_references import DrawnReferences
 from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
 from boson_multimodal.prepared_data.prepared_folder import MANIFEST
 from boson_multimodal.sample_dataset import SampleDataset
@@ -243,12 +244,15 @@ def load_datasets(
     wanted = prepared_settings(dataset_config, model_config, model_folder)
     wanted["codec"] = codec.identity, f"--audio_tokenizer_path {training_config.audio_tokenizer_path}"
 
-    def open_folder(folder: Path | str, packed_from: Path | None = None) -> PreparedDataset:
-        return _load_prepared(folder, wanted, model_config, max_positions, dataset_config.drop_invalid, packed_from)
+    def open_folder(folder: Path | str, **how: Any) -> PreparedDataset:
+        return _load_prepared(folder, wanted, model_config, max_positions, dataset_config.drop_invalid, **how)
 
-    def load(path: str) -> SampleDataset:
+    def load(path: str, is_training: bool) -> SampleDataset:
+        draws = is_training and dataset_config.reference == DRAWN
         if Path(path).is_dir():
-            return open_folder(path)
+            return open_folder(path, seed=training_config.seed if draws else None)
+        if draws:
+            raise InputError(_pack_first(path))
         form = {
             "use_delay_pattern": model_config.use_delay_pattern,
             "frames_per_second": cache.frames_per_second if isinstance(cache, CodesFiles) else config.frame_rate,
@@ -264,10 +268,10 @@ def load_datasets(
         reference = ReferenceForm.of(model_config)
         return ArabicVoiceCloningDataset(path, tokenizer, cache, dataset_config, **form, reference=reference)
 
-    datasets = [problems.tried(partial(load, path)) for path in _data_paths(training_config)]
+    paths, number = _data_paths(training_config), len(training_config.data_path)
+    datasets = [problems.tried(partial(load, path, place < number)) for place, path in enumerate(paths)]
     problems.raise_all()
     refuse_other_codecs(datasets, cache.codec if isinstance(cache, CodesFiles) else codec.identity)
-    number = len(training_config.data_path)
     train = join_datasets(datasets[:number], training_config.data_weights)
     return train, datasets[number] if training_config.eval_data_path else None
 
@@ -314,21 +318,34 @@ def join_datasets(datasets: Sequence[SampleDataset], weights: Sequence[float] | 
     return JoinedDataset(datasets, samples_of_epoch(paths, list(map(len, datasets)), weights))
 
 
+def _pack_first(path: str) -> str:
+    return (
+        f"{path}: --reference {DRAWN} draws references from prepared data, and this is a ChatML file. Pack it first "
+        f"(python -m tools.prepare_data pack {path} --output_dir DIR, with --model_path and --codec as here) and give "
+        "--data_path DIR; or give --reference file"
+    )
+
+
 def _load_prepared(
     path: Path | str,
     wanted: dict[str, tuple[Any, str]],
     config: HiggsAudioConfig,
     max_positions: int,
     drop_invalid: bool,
-    packed_from: Path | None,
+    *,
+    packed_from: Path | None = None,
+    seed: int | None = None,
 ) -> PreparedDataset:
+    """Open a folder of prepared data; if a seed is given, with references that are drawn."""
     if config.reads_audio_features:
         raise InputError(
             f"{path}: prepared data hold codes, and this model reads references as features of their waveforms; "
             "give the ChatML file"
         )
-    how = {"max_positions": max_positions, "drop_invalid": drop_invalid, "packed_from": packed_from}
-    return PreparedDataset(path, wanted, use_delay_pattern=config.use_delay_pattern, **how)
+    how = {"use_delay_pattern": config.use_delay_pattern, "max_positions": max_positions, "drop_invalid": drop_invalid}
+    if seed is not None:
+        return DrawnReferences(path, wanted, seed=seed, **how)
+    return PreparedDataset(path, wanted, packed_from=packed_from, **how)
 
 
 def prepared_settings(

@@ -33,6 +33,7 @@ class JoinedDataset(SampleDataset):
         self.per_epoch = tuple(map(len, parts)) if per_epoch is None else tuple(per_epoch)
         self.frames_per_second = parts[0].frames_per_second
         self.codec = parts[0].codec
+        self.are_epochs_alike = all(part.are_epochs_alike for part in parts)
         self.num_dropped = sum(part.num_dropped for part in parts)
         self.sizes = SampleSizes(
             np.concatenate([part.sizes.positions for part in parts]),
@@ -50,6 +51,11 @@ class JoinedDataset(SampleDataset):
     def with_parts(self, change: Callable[[SampleDataset], SampleDataset]) -> "JoinedDataset":
         """Return the same samples with each part replaced by what ``change`` makes of it."""
         return JoinedDataset([change(part) for part in self._parts], self.per_epoch)
+
+    @property
+    def longest(self) -> int:
+        """A number of positions that no sample exceeds in any epoch."""
+        return max(part.longest for part in self._parts)
 
     def __getitem__(self, index: int) -> ChatMLDatasetSample:
         part, own = self._find(index)

@@ -13,15 +13,30 @@ from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
 from boson_multimodal.sample_dataset import SampleDataset
 from tests.chatml_files import load, make_cache
 from voice_cloning.corpora.pack import PackSummary, pack_file
+from voice_cloning.corpora.packing_references import SameSpeech
 
 FIELDS = ("input_ids", "label_ids", "audio_ids_concat", "audio_ids_start")
 
 
-def pack(demo: Path, path: Path, output_dir: Path, workers: int = 1, **settings: Any) -> PackSummary:
+def pack(
+    demo: Path,
+    path: Path,
+    output_dir: Path,
+    workers: int = 1,
+    same_speech: SameSpeech | None = None,
+    **settings: Any,
+) -> PackSummary:
     """Pack a file as it is written, with the tokenizer and codec of the demo; its codes are beside the folder."""
     settings = {"prompt_style": "as_written", "code_cache_dir": str(output_dir.parent / "cache"), **settings}
     models = {"model": (str(demo / "model"), None), "codec": (str(demo / "audio_tokenizer"), None)}
-    return pack_file(path, output_dir, ArabicVoiceCloningDatasetConfig(**settings), **models, workers=workers)
+    return pack_file(
+        path,
+        output_dir,
+        ArabicVoiceCloningDatasetConfig(**settings),
+        **models,
+        workers=workers,
+        same_speech=same_speech,
+    )
 
 
 def prepared(folder: Path, max_positions: int = 2048, drop_invalid: bool = False, **wanted: Any) -> PreparedDataset:

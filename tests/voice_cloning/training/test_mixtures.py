@@ -14,7 +14,7 @@ import pytest
 from boson_multimodal.errors import InputError
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.config import DistributedTrainingConfig
-from voice_cloning.training.epoch_samples import MixedSamples
+from voice_cloning.training.epoch_samples import EpochSamples, MixedSamples
 from voice_cloning.training.mixtures import samples_of_epoch, share_words, weight_problems
 
 NAMES = ["new.json", "base", "third.jsonl", "fourth", "fifth"]
@@ -22,7 +22,7 @@ NAMES = ["new.json", "base", "third.jsonl", "fourth", "fifth"]
 
 def mixed(sizes: list[int], per_epoch: list[int], seed: int = 0) -> MixedSamples:
     lengths = np.random.default_rng(0).integers(20, 400, sum(sizes), dtype=np.int32)
-    return MixedSamples(lengths, sizes, per_epoch, seed)
+    return MixedSamples(EpochSamples(lengths), sizes, per_epoch, seed)
 
 
 def parts_of(taken: np.ndarray, sizes: list[int]) -> list[list[int]]:
@@ -213,7 +213,7 @@ def test_half_a_million_samples_of_a_mixture_take_two_seconds_and_50_megabytes()
     lengths = np.random.default_rng(0).integers(60, 740, sum(sizes), dtype=np.int32)
     tracemalloc.start()
     began = time.process_time()
-    samples = MixedSamples(lengths, sizes, samples_of_epoch(NAMES, sizes, [0.5, 0.2, 0.3]), seed=3)
+    samples = MixedSamples(EpochSamples(lengths), sizes, samples_of_epoch(NAMES, sizes, [0.5, 0.2, 0.3]), seed=3)
     run = TrainingPlan(samples, DistributedTrainingConfig(data_path="d", output_dir="o", num_train_epochs=1), 8)
     next(run.steps_from(0))
     seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
