@@ -230,50 +230,94 @@ def load_datasets(
         InputError: if the tokenizer or the codec does not fit the model, if a file is wrong, or if data sets cannot be
             used together. It lists all problems.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    config = None if codec.folder is None else codec_config(codec.folder)
-    raise_if_any(f"{model_folder}: tokenizer or codec do not fit", checkpoint_misfits(model_config, tokenizer, config))
-    cache, problems = None, Problems()
-    if reads_chatml(training_config):
-        cache, misfits = _open_codes(dataset_config, model_config, codec)
-        for misfit in misfits:
-            problems.add(misfit)
-    max_positions = dataset_config.max_positions_per_sample
-    if training_config.batch_size is None and training_config.max_tokens_per_batch != AUTO:
-        max_positions = min(max_positions, training_config.max_tokens_per_batch)
-    wanted = prepared_settings(dataset_config, model_config, model_folder)
-    wanted["codec"] = codec.identity, f"--audio_tokenizer_path {training_config.audio_tokenizer_path}"
-
-    def open_folder(folder: Path | str, **how: Any) -> PreparedDataset:
-        return _load_prepared(folder, wanted, model_config, max_positions, dataset_config.drop_invalid, **how)
-
-    def load(path: str, is_training: bool) -> SampleDataset:
-        draws = is_training and dataset_config.reference == DRAWN
-        if Path(path).is_dir():
-            return open_folder(path, seed=training_config.seed if draws else None)
-        if draws:
-            raise InputError(_pack_first(path))
-        form = {
-            "use_delay_pattern": model_config.use_delay_pattern,
-            "frames_per_second": cache.frames_per_second if isinstance(cache, CodesFiles) else config.frame_rate,
-            "max_positions": max_positions,
-        }
-        if not model_config.reads_audio_features:
-            settings = {name: value for name, (value, _) in wanted.items()}
-            settings["codec"] = cache.codec if isinstance(cache, CodesFiles) else codec.identity
-            opened = partial(open_folder, packed_from=Path(path))
-            found = find_prepared(ChatMLData(Path(path), model_folder, cache, settings, **form, open=opened))
-            if found is not None:
-                return found
-        reference = ReferenceForm.of(model_config)
-        return ArabicVoiceCloningDataset(path, tokenizer, cache, dataset_config, **form, reference=reference)
-
+    reader = _DataReader(training_config, dataset_config, model_config, model_folder, codec, find_prepared)
     paths, number = _data_paths(training_config), len(training_config.data_path)
-    datasets = [problems.tried(partial(load, path, place < number)) for place, path in enumerate(paths)]
+    problems = reader.problems
+    datasets = [problems.tried(partial(reader.read, path, place < number)) for place, path in enumerate(paths)]
     problems.raise_all()
-    refuse_other_codecs(datasets, cache.codec if isinstance(cache, CodesFiles) else codec.identity)
+    refuse_other_codecs(datasets, reader.codec_of_source)
     train = join_datasets(datasets[:number], training_config.data_weights)
     return train, datasets[number] if training_config.eval_data_path else None
+
+
+class _DataReader:
+    """Reads the files and folders of a run. For the arguments and errors see :func:`load_datasets`.
+
+    Attributes:
+        problems: with what all files are read with; those of the files come on top.
+    """
+
+    def __init__(
+        self,
+        training_config: DistributedTrainingConfig,
+        dataset_config: ArabicVoiceCloningDatasetConfig,
+        model_config: HiggsAudioConfig,
+        model_folder: Path,
+        codec: Codec,
+        find_prepared: Callable[[ChatMLData], PreparedDataset | None],
+    ) -> None:
+        self._dataset_config, self._model_config, self._model_folder = dataset_config, model_config, model_folder
+        self._codec, self._find_prepared = codec, find_prepared
+        self._tokenizer = AutoTokenizer.from_pretrained(model_folder)
+        self._form = None if codec.folder is None else codec_config(codec.folder)
+        misfits = checkpoint_misfits(model_config, self._tokenizer, self._form)
+        raise_if_any(f"{model_folder}: tokenizer or codec do not fit", misfits)
+        self._source, self.problems = None, Problems()
+        if reads_chatml(training_config):
+            self._source, misfits = _open_codes(dataset_config, model_config, codec)
+            for misfit in misfits:
+                self.problems.add(misfit)
+        self._max_positions = dataset_config.max_positions_per_sample
+        if training_config.batch_size is None and training_config.max_tokens_per_batch != AUTO:
+            self._max_positions = min(self._max_positions, training_config.max_tokens_per_batch)
+        self._seed = training_config.seed if dataset_config.reference == DRAWN else None
+        self._wanted = prepared_settings(dataset_config, model_config, model_folder)
+        self._wanted["codec"] = codec.identity, f"--audio_tokenizer_path {training_config.audio_tokenizer_path}"
+
+    @property
+    def codec_of_source(self) -> str | None:
+        """Identity of the codec of the codes that come from the cache or from files of codes."""
+        return self._source.codec if isinstance(self._source, CodesFiles) else self._codec.identity
+
+    def read(self, path: str, is_training: bool) -> SampleDataset:
+        """Return the samples of a file or folder. Training may draw other references than those of the file."""
+        seed = self._seed if is_training else None
+        if Path(path).is_dir():
+            return self._open_folder(path, seed=seed)
+        if seed is not None:
+            raise InputError(_pack_first(path))
+        files = isinstance(self._source, CodesFiles)
+        form = {
+            "use_delay_pattern": self._model_config.use_delay_pattern,
+            "frames_per_second": self._source.frames_per_second if files else self._form.frame_rate,
+            "max_positions": self._max_positions,
+        }
+        if not self._model_config.reads_audio_features:
+            settings = {name: value for name, (value, _) in self._wanted.items()} | {"codec": self.codec_of_source}
+            opened = partial(self._open_folder, packed_from=Path(path))
+            data = ChatMLData(Path(path), self._model_folder, self._source, settings, **form, open=opened)
+            if (found := self._find_prepared(data)) is not None:
+                return found
+        how = {**form, "reference": ReferenceForm.of(self._model_config)}
+        return ArabicVoiceCloningDataset(path, self._tokenizer, self._source, self._dataset_config, **how)
+
+    def _open_folder(
+        self, folder: Path | str, *, packed_from: Path | None = None, seed: int | None = None
+    ) -> PreparedDataset:
+        """Open a folder of prepared data; if a seed is given, with references that are drawn."""
+        if self._model_config.reads_audio_features:
+            raise InputError(
+                f"{folder}: prepared data hold codes, and this model reads references as features of their waveforms; "
+                "give the ChatML file"
+            )
+        how = {
+            "use_delay_pattern": self._model_config.use_delay_pattern,
+            "max_positions": self._max_positions,
+            "drop_invalid": self._dataset_config.drop_invalid,
+        }
+        if seed is not None:
+            return DrawnReferences(folder, self._wanted, seed=seed, **how)
+        return PreparedDataset(folder, self._wanted, packed_from=packed_from, **how)
 
 
 def refuse_other_codecs(datasets: Sequence[SampleDataset], codec_of_source: str | None) -> None:
@@ -324,28 +368,6 @@ def _pack_first(path: str) -> str:
         f"(python -m tools.prepare_data pack {path} --output_dir DIR, with --model_path and --codec as here) and give "
         "--data_path DIR; or give --reference file"
     )
-
-
-def _load_prepared(
-    path: Path | str,
-    wanted: dict[str, tuple[Any, str]],
-    config: HiggsAudioConfig,
-    max_positions: int,
-    drop_invalid: bool,
-    *,
-    packed_from: Path | None = None,
-    seed: int | None = None,
-) -> PreparedDataset:
-    """Open a folder of prepared data; if a seed is given, with references that are drawn."""
-    if config.reads_audio_features:
-        raise InputError(
-            f"{path}: prepared data hold codes, and this model reads references as features of their waveforms; "
-            "give the ChatML file"
-        )
-    how = {"use_delay_pattern": config.use_delay_pattern, "max_positions": max_positions, "drop_invalid": drop_invalid}
-    if seed is not None:
-        return DrawnReferences(path, wanted, seed=seed, **how)
-    return PreparedDataset(path, wanted, packed_from=packed_from, **how)
 
 
 def prepared_settings(
