@@ -107,5 +107,7 @@ def encode_and_pack(data: RunData, device: torch.device) -> RunData:
     The samples that were read from the files are then no longer in memory, if the caller drops them.
     """
     encode_clips_of(data, device)
+    train = data.packing.pack(data.train_dataset)
     held_out = None if data.eval_dataset is None else data.packing.pack(data.eval_dataset)
-    return replace(data, train_dataset=data.packing.pack(data.train_dataset), eval_dataset=held_out)
+    data.packing.close()
+    return replace(data, train_dataset=train, eval_dataset=held_out)

@@ -226,9 +226,7 @@ def load_datasets(
     cache, problems = None, []
     if reads_chatml(training_config):
         cache, problems = _open_codes(dataset_config, model_config, codec)
-    max_positions = dataset_config.max_positions_per_sample
-    if training_config.batch_size is None and training_config.max_tokens_per_batch != AUTO:
-        max_positions = min(max_positions, training_config.max_tokens_per_batch)
+    max_positions = _longest_sample(training_config, dataset_config)
     wanted = prepared_settings(dataset_config, model_config, model_folder)
     wanted["codec"] = codec.identity, f"--audio_tokenizer_path {training_config.audio_tokenizer_path}"
 
@@ -262,6 +260,13 @@ def load_datasets(
     if problems:
         raise InputError("\n".join(problems))
     return datasets[0], datasets[1] if training_config.eval_data_path else None
+
+
+def _longest_sample(config: DistributedTrainingConfig, dataset_config: ArabicVoiceCloningDatasetConfig) -> int:
+    """Return the length limit of a sample in positions."""
+    if config.batch_size is None and config.max_tokens_per_batch != AUTO:
+        return min(dataset_config.max_positions_per_sample, config.max_tokens_per_batch)
+    return dataset_config.max_positions_per_sample
 
 
 def _load_prepared(
