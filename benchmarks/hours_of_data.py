@@ -1,6 +1,6 @@
 """Measures what data cost a run before its first step and at every step, by the number of samples.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.hours_of_data [--samples 5000 50000 500000] [--forms json prepared]
+    OMP_NUM_THREADS=1 python -m benchmarks.hours_of_data [--samples 5000 50000 500000] [--forms json again prepared]
 
 A made sample has an Arabic target text and target clip, and another sample's clip of the same speaker with its text as
 the reference. The clips are random codes of 1 to 16 s (8 a frame, 25 frames a second; log-normal, median 4.3 s). A text
@@ -14,8 +14,9 @@ loaded. Then each process measures its pipeline. The figures are of rank 0:
 - first batch: from the start of reading to the first batch, in seconds of wall time and of CPU time.
 - memory: what the data add to the process (PSS: a page that n processes share counts as 1/n in each).
 - plan: CPU seconds of the plan of one epoch, and the memory that it takes at its peak (tracemalloc).
-- preparation: samples per second of CPU time. From JSON it is the reading, which every process repeats at every start;
-  the prepared folder is packed once (``tools.prepare_data pack``; the start of its processes counts too).
+- preparation: samples per second of CPU time. From JSON (``json``) it is the first start, at which every process reads
+  the file, and rank 0 packs it; ``again`` is the second start, which finds the folder. The folder of ``prepared`` is
+  packed once (``tools.prepare_data pack``; the start of its processes counts too).
 - pipeline: positions per second of CPU time (read, collate, count labels), by positions of a micro-batch. No memory is
   pinned. Reading alone is ``dataset[i]``.
 """
@@ -47,7 +48,7 @@ from boson_multimodal.process_group import Ranks, leave_process_group, wait_for_
 from tools.demo.codec import CODEBOOK_SIZE, N_CODEBOOKS
 from tools.demo.model import build_model, build_tokenizer
 from tools.demo.speech import spoken_sentences
-from voice_cloning.run.data import RunData, encode_clips_of, load_run_data
+from voice_cloning.run.data import RunData, encode_and_pack, load_run_data
 from voice_cloning.training.batch_planning import StepPlan, TrainingPlan, plan_epoch
 from voice_cloning.training.batches import BatchLoader, count_labels
 from voice_cloning.training.config import DistributedTrainingConfig
@@ -59,8 +60,8 @@ MICRO_BATCH_POSITIONS = (2048, 8192, 16384)
 PIPELINE_POSITIONS = 2_000_000
 """Positions that the pipeline prepares for each figure."""
 READ_SAMPLES = 5000
-FORMS = ("json", "prepared")
-RECORDS_FILE, CODES_FILE, PREPARED = "train.jsonl", "codes.safetensors", "prepared"
+FORMS = ("json", "again", "prepared")
+RECORDS_FILE, CODES_FILE, PREPARED, CACHE = "train.jsonl", "codes.safetensors", "prepared", "code_cache"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
@@ -141,18 +142,19 @@ def measure(folder: Path, model_folder: Path, form: str, ranks: Ranks) -> Figure
     torch.set_num_threads(1)
     AutoTokenizer.from_pretrained(model_folder)  # its imports are not part of the time
     config = DistributedTrainingConfig(
-        data_path=str(folder / (RECORDS_FILE if form == "json" else PREPARED)),
+        data_path=str(folder / (PREPARED if form == "prepared" else RECORDS_FILE)),
         output_dir=str(folder / "run"),
         model_path=str(model_folder),
     )
-    codes = [str(folder / CODES_FILE)] if form == "json" else []
+    codes = [] if form == "prepared" else [str(folder / CODES_FILE)]
+    dataset_config = ArabicVoiceCloningDatasetConfig(codes=codes, code_cache_dir=str(folder / CACHE))
     memory = own_memory_mb()
     wait_for_all()
     wall, began = time.perf_counter(), time.process_time()
-    data = load_run_data(config, ArabicVoiceCloningDatasetConfig(codes=codes), model_folder)
-    encode_clips_of(data, torch.device("cpu"))
+    data = load_run_data(config, dataset_config, model_folder)
     data.train_dataset.fingerprint()
     data.train_dataset.summary()
+    data = encode_and_pack(data, torch.device("cpu"))
     prepared = time.process_time() - began
     plan = TrainingPlan(data.train_dataset.lengths, config, ranks.world_size)
     loader = BatchLoader(data.train_dataset, data.collator, ranks.rank)
@@ -249,6 +251,8 @@ def pack(folder: Path, model_folder: Path) -> float:
 def measured(folder: Path, model_folder: Path, form: str) -> Figures:
     """Measure in two new processes. Return the figures of rank 0."""
     packing = pack(folder, model_folder) if form == "prepared" else None
+    if form == "again" and not (folder / CACHE).exists():
+        measured(folder, model_folder, "json")
     flags = ["--measure", str(folder), str(model_folder), form]
     done = subprocess.run([*TORCHRUN, "-m", "benchmarks.hours_of_data", *flags], capture_output=True, text=True)
     if done.returncode:

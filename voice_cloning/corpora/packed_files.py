@@ -105,9 +105,9 @@ class PackedFile:
             if (now := versions.now(self._hashes)) is None:
                 continue
             if (now.facts != versions.facts).any():
-                self.source.seal()  # the hashes of files that were read
-                with suppress(OSError):  # a read-only cache: the next start reads the same files again
+                with suppress(OSError, InputError):  # a read-only or full cache: the next start reads these files again
                     now.write(record)
+                    self.source.seal()  # the hashes of these files
             return FoundFolder(folder, now.missing_clips)
         return None
 

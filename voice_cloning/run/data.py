@@ -112,5 +112,7 @@ def encode_and_pack(data: RunData, device: torch.device) -> RunData:
     The samples that were read from the files are then no longer in memory, if the caller drops them.
     """
     encode_clips_of(data, device)
+    train = data.train_dataset.with_parts(data.packing.pack)
     held_out = None if data.eval_dataset is None else data.packing.pack(data.eval_dataset)
-    return replace(data, train_dataset=data.train_dataset.with_parts(data.packing.pack), eval_dataset=held_out)
+    data.packing.close()
+    return replace(data, train_dataset=train, eval_dataset=held_out)

@@ -31,7 +31,7 @@ class ReadFile:
 
     Attributes:
         packed: the file and its place among the folders.
-        key: of the file before it was read; None in a process that does not pack.
+        key: of the file before it was read; None in a process that does not pack, or if the file cannot be read.
         open: opens a folder of prepared data.
     """
 
@@ -64,11 +64,11 @@ class OwnPacking:
         """Return the samples of a file from its folder; None if there is none, or not on all machines."""
         packed, key, found = self._packed_file(data), None, None
         if not self._has_team():
-            self._read[data.path] = ReadFile(packed, packed.key(), data.open)
+            self._read[data.path] = ReadFile(packed, _key_of(packed), data.open)
             return None
         if self._team.rank == 0:
-            key = packed.key()
-            found = packed.find(key)
+            key = _key_of(packed)
+            found = None if key is None else packed.find(key)
         found = self._team.all_results([found])[0]
         if not all(self._ranks.gather(found is not None)):
             self._read[data.path] = ReadFile(packed, key, data.open)
@@ -109,6 +109,10 @@ class OwnPacking:
             logger.info("%s: packed into %s, found again at the next start", dataset.data_path, folder)
         return read.open(folder)
 
+    def close(self) -> None:
+        """Let go of what was read: the codes of large data have large indexes."""
+        self._read.clear()
+
     def _not_packed(self, dataset: SampleDataset, problem: str) -> SampleDataset:
         if self._ranks.is_main:
             logger.info(
@@ -138,3 +142,11 @@ class OwnPacking:
         )
         described = {**data.settings, "frames_per_second": data.frames_per_second}
         return PackedFile(self._place, settings, described, self._drop_invalid, data.source)
+
+
+def _key_of(packed: PackedFile) -> str | None:
+    """Return the key of a file; None if it cannot be read, which the reading of its records will say."""
+    try:
+        return packed.key()
+    except OSError:
+        return None

@@ -19,6 +19,7 @@ from boson_multimodal.errors import InputError
 from tests.chatml_files import load, make_cache, write_clip, write_records
 from tests.goldens import SAMPLES_DIR, needs_samples
 from tests.tower_models import write_model
+from tests.voice_cloning.corpora.packed_data import pack
 from tests.voice_cloning.evaluation.judges import settings_of
 from tests.voice_cloning.speech.cloners import GREEDY, STYLES, checkpoint_of, entry_of, make_cloner
 from voice_cloning.evaluation.evaluation_input import check_evaluation
@@ -157,6 +158,14 @@ def test_an_adapter_trained_on_other_turns_gives_a_warning(
     make_cloner(demo, adapter=adapter)
     warning = f"warning: {tmp_path / 'other.json'}, the training data of the adapter, has other turns"
     assert warning in capsys.readouterr().err
+    pack(demo, write_records(demo / "other.json", records[:1]), tmp_path / "other")
+    described["flags"]["data_path"] = str(tmp_path / "other")
+    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    capsys.readouterr()
+    make_cloner(demo, adapter=adapter)
+    assert f"warning: {tmp_path / 'other'}, the training data" in capsys.readouterr().err, "a folder knows it too"
+    described["flags"]["data_path"] = str(tmp_path / "other.json")
+    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
     make_cloner(demo, adapter=adapter, turns_are_given=True)
     assert capsys.readouterr().err == "", "the turns of records are kept"
     settings = settings_of(demo, tmp_path / "out", adapters=(str(adapter),), prompt_style="as_written")
