@@ -99,7 +99,7 @@ def check_data_files(training_config: DistributedTrainingConfig) -> None:
         InputError: if files are missing, or if one is given twice. It names each one.
     """
     flags = ["--data_path"] * len(training_config.data_path) + ["--eval_data_path"]
-    problems, seen = [], dict[Path, str]()
+    problems, seen = [], dict[str, str]()
     for flag, path in zip(flags, _data_paths(training_config), strict=False):
         if Path(path).is_dir():
             if not (Path(path) / MANIFEST).is_file():
@@ -108,7 +108,7 @@ def check_data_files(training_config: DistributedTrainingConfig) -> None:
                 )
         elif not Path(path).is_file():
             problems.append(f"{flag} {path}: no such file")
-        if flag == "--data_path" and (first := seen.setdefault(Path(path).resolve(), path)) is not path:
+        if flag == "--data_path" and (first := seen.setdefault(os.path.realpath(path), path)) is not path:
             problems.append(f"{flag} {path}: is the same as {first}; {ONCE}")
     raise_if_any("give ChatML files, .json or .jsonl, or folders of prepared data", problems)
 

@@ -201,6 +201,10 @@ def test_a_plan_of_a_mixture_is_exact_from_any_step_on_any_number_of_processes()
         split = planned(samples, config(gradient_accumulation_steps=accumulation), world)
         flat = [[(e, [batch for row in step for batch in row]) for e, step in steps] for steps in (split, whole)]
         assert flat[0] == flat[1]
+    move = TrainingPlan(samples, config(), 4).origin_at(3)
+    rest = TrainingPlan(samples, config(), 3, move).steps_from(3)
+    batches = [batch for steps in (whole[:3], rest) for _, step in steps for row in step for batch in row if batch]
+    assert batches == [batch for _, step in whole for row in step for batch in row if batch]
     run = TrainingPlan(samples, config(), 2)
     fullest = max((b for _, step in run.steps_from(0) for row in step for b in row), key=run.positions_of)
     assert run.positions_of(run.fullest()[1]) == run.positions_of(fullest)
