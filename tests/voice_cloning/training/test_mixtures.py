@@ -6,6 +6,7 @@ import tracemalloc
 from collections import Counter
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -223,3 +224,11 @@ def test_half_a_million_samples_of_a_mixture_take_two_seconds_and_50_megabytes()
     seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seconds < 2 and peak < 50e6
+
+
+def test_a_path_may_be_given_alone_or_in_a_list() -> None:
+    for given in ("a.json", Path("a.json"), ["a.json"], [Path("a.json")]):
+        assert DistributedTrainingConfig(data_path=given, output_dir="o").data_path == ["a.json"]
+    for given in ("", [], [""], ["a.json", ""], None):
+        with pytest.raises(InputError, match="data_path is empty; give a path"):
+            DistributedTrainingConfig(data_path=given, output_dir="o")
