@@ -15,7 +15,7 @@ import pytest
 from boson_multimodal.errors import InputError
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.config import DistributedTrainingConfig
-from voice_cloning.training.epoch_samples import MixedSamples
+from voice_cloning.training.epoch_samples import EpochSamples, MixedSamples
 from voice_cloning.training.mixtures import samples_of_epoch, share_words, weight_problems
 
 NAMES = ["new.json", "base", "third.jsonl", "fourth", "fifth"]
@@ -23,7 +23,7 @@ NAMES = ["new.json", "base", "third.jsonl", "fourth", "fifth"]
 
 def mixed(sizes: list[int], per_epoch: list[int], seed: int = 0) -> MixedSamples:
     lengths = np.random.default_rng(0).integers(20, 400, sum(sizes), dtype=np.int32)
-    return MixedSamples(lengths, sizes, per_epoch, seed)
+    return MixedSamples(EpochSamples(lengths), sizes, per_epoch, seed)
 
 
 def parts_of(taken: np.ndarray, sizes: list[int]) -> list[list[int]]:
@@ -212,13 +212,31 @@ def test_a_plan_of_a_mixture_is_exact_from_any_step_on_any_number_of_processes()
     assert run.positions_per_step == samples.lengths(0)[samples.taken(0)].sum() / run.steps_per_epoch
 
 
+class Growing(EpochSamples):
+    """Samples that are longer in each epoch."""
+
+    are_alike = False
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        return self._lengths + epoch
+
+
+def test_a_mixture_of_samples_whose_lengths_change_takes_those_of_its_epoch() -> None:
+    every = Growing(np.full(6, 100, np.int32))
+    samples = MixedSamples(every, [2, 4], [2, 4], seed=1)
+    assert not samples.are_alike and samples.lengths(7).tolist() == [107] * 6
+    run = TrainingPlan(samples, config(num_train_epochs=2, batch_size=6), 1)
+    assert [step.positions for _, step in run.steps_from(0)] == [600, 606]
+    assert run.fullest()[0] == 1
+
+
 def test_half_a_million_samples_of_a_mixture_take_two_seconds_and_50_megabytes() -> None:
     """Also where a path of one sample comes 150,000 times."""
     sizes = [200_000, 299_999, 1]
     lengths = np.random.default_rng(0).integers(60, 740, sum(sizes), dtype=np.int32)
     tracemalloc.start()
     began = time.process_time()
-    samples = MixedSamples(lengths, sizes, samples_of_epoch(NAMES, sizes, [0.5, 0.2, 0.3]), seed=3)
+    samples = MixedSamples(EpochSamples(lengths), sizes, samples_of_epoch(NAMES, sizes, [0.5, 0.2, 0.3]), seed=3)
     run = TrainingPlan(samples, DistributedTrainingConfig(data_path="d", output_dir="o", num_train_epochs=1), 8)
     next(run.steps_from(0))
     seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
