@@ -1,9 +1,13 @@
 """Dataclass fields that are command-line flags, with facts about each flag."""
 
 import argparse
+import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field
 from typing import Any, Literal
+
+logger = logging.getLogger(__name__)
 
 THE_DEFAULT = object()
 """Value of ``FlagFacts.before``: releases without the flag behaved like its default."""
@@ -37,7 +41,7 @@ class FlagFacts:
 
 
 class FlagAction(argparse.Action):
-    """Stores a flag's value and notes that the user gave it."""
+    """Stores a flag's value and notes that the user gave it. A list that takes the place of another one is logged."""
 
     def __init__(self, *args: Any, facts: FlagFacts, **kwargs: Any) -> None:
         if facts.read is not None:
@@ -48,8 +52,15 @@ class FlagAction(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
+        given, before = getattr(namespace, GIVEN, frozenset()), getattr(namespace, self.dest, None)
+        if self.dest in given and isinstance(values, list) and values != before and os.environ.get("RANK", "0") == "0":
+            was, now = (" ".join(map(str, words)) for words in (before, values))
+            logger.warning(
+                "--%s %s takes the place of %s, which was given before; all values go after one --%s",
+                *(self.dest, now, was, self.dest),
+            )
         setattr(namespace, self.dest, values)
-        setattr(namespace, GIVEN, getattr(namespace, GIVEN, frozenset()) | {self.dest})
+        setattr(namespace, GIVEN, given | {self.dest})
 
 
 def flag(default: Any, text: str, choices: Sequence[str] | None = None, **facts: Any) -> Any:

@@ -205,8 +205,8 @@ class DistributedTrainingConfig(EvaluationConfig):
     _argument_group_name = "run and loop"
 
     def __post_init__(self) -> None:
-        if isinstance(self.data_path, str | Path):
-            self.data_path = [str(self.data_path)]
+        one_path = isinstance(self.data_path, str | Path)
+        self.data_path = [str(self.data_path)] if one_path else list(map(str, self.data_path or []))
         problems = []
         for name in ("num_train_epochs", "gradient_accumulation_steps", "logging_steps"):
             problems += self.below(name, 1)

@@ -123,7 +123,7 @@ def check_data_files(training_config: DistributedTrainingConfig) -> None:
         InputError: if files are missing, or if one is given twice. It names each one.
     """
     flags = ["--data_path"] * len(training_config.data_path) + ["--eval_data_path"]
-    problems, seen = [], dict[Path, str]()
+    problems, seen = [], dict[str, str]()
     for flag, path in zip(flags, _data_paths(training_config), strict=False):
         if Path(path).is_dir():
             if not (Path(path) / MANIFEST).is_file():
@@ -132,8 +132,10 @@ def check_data_files(training_config: DistributedTrainingConfig) -> None:
                 )
         elif not Path(path).is_file():
             problems.append(f"{flag} {path}: no such file")
-        if flag == "--data_path" and (first := seen.setdefault(Path(path).resolve(), path)) is not path:
-            problems.append(f"{flag} {path}: is the same as {first}; {ONCE}")
+        if flag == "--data_path":
+            if (place := os.path.realpath(path)) in seen:
+                problems.append(f"{flag} {path}: is the same as {seen[place]}; {ONCE}")
+            seen[place] = path
     raise_if_any("give ChatML files, .json or .jsonl, or folders of prepared data", problems)
 
 
@@ -231,12 +233,26 @@ def load_datasets(
             used together. It lists all problems.
     """
     reader = _DataReader(training_config, dataset_config, model_config, model_folder, codec, find_prepared)
-    paths, number = _data_paths(training_config), len(training_config.data_path)
-    problems = reader.problems
-    datasets = [problems.tried(partial(reader.read, path, place < number)) for place, path in enumerate(paths)]
+    number, problems = len(training_config.data_path), reader.problems
+    paths = enumerate(_data_paths(training_config))
+    datasets = [problems.tried(partial(reader.read, path, place < number)) for place, path in paths]
     problems.raise_all()
-    refuse_other_codecs(datasets, reader.codec_of_source)
-    train = join_datasets(datasets[:number], training_config.data_weights)
+    return _used_together(datasets, training_config, reader.codec_of_source)
+
+
+def _used_together(
+    datasets: Sequence[SampleDataset], training_config: DistributedTrainingConfig, codec_of_source: str | None
+) -> tuple[SampleDataset, SampleDataset | None]:
+    """Return the training data as one, and the evaluation data, after a check that all can be used in one run.
+
+    Raises:
+        InputError: if they cannot. It lists all problems.
+    """
+    number, problems = len(training_config.data_path), Problems()
+    problems.tried(lambda: refuse_other_codecs(datasets, codec_of_source))
+    problems.tried(lambda: refuse_same_samples(datasets[:number]))
+    train = problems.tried(lambda: join_datasets(datasets[:number], training_config.data_weights))
+    problems.raise_all()
     return train, datasets[number] if training_config.eval_data_path else None
 
 
@@ -345,10 +361,22 @@ def join_datasets(datasets: Sequence[SampleDataset], weights: Sequence[float] | 
         weights: ``--data_weights``.
 
     Raises:
-        InputError: if two of them hold the same samples, or if an epoch would take no sample of one.
+        InputError: if an epoch would take no sample of one of them.
     """
     if len(datasets) == 1:
         return datasets[0]
+    if weights is None:
+        return JoinedDataset(datasets)
+    paths = [str(data.data_path) for data in datasets]
+    return JoinedDataset(datasets, samples_of_epoch(paths, list(map(len, datasets)), weights))
+
+
+def refuse_same_samples(datasets: Sequence[SampleDataset]) -> None:
+    """Check that no two data sets hold the same samples, such as a file and the folder that was made of it.
+
+    Raises:
+        InputError: naming both.
+    """
     problems = [
         f"{other.data_path}: holds the same samples as {one.data_path}; {ONCE}"
         for one, other in combinations(datasets, 2)
@@ -356,10 +384,6 @@ def join_datasets(datasets: Sequence[SampleDataset], weights: Sequence[float] | 
         and one.fingerprint() == other.fingerprint()
     ]
     raise_if_any("--data_path: the same data twice", problems)
-    if weights is None:
-        return JoinedDataset(datasets)
-    paths = [str(data.data_path) for data in datasets]
-    return JoinedDataset(datasets, samples_of_epoch(paths, list(map(len, datasets)), weights))
 
 
 def _pack_first(path: str) -> str:

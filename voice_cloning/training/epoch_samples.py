@@ -60,23 +60,23 @@ class MixedSamples(EpochSamples):
     once more than others, and what an epoch takes follows from its number alone.
 
     Args:
-        samples: all of them, with their lengths.
+        every: epochs that take each sample of all data sets once. They give the lengths.
         sizes: number of samples of each data set.
         per_epoch: how many samples of each of them an epoch takes.
         seed: of the run.
     """
 
-    def __init__(self, samples: EpochSamples, sizes: Sequence[int], per_epoch: Sequence[int], seed: int) -> None:
-        self._samples = samples
+    def __init__(self, every: EpochSamples, sizes: Sequence[int], per_epoch: Sequence[int], seed: int) -> None:
+        self._every = every
         self._sizes = tuple(sizes)
         self._per_epoch = tuple(per_epoch)
         self._seed = seed
         whole = (count % size == 0 for count, size in zip(per_epoch, sizes, strict=True))
-        self.are_alike = samples.are_alike and all(whole)
+        self.are_alike = every.are_alike and all(whole)
 
     def lengths(self, epoch: int) -> np.ndarray:
         """Return (samples,) the positions of every sample in an epoch, also of those that it does not take."""
-        return self._samples.lengths(epoch)
+        return self._every.lengths(epoch)
 
     def taken(self, epoch: int) -> np.ndarray:
         """Return the indices of the samples that an epoch takes, ascending, int32. A sample may be there twice."""
@@ -109,9 +109,9 @@ def epoch_samples(dataset: SampleDataset, seed: int, *, expected: bool = False) 
         seed: of the run.
         expected: take the lengths that are expected, because clips may not be encoded yet.
     """
-    samples = EpochSamples(dataset.sizes.positions if expected else dataset.lengths)
+    every = EpochSamples(dataset.sizes.positions if expected else dataset.lengths)
     if not dataset.are_epochs_alike:
-        samples = ChangingSamples(dataset)
+        every = ChangingSamples(dataset)
     if isinstance(dataset, JoinedDataset):
-        return MixedSamples(samples, list(map(len, dataset.parts)), dataset.per_epoch, seed)
-    return samples
+        return MixedSamples(every, list(map(len, dataset.parts)), dataset.per_epoch, seed)
+    return every

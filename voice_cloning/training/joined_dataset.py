@@ -19,6 +19,8 @@ from voice_cloning.training.mixtures import share_words
 class JoinedDataset(SampleDataset):
     """The samples of several data sets: those of the first, then those of the second, and so on.
 
+    It has no ``data_path``; each part has one.
+
     Args:
         parts: the data sets. Their codes are of one codec.
         per_epoch: how many samples of each of them an epoch takes; by default each sample once.

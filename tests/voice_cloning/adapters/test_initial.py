@@ -158,6 +158,13 @@ def test_every_command_refuses_a_broken_adapter_in_the_same_words(
         (b'{"flags": 5}', "does not describe a training run"),
         (b'{"flags": {"model_path": 5, "lora_targets": [1]}}', "flags.model_path is 5; it must be a text or null"),
         (b'{"flags": {}, "data": {"training": {"file": 1}}}', "data.training.samples is null; it must be a number"),
+        (b'{"flags": {"data_path": 5}}', "flags.data_path is 5; it must be a text or a list or null"),
+        (b'{"flags": {"data_path": ["a", 5]}}', "flags.data_path[1] is 5; it must be a text"),
+        (b'{"flags": {}, "data": {"training": {"parts": 3}}}', "data.training.parts is 3; it must be a list"),
+        (
+            b'{"flags": {}, "data": {"training": {"parts": [{"samples": 3}]}}}',
+            "data.training.parts[0].samples_of_epoch is null; it must be a number",
+        ),
         (b'{"flags": {}, "results": {"step": "1"}}', 'results.step is "1"; it must be a number'),
         (b'{"flags": {}, "results": {"step": 1, "total_steps": 1, "best": 3}}', "results.best is 3; it must be an obj"),
     ],

@@ -22,6 +22,8 @@ from tests.voice_cloning.corpora.packed_data import pack, same_sample
 from tests.voice_cloning.training.test_resume import crash_after
 from voice_cloning.adapters.run_record import read_record
 from voice_cloning.speech.adapter_run import turns_warning
+from voice_cloning.training.config import DistributedTrainingConfig
+from voice_cloning.training.data import check_data_files
 from voice_cloning.training.epoch_samples import epoch_samples
 from voice_cloning.training.joined_dataset import JoinedDataset
 
@@ -225,14 +227,16 @@ def test_all_files_that_are_missing_or_given_twice_are_named(
 ) -> None:
     again = parts["new.json"].parent / "base" / ".." / "new.json"
     (tmp_path / "half").mkdir()
-    given = [parts["new.json"], tmp_path / "none.json", tmp_path / "half", again]
+    given = [parts["new.json"], tmp_path / "none.json", tmp_path / "half", again, parts["base"], parts["base"]]
     found = refusal(demo, tmp_path / "out", data_path=given, eval_data_path=tmp_path / "val.json")
-    assert "(4):" in found and f"--data_path {tmp_path / 'none.json'}: no such file" in found
+    assert "(5):" in found and f"--data_path {tmp_path / 'none.json'}: no such file" in found
     assert f"--data_path {tmp_path / 'half'}: a folder without manifest.json" in found
     assert f"--eval_data_path {tmp_path / 'val.json'}: no such file" in found
-    assert (
-        f"--data_path {again}: is the same as {parts['new.json']}; give it once. A larger number in --data_w" in found
-    )
+    assert f"--data_path {again}: is the same as {parts['new.json']}; give it once. A larger number in --" in found
+    assert f"--data_path {parts['base']}: is the same as {parts['base']}; give it once" in found
+    config = DistributedTrainingConfig(data_path=[str(parts["base"])] * 2, output_dir="o")
+    with pytest.raises(InputError, match="is the same as"):
+        check_data_files(config)
 
 
 def test_invalid_records_of_all_files_are_named(demo: Path, parts: dict[str, Path], tmp_path: Path) -> None:
@@ -246,7 +250,8 @@ def test_invalid_records_of_all_files_are_named(demo: Path, parts: dict[str, Pat
 
 
 def test_the_same_samples_under_two_names_are_refused(demo: Path, parts: dict[str, Path], tmp_path: Path) -> None:
-    found = refusal(demo, tmp_path / "out", **paths(parts, "base", "new.json", "new"))
+    found = refusal(demo, tmp_path / "out", **paths(parts, "base", "new.json", "new"), data_weights=[1, 1, 0.001])
+    assert f"{parts['new']}: its weight is 0.001; give it" in found, "all problems of all paths at once"
     assert f"{parts['new']}: holds the same samples as {parts['new.json']}; give it once" in found
 
 

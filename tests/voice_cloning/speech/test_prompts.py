@@ -166,6 +166,10 @@ def test_an_adapter_trained_on_other_turns_gives_a_warning(
     assert f"warning: {tmp_path / 'other'}, the training data" in capsys.readouterr().err, "a folder knows it too"
     described["flags"]["data_path"] = str(tmp_path / "other.json")
     (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    described["flags"]["data_path"] = [str(demo / "four.json"), str(tmp_path), str(tmp_path / "other.json"), "gone"]
+    (adapter / "run.json").write_text(json.dumps(described), encoding="utf-8")
+    make_cloner(demo, adapter=adapter)
+    assert warning in capsys.readouterr().err, "one of several data sets"
     make_cloner(demo, adapter=adapter, turns_are_given=True)
     assert capsys.readouterr().err == "", "the turns of records are kept"
     settings = settings_of(demo, tmp_path / "out", adapters=(str(adapter),), prompt_style="as_written")

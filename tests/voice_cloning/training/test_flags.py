@@ -28,6 +28,20 @@ def test_yaml_pairs_are_flags_and_flags_win(demo: Path, tmp_path: Path) -> None:
     assert lora.lora_targets == ["heads", "attention"]
 
 
+def test_a_list_that_takes_the_place_of_another_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = ["--output_dir", "o", "--data_path", "a.json"]
+    assert program.parse_arguments([*words, "--data_path", "a.json"], "")[0].data_path == ["a.json"]
+    assert not caplog.records
+    assert program.parse_arguments([*words, "--data_path", "b.json", "c"], "")[0].data_path == ["b.json", "c"]
+    assert caplog.messages == [
+        "--data_path b.json c takes the place of a.json, which was given before; all values go after one --data_path"
+    ]
+    yaml = tmp_path / "run.yaml"
+    yaml.write_text("data_path: [a.json, b]\ndata_weights: [7, 3]\noutput_dir: o\n")
+    config = program.parse_arguments(["--config", str(yaml)], "")[0]
+    assert (config.data_path, config.data_weights) == (["a.json", "b"], [7.0, 3.0])
+
+
 def test_every_flag_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         program.parse_arguments(["--help"], "")

@@ -6,6 +6,7 @@ import tracemalloc
 from collections import Counter
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,10 +202,32 @@ def test_a_plan_of_a_mixture_is_exact_from_any_step_on_any_number_of_processes()
         split = planned(samples, config(gradient_accumulation_steps=accumulation), world)
         flat = [[(e, [batch for row in step for batch in row]) for e, step in steps] for steps in (split, whole)]
         assert flat[0] == flat[1]
+    move = TrainingPlan(samples, config(), 4).origin_at(3)
+    rest = TrainingPlan(samples, config(), 3, move).steps_from(3)
+    batches = [batch for steps in (whole[:3], rest) for _, step in steps for row in step for batch in row if batch]
+    assert batches == [batch for _, step in whole for row in step for batch in row if batch]
     run = TrainingPlan(samples, config(), 2)
     fullest = max((b for _, step in run.steps_from(0) for row in step for b in row), key=run.positions_of)
     assert run.positions_of(run.fullest()[1]) == run.positions_of(fullest)
     assert run.positions_per_step == samples.lengths(0)[samples.taken(0)].sum() / run.steps_per_epoch
+
+
+class Growing(EpochSamples):
+    """Samples that are longer in each epoch."""
+
+    are_alike = False
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        return self._lengths + epoch
+
+
+def test_a_mixture_of_samples_whose_lengths_change_takes_those_of_its_epoch() -> None:
+    every = Growing(np.full(6, 100, np.int32))
+    samples = MixedSamples(every, [2, 4], [2, 4], seed=1)
+    assert not samples.are_alike and samples.lengths(7).tolist() == [107] * 6
+    run = TrainingPlan(samples, config(num_train_epochs=2, batch_size=6), 1)
+    assert [step.positions for _, step in run.steps_from(0)] == [600, 606]
+    assert run.fullest()[0] == 1
 
 
 def test_half_a_million_samples_of_a_mixture_take_two_seconds_and_50_megabytes() -> None:
@@ -219,3 +242,11 @@ def test_half_a_million_samples_of_a_mixture_take_two_seconds_and_50_megabytes()
     seconds, (_, peak) = time.process_time() - began, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert seconds < 2 and peak < 50e6
+
+
+def test_a_path_may_be_given_alone_or_in_a_list() -> None:
+    for given in ("a.json", Path("a.json"), ["a.json"], [Path("a.json")]):
+        assert DistributedTrainingConfig(data_path=given, output_dir="o").data_path == ["a.json"]
+    for given in ("", [], [""], ["a.json", ""], None):
+        with pytest.raises(InputError, match="data_path is empty; give a path"):
+            DistributedTrainingConfig(data_path=given, output_dir="o")
