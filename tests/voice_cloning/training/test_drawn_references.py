@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
 from tests.training_runs import assert_same_adapter, metrics, trainer
 from tests.voice_cloning.corpora.packed_data import assert_same_data, pack
 from tests.voice_cloning.corpora.spoken_corpus import SpokenCorpus
+from voice_cloning.run.memory_flags import choose_memory_flags
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.epoch_samples import epoch_samples
+from voice_cloning.training.memory_estimate import TrainedModel
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +109,13 @@ def test_data_that_cannot_be_drawn_from_are_refused(demo: Path, packed: Path, tm
 
 def test_the_memory_of_a_run_holds_the_longest_draw(demo: Path, packed: Path, tmp_path: Path) -> None:
     how = {"data_path": packed, "eval_data_path": None, "reference": "random", "max_steps": None}
-    run = trainer(demo, tmp_path / "run", **how, num_train_epochs=5, max_tokens_per_batch="auto")
-    data = run.components.data.train_dataset
+    trained = trainer(demo, tmp_path / "run", **how, num_train_epochs=5, max_tokens_per_batch="auto")
+    run, data = trained.components, trained.components.data.train_dataset
     longest = max(int(data.of_epoch(epoch).lengths.max()) for epoch in range(5))
-    assert int(data.lengths.max()) < longest <= data.longest <= run.config.max_tokens_per_batch
+    assert int(data.lengths.max()) < longest <= data.longest <= trained.config.max_tokens_per_batch
+    model = TrainedModel(run.data.model_config, replace(trained.lora_config, lora_dropout=0.0), torch.bfloat16)
+    auto = replace(trained.config, max_tokens_per_batch="auto", recompute="layer")
+    most = int(data.lengths.max())  # fits, but not what may be drawn
+    small = next(a for a in range(10**7, 10**9, 10**6) if most <= model.largest_budget(a, "layer", most))
+    with pytest.raises(InputError, match=rf"Give --max_positions_per_sample \d+, so (.|\n)*up to {data.longest} pos"):
+        choose_memory_flags(auto, model, [data], 1, small)
