@@ -5,7 +5,8 @@
 The samples are made: random codes (8 a frame) of 200 to 300 frames, 150 to 250 token ids and labels; the clip of each
 sample is also the reference of the next. DIR takes about 6 kB a sample. Each row is a process of its own that imports
 what training imports, then measures: the start (opening, lengths, fingerprint and summary), and the reading of 2,000
-random samples as training reads them. CPU time is that of the process. Memory is PSS, in which pages that several
+random samples as training reads them; with the references of the file, and with drawn ones (2,000 speakers), of which
+the time to draw an epoch is measured too. CPU time is that of the process. Memory is PSS, in which pages that several
 processes map count only a part; "own" leaves out pages of files, which the system takes back when it needs memory.
 
 The forms are compared on rows of one size, 8 x 250 codes and 200 token ids and labels: the shards of this project, and
@@ -23,18 +24,20 @@ from zlib import crc32
 
 import numpy as np
 
+from boson_multimodal.prepared_data.drawn_references import DrawnReferences
 from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
 from boson_multimodal.prepared_data.prepared_folder import MANIFEST, write_manifest
 from boson_multimodal.prepared_data.shard_files import Ragged, Shard, write_shard
 
 CODEBOOKS, ROWS, READ = 8, 4096, 2000
+SPEAKERS, TEXT_IDS = 2000, 60
 FORM_ROWS, FORM_FRAMES, FORM_TOKENS, FORM_SHARDS = 62_500, 250, 200, 8
 
 
 def make_folder(folder: Path, samples: int) -> None:
     """Write prepared data of random samples; shards that are there already stay."""
     folder.mkdir(parents=True, exist_ok=True)
-    tables: dict[str, list[dict[str, Any]]] = {"samples": [], "clips": []}
+    tables: dict[str, Any] = {"samples": [], "clips": [], "references": []}
     for number, start in enumerate(range(0, samples, ROWS)):
         rows, numbers = min(ROWS, samples - start), np.random.default_rng(number)
         frames = numbers.integers(200, 301, rows + 1).astype(np.int32)
@@ -57,15 +60,21 @@ def make_folder(folder: Path, samples: int) -> None:
         }
         ragged |= {"input_ids": tokens, "label_ids": tokens, "clips": Ragged.of(list(pairs), np.int32)}
         keys = Ragged.of_texts([f"{clip:064x}" for clip in clips.tolist()])
+        texts_of = np.full(rows, TEXT_IDS, np.int32)
+        references = {"speaker": clips % SPEAKERS, "group": clips, "clip": clips, "target_frames": frames[:rows]}
+        references |= {"reference_text": texts_of, "target_text": texts_of}
         for table, columns in (
             ("samples", (fixed, ragged)),
             ("clips", ({"frames": frames[:rows]}, {"codes": codes, "key": keys})),
+            ("references", (references, {"joined_ids": Ragged.of([clips[:0]] * rows, np.int32)})),
         ):
             path = folder / f"{table}-{number:05d}.safetensors"
             checksum = Shard(path).checksum if path.exists() else write_shard(path, *columns)
             tables[table].append({"file": path.name, "rows": rows, "index_crc32": checksum})
     settings = {"codec": "made", "num_codebooks": CODEBOOKS, "frames_per_second": 25.0}
     facts = {"file": "made.jsonl", "settings": settings, "fingerprint": "0" * 16, "dropped": 0, "notes": []}
+    about = {"findings": [], "remarks": [], "ids_before_reference": 10, "ids_between_texts": 12}
+    tables["references"] = {**about, "shards": tables["references"]}
     write_manifest(folder, {**facts, **tables})
 
 
@@ -81,12 +90,16 @@ def memory() -> tuple[float, float]:
     return found["Pss"], found["Pss_Anon"]
 
 
-def measure_start(folder: Path) -> dict[str, float]:
-    """Open a folder and read from it."""
+def measure_start(folder: Path, is_drawn: bool) -> dict[str, float]:
+    """Open a folder and read from it; with ``is_drawn`` with drawn references."""
     before, cpu, wall = memory(), time.process_time(), time.perf_counter()
-    data = PreparedDataset(folder, {}, use_delay_pattern=True, max_positions=2048)
-    data.fingerprint(), data.summary()
+    how: dict[str, Any] = {"use_delay_pattern": True, "max_positions": 2048}
+    found = DrawnReferences(folder, {}, seed=0, **how) if is_drawn else PreparedDataset(folder, {}, **how)
+    found.fingerprint(), found.summary()
     start = time.process_time() - cpu, time.perf_counter() - wall
+    cpu = time.process_time()
+    data = [found.of_epoch(epoch) for epoch in range(2)][-1]
+    epoch = (time.process_time() - cpu) / 2
     opened = memory()
     order = np.random.default_rng(0).integers(0, len(data), READ).tolist()
     cpu = time.process_time()
@@ -96,6 +109,7 @@ def measure_start(folder: Path) -> dict[str, float]:
     return {
         "start_cpu_s": start[0],
         "start_wall_s": start[1],
+        "epoch_cpu_s": epoch,
         "opened_pss_mb": opened[0] - before[0],
         "opened_own_mb": opened[1] - before[1],
         "read_pss_mb": read[0] - before[0],
@@ -192,18 +206,22 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--samples", type=int, nargs="+", default=[5000, 50_000, 500_000])
     parser.add_argument("--form", choices=["safetensors", "arrow"], help="Measure one form only, in this process.")
-    parser.add_argument("--start", action="store_true", help="Measure the start of --folder only, in this process.")
+    parser.add_argument(
+        "--start", choices=["file", "random"], help="Measure the start of --folder only, in this process."
+    )
     args = parser.parse_args()
     if args.start or args.form:
-        print(json.dumps(measure_start(args.folder) if args.start else measure_form(args.folder, args.form)))
+        is_drawn = args.start == "random"
+        print(json.dumps(measure_start(args.folder, is_drawn) if args.start else measure_form(args.folder, args.form)))
         return
     args.folder.mkdir(parents=True, exist_ok=True)
     for samples in args.samples:
         folder = args.folder / f"samples-{samples}"
         if not (folder / MANIFEST).exists():
             make_folder(folder, samples)
-        for turn in ("first", "again"):  # the second time, what was read is in the system's cache
-            found = measured_alone("--folder", str(folder), "--start")
+        # The second time, what was read is in the system's cache.
+        for turn, references in (("first", "file"), ("again", "file"), ("drawn references", "random")):
+            found = measured_alone("--folder", str(folder), "--start", references)
             print(f"{samples:>9,} samples, {turn}: " + ", ".join(f"{n} {v:.4g}" for n, v in found.items()), flush=True)
     if not (args.folder / "form.arrow").exists():
         make_forms(args.folder)

@@ -2,7 +2,7 @@
 
 A group holds everything that one of the findings of the check connects. Only targets of the same speaker are compared,
 because references are drawn from those alone. So the fingerprints of one speaker are in memory at a time, about 200
-bytes a second of speech from codes and 440 from waveforms; of all other targets about 100 bytes each.
+bytes a second of speech from codes and 460 from waveforms; of all other targets about 100 bytes each.
 """
 
 import hashlib
@@ -96,8 +96,8 @@ def find_groups(
         # Of equal codes one is compared with others: what occurs too often is not looked for (``MAX_SAME_HASH``).
         members = members[np.lexsort((is_heard[members] == 0, hashes[members]))]
         is_other = np.diff(hashes[members], prepend=~hashes[members[:1]]) != 0
-        for member, first in zip(members, members[is_other][np.cumsum(is_other) - 1], strict=True):
-            groups.join(int(member), int(first))
+        for member, equal in zip(members, members[is_other][np.cumsum(is_other) - 1], strict=True):
+            groups.join(int(member), int(equal))
         different = np.sort(members[is_other])
         _join_same_codes(different, prints, groups)
         if by_sound:

@@ -267,7 +267,7 @@ class Sizes:
         # With other references in each epoch, those of the fullest micro-batch's epoch.
         of_epoch = (dataset.of_epoch(epoch).lengths for dataset in run.data.parts)
         lengths = tuple(list(map(int, found)) for found in of_epoch)
-        longest = max(dataset.longest for dataset in run.data.datasets)
+        longest = max(dataset.longest for dataset in run.data.parts)
         return cls(lengths, max(fullest), budget if is_filled else max(fullest), longest)
 
     @property

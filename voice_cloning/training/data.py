@@ -4,11 +4,9 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, WhisperFeatureExtractor
 from transformers.configuration_utils import PreTrainedConfig
 
@@ -34,11 +32,10 @@ from boson_multimodal.prepared_data.prepared_folder import MANIFEST
 from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
 from voice_cloning.training.fingerprints import file_fingerprint
-from voice_cloning.training.joined_dataset import JoinedDataset
-from voice_cloning.training.mixtures import samples_of_epoch
+from voice_cloning.training.joined_dataset import join_datasets, refuse_other_codecs, refuse_same_samples
+from voice_cloning.training.mixtures import GIVEN_ONCE
 
 TOKENIZER_FILE = "tokenizer.json"
-ONCE = "give it once. A larger number in --data_weights makes its samples come more often"
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,7 @@ def check_data_files(training_config: DistributedTrainingConfig) -> None:
             problems.append(f"{flag} {path}: no such file")
         if flag == "--data_path":
             if (place := os.path.realpath(path)) in seen:
-                problems.append(f"{flag} {path}: is the same as {seen[place]}; {ONCE}")
+                problems.append(f"{flag} {path}: is the same as {seen[place]}; {GIVEN_ONCE}")
             seen[place] = path
     raise_if_any("give ChatML files, .json or .jsonl, or folders of prepared data", problems)
 
@@ -334,56 +331,6 @@ class _DataReader:
         if seed is not None:
             return DrawnReferences(folder, self._wanted, seed=seed, **how)
         return PreparedDataset(folder, self._wanted, packed_from=packed_from, **how)
-
-
-def refuse_other_codecs(datasets: Sequence[SampleDataset], codec_of_source: str | None) -> None:
-    """Check that the codes of all data are of one codec. That codec need not be on this machine.
-
-    Args:
-        codec_of_source: identity of the codec for data whose codes come from the cache or from files of codes.
-
-    Raises:
-        InputError: if they are not. It names the codec of each file and folder.
-    """
-    found = {
-        str(data.data_path): f"of codec {data.codec or codec_of_source}, {data.frames_per_second:g} frames per second"
-        for data in datasets
-    }
-    if len(set(found.values())) > 1:
-        lines = [f"{path}: {codes}" for path, codes in found.items()]
-        raise_if_any("the codes of the data are not of one codec; encode and pack all of them with the same", lines)
-
-
-def join_datasets(datasets: Sequence[SampleDataset], weights: Sequence[float] | None) -> SampleDataset:
-    """Return several data sets as one. Of one, the data set itself: its epochs take each sample once anyway.
-
-    Args:
-        weights: ``--data_weights``.
-
-    Raises:
-        InputError: if an epoch would take no sample of one of them.
-    """
-    if len(datasets) == 1:
-        return datasets[0]
-    if weights is None:
-        return JoinedDataset(datasets)
-    paths = [str(data.data_path) for data in datasets]
-    return JoinedDataset(datasets, samples_of_epoch(paths, list(map(len, datasets)), weights))
-
-
-def refuse_same_samples(datasets: Sequence[SampleDataset]) -> None:
-    """Check that no two data sets hold the same samples, such as a file and the folder that was made of it.
-
-    Raises:
-        InputError: naming both.
-    """
-    problems = [
-        f"{other.data_path}: holds the same samples as {one.data_path}; {ONCE}"
-        for one, other in combinations(datasets, 2)
-        if np.array_equal(one.sizes.text_positions, other.sizes.text_positions)
-        and one.fingerprint() == other.fingerprint()
-    ]
-    raise_if_any("--data_path: the same data twice", problems)
 
 
 def _pack_first(path: str) -> str:

@@ -1,19 +1,20 @@
-"""Several data sets as one, one after the other."""
+"""Several data sets as one, one after the other; and which of them cannot be used together."""
 
 import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import accumulate
+from itertools import accumulate, combinations
 from typing import Any
 
 import numpy as np
 
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
 from boson_multimodal.dataset_sample import ChatMLDatasetSample
+from boson_multimodal.errors import raise_if_any
 from boson_multimodal.sample_dataset import SampleDataset, SampleSizes
-from voice_cloning.training.mixtures import share_words
+from voice_cloning.training.mixtures import GIVEN_ONCE, samples_of_epoch, share_words
 
 
 class JoinedDataset(SampleDataset):
@@ -151,3 +152,53 @@ class JoinedDataset(SampleDataset):
         index = range(len(self))[index]
         number = bisect_right(self._ends, index)
         return self._parts[number], index - (self._ends[number - 1] if number else 0)
+
+
+def refuse_other_codecs(datasets: Sequence[SampleDataset], codec_of_source: str | None) -> None:
+    """Check that the codes of all data are of one codec. That codec need not be on this machine.
+
+    Args:
+        codec_of_source: identity of the codec for data whose codes come from the cache or from files of codes.
+
+    Raises:
+        InputError: if they are not. It names the codec of each file and folder.
+    """
+    found = {
+        str(data.data_path): f"of codec {data.codec or codec_of_source}, {data.frames_per_second:g} frames per second"
+        for data in datasets
+    }
+    if len(set(found.values())) > 1:
+        lines = [f"{path}: {codes}" for path, codes in found.items()]
+        raise_if_any("the codes of the data are not of one codec; encode and pack all of them with the same", lines)
+
+
+def join_datasets(datasets: Sequence[SampleDataset], weights: Sequence[float] | None) -> SampleDataset:
+    """Return several data sets as one. Of one, the data set itself: its epochs take each sample once anyway.
+
+    Args:
+        weights: ``--data_weights``.
+
+    Raises:
+        InputError: if an epoch would take no sample of one of them.
+    """
+    if len(datasets) == 1:
+        return datasets[0]
+    if weights is None:
+        return JoinedDataset(datasets)
+    paths = [str(data.data_path) for data in datasets]
+    return JoinedDataset(datasets, samples_of_epoch(paths, list(map(len, datasets)), weights))
+
+
+def refuse_same_samples(datasets: Sequence[SampleDataset]) -> None:
+    """Check that no two data sets hold the same samples, such as a file and the folder that was made of it.
+
+    Raises:
+        InputError: naming both.
+    """
+    problems = [
+        f"{other.data_path}: holds the same samples as {one.data_path}; {GIVEN_ONCE}"
+        for one, other in combinations(datasets, 2)
+        if np.array_equal(one.sizes.text_positions, other.sizes.text_positions)
+        and one.fingerprint() == other.fingerprint()
+    ]
+    raise_if_any("--data_path: the same data twice", problems)

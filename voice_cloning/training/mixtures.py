@@ -6,6 +6,8 @@ from math import floor
 
 from boson_multimodal.errors import raise_if_any
 
+GIVEN_ONCE = "give it once. A larger number in --data_weights makes its samples come more often"
+"""What to do with a data set that is given twice."""
 MARGIN = 1.01
 """A weight that a message advises is so much larger than the least one, because it is shown with three digits."""
 

@@ -1,5 +1,6 @@
 """In each epoch a sample has another recording of its speaker as reference, as if its record had named it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from boson_multimodal.audio_processing.codes_file import CodesFiles
+from boson_multimodal.errors import InputError
 from boson_multimodal.prepared_data.candidate_pool import KEPT
 from tests.chatml_files import audio, load, text
 from tests.voice_cloning.corpora.packed_data import same_sample
@@ -113,3 +115,28 @@ def test_who_keeps_the_reference_of_the_file_is_said(packed: Path) -> None:
     assert "4 samples have no speaker, and keep the file's reference" in lines
     assert "2 samples keep the file's reference, because their speaker has only one recording (1: alone)" in lines
     assert "2 samples keep the file's reference in the first epoch: no other recording of their speaker" in lines
+
+
+@pytest.mark.parametrize(("table", "column"), [("_samples", "input_ids"), ("_references", "joined_ids")])
+def test_a_damaged_reference_is_named(packed: Path, tmp_path: Path, table: str, column: str) -> None:
+    folder = tmp_path / "packed"
+    shutil.copytree(packed, folder)
+    data = drawn(folder)
+    epoch = data.of_epoch(0)
+    index, part = next(
+        (i, parts[-1])
+        for i in range(len(data))
+        if len(parts := epoch.draws.parts(i)) > 1 and len(getattr(data, table).read(column, parts[-1]))
+    )
+    if column == "input_ids":
+        part = epoch.draws.parts(index)[0]
+    shard, row = getattr(data, table).place(part)
+    whole = shard.path.read_bytes()
+    first, found = np.frombuffer(shard._mapped, np.uint8), shard.read(column, row)
+    place = found.__array_interface__["data"][0] - first.__array_interface__["data"][0]
+    shard.path.write_bytes(whole[:place] + bytes([whole[place] ^ 8]) + whole[place + 1 :])
+    with pytest.raises(InputError, match=f"packed: sample {index} of corpus.jsonl: .*row {row}, {column}: damaged"):
+        drawn(folder).of_epoch(0)[index]
+    shard.path.unlink()
+    with pytest.raises(InputError, match=str(shard.path)):
+        drawn(folder)

@@ -279,6 +279,13 @@ def test_weights_that_do_not_fit_are_named_with_their_size(
     )
 
 
+def dataset_of(lengths: list[int]) -> SimpleNamespace:
+    """Samples that all epochs take alike."""
+    dataset = SimpleNamespace(lengths=lengths, longest=max(lengths))
+    dataset.of_epoch = lambda epoch: dataset
+    return dataset
+
+
 def some_sizes(seed: int) -> tuple[DistributedTrainingConfig, Sizes]:
     """Return random flags and lengths, as a run has them: no sample is longer than the budget."""
     rng = random.Random(seed)
@@ -289,8 +296,8 @@ def some_sizes(seed: int) -> tuple[DistributedTrainingConfig, Sizes]:
         data_path="d", output_dir="/nowhere/o", gradient_accumulation_steps=rng.randint(1, 4), **size
     )
     plan = TrainingPlan(lengths[0], config, world_size=1)
-    evaluation = SimpleNamespace(lengths=lengths[1])
-    data = SimpleNamespace(parts=[SimpleNamespace(lengths=lengths[0]), evaluation], eval_dataset=evaluation)
+    train, evaluation = map(dataset_of, lengths)
+    data = SimpleNamespace(parts=[train, evaluation], eval_dataset=evaluation)
     return config, Sizes.of_run(config, SimpleNamespace(plan=plan, data=data))
 
 

@@ -2,22 +2,26 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+import arabic_voice_cloning_distributed_trainer as program
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
 from boson_multimodal.errors import InputError
 from boson_multimodal.prepared_data.drawn_references import DrawnReferences
 from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
-from tests.training_runs import assert_same_adapter, metrics, trainer
+from tests.training_runs import assert_same_adapter, flags, metrics, trainer
 from tests.voice_cloning.corpora.packed_data import assert_same_data, pack
-from tests.voice_cloning.corpora.spoken_corpus import SpokenCorpus
+from tests.voice_cloning.corpora.spoken_corpus import SpokenCorpus, drawn
+from voice_cloning.run.memory_flags import choose_memory_flags
 from voice_cloning.training.batch_planning import TrainingPlan
 from voice_cloning.training.batches import BatchLoader
 from voice_cloning.training.config import DistributedTrainingConfig
 from voice_cloning.training.epoch_samples import epoch_samples
+from voice_cloning.training.memory_estimate import TrainedModel
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +110,31 @@ def test_data_that_cannot_be_drawn_from_are_refused(demo: Path, packed: Path, tm
 
 def test_the_memory_of_a_run_holds_the_longest_draw(demo: Path, packed: Path, tmp_path: Path) -> None:
     how = {"data_path": packed, "eval_data_path": None, "reference": "random", "max_steps": None}
-    run = trainer(demo, tmp_path / "run", **how, num_train_epochs=5, max_tokens_per_batch="auto")
-    data = run.components.data.train_dataset
+    trained = trainer(demo, tmp_path / "run", **how, num_train_epochs=5, max_tokens_per_batch="auto")
+    run, data = trained.components, trained.components.data.train_dataset
     longest = max(int(data.of_epoch(epoch).lengths.max()) for epoch in range(5))
-    assert int(data.lengths.max()) < longest <= data.longest <= run.config.max_tokens_per_batch
+    assert int(data.lengths.max()) < longest <= data.longest <= trained.config.max_tokens_per_batch
+    model = TrainedModel(run.data.model_config, replace(trained.lora_config, lora_dropout=0.0), torch.bfloat16)
+    auto = replace(trained.config, max_tokens_per_batch="auto", recompute="layer")
+    most = int(data.lengths.max())  # fits, but not what may be drawn
+    small = next(a for a in range(10**7, 10**9, 10**6) if most <= model.largest_budget(a, "layer", most))
+    with pytest.raises(InputError, match=rf"Give --max_positions_per_sample \d+, so (.|\n)*up to {data.longest} pos"):
+        choose_memory_flags(auto, model, [data], 1, small)
+
+
+def test_a_dry_run_counts_the_lengths_of_the_epochs(
+    demo: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = {"data_path": packed, "eval_data_path": None, "reference": "random", "dry_run": True, "gpu": "24"}
+    assert program.main(flags(demo, tmp_path / "run", **how, max_steps=None, num_train_epochs=4)) == 0
+    text = capsys.readouterr().out
+    data = drawn(packed, max_positions=512, seed=DistributedTrainingConfig.seed)
+    lengths = [data.of_epoch(epoch).lengths for epoch in range(4)]
+    in_words = f"{lengths[0].sum():,} positions in the first epoch, {lengths[0].max():,} in the longest sample"
+    assert in_words in text and lengths[0].sum() != data.lengths.sum()
+    config = DistributedTrainingConfig(data_path="a", output_dir="b", max_tokens_per_batch=512, num_train_epochs=4)
+    plan = TrainingPlan(epoch_samples(data), config, 1)
+    fullest = max(plan.positions_of(m, epoch) for epoch in range(4) for m in plan.epoch(epoch).micro_batches)
+    assert f"the fullest micro-batch: {fullest:,} positions" in text
+    assert f"{plan.total_steps:,} optimizer steps" in text
+    assert plan.total_steps == sum(len(plan.epoch(epoch)) for epoch in range(4))
