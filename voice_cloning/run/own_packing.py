@@ -14,6 +14,7 @@ from torch import distributed as dist
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from boson_multimodal.audio_processing.codes_file import CodesFiles
 from boson_multimodal.circumstances import home_path
+from boson_multimodal.errors import InputError
 from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.sample_dataset import SampleDataset
@@ -52,7 +53,11 @@ class OwnPacking:
     """
 
     def __init__(self, code_cache_dir: str, drop_invalid: bool) -> None:
-        self._cache = home_path(code_cache_dir, "--code_cache_dir")
+        self._cache, self._problem = Path(code_cache_dir), None
+        try:
+            self._cache = home_path(code_cache_dir, "--code_cache_dir")
+        except InputError as error:  # there is no home: data whose codes are in files can be trained from all the same
+            self._problem = str(error)
         self._place = self._cache / PREPARED
         self._drop_invalid = drop_invalid
         self._ranks = Ranks.join() if dist.is_initialized() else Ranks()
@@ -88,9 +93,10 @@ class OwnPacking:
         read = self._read.get(dataset.data_path)
         if read is None or not isinstance(dataset, ArabicVoiceCloningDataset):
             return dataset
-        problem = None
+        problem = self._problem
         try:
-            self._place.mkdir(parents=True, exist_ok=True)
+            if problem is None:
+                self._place.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             problem = f"{self._place}: cannot be created ({error.strerror})"
         if not self._has_team():
@@ -124,7 +130,7 @@ class OwnPacking:
 
     def _has_team(self) -> bool:
         """Return whether all processes see the folder of folders. Then ``_team`` are those that share it."""
-        if self._team is None and all(self._ranks.gather(self._place.is_dir())):
+        if self._team is None and all(self._ranks.gather(self._problem is None and self._place.is_dir())):
             self._team = team_that_shares(self._place, is_written=True)
         return self._team is not None
 

@@ -1,5 +1,6 @@
 """Prepared data hold what training reads from the ChatML file, bit for bit, and refuse what does not fit."""
 
+import gc
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from boson_multimodal.audio_processing.codes_file import CodesFiles
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import codec_identity
 from boson_multimodal.errors import InputError
@@ -19,6 +21,7 @@ from tests.voice_cloning.corpora.packed_data import assert_same_data, contents, 
 from tools.prepare_data.__main__ import main
 from voice_cloning.corpora import packing
 from voice_cloning.corpora.encode import encode_files
+from voice_cloning.run.own_packing import OwnPacking
 
 
 @pytest.fixture(autouse=True)
@@ -28,12 +31,30 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "CLIPS_OF_SHARD", 4)
 
 
-def test_a_run_from_prepared_data_is_that_from_the_file_and_needs_nothing_else(demo: Path, tmp_path: Path) -> None:
-    """Neither file, clips, codec nor cache; also where a run that began with the file goes on from the folder."""
+def test_a_run_from_prepared_data_is_that_from_the_file_and_needs_nothing_else(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither file, clips, codec nor cache; also where a run that began with the file goes on from the folder.
+
+    The same holds for a run that packs the file by itself. It keeps nothing of the file in memory.
+    """
     for part in ("train", "val"):
         how = {"prompt_style": "voice_clone", "code_cache_dir": str(demo / "code_cache")}
         pack(demo, demo / f"{part}_chatml_samples.json", tmp_path / part, **how)
-    trainer(demo, tmp_path / "file").train()
+    with monkeypatch.context() as patch:
+        patch.setattr(OwnPacking, "find", lambda *_: None)
+        patch.setattr(OwnPacking, "pack", lambda _, dataset: dataset)
+        file = trainer(demo, tmp_path / "file")
+        assert isinstance(file.components.data.train_dataset, ArabicVoiceCloningDataset)
+        file.train()
+    del file
+    own = trainer(demo, tmp_path / "own")
+    gc.collect()
+    kept = [found for found in gc.get_objects() if type(found) is ArabicVoiceCloningDataset]
+    assert not [found for found in kept if found.data_path == demo / "train_chatml_samples.json"]
+    own.train()
+    assert metrics(tmp_path / "own") == metrics(tmp_path / "file")
+    assert_same_adapter(tmp_path / "own" / "checkpoint-000006", tmp_path / "file" / "checkpoint-000006")
     bare = tmp_path / "bare"
     shutil.copytree(demo / "model", bare / "model")
     where = {"data_path": tmp_path / "train", "eval_data_path": tmp_path / "val"}

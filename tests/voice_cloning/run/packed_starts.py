@@ -48,7 +48,7 @@ def start(demo: Path, path: Path, cache: Path, **settings: Any) -> Start:
 
 def again(demo: Path, files: Path, **settings: Any) -> Start:
     """Start on ``data.json`` of a folder that holds its cache too."""
-    return start(demo, files / "data.json", files / "cache", **settings)
+    return start(demo, files / "data.json", **{"cache": files / "cache", **settings})
 
 
 def folders(cache: Path) -> list[Path]:

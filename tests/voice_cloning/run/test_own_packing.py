@@ -9,6 +9,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
+from boson_multimodal import circumstances
 from boson_multimodal.audio_processing import content_hashes
 from boson_multimodal.audio_processing.codes_file import write_codes_file
 from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
@@ -140,7 +142,7 @@ def test_damaged_files_are_made_again(demo: Path, files: Path, name: str) -> Non
     assert again(demo, files).was_found and len(folders(files / "cache")) == 1
 
 
-def test_codes_from_files_are_packed_too(demo: Path, files: Path) -> None:
+def test_codes_from_files_are_packed_too(demo: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clips play no part then; a file of codes that has changed does."""
     generator = torch.Generator().manual_seed(0)
     names = [f"{name}.wav" for name in ("ref", "0", "1", "2")]
@@ -155,6 +157,11 @@ def test_codes_from_files_are_packed_too(demo: Path, files: Path) -> None:
     first = again(demo, files, **how)
     for clip in files.glob("*.wav"):
         clip.unlink()
+    with monkeypatch.context() as patch:
+        patch.delenv("HOME")
+        patch.setattr(circumstances.os.path, "expanduser", str)
+        homeless = again(demo, files, **how, cache="~/nowhere")
+    assert isinstance(homeless.dataset, ArabicVoiceCloningDataset) and homeless.fingerprint == first.fingerprint
     found = again(demo, files, **how)
     assert found.was_found and "made by codec made" in found.lines[-1]
     assert_same_data(found.dataset, first.dataset)
