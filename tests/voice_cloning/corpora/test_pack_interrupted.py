@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from boson_multimodal.errors import InputError
+from tests.interrupted_writes import InterruptedWrites
 from tests.voice_cloning.corpora.encoded_clips import clips_and_records
 from tests.voice_cloning.corpora.packed_data import contents, pack, prepared
 from voice_cloning.corpora import pack as pack_module
@@ -45,33 +46,16 @@ def test_a_packing_that_ends_at_any_write_goes_on_to_the_same_folder(
     path = clips_and_records(tmp_path, 3)
     pack(demo, path, tmp_path / "whole")
     wanted = contents(tmp_path / "whole")
-    writes, ends_at = 0, 0
-
-    def counted(write: Callable[..., object]) -> Callable[..., object]:
-        def wrapped(*args: object) -> object:
-            nonlocal writes
-            writes += 1
-            if writes == ends_at:
-                raise KeyboardInterrupt
-            return write(*args)
-
-        return wrapped
-
-    monkeypatch.setattr(packing_jobs, "write_shard", counted(packing_jobs.write_shard))
-    monkeypatch.setattr(packing, "write_manifest", counted(packing.write_manifest))
-    for ends_at in range(1, 30):
-        writes, folder = 0, tmp_path / f"packed-{ends_at}"
-        try:
-            pack(demo, path, folder)
-        except KeyboardInterrupt:
-            with pytest.raises(InputError, match="no manifest.json"):
-                prepared(folder)
-            writes = ends_at  # no further one ends
-            pack(demo, path, folder)
-            assert contents(folder) == wanted
-        else:
-            break
-    assert ends_at == 10, "two blocks of two files, two shards of each kind, the manifest"
+    writes, number = InterruptedWrites(monkeypatch), 0
+    writes.watch("write_shard", packing_jobs)
+    writes.watch("write_manifest", packing)
+    for number in writes.each(lambda number: pack(demo, path, tmp_path / f"packed-{number}")):
+        folder = tmp_path / f"packed-{number}"
+        with pytest.raises(InputError, match="no manifest.json"):
+            prepared(folder)
+        pack(demo, path, folder)
+        assert contents(folder) == wanted
+    assert number == 9, "two blocks of two files, two shards of each kind, the manifest"
 
 
 def test_a_packing_that_ended_after_its_manifest_is_tidied_by_the_next(

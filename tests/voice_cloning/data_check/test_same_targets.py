@@ -1,6 +1,5 @@
 """``pack`` groups the targets of a speaker by their speech, from codes and from waveforms."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 import soundfile
 
 from boson_multimodal.prepared_data.prepared_folder import read_manifest
+from tests.interrupted_writes import InterruptedWrites
 from tests.voice_cloning.corpora.packed_data import contents
 from tests.voice_cloning.corpora.spoken_corpus import SpokenCorpus, drawn, mixed_corpus
 from tools.prepare_data.__main__ import main
@@ -86,30 +86,12 @@ def test_a_packing_that_ends_at_any_write_goes_on_to_the_same_folder(
     corpus = SpokenCorpus(tmp_path)
     for frames in (80, 90, 40):
         corpus.add("a", frames)
-    wanted, writes, ends_at = contents(corpus.pack(demo, by_sound=True)), 0, 0
-
-    def counted(write: Callable[..., object]) -> Callable[..., object]:
-        def wrapped(*args: object) -> object:
-            nonlocal writes
-            writes += 1
-            if writes == ends_at:
-                raise KeyboardInterrupt
-            return write(*args)
-
-        return wrapped
-
-    for module in (packing_jobs, same_targets, packing_references):
-        monkeypatch.setattr(module, "write_shard", counted(module.write_shard))
-    for ends_at in range(1, 9):
-        writes, name = 0, f"packed-{ends_at}"
-        try:
-            corpus.pack(demo, name, by_sound=True)
-        except KeyboardInterrupt:
-            writes = ends_at  # no further one ends
-            assert contents(corpus.pack(demo, name, by_sound=True)) == wanted
-        else:
-            break
-    assert ends_at == 7, "a block of two files, shards of clips and samples, fingerprints, references"
+    wanted, writes = contents(corpus.pack(demo, by_sound=True)), InterruptedWrites(monkeypatch)
+    writes.watch("write_shard", packing_jobs, same_targets, packing_references)
+    number = 0
+    for number in writes.each(lambda number: corpus.pack(demo, f"packed-{number}", by_sound=True)):
+        assert contents(corpus.pack(demo, f"packed-{number}", by_sound=True)) == wanted
+    assert number == 6, "a block of two files, shards of clips and samples, fingerprints, references"
 
 
 def test_the_command_groups_by_sound_unless_it_is_asked_for_codes(demo: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import base64
 import json
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset
 from tests.chatml_files import write_clip
 from tests.full_disks import fill, read_only, small_disk
+from tests.interrupted_writes import InterruptedWrites
 from tests.voice_cloning.corpora.encoded_clips import clips_and_records, make_old
 from tests.voice_cloning.corpora.packed_data import contents
 from tests.voice_cloning.corpora.test_pack_interrupted import child, status_of
@@ -34,33 +34,18 @@ def test_a_packing_that_ends_at_any_write_is_done_by_the_next_start(
     demo: Path, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     again(demo, files)
-    wanted, writes, ends_at = prepared(files), 0, 0
+    wanted, writes, number = prepared(files), InterruptedWrites(monkeypatch), 0
+    writes.watch("write_shard", packing_jobs, clip_versions)
+    writes.watch("write_manifest", packing)
 
-    def counted(write: Callable[..., object]) -> Callable[..., object]:
-        def wrapped(*args: object) -> object:
-            nonlocal writes
-            writes += 1
-            if writes == ends_at:
-                raise KeyboardInterrupt
-            return write(*args)
-
-        return wrapped
-
-    for module in (packing_jobs, clip_versions):
-        monkeypatch.setattr(module, "write_shard", counted(module.write_shard))
-    monkeypatch.setattr(packing, "write_manifest", counted(packing.write_manifest))
-    for ends_at in range(1, 30):
+    def pack_anew(_: int) -> None:
         shutil.rmtree(files / "cache" / "prepared")
-        writes = 0
-        try:
-            again(demo, files)
-        except KeyboardInterrupt:
-            writes = ends_at  # no further one ends
-            assert not again(demo, files).was_found
-            assert prepared(files) == wanted
-        else:
-            break
-    assert ends_at == 11, "two blocks of two files, two shards of each kind, the manifest, the clips"
+        again(demo, files)
+
+    for number in writes.each(pack_anew):
+        assert not again(demo, files).was_found
+        assert prepared(files) == wanted, number
+    assert number == 10, "two blocks of two files, two shards of each kind, the manifest, the clips"
 
 
 def test_two_starts_at_once_make_one_folder(demo: Path, files: Path) -> None:
