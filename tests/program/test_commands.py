@@ -124,7 +124,7 @@ def test_an_error_on_another_rank_names_it_and_ends_all(demo: Path, tmp_path: Pa
     ("place", "rank"),
     [
         ("program.load_run_data", 0),
-        ("program.encode_clips_of", 1),
+        ("program.encode_and_pack", 1),
         (f"{TRAINER}._load_model", 1),
         (f"{TRAINER}._evaluate", 1),
         (f"{TRAINER}._write_checkpoint", 0),

@@ -141,7 +141,7 @@ def test_widths_that_cannot_be_quantised_are_refused_before_clips_are_encoded(
     config = json.loads((tmp_path / "model/config.json").read_text(encoding="utf-8"))
     config["audio_ffn_intermediate_size"] = 250
     (tmp_path / "model/config.json").write_text(json.dumps(config), encoding="utf-8")
-    monkeypatch.setattr(program, "encode_clips_of", None)
+    monkeypatch.setattr(program, "encode_and_pack", None)
     with pytest.raises(InputError, match=r"--model_path .*multiples of 64(?s:.*)audio_ffn_intermediate_size is 250"):
         trainer(demo, tmp_path / "out", model_path=tmp_path / "model", quantise=NF4)
 

@@ -56,12 +56,15 @@ def test_two_nodes_train_like_four_ranks_of_one_and_resume(demo: Path, nodes: No
     assert (nodes.folders[1] / "code_cache").is_dir() and not list(nodes.folders[1].rglob("*.tmp"))
     assert "finished: 6 steps" in nodes.log(0) and "step" not in nodes.log(1), "rank 0 writes all messages"
 
-    # The same flags, without those that the record of the run holds. The second node cannot read it.
+    # The same flags, without those that the record of the run holds. The second node cannot read it. It has also lost
+    # what it packed, so all processes read the file again, and it packs anew.
+    shutil.rmtree(nodes.folders[1] / "code_cache" / "prepared")
     for name in ("checkpoint-000004", "checkpoint-000006"):
         shutil.rmtree(nodes.out / name)
     again = {"logging_steps": None, "save_steps": None, "lora_dropout": None, "learning_rate": None}
     assert end_of_all(nodes.start(**again), 280) == [0, 0], nodes.logs()
     assert f"resuming from {nodes.out / 'checkpoint-000002'} at step 2 of 6" in nodes.log(0)
+    assert "found as prepared" not in nodes.log(0)
     assert_same_adapter(nodes.out / "checkpoint-000006", one / "checkpoint-000006")
     assert metrics(nodes.out) == metrics(one)
     assert not (nodes.folders[1] / "out").exists()
@@ -69,6 +72,7 @@ def test_two_nodes_train_like_four_ranks_of_one_and_resume(demo: Path, nodes: No
     # The finished run too.
     assert end_of_all(nodes.start(**again), 280) == [0, 0], nodes.logs()
     assert "this run is finished: step 6" in nodes.log(0)
+    assert nodes.log(0).count("samples found as prepared in") == 2, "training and evaluation data"
 
 
 FAULTS = {

@@ -31,12 +31,16 @@ from voice_cloning.corpora.clip_versions import ClipVersions
 from voice_cloning.corpora.pack import is_packed, remove_remains
 from voice_cloning.corpora.packing import pack_dataset, packing_key
 from voice_cloning.corpora.packing_jobs import PackSettings, forget_sources
+from voice_cloning.training.fingerprints import file_fingerprint
 
 PREPARED = "prepared"
 """The folder in the code cache."""
 CLIPS_SUFFIX = ".clips.safetensors"
 SAMPLES_FOR_POOL = 50_000
 """Fewer samples are packed in this process: others take seconds to start."""
+MOST_WORKERS = 8
+"""Each takes some hundred MB while it packs, beside the processes that will train."""
+TOKENIZER_FILES = "*token*.json"
 PROJECT = Path(__file__).resolve().parents[2]
 SOURCES = (
     "arabic_voice_cloning_dataset.py",
@@ -90,7 +94,8 @@ class PackedFile:
         path = self.settings.data_path
         content = packing_key(self.settings, self.described, self.drop_invalid)
         times = [Path(codes).stat().st_mtime_ns for codes in self.settings.codes]
-        facts = [content, str(path.absolute()), times, program_digest()]
+        tokenizer = [file_fingerprint(found) for found in sorted(self.settings.model_folder.glob(TOKENIZER_FILES))]
+        facts = [content, str(path.absolute()), times, tokenizer, program_digest()]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def find(self, key: str) -> FoundFolder | None:
@@ -149,7 +154,7 @@ class PackedFile:
         for folder in (settings.blocks, settings.shards):
             folder.mkdir(parents=True, exist_ok=True)
         sync(self.place)
-        workers = 1 if len(dataset) < SAMPLES_FOR_POOL else available_cores()
+        workers = 1 if len(dataset) < SAMPLES_FOR_POOL else min(MOST_WORKERS, available_cores())
         try:
             with WorkerPool(workers) as pool:
                 pack_dataset(settings, self.described, dataset, pool)

@@ -95,7 +95,7 @@ def load_run_data(
     )
 
 
-def encode_clips_of(data: RunData, device: torch.device) -> None:
+def _encode_clips(data: RunData, device: torch.device) -> None:
     """Encode the clips whose codes are missing, and say how many. The codec leaves no memory in use."""
     encoded = sum(
         dataset.encode_missing(lambda: load_higgs_audio_tokenizer(data.codec.folder, device))
@@ -111,7 +111,7 @@ def encode_and_pack(data: RunData, device: torch.device) -> RunData:
 
     The samples that were read from the files are then no longer in memory, if the caller drops them.
     """
-    encode_clips_of(data, device)
+    _encode_clips(data, device)
     train = data.train_dataset.with_parts(data.packing.pack)
     held_out = None if data.eval_dataset is None else data.packing.pack(data.eval_dataset)
     data.packing.close()

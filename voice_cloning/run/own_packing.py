@@ -120,7 +120,7 @@ class OwnPacking:
         self._read.clear()
 
     def _not_packed(self, dataset: SampleDataset, problem: str) -> SampleDataset:
-        if self._ranks.is_main:
+        if self._ranks.is_main if self._team is None else self._team.rank == 0:
             logger.info(
                 "%s is not packed: %s. This run trains from the file, and the next start reads it again",
                 dataset.data_path,

@@ -100,7 +100,7 @@ def test_a_clip_is_decoded_once_for_the_recogniser_and_the_listener(
 @pytest.fixture
 def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """No clip is encoded and no weight is loaded."""
-    for name in ("encode_clips_of", "create_higgs_audio_lora_model", "load_base_model", "open_run_directory"):
+    for name in ("encode_and_pack", "create_higgs_audio_lora_model", "load_base_model", "open_run_directory"):
         monkeypatch.setattr(program, name, None)
 
 
