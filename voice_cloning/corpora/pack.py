@@ -214,6 +214,6 @@ def is_packed(folder: Path, key: str) -> bool:
     if manifest["key"] != key:
         raise InputError(
             f"--output_dir {folder}: holds {manifest['file']} as prepared before, from another file or with other "
-            "settings; give another folder, or remove it"
+            "settings (--same_speech is one, which earlier releases did not have); give another folder, or remove it"
         )
     return True
