@@ -1,0 +1,274 @@
+"""The files with which other software serves a merged model: processor, chat template, tokenizer, codec reference.
+
+transformers' ``AutoProcessor`` and vLLM-Omni read them (``docs/serving.md``). The chat template writes the prompt of
+prompt style voice_clone. It is the only one that both can send.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from boson_multimodal import constants as c
+from boson_multimodal.audio_processing.codec_layouts import codec_layout
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import TRANSFORMERS_WEIGHTS, codec_config
+from boson_multimodal.chatml import speech_prompt
+from boson_multimodal.checkpoints import is_hub_id
+from boson_multimodal.cloning_example import VOICE_CLONE_SYSTEM_PROMPT, VoiceCloningExample
+from boson_multimodal.data_types import AudioContent
+from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from boson_multimodal.model.higgs_audio.checkpoint_layouts import delay_token_id
+from voice_cloning.training.data import checkpoint_misfits
+
+PROCESSOR_FILE = "processor_config.json"
+TEMPLATE_FILE = "chat_template.jinja"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+CHAT_TEMPLATE = Path(__file__).with_name(TEMPLATE_FILE)
+
+REPLACED_FILES = (TEMPLATE_FILE, "chat_template.json", PROCESSOR_FILE, "preprocessor_config.json")
+"""Files of a base that are not copied: their content is in the files that are written here."""
+
+BUNDLED_CODEC = "audio_tokenizer"
+"""The folder of a bundled codec inside the merged folder. vLLM-Omni also looks for an encoder under this name."""
+
+ONLY_HERE = (
+    "no other software sends the prompt of prompt_style as_written: in it the reference clip is in a user turn, where "
+    "transformers' processor and vLLM-Omni have no place for a clip. Speak with tools.synthesize, or train with "
+    "--prompt_style voice_clone for a model that they serve"
+)
+
+
+@dataclass(frozen=True)
+class ServedCodec:
+    """The codec that the files of a merged model refer to.
+
+    Attributes:
+        name: a hub id, or the absolute path of a folder.
+        source: where the name comes from, for the log.
+        bundled: a folder in the layout of transformers that is copied into the merged folder, or None.
+    """
+
+    name: str
+    source: str
+    bundled: Path | None = None
+
+    @property
+    def is_default(self) -> bool:
+        """Whether software takes this codec without being told."""
+        return self.name == c.AUDIO_TOKENIZER_ID and self.bundled is None
+
+
+def find_codec(
+    base_folder: Path, flags: dict[str, Any], config: HiggsAudioConfig, codec_id: str | None, bundle: Path | None
+) -> ServedCodec:
+    """Return the codec of a merged model. No weight is loaded.
+
+    The first of these wins: ``codec_id``, the hub id of the codec that training used, the one in the base's
+    ``processor_config.json``, the released codec.
+
+    Args:
+        base_folder: the base's checkpoint.
+        flags: the flags of the training run, without paths; they may be empty.
+        config: the base's configuration, which a codec in a folder must fit.
+        codec_id: the value of ``--codec_id``: a folder or a hub id.
+        bundle: the value of ``--bundle_codec``.
+
+    Raises:
+        InputError: if a folder is not a codec in the layout of transformers that fits the model, or ``codec_id`` is
+            neither a folder nor a hub id.
+    """
+    problems = [] if bundle is None else _codec_problems(bundle, config, f"--bundle_codec {bundle}")
+    trained = flags.get("audio_tokenizer_path")
+    processor = _json_of(base_folder / PROCESSOR_FILE).get("audio_tokenizer")
+    of_base = processor.get("audio_tokenizer_name_or_path") if isinstance(processor, dict) else None
+    if codec_id is not None:
+        folder = Path(codec_id).expanduser()
+        found = ServedCodec(codec_id, "from --codec_id", bundle)
+        if folder.is_dir():
+            problems += _codec_problems(folder, config, f"--codec_id {codec_id}")
+            found = ServedCodec(str(folder.resolve()), "from --codec_id; a folder of this machine", bundle)
+        elif not is_hub_id(codec_id):
+            problems.append(f"--codec_id {codec_id}: no such folder; give a codec's folder or its hub id OWNER/NAME")
+    elif trained and is_hub_id(trained):
+        found = ServedCodec(trained, "with which the adapter was trained", bundle)
+    elif isinstance(of_base, str) and is_hub_id(of_base):
+        found = ServedCodec(of_base, f"from the base's {PROCESSOR_FILE}", bundle)
+    else:
+        where = f", trained with the codec in a local folder {trained}" if trained else ""
+        found = ServedCodec(
+            c.AUDIO_TOKENIZER_ID, f"the released one: a guess{where}; give --codec_id if it is another", bundle
+        )
+    raise_if_any("the codec cannot be served", problems)
+    return found
+
+
+def _codec_problems(folder: Path, config: HiggsAudioConfig, shown: str) -> list[str]:
+    """Return why transformers' processor could not read a codec in this folder, or not use it with the model."""
+    try:
+        if codec_layout(folder) != "transformers":
+            return [f"{shown}: in Boson's original layout, which transformers' processor does not read"]
+        codec = codec_config(folder)
+    except InputError as error:
+        return [f"{shown}: {error}"]
+    if not any(folder.glob(TRANSFORMERS_WEIGHTS)):
+        return [f"{shown}: no {TRANSFORMERS_WEIGHTS} in it; give a whole codec"]
+    pairs = {
+        "codebooks": (config.audio_num_codebooks, codec.num_quantizers),
+        "codes per codebook": (config.audio_codebook_size, codec.codebook_size),
+        "samples per second": (c.CODEC_SAMPLE_RATE, codec.sample_rate),
+    }
+    return [
+        f"{shown}: has {there} {name}, the model needs {here}" for name, (here, there) in pairs.items() if here != there
+    ]
+
+
+def check_tokenizer(base_folder: Path, config: HiggsAudioConfig) -> None:
+    """Check that the base's tokenizer has the tokens of a prompt with the ids of the model, before weights are loaded.
+
+    Raises:
+        InputError: listing the tokens that are missing or have another id.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    wanted = {
+        token: tokenizer.convert_tokens_to_ids(token) for token in (c.BEGIN_OF_TEXT, c.START_HEADER, c.END_OF_TURN)
+    }
+    missing = [f"{token} is missing" for token, found in wanted.items() if found in (None, tokenizer.unk_token_id)]
+    for name, number in (("pad", config.pad_token_id), ("delay", delay_token_id(config))):
+        if tokenizer.convert_ids_to_tokens(number) is None:
+            missing.append(f"the {name} token, id {number} in config.json, is missing")
+    raise_if_any(
+        f"{base_folder}: its tokenizer does not fit its config.json",
+        missing + checkpoint_misfits(config, tokenizer, None),
+    )
+
+
+def write_serving_files(base_folder: Path, folder: Path, config: HiggsAudioConfig, codec: ServedCodec) -> list[str]:
+    """Write what ``AutoProcessor`` and vLLM-Omni need into a merged folder in the layout of transformers.
+
+    Args:
+        base_folder: the base's checkpoint.
+        folder: the merged folder, which has ``config.json`` and the tokenizer.
+        config: the model's configuration.
+        codec: the result of :func:`find_codec`.
+
+    Returns:
+        One line for each decision that a user should know of.
+
+    Raises:
+        InputError: if the written tokenizer and template do not give the ids of the trained prompt.
+    """
+    lines = [f"codec: {codec.name} ({codec.source})", *_replaced(base_folder)]
+    shutil.copyfile(CHAT_TEMPLATE, folder / TEMPLATE_FILE)
+    lines += _complete_tokenizer(folder, config)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    _write_json(folder / PROCESSOR_FILE, processor_fields(config, tokenizer, codec.name))
+    if codec.bundled is not None:
+        (folder / BUNDLED_CODEC).mkdir()
+        for path in sorted(codec.bundled.iterdir()):
+            if path.match(TRANSFORMERS_WEIGHTS) or path.suffix == ".json":
+                shutil.copyfile(path, folder / BUNDLED_CODEC / path.name)
+    if not codec.is_default:
+        fields = _json_of(folder / "config.json")
+        fields |= {"audio_tokenizer_id": None if codec.bundled else codec.name}
+        fields |= {"audio_tokenizer_subdir": BUNDLED_CODEC} if codec.bundled else {}
+        _write_json(folder / "config.json", fields)
+    _check_prompt(folder, tokenizer)
+    return lines
+
+
+def processor_fields(config: HiggsAudioConfig, tokenizer: PreTrainedTokenizerBase, codec: str) -> dict[str, Any]:
+    """Return the content of ``processor_config.json``.
+
+    The extractor does not pad clips (``hop_length`` 1): training encodes them as they are.
+    """
+    extractor = {"feature_extractor_type": "DacFeatureExtractor", "feature_size": 1, "hop_length": 1}
+    extractor |= {"padding_side": "right", "padding_value": 0.0, "return_attention_mask": True}
+    extractor |= {"sampling_rate": c.CODEC_SAMPLE_RATE}
+    codec_class = "HiggsAudioV2TokenizerModel"
+    return {
+        "processor_class": "HiggsAudioV2Processor",
+        "audio_tokenizer": {"audio_tokenizer_class": codec_class, "audio_tokenizer_name_or_path": codec},
+        "feature_extractor": extractor,
+        "audio_token": c.AUDIO_OUT,
+        "audio_bos_token": c.AUDIO_OUT_BOS,
+        "audio_eos_token": c.AUDIO_EOS,
+        "audio_delay_token": tokenizer.convert_ids_to_tokens(delay_token_id(config)),
+        "audio_stream_bos_id": config.audio_stream_bos_id,
+        "audio_stream_eos_id": config.audio_stream_eos_id,
+    }
+
+
+def _replaced(base_folder: Path) -> list[str]:
+    """Return a line about each file or field of the base that differs from what is written in its place."""
+    lines = []
+    template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    found = {
+        TEMPLATE_FILE: _text_of(base_folder / TEMPLATE_FILE),
+        **{name: _json_of(base_folder / name).get("chat_template") for name in TEMPLATE_HOLDERS},
+    }
+    others = [name for name, text in found.items() if text is not None and text != template]
+    if others:
+        lines.append(
+            f"the base's chat template ({', '.join(others)}) is replaced by the one that writes the prompt of the "
+            "training: vLLM-Omni doubles marks of the clip with the released template, which also drops a clip in a "
+            "user turn without a message"
+        )
+    others = [name for name in (PROCESSOR_FILE, "preprocessor_config.json") if (base_folder / name).is_file()]
+    if others:
+        lines.append(f"the base's {' and '.join(others)} is not kept: {PROCESSOR_FILE} is written anew")
+    return lines
+
+
+TEMPLATE_HOLDERS = ("chat_template.json", TOKENIZER_CONFIG_FILE, PROCESSOR_FILE)
+"""JSON files that may hold a chat template in the field ``chat_template``."""
+
+
+def _complete_tokenizer(folder: Path, config: HiggsAudioConfig) -> list[str]:
+    """Remove a template of the base from the tokenizer's settings, and add the bos and the pad token if it has none.
+
+    transformers' processor pads every prompt, also a single one, and fails without a pad token.
+    """
+    tokenizer, fields = AutoTokenizer.from_pretrained(folder), _json_of(folder / TOKENIZER_CONFIG_FILE)
+    wanted = {"bos_token": c.BEGIN_OF_TEXT, "pad_token": tokenizer.convert_ids_to_tokens(config.pad_token_id)}
+    added = {name: token for name, token in wanted.items() if getattr(tokenizer, name) is None}
+    if added or "chat_template" in fields:
+        fields.pop("chat_template", None)
+        _write_json(folder / TOKENIZER_CONFIG_FILE, fields | added)
+    return [f"the tokenizer has no {name}; {token} is written as it" for name, token in added.items()]
+
+
+def _check_prompt(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Compare the ids of the written template with those of training, for one prompt."""
+    example = VoiceCloningExample("\u0646\u0639\u0645 1", AudioContent(), "\u0644\u0627.", AudioContent())
+    wanted, _ = speech_prompt(example.conversation("voice_clone"), tokenizer)
+    turns = [("system", VOICE_CLONE_SYSTEM_PROMPT), ("user", example.reference_text)]
+    turns += [("assistant", [{"type": "audio", "path": ""}]), ("user", example.target_text)]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    found = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    if found != wanted:
+        raise InputError(f"{folder}: with its tokenizer, {TEMPLATE_FILE} does not give the ids of the trained prompt")
+
+
+def _text_of(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file of a checkpoint; an empty one if there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); fetch it again") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path}: does not hold a JSON object; fetch it again")
+    return found
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
