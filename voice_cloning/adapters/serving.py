@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from boson_multimodal import constants as c
 from boson_multimodal.audio_processing.codec_layouts import codec_layout
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import TRANSFORMERS_WEIGHTS, codec_config
 from boson_multimodal.chatml import speech_prompt
-from boson_multimodal.checkpoints import is_hub_id
+from boson_multimodal.checkpoints import is_hub_id, naming_damage
+from boson_multimodal.circumstances import home_path
 from boson_multimodal.cloning_example import VOICE_CLONE_SYSTEM_PROMPT, VoiceCloningExample
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
@@ -32,13 +34,16 @@ CHAT_TEMPLATE = Path(__file__).with_name(TEMPLATE_FILE)
 REPLACED_FILES = (TEMPLATE_FILE, "chat_template.json", PROCESSOR_FILE, "preprocessor_config.json")
 """Files of a base that are not copied: their content is in the files that are written here."""
 
+TEMPLATE_HOLDERS = ("chat_template.json", TOKENIZER_CONFIG_FILE, PROCESSOR_FILE)
+"""JSON files of a base that may hold a chat template, in the field ``chat_template``."""
+
 BUNDLED_CODEC = "audio_tokenizer"
 """The folder of a bundled codec inside the merged folder. vLLM-Omni also looks for an encoder under this name."""
 
 ONLY_HERE = (
-    "no other software sends the prompt of prompt_style as_written: in it the reference clip is in a user turn, where "
-    "transformers' processor and vLLM-Omni have no place for a clip. Speak with tools.synthesize, or train with "
-    "--prompt_style voice_clone for a model that they serve"
+    "prompt_style as_written: transformers' processor and vLLM-Omni cannot send a prompt with the reference clip in a "
+    "user turn; only this project's commands can (synthesize, evaluate, studio). For a model that they serve, train "
+    "with --prompt_style voice_clone"
 )
 
 
@@ -81,45 +86,50 @@ def find_codec(
         InputError: if a folder is not a codec in the layout of transformers that fits the model, or ``codec_id`` is
             neither a folder nor a hub id.
     """
-    problems = [] if bundle is None else _codec_problems(bundle, config, f"--bundle_codec {bundle}")
-    trained = flags.get("audio_tokenizer_path")
+    bundle = None if bundle is None else home_path(bundle, "--bundle_codec")
+    problems = [] if bundle is None else _codec_problems(bundle, config, "--bundle_codec")
+    trained = flags.get("audio_tokenizer_path") or ""
     processor = _json_of(base_folder / PROCESSOR_FILE).get("audio_tokenizer")
-    of_base = processor.get("audio_tokenizer_name_or_path") if isinstance(processor, dict) else None
+    of_base = str(processor.get("audio_tokenizer_name_or_path")) if isinstance(processor, dict) else ""
     if codec_id is not None:
-        folder = Path(codec_id).expanduser()
-        found = ServedCodec(codec_id, "from --codec_id", bundle)
+        name, source = codec_id, "from --codec_id; a hub id, which is not looked up"
+        folder = home_path(codec_id, "--codec_id")
         if folder.is_dir():
-            problems += _codec_problems(folder, config, f"--codec_id {codec_id}")
-            found = ServedCodec(str(folder.resolve()), "from --codec_id; a folder of this machine", bundle)
+            problems += _codec_problems(folder, config, "--codec_id")
+            name, source = str(folder.resolve()), "from --codec_id; a folder that only this machine has"
         elif not is_hub_id(codec_id):
             problems.append(f"--codec_id {codec_id}: no such folder; give a codec's folder or its hub id OWNER/NAME")
-    elif trained and is_hub_id(trained):
-        found = ServedCodec(trained, "with which the adapter was trained", bundle)
-    elif isinstance(of_base, str) and is_hub_id(of_base):
-        found = ServedCodec(of_base, f"from the base's {PROCESSOR_FILE}", bundle)
+    elif is_hub_id(trained):
+        name, source = trained, "the one of the training"
+    elif is_hub_id(of_base):
+        name, source = of_base, f"from the base's {PROCESSOR_FILE}"
     else:
-        where = f", trained with the codec in a local folder {trained}" if trained else ""
-        found = ServedCodec(
-            c.AUDIO_TOKENIZER_ID, f"the released one: a guess{where}; give --codec_id if it is another", bundle
-        )
+        local = Path(trained or of_base).name
+        used = f", because only a local folder is recorded: {local}" if local else ""
+        name, source = c.AUDIO_TOKENIZER_ID, f"the released one: a guess{used}; give --codec_id if it is another"
     raise_if_any("the codec cannot be served", problems)
-    return found
+    return ServedCodec(name, source, bundle)
 
 
-def _codec_problems(folder: Path, config: HiggsAudioConfig, shown: str) -> list[str]:
+def _codec_problems(folder: Path, config: HiggsAudioConfig, flag: str) -> list[str]:
     """Return why transformers' processor could not read a codec in this folder, or not use it with the model."""
+    shown = f"{flag} {folder}"
     try:
-        if codec_layout(folder) != "transformers":
-            return [f"{shown}: in Boson's original layout, which transformers' processor does not read"]
-        codec = codec_config(folder)
+        with naming_damage(shown):
+            layout, codec = codec_layout(folder), codec_config(folder)
+    except StrictDataclassError as error:
+        return [f"{shown}: its config.json has a wrong value ({' '.join(str(error).split())}); fetch it again"]
     except InputError as error:
-        return [f"{shown}: {error}"]
+        return [str(error) if str(error).startswith(flag) else f"{flag} {error}"]  # or it begins with the folder
+    if layout != "transformers":
+        return [f"{shown}: in Boson's original layout, which transformers' processor does not read"]
     if not any(folder.glob(TRANSFORMERS_WEIGHTS)):
         return [f"{shown}: no {TRANSFORMERS_WEIGHTS} in it; give a whole codec"]
     pairs = {
         "codebooks": (config.audio_num_codebooks, codec.num_quantizers),
         "codes per codebook": (config.audio_codebook_size, codec.codebook_size),
         "samples per second": (c.CODEC_SAMPLE_RATE, codec.sample_rate),
+        "code frames per second": (c.FRAMES_PER_SECOND, codec.frame_rate),
     }
     return [
         f"{shown}: has {there} {name}, the model needs {here}" for name, (here, there) in pairs.items() if here != there
@@ -161,11 +171,11 @@ def write_serving_files(base_folder: Path, folder: Path, config: HiggsAudioConfi
     Raises:
         InputError: if the written tokenizer and template do not give the ids of the trained prompt.
     """
-    lines = [f"codec: {codec.name} ({codec.source})", *_replaced(base_folder)]
     shutil.copyfile(CHAT_TEMPLATE, folder / TEMPLATE_FILE)
-    lines += _complete_tokenizer(folder, config)
+    lines = [f"codec: {codec.name} ({codec.source})", *_complete_tokenizer(folder, config)]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     _write_json(folder / PROCESSOR_FILE, processor_fields(config, tokenizer, codec.name))
+    lines += _replaced(base_folder, folder)
     if codec.bundled is not None:
         (folder / BUNDLED_CODEC).mkdir()
         for path in sorted(codec.bundled.iterdir()):
@@ -202,29 +212,23 @@ def processor_fields(config: HiggsAudioConfig, tokenizer: PreTrainedTokenizerBas
     }
 
 
-def _replaced(base_folder: Path) -> list[str]:
-    """Return a line about each file or field of the base that differs from what is written in its place."""
-    lines = []
+def _replaced(base_folder: Path, folder: Path) -> list[str]:
+    """Return a line about each file of the base that says something else than what is written in its place."""
     template = CHAT_TEMPLATE.read_text(encoding="utf-8")
-    found = {
-        TEMPLATE_FILE: _text_of(base_folder / TEMPLATE_FILE),
-        **{name: _json_of(base_folder / name).get("chat_template") for name in TEMPLATE_HOLDERS},
-    }
-    others = [name for name, text in found.items() if text is not None and text != template]
-    if others:
+    found = {name: _json_of(base_folder / name).get("chat_template") for name in TEMPLATE_HOLDERS}
+    if (base_folder / TEMPLATE_FILE).is_file():
+        found[TEMPLATE_FILE] = (base_folder / TEMPLATE_FILE).read_text(encoding="utf-8")
+    lines = []
+    if others := [name for name, text in found.items() if text not in (None, template)]:
         lines.append(
             f"the base's chat template ({', '.join(others)}) is replaced by the one that writes the prompt of the "
-            "training: vLLM-Omni doubles marks of the clip with the released template, which also drops a clip in a "
-            "user turn without a message"
+            "training. With the released template, vLLM-Omni marks the reference clip twice, and a clip in a user turn "
+            "is dropped without a message"
         )
-    others = [name for name in (PROCESSOR_FILE, "preprocessor_config.json") if (base_folder / name).is_file()]
-    if others:
-        lines.append(f"the base's {' and '.join(others)} is not kept: {PROCESSOR_FILE} is written anew")
+    base, new = (_json_of(where / PROCESSOR_FILE) for where in (base_folder, folder))
+    if changed := [name for name in base if name != "chat_template" and base[name] != new.get(name)]:
+        lines.append(f"the base's {PROCESSOR_FILE} is replaced; it had another {', '.join(changed)}")
     return lines
-
-
-TEMPLATE_HOLDERS = ("chat_template.json", TOKENIZER_CONFIG_FILE, PROCESSOR_FILE)
-"""JSON files that may hold a chat template in the field ``chat_template``."""
 
 
 def _complete_tokenizer(folder: Path, config: HiggsAudioConfig) -> list[str]:
@@ -251,10 +255,6 @@ def _check_prompt(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     found = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     if found != wanted:
         raise InputError(f"{folder}: with its tokenizer, {TEMPLATE_FILE} does not give the ids of the trained prompt")
-
-
-def _text_of(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def _json_of(path: Path) -> dict[str, Any]:

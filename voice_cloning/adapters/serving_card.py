@@ -62,7 +62,7 @@ def _transformers_lines(codec: ServedCodec) -> list[str]:
 
 
 def _vllm_omni_lines(codec: ServedCodec) -> list[str]:
-    encoder = THIS_FOLDER if codec.bundled else CODEC_FOLDER
+    encoder = f"{THIS_FOLDER}/{BUNDLED_CODEC}" if codec.bundled else CODEC_FOLDER
     decoder = f"the folder `{BUNDLED_CODEC}` of this model" if codec.bundled else f"`{_public(codec.name)}`"
     return [
         "### vLLM-Omni",

@@ -14,38 +14,24 @@ from transformers import AutoProcessor, AutoTokenizer, BatchFeature, HiggsAudioV
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.chatml import speech_prompt
 from boson_multimodal.data_types import AudioContent
-from boson_multimodal.model.higgs_audio.checkpoint_layouts import TRANSFORMERS
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
-from tests.exported_adapters import arguments
 from tests.voice_cloning.speech.cloners import checkpoint_of, entry_of, targets
-from tools import merge_adapter as tool
 from voice_cloning.speech.requests import SpeechRequest, request_of_text
 from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 
 TEXTS = (
     "نعم",
     "ذَهَبَ الوَلَدُ إلى المَدرَسَةِ.",
-    "في عام 2024 سافر 15 طالبا.",
+    "15 طالبا سافروا في عام 2024.",
     "الساعة ٣:٤٥ مساءً",
     "هل وصل القطار؟",
-    "قالَ: «لا»، ثم خرج!",
+    "«لا»، قالَ ثم خرج!",
     "GPU و CPU في جملة واحدة",
     "سطر أول\nسطر ثان",
 )
 """Beside these each voice speaks the text that was memorised in it, and that of the other voice: 20 prompts."""
 COLUMNS = 75
 """Columns of codes that are generated: the memorised clips end before."""
-
-
-@pytest.fixture(scope="module")
-def served(
-    demo: Path, memorised: ArabicVoiceCloningDistributedTrainer, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    """A merged folder whose files name the demo's codec by its path."""
-    output = tmp_path_factory.mktemp("served") / "model"
-    codec = "--codec_id", str(demo / "audio_tokenizer")
-    assert tool.main(arguments(demo, checkpoint_of(memorised), output, TRANSFORMERS, *codec)) == 0
-    return output
 
 
 @pytest.fixture(scope="module")
