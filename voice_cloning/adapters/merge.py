@@ -269,8 +269,7 @@ def export_merged(
             the layout of transformers alone (:func:`find_codec`).
 
     Raises:
-        InputError, VerificationError: the errors of :func:`merge`, of :func:`find_codec` and of
-            :func:`write_serving_files`.
+        InputError, VerificationError: the errors of :func:`merge`, :func:`check_tokenizer` and :func:`find_codec`.
     """
     adapter = read_adapter(adapter_folder)
     revision = model_revision or adapter.config.revision or MODEL_REVISION

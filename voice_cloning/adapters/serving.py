@@ -137,23 +137,38 @@ def _codec_problems(folder: Path, config: HiggsAudioConfig, flag: str) -> list[s
 
 
 def check_tokenizer(base_folder: Path, config: HiggsAudioConfig) -> None:
-    """Check that the base's tokenizer has the tokens of a prompt with the ids of the model, before weights are loaded.
+    """Check that a prompt can be written with the base's tokenizer. No weight is loaded.
 
     Raises:
-        InputError: listing the tokens that are missing or have another id.
+        InputError: listing the tokens that are missing or have another id than in ``config.json``; or if the chat
+            template does not give the ids of the training.
     """
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
-    wanted = {
-        token: tokenizer.convert_tokens_to_ids(token) for token in (c.BEGIN_OF_TEXT, c.START_HEADER, c.END_OF_TURN)
-    }
-    missing = [f"{token} is missing" for token, found in wanted.items() if found in (None, tokenizer.unk_token_id)]
-    for name, number in (("pad", config.pad_token_id), ("delay", delay_token_id(config))):
+    problems = checkpoint_misfits(config, tokenizer, None)
+    for token in (c.BEGIN_OF_TEXT, c.START_HEADER, c.END_HEADER, c.END_OF_TURN):
+        if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
+            problems.append(f"{token} is missing")
+    numbers = {"delay": delay_token_id(config)} | ({} if tokenizer.pad_token else {"pad": config.pad_token_id})
+    for name, number in numbers.items():
         if tokenizer.convert_ids_to_tokens(number) is None:
-            missing.append(f"the {name} token, id {number} in config.json, is missing")
-    raise_if_any(
-        f"{base_folder}: its tokenizer does not fit its config.json",
-        missing + checkpoint_misfits(config, tokenizer, None),
-    )
+            problems.append(f"id {number} is missing, which is the {name} token by config.json")
+    advice = "no other software could write its prompts. Give a tokenizer that fits, or export the original layout"
+    raise_if_any(f"{base_folder}: its tokenizer does not fit its config.json; {advice}", problems)
+    if not _writes_trained_prompt(tokenizer):
+        misfit = "with its tokenizer, the ids of the chat template are not those of the training"
+        raise InputError(f"{base_folder}: {misfit}; {advice}")
+
+
+def _writes_trained_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Compare the ids of the chat template with those of training, for one prompt."""
+    example = VoiceCloningExample("\u0646\u0639\u0645 1", AudioContent(), "\u0644\u0627.", AudioContent())
+    wanted, _ = speech_prompt(example.conversation("voice_clone"), tokenizer)
+    turns = [("system", VOICE_CLONE_SYSTEM_PROMPT), ("user", example.reference_text)]
+    turns += [("assistant", [{"type": "audio", "path": ""}]), ("user", example.target_text)]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    how = {"chat_template": template, "add_generation_prompt": True, "return_dict": False}
+    return tokenizer.apply_chat_template(messages, **how) == wanted
 
 
 def write_serving_files(base_folder: Path, folder: Path, config: HiggsAudioConfig, codec: ServedCodec) -> list[str]:
@@ -167,9 +182,6 @@ def write_serving_files(base_folder: Path, folder: Path, config: HiggsAudioConfi
 
     Returns:
         One line for each decision that a user should know of.
-
-    Raises:
-        InputError: if the written tokenizer and template do not give the ids of the trained prompt.
     """
     shutil.copyfile(CHAT_TEMPLATE, folder / TEMPLATE_FILE)
     lines = [f"codec: {codec.name} ({codec.source})", *_complete_tokenizer(folder, config)]
@@ -186,7 +198,6 @@ def write_serving_files(base_folder: Path, folder: Path, config: HiggsAudioConfi
         fields |= {"audio_tokenizer_id": None if codec.bundled else codec.name}
         fields |= {"audio_tokenizer_subdir": BUNDLED_CODEC} if codec.bundled else {}
         _write_json(folder / "config.json", fields)
-    _check_prompt(folder, tokenizer)
     return lines
 
 
@@ -243,18 +254,6 @@ def _complete_tokenizer(folder: Path, config: HiggsAudioConfig) -> list[str]:
         fields.pop("chat_template", None)
         _write_json(folder / TOKENIZER_CONFIG_FILE, fields | added)
     return [f"the tokenizer has no {name}; {token} is written as it" for name, token in added.items()]
-
-
-def _check_prompt(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Compare the ids of the written template with those of training, for one prompt."""
-    example = VoiceCloningExample("\u0646\u0639\u0645 1", AudioContent(), "\u0644\u0627.", AudioContent())
-    wanted, _ = speech_prompt(example.conversation("voice_clone"), tokenizer)
-    turns = [("system", VOICE_CLONE_SYSTEM_PROMPT), ("user", example.reference_text)]
-    turns += [("assistant", [{"type": "audio", "path": ""}]), ("user", example.target_text)]
-    messages = [{"role": role, "content": content} for role, content in turns]
-    found = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    if found != wanted:
-        raise InputError(f"{folder}: with its tokenizer, {TEMPLATE_FILE} does not give the ids of the trained prompt")
 
 
 def _json_of(path: Path) -> dict[str, Any]:

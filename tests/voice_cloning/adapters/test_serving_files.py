@@ -27,7 +27,14 @@ from tests.voice_cloning.speech.cloners import checkpoint_of
 from tools import merge_adapter as tool
 from tools.demo.codec import write_original_codec
 from voice_cloning.adapters.merge import export_merged
-from voice_cloning.adapters.serving import CHAT_TEMPLATE, ONLY_HERE, ServedCodec, find_codec, write_serving_files
+from voice_cloning.adapters.serving import (
+    CHAT_TEMPLATE,
+    ONLY_HERE,
+    ServedCodec,
+    check_tokenizer,
+    find_codec,
+    write_serving_files,
+)
 from voice_cloning.run.report import data_lines
 
 RELEASED = ServedCodec(AUDIO_TOKENIZER_ID, "")
@@ -267,10 +274,22 @@ def test_a_tokenizer_that_lacks_a_token_of_the_prompt_is_refused(
     (base / "tokenizer.json").write_text(text)
     with pytest.raises(InputError) as caught:
         export_merged(checkpoint_of(memorised), str(base), tmp_path / "out", TRANSFORMERS)
-    assert "its tokenizer does not fit its config.json (2)" in str(caught.value)
+    assert "its tokenizer does not fit its config.json; no other software could" in str(caught.value)
+    assert "(2):" in str(caught.value)
     assert "<|eot_id|> is missing" in str(caught.value) and "<|audio_eos|> is None in the tokenizer" in str(
         caught.value
     )
+
+
+def test_a_tokenizer_that_reads_the_template_otherwise_is_refused(
+    demo: Path, config: HiggsAudioConfig, tmp_path: Path
+) -> None:
+    """Training tokenizes each part alone. This tokenizer joins the end of a header with the text after it."""
+    fields = json.loads((demo / "model" / "tokenizer.json").read_text())
+    fields["normalizer"] = {"type": "Replace", "pattern": {"Regex": "\\n\\n(?=.)"}, "content": " "}
+    base = base_with(demo, tmp_path / "base", tokenizer__json=fields)
+    with pytest.raises(InputError, match="the ids of the chat template are not those of the training"):
+        check_tokenizer(base, config)
 
 
 # -- the template ------------------------------------------------------------------------------------------------------
@@ -313,9 +332,11 @@ def test_a_scene_is_written_inside_the_system_turn(served: Path) -> None:
     speakers = "\n\nSPEAKER0: <|audio_out_bos|><|AUDIO_OUT|><|audio_eos|>\nSPEAKER1: feminine"
     for found, more in ((content, speakers), (content[:1], ""), ("Quiet room.", "")):
         assert rendered(served, [{"role": "scene", "content": found}], False) == system + scene.format(more)
-    assert rendered(served, [{"role": "user", "content": "a"}], False) == (
-        f"{system}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\na<|eot_id|>"
-    )
+    parts = [{"type": "text", "text": text} for text in ("a ", "\n b")]
+    for found, text in (("a", "a"), (" a\n", "a"), (parts[:1], "a"), (parts, "a b")):
+        assert rendered(served, [{"role": "user", "content": found}], False) == (
+            f"{system}<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n{text}<|eot_id|>"
+        )
 
 
 def test_a_longer_conversation_has_the_ids_of_training(served: Path) -> None:
