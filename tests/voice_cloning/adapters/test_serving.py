@@ -12,6 +12,9 @@ from torch import Tensor
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, HiggsAudioV2ForConditionalGeneration
 
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
+from boson_multimodal.audio_processing.clips import read_waveform
+from boson_multimodal.audio_processing.higgs_audio_tokenizer import HiggsAudioTokenizer
+from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import speech_prompt
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
@@ -119,6 +122,22 @@ def test_the_processor_gives_the_ids_of_our_prompt(
         conversation(requests[0]), add_generation_prompt=True, tokenize=True, return_tensors="pt"
     )
     assert torch.equal(bare, alone[0]["input_ids"])
+
+
+def test_the_processor_gives_the_codes_of_training(
+    processor: Any, requests: list[SpeechRequest], alone: list[BatchFeature], codec: HiggsAudioTokenizer
+) -> None:
+    """For both references, and for lengths of whole frames of 960 samples and between them."""
+    for row in (0, 10):
+        clip = Clip.of(requests[row].references()[0], requests[row].base_dir)
+        samples = read_waveform(clip).resampled(codec.sampling_rate)
+        assert torch.equal(undelayed(alone[row]["audio_input_ids"][0]), codec.encode(samples[None])[0])
+        for length in (len(samples) // 960 * 960 + odd for odd in (0, -1, -500)):
+            messages = conversation(requests[row])
+            messages[2]["content"] = [{"type": "audio", "audio": samples[:length].numpy()}]
+            found = undelayed(encoded(processor, [messages])["audio_input_ids"][0])
+            assert torch.equal(found, codec.encode(samples[None, :length])[0])
+            assert found.shape[1] == -(-length // 960)
 
 
 def test_transformers_speaks_the_codes_of_our_cloner(
