@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,13 @@ from voice_cloning.adapters.logit_comparison import (
     transformers_logits,
 )
 from voice_cloning.adapters.model_card import CARD_FILE, adapter_card, merged_card, read_facts
+from voice_cloning.adapters.serving import (
+    ONLY_HERE,
+    REPLACED_FILES,
+    check_tokenizer,
+    find_codec,
+    write_serving_files,
+)
 from voice_cloning.training.fingerprints import folder_fingerprint
 from voice_cloning.training.run_directory import RUN_FILE
 
@@ -51,7 +59,9 @@ TOKENIZER_FILES = (
     "processor_config.json",
     "preprocessor_config.json",
 )
-"""The files of the base's tokenizer. Those that exist are copied to the output."""
+"""The files of the base's tokenizer. Those that exist are copied to the output, except ``REPLACED_FILES`` if the output
+has the layout of transformers.
+"""
 
 FLOAT32_TOLERANCE = 1e-4
 """The largest allowed difference of an fp32 logit, relative to the head's largest: about 100 times rounding error."""
@@ -125,7 +135,7 @@ def merge(
     save_checkpoint(merge_adapter(model, dtype), config, output, layout)
     del model
     for name in TOKENIZER_FILES:
-        if (base_folder / name).is_file():
+        if (base_folder / name).is_file() and not (layout == TRANSFORMERS and name in REPLACED_FILES):
             shutil.copyfile(base_folder / name, output / name)
     print("loading the output to verify it")
     lines, merged = _verify(output, layout, batch, reference, dtype)
@@ -243,8 +253,10 @@ def export_merged(
     *,
     model_revision: str | None = None,
     torch_dtype: torch.dtype | None = None,
+    codec_id: str | None = None,
+    bundle_codec: Path | None = None,
 ) -> None:
-    """Merge an adapter into its base, and write a model card.
+    """Merge an adapter into its base, and write a model card and, in the layout of transformers, files for servers.
 
     Args:
         adapter_folder: a checkpoint of the trainer, in either layout.
@@ -253,17 +265,24 @@ def export_merged(
         layout: the layout of the output.
         model_revision: the commit of a hub id; None means the commit that the adapter records.
         torch_dtype: the type of the output; None means the base's type.
+        codec_id, bundle_codec: the codec that the files for servers name, and the folder of one that is copied; for
+            the layout of transformers alone (:func:`find_codec`).
 
     Raises:
-        InputError, VerificationError: the errors of :func:`merge`.
+        InputError, VerificationError: the errors of :func:`merge`, :func:`check_tokenizer` and :func:`find_codec`.
     """
     adapter = read_adapter(adapter_folder)
     revision = model_revision or adapter.config.revision or MODEL_REVISION
     folder = resolve_checkpoint(model_path, revision, "--model_path", ("tokenizer.json", "*.safetensors"))
     facts, fingerprint = read_facts(adapter_folder), folder_fingerprint(folder)
+    flags, codec = facts.get("flags", {}), None
+    if layout == TRANSFORMERS:
+        config = HiggsAudioConfig.from_pretrained(folder)
+        check_tokenizer(folder, config)
+        codec = find_codec(folder, flags, config, codec_id, bundle_codec)
     with new_output_folder(output) as temporary:
         _require_space(temporary, folder, torch_dtype)
-        trained_on = facts.get("flags", {}).get("quantise") or NOT_QUANTISED
+        trained_on = flags.get("quantise") or NOT_QUANTISED
         lines = merge(adapter, folder, temporary, layout, torch_dtype, trained_on)
         trained_base = facts.get("base_fingerprint")
         if trained_base not in (None, fingerprint):
@@ -272,8 +291,12 @@ def export_merged(
                 "another model, or the same model in another layout or type"
             )
         print("\n".join(lines))
+        if codec is not None:
+            print("\n".join(write_serving_files(folder, temporary, config, codec)))
+        if flags.get("prompt_style") == "as_written":
+            print(f"warning: {ONLY_HERE}", file=sys.stderr)
         base = model_path, revision if is_hub_id(model_path) else None, fingerprint
-        card = merged_card(facts, _settings(adapter_folder), *base, layout, lines, __version__)
+        card = merged_card(facts, _settings(adapter_folder), *base, layout, lines, __version__, codec)
         _write_card(temporary, card, facts)
 
 

@@ -18,6 +18,8 @@ from lora_config import ADAPTER_CONFIG_FILE
 from voice_cloning.adapters.figure_table import figure_table, figures_of
 from voice_cloning.adapters.run_record import check_results, read_json_object, read_record
 from voice_cloning.adapters.selection_lines import read_selection, selection_lines
+from voice_cloning.adapters.serving import ONLY_HERE, ServedCodec
+from voice_cloning.adapters.serving_card import THIS_FOLDER, serving_lines
 from voice_cloning.training.checkpoints import ENDED_EARLY, RUN_FILE, STATE_FILE
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.evaluation_config import BY_LOSS
@@ -27,7 +29,7 @@ from voice_cloning.training.mixtures import share_words
 
 CARD_FILE = "README.md"
 TAGS = ("higgs-audio-v2", "text-to-speech", "voice-cloning", "arabic")
-THIS_FOLDER, BASE_FOLDER = "path/to/this/folder", "path/to/the/base/model"
+BASE_FOLDER = "path/to/the/base/model"
 
 LORA_SETTINGS = "r lora_alpha lora_dropout use_rslora use_dora".split()
 FLAG_FACTS = {name: facts_of(flag_field) for name, flag_field in flag_fields().items()}
@@ -186,6 +188,7 @@ def merged_card(
     layout: str,
     verification: list[str],
     exporter_version: str | None = None,
+    codec: ServedCodec | None = None,
 ) -> str:
     """Return the card of a merged model.
 
@@ -193,6 +196,7 @@ def merged_card(
         facts, settings, exporter_version: as for :func:`adapter_card`.
         base_name, base_revision, base_fingerprint: the base into which the adapter was merged.
         verification: lines about the difference between its logits and those of base + adapter.
+        codec: the codec that the files for servers name; None if there are no such files.
     """
     base = _named_base(base_name, base_revision, base_fingerprint)
     library = "transformers" if layout == TRANSFORMERS else None
@@ -207,6 +211,7 @@ def merged_card(
             *_base_lines(base),
             *_section("Use", [CONSENT, "", BASE_LANGUAGES]),
             *_section("How to load it", _merged_code(layout)),
+            *_section("How to serve it", [] if codec is None else serving_lines(codec, facts.get("flags", {}))),
             *_section("Merging", [f"- {line}" for line in verification]),
             *_training_sections(facts, settings),
             *_closing_sections(facts, exporter_version),
@@ -348,6 +353,8 @@ def _data_lines(facts: dict[str, Any]) -> list[str]:
     style = facts.get("flags", {}).get("prompt_style")
     if style:
         lines.append(f"- prompt_style: `{style}`; use the same style for prompts")
+    if style == "as_written":
+        lines.append(f"- {ONLY_HERE}")
     normalisation = facts.get("flags", {}).get("text_normalisation", "none")
     if normalisation != "none":
         lines.append(f"- text_normalisation: `{normalisation}`; normalise texts to be spoken in the same way")

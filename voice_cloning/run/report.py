@@ -7,6 +7,7 @@ from pathlib import Path
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.sample_dataset import SampleDataset
+from voice_cloning.adapters.serving import ONLY_HERE
 from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
 from voice_cloning.run.data import RunData
 from voice_cloning.training.evaluation_config import BY_LOSS
@@ -80,7 +81,7 @@ def _best(directory: RunDirectory | None, best: EvaluationResult | None) -> tupl
 
 
 def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -> list[str]:
-    """Return one line for each of several data sets to train on, and one for each unusual property of the data."""
+    """Return one line for each of several data sets, and for each unusual property of the data and of the prompt."""
     lines = []
     if data.feature_extractor is not None:
         codes = ", and as codes" if data.model_config.encode_audio_in_tokens else ""
@@ -99,6 +100,8 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
         files, made_by = " ".join(dataset_config.codes), _codec_of(from_files[0])
         compared = "the same codec as" if data.codec.is_whole else "not compared with"
         lines.append(f"codes of {files}, made by codec {made_by}: {compared} --audio_tokenizer_path")
+    if dataset_config.prompt_style == "as_written":
+        lines.append(ONLY_HERE)
     return lines
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 import pytest
 from peft import PeftModel
 
+from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_files import save_checkpoint
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import TRANSFORMERS
-from tests.exported_adapters import EVERY_GROUP
+from tests.exported_adapters import EVERY_GROUP, arguments
 from tests.training_runs import trainer
+from tests.voice_cloning.speech.cloners import checkpoint_of
+from tools import merge_adapter as tool
 from voice_cloning.adapters.logit_comparison import Logits, fixed_batch, our_logits
 
 
@@ -35,3 +38,14 @@ def native_base(demo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = HiggsAudioModel.from_pretrained(demo / "model")
     save_checkpoint(model, model.config, folder, TRANSFORMERS)
     return folder
+
+
+@pytest.fixture(scope="session")
+def served(
+    demo: Path, memorised: ArabicVoiceCloningDistributedTrainer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Merge the adapter that has memorised four clips. The files for servers name the demo's codec by its path."""
+    output = tmp_path_factory.mktemp("served") / "model"
+    codec = "--codec_id", str(demo / "audio_tokenizer")
+    assert tool.main(arguments(demo, checkpoint_of(memorised), output, TRANSFORMERS, *codec)) == 0
+    return output

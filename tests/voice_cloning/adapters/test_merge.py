@@ -49,6 +49,7 @@ def test_a_model_merged_in_float32_has_the_logits_of_base_and_adapter(
     assert {path.name for path in output.iterdir()} == {
         *("README.md", "config.json", "generation_config.json", "model.safetensors", "run.json"),
         *("special_tokens_map.json", "tokenizer.json", "tokenizer_config.json"),
+        *(("chat_template.jinja", "processor_config.json") if layout == TRANSFORMERS else ()),
     }
 
 
