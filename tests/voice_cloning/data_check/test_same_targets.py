@@ -94,6 +94,26 @@ def test_a_packing_that_ends_at_any_write_goes_on_to_the_same_folder(
     assert number == 6, "a block of two files, shards of clips and samples, fingerprints, references"
 
 
+@pytest.mark.parametrize("step", ["write_shard", "clip_of_use", "codes_hash"])
+def test_a_packing_ends_well_if_another_one_finishes_first(
+    demo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """The other one removes the blocks, which this one still reads and writes."""
+    corpus = SpokenCorpus(tmp_path)
+    for frames in (80, 90, 40):
+        corpus.add("a", frames)
+    wanted, usual = contents(corpus.pack(demo)), getattr(same_targets, step)
+
+    def overtaken(*args: object) -> object:
+        monkeypatch.setattr(same_targets, step, usual)
+        corpus.pack(demo, "twice")
+        return usual(*args)
+
+    monkeypatch.setattr(same_targets, step, overtaken)
+    assert contents(corpus.pack(demo, "twice")) == wanted
+    assert getattr(same_targets, step) is usual, "it was overtaken"
+
+
 def test_the_command_groups_by_sound_unless_it_is_asked_for_codes(demo: Path, tmp_path: Path) -> None:
     corpus = SpokenCorpus(tmp_path)
     corpus.add("a", 80)
