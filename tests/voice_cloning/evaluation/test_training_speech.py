@@ -134,7 +134,7 @@ def test_each_clip_is_what_the_model_speaks_alone(subject: ArabicVoiceCloningDis
     for sample in run.speech._asked:
         cut = cut_at_target(dataset[sample.index], model.config)
         assert sample.true_frames == cut.target_KT.shape[1] and sample.text in _texts(dataset.data_path)
-        assert dataset.records[sample.index].sample_id == sample.sample_id
+        assert dataset.sample_id(sample.index) == sample.sample_id
         output = model.generate(
             **run.data.collator([cut.prompt]).prompts(),
             max_new_tokens=LONGEST_IN_TRUE_CLIPS * sample.true_frames + 9,

@@ -26,10 +26,11 @@ def test_a_non_finite_loss_names_step_and_samples_and_saves_nothing(demo: Path, 
     subject._training_step = poisoned
     with pytest.raises(NonFiniteLossError, match="not finite at step 3") as caught:
         subject.train()
+    dataset = subject.components.data.train_dataset
     guilty = [
-        r.sample_id
-        for r in subject.components.data.train_dataset.records
-        if torch.equal(torch.tensor(r.input_ids), victim[0].input_ids[0, : len(r.input_ids)])
+        dataset.sample_id(index)
+        for index in range(len(dataset))
+        if torch.equal(ids := dataset[index].input_ids, victim[0].input_ids[0, : len(ids)])
     ]
     assert len(guilty) == 1 and f"Samples: {guilty[0]}. " in str(caught.value)
     assert [p.name for p in subject.components.opened.directory.checkpoints()] == ["checkpoint-000002"]
