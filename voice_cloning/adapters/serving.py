@@ -141,8 +141,10 @@ def check_tokenizer(base_folder: Path, config: HiggsAudioConfig) -> None:
 
     Raises:
         InputError: listing the tokens that are missing or have another id than in ``config.json``; or if the chat
-            template does not give the ids of the training.
+            template does not give the ids of the training, or a JSON file that will be read is damaged.
     """
+    for name in TEMPLATE_HOLDERS:
+        _json_of(base_folder / name)
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     problems = checkpoint_misfits(config, tokenizer, None)
     for token in (c.BEGIN_OF_TEXT, c.START_HEADER, c.END_HEADER, c.END_OF_TURN):

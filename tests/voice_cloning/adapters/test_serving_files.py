@@ -292,6 +292,15 @@ def test_a_tokenizer_that_reads_the_template_otherwise_is_refused(
         check_tokenizer(base, config)
 
 
+@pytest.mark.parametrize(("content", "problem"), [("{", "not JSON"), ("[]", "does not hold a JSON object")])
+def test_a_damaged_file_of_the_base_is_named_before_the_merge(
+    demo: Path, config: HiggsAudioConfig, tmp_path: Path, content: str, problem: str
+) -> None:
+    base = base_with(demo, tmp_path / "base", chat_template__json=content)
+    with pytest.raises(InputError, match=f"chat_template.json: {problem}"):
+        check_tokenizer(base, config)
+
+
 # -- the template ------------------------------------------------------------------------------------------------------
 
 
