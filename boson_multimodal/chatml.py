@@ -61,6 +61,8 @@ def prepare_chatml_sample(
 
 def _ids_of(piece: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids of a piece of a conversation. The caller must not change the list."""
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):  # whose size is not known
+        return tokenizer.encode(piece, add_special_tokens=False)
     known, key = _known_pieces.setdefault(tokenizer, {}), (piece, len(tokenizer))
     if key not in known:
         if len(known) >= MOST_KNOWN_PIECES:

@@ -65,7 +65,7 @@ def test_a_run_that_was_stopped_in_its_second_epoch_goes_on_bit_for_bit(
 def test_two_ranks_read_the_batches_of_one(demo: Path, packed: Path, tmp_path: Path) -> None:
     how = {"data_path": packed, "eval_data_path": None, "reference": "random"}
     run = trainer(demo, tmp_path / "run", **how).components
-    samples = epoch_samples(run.data.train_dataset)
+    samples = epoch_samples(run.data.train_dataset, 0)
 
     def plan(world_size: int, accumulation: int) -> TrainingPlan:
         sizes = {"max_tokens_per_batch": 512, "gradient_accumulation_steps": accumulation, "num_train_epochs": 3}
@@ -133,7 +133,7 @@ def test_a_dry_run_counts_the_lengths_of_the_epochs(
     in_words = f"{lengths[0].sum():,} positions in the first epoch, {lengths[0].max():,} in the longest sample"
     assert in_words in text and lengths[0].sum() != data.lengths.sum()
     config = DistributedTrainingConfig(data_path="a", output_dir="b", max_tokens_per_batch=512, num_train_epochs=4)
-    plan = TrainingPlan(epoch_samples(data), config, 1)
+    plan = TrainingPlan(epoch_samples(data, 0), config, 1)
     fullest = max(plan.positions_of(m, epoch) for epoch in range(4) for m in plan.epoch(epoch).micro_batches)
     assert f"the fullest micro-batch: {fullest:,} positions" in text
     assert f"{plan.total_steps:,} optimizer steps" in text
