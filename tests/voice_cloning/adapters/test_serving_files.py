@@ -385,6 +385,7 @@ def test_the_merged_folder_trains(served: Path, demo: Path, tmp_path: Path) -> N
 
 
 def test_a_run_says_that_as_written_cannot_be_served() -> None:
-    data = SimpleNamespace(feature_extractor=None, datasets=[])
+    packing = SimpleNamespace(lines=[])
+    data = SimpleNamespace(feature_extractor=None, train_dataset=None, datasets=[], parts=[], packing=packing)
     for style, lines in (("as_written", [ONLY_HERE]), ("voice_clone", [])):
         assert data_lines(data, ArabicVoiceCloningDatasetConfig(prompt_style=style)) == lines
