@@ -67,7 +67,7 @@ def test_a_run_whose_numbers_are_read_in_other_words_is_refused_and_the_remedy_c
     for file in files:
         normalise_file(file, tmp_path / "normalised")
     monkeypatch.setattr(sample_texts, "normalise_text", lambda text, how: text.replace("ا", "أ"))
-    monkeypatch.setattr(packed_files, "program_digest", lambda: "another release")
+    monkeypatch.setattr(packed_files, "program_digest", lambda: "of another release")
     with pytest.raises(
         InputError, match=r"(?s)train_data.fingerprint: was .*reads some of their numbers in other words"
     ):
