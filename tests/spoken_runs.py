@@ -26,12 +26,17 @@ SPOKEN: dict[str, Any] = {
 
 def spoken_flags(output_dir: Path, **overrides: Any) -> list[str]:
     """Six steps; 5 of 7 samples are spoken at steps 4 and 6."""
-    return flags(TINY, output_dir, **{**SPOKEN, **overrides})
+    return flags(TINY, output_dir, **_settings(output_dir, overrides))
 
 
 def spoken_trainer(output_dir: Path, **overrides: Any) -> ArabicVoiceCloningDistributedTrainer:
     """A trainer of such a run."""
-    return trainer(TINY, output_dir, **{**SPOKEN, **overrides})
+    return trainer(TINY, output_dir, **_settings(output_dir, overrides))
+
+
+def _settings(output_dir: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    # The program packs the data into the cache, which must not lie beside the model: that folder is of the repository.
+    return {**SPOKEN, "code_cache_dir": output_dir.parent / "code_cache", **overrides}
 
 
 def sample_lines(output_dir: Path) -> list[dict[str, Any]]:
