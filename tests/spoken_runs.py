@@ -26,12 +26,12 @@ SPOKEN: dict[str, Any] = {
 
 def spoken_flags(output_dir: Path, **overrides: Any) -> list[str]:
     """Six steps; 5 of 7 samples are spoken at steps 4 and 6."""
-    return flags(TINY, output_dir, **{**SPOKEN, **overrides})
+    return flags(TINY, output_dir, **{**SPOKEN, "code_cache_dir": output_dir.parent / "code_cache", **overrides})
 
 
 def spoken_trainer(output_dir: Path, **overrides: Any) -> ArabicVoiceCloningDistributedTrainer:
     """A trainer of such a run."""
-    return trainer(TINY, output_dir, **{**SPOKEN, **overrides})
+    return trainer(TINY, output_dir, **{**SPOKEN, "code_cache_dir": output_dir.parent / "code_cache", **overrides})
 
 
 def sample_lines(output_dir: Path) -> list[dict[str, Any]]:
