@@ -163,7 +163,7 @@ def test_codes_from_files_are_packed_too(demo: Path, files: Path, monkeypatch: p
         homeless = again(demo, files, **how, cache="~/nowhere")
     assert isinstance(homeless.dataset, ArabicVoiceCloningDataset) and homeless.fingerprint == first.fingerprint
     found = again(demo, files, **how)
-    assert found.was_found and "made by codec made" in found.lines[-1]
+    assert found.was_found and any("made by codec made" in line for line in found.lines)
     assert_same_data(found.dataset, first.dataset)
     codes["1.wav"] = codes["1.wav"].flip(0)
     write()
