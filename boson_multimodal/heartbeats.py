@@ -25,7 +25,7 @@ SILENCE_SECONDS = 30.0
 TICKS = 30
 """The silence is measured in so many ticks."""
 BEATS_AHEAD = 512
-"""Beats that gloo can give without the help of Python: for eight minutes. Those left at the end are dropped."""
+"""Beats that gloo can give without the help of Python: for eight minutes."""
 BEATS, END = 1, 2
 """The tags of the messages. They keep beats apart from the words of the watch."""
 
@@ -45,6 +45,8 @@ class Heartbeats:
         self._beat = torch.zeros(1)
         self._seconds_of_a_tick = SILENCE_SECONDS / TICKS
         self._ticks_of_silence = 0
+        self._in_hand: deque[dist.Work] = deque()
+        """Kept until the connections are closed: gloo hangs if the next rank asks for a beat that was just dropped."""
         self._work_is_done, self._has_ended = threading.Event(), threading.Event()
         work = {"beats": self._give, "beats of others": self._take, "silence of others": self._measure_silence}
         self._threads = [threading.Thread(target=do, name=name, daemon=True) for name, do in work.items()]
@@ -61,10 +63,11 @@ class Heartbeats:
 
     def _give(self) -> None:
         try:
-            given = deque(self._send(BEATS) for _ in range(BEATS_AHEAD))
+            self._in_hand.extend(self._send(BEATS) for _ in range(BEATS_AHEAD))
             while not self._work_is_done.is_set():
-                given.popleft().wait()
-                given.append(self._send(BEATS))
+                self._in_hand[0].wait()
+                self._in_hand.popleft()
+                self._in_hand.append(self._send(BEATS))
         except RuntimeError:  # gloo has no other error: the next rank has ended, which its own next rank tells
             return
 

@@ -239,11 +239,13 @@ def leave_process_group() -> None:
     global _watch
     if not dist.is_initialized():
         return
-    if _watch is not None:
+    watch = _watch
+    if watch is not None:
         wait_for_all()
-        _watch.dismiss()
+        watch.dismiss()
         _watch = None
     dist.destroy_process_group()
+    del watch  # not before, for the sake of the beats in hand
 
 
 def end_after_error(error: BaseException, message: str, status: int, kind: str = "error") -> None:

@@ -42,6 +42,8 @@ STEP_BACK_SECONDS = 0.5
 SECONDS_AFTER_THE_FIRST = 2
 """How much later than the first to fail, in torchrun's eyes, the others end. It counts whole seconds."""
 FOREVER = timedelta(days=3650)
+TIME_TO_TELL = timedelta(seconds=5)
+"""How long a rank that ends tries to tell the next one."""
 GOODBYE = -1
 KILLED, SILENT = 0, -1
 """What stands in the place of the digest of a message, for a rank that has ended or been stopped without one."""
@@ -172,8 +174,11 @@ class RankWatch:
 
     def _tell_next(self, failed: int, digest: int = 0) -> None:
         """Tell the next rank which rank has failed, with the digest of its message; or say goodbye."""
+        word, following = torch.tensor([failed, digest]), (self._rank + 1) % self._world_size
         try:
-            dist.send(torch.tensor([failed, digest]), dst=(self._rank + 1) % self._world_size, group=self._group)
+            sent = dist.isend(word, dst=following, group=self._group)
+            # A rank that has heard goodbye does not listen any more.
+            sent.wait(FOREVER if failed == GOODBYE else TIME_TO_TELL)
         except RuntimeError:
             if failed == GOODBYE:
                 raise
