@@ -191,7 +191,7 @@ class ArabicVoiceCloningDataset(SampleDataset):
         """Return the text of the first trained clip of a sample."""
         return self.records[index].text_to_speak
 
-    def fingerprint(self) -> str:
+    def _digest(self) -> str:
         """Return a hex digest of the ids, tokens, labels and clips of all samples, in order."""
         if self._fingerprint is None:  # several parts of a start ask for it
             digest = hashlib.sha256()

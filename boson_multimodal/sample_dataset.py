@@ -55,6 +55,7 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
     lengths: np.ndarray
     num_dropped: int
     frames_per_second: float
+    _fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self.sizes.positions)
@@ -100,9 +101,15 @@ class SampleDataset(Dataset[ChatMLDatasetSample]):
     def text_to_speak(self, index: int) -> str:
         """Return the text of the first trained clip of a sample."""
 
-    @abstractmethod
     def fingerprint(self) -> str:
-        """Return a hex digest of the ids, tokens, labels and clips of all samples, in order."""
+        """Return a hex digest of the ids, tokens, labels and clips of all samples, in order. It is computed once."""
+        if self._fingerprint is None:
+            self._fingerprint = self._digest()
+        return self._fingerprint
+
+    @abstractmethod
+    def _digest(self) -> str:
+        """Compute :meth:`fingerprint`."""
 
     @abstractmethod
     def summary(self) -> dict[str, Any]:

@@ -82,9 +82,9 @@ class DrawnReferences(PreparedDataset):
         """A number of positions that no sample exceeds in any epoch."""
         return max(super().longest, self._draws.longest)
 
-    def fingerprint(self) -> str:
+    def _digest(self) -> str:
         """Return a hex digest of the samples of the file, and of all that decides the draws beside seed and epoch."""
-        speech, digest = self._speech, hashlib.sha256(super().fingerprint().encode())
+        speech, digest = self._speech, hashlib.sha256(super()._digest().encode())
         digest.update(str(self.longest).encode())  # a higher limit changes no draw if everything fits
         for column in (speech.speakers, speech.groups, speech.clips, speech.frames, speech.texts, speech.joined_texts):
             digest.update(np.ascontiguousarray(column, "<i4"))
@@ -197,7 +197,7 @@ class EpochReferences(SampleDataset):
         """Return the text of the first trained clip of a sample."""
         return self._data.text_to_speak(index)
 
-    def fingerprint(self) -> str:
+    def _digest(self) -> str:
         """Return the fingerprint of the data, which all epochs share."""
         return self._data.fingerprint()
 

@@ -112,7 +112,7 @@ class PreparedDataset(SampleDataset):
         """Return the text of the first trained clip of a sample."""
         return self._samples.read_text("text", self._row(index))
 
-    def fingerprint(self) -> str:
+    def _digest(self) -> str:
         """Return a hex digest of the ids, tokens, labels and clips of all samples: that of the ChatML file."""
         if len(self) == len(self._samples):
             return self._manifest["fingerprint"]

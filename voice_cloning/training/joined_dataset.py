@@ -104,7 +104,7 @@ class JoinedDataset(SampleDataset):
         part, own = self._find(index)
         return part.text_to_speak(own)
 
-    def fingerprint(self) -> str:
+    def _digest(self) -> str:
         """Return a hex digest of the fingerprints of all parts, in order."""
         digest = hashlib.sha256(json.dumps([part.fingerprint() for part in self._parts]).encode())
         return digest.hexdigest()[:16]
