@@ -39,7 +39,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.generation import codes_of_columns
 from voice_cloning.adapters.export import apply_adapter, merge_adapter
 from voice_cloning.speech.sample_prompts import cut_at_target
-from voice_cloning.speech.voice_cloner import fitting_adapter
+from voice_cloning.speech.speaking_model import fitting_adapter
 
 BASE = "none"
 """Stands for no adapter."""

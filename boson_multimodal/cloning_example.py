@@ -12,7 +12,7 @@ in ``misc``. Several functions read these texts:
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,11 +52,14 @@ class VoiceCloningExample:
         messages, start_index = _TURNS[prompt_style](self)
         return ChatMLSample(messages, start_index, speaker, misc or {})
 
-    def record(self, sample_id: str, speaker: str, seconds: float) -> dict[str, Any]:
+    def record(
+        self, sample_id: str, speaker: str, seconds: float, attributes: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
         """Return the ``as_written`` conversation as a JSON record, in the form of users' files.
 
         Args:
             seconds: length of the target clip.
+            attributes: what else ``misc`` holds about the target, such as its dialect.
         """
         sample = self.conversation("as_written")
         return {
@@ -68,6 +71,7 @@ class VoiceCloningExample:
                 "ref_transcript": self.reference_text,
                 "target_transcript": self.target_text,
                 "duration": seconds,
+                **(attributes or {}),
             },
         }
 

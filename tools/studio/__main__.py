@@ -39,7 +39,8 @@ from tools.synthesize import memory_remedies
 from voice_cloning.adapters.export import Adapter, check_scale_is_used
 from voice_cloning.evaluation.systems import short_names
 from voice_cloning.speech.adapter_run import quantisation_of_adapter
-from voice_cloning.speech.voice_cloner import VoiceCloner, fitting_adapter
+from voice_cloning.speech.speaking_model import fitting_adapter
+from voice_cloning.speech.voice_cloner import VoiceCloner
 
 PORT = 7860
 

@@ -9,7 +9,8 @@ from tools.studio.dictation import Dictation
 from voice_cloning.adapters.export import Adapter
 from voice_cloning.speech.adapter_switch import AdapterSwitch
 from voice_cloning.speech.requests import SpeechRequest
-from voice_cloning.speech.voice_cloner import Speech, SpeechSettings, VoiceCloner, load_speaking_model
+from voice_cloning.speech.speaking_model import load_speaking_model
+from voice_cloning.speech.voice_cloner import Speech, SpeechSettings, VoiceCloner
 
 BASE = "base"
 """The name of the system without an adapter."""

@@ -148,7 +148,7 @@ def _record(target: Utterance, reference: Utterance, number: int, output_dir: Pa
     clips = [_audio(utterance, output_dir) for utterance in (reference, target)]
     example = VoiceCloningExample(reference.text, clips[0], target.text, clips[1])
     sample_id = target.utterance_id + (f"_ref{number + 1}" if number else "")
-    return example.record(sample_id, target.speaker, target.seconds)
+    return example.record(sample_id, target.speaker, target.seconds, target.misc)
 
 
 def _audio(utterance: Utterance, output_dir: Path) -> AudioContent:

@@ -3,7 +3,7 @@
 import errno
 import os
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from boson_multimodal.audio_processing.sound_files import Clip, read_samples, so
 from boson_multimodal.chatml import text_problem
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
+from voice_cloning.corpora.known_corpora import KnownCorpus
 from voice_cloning.corpora.source_files import control_problem
 
 READ_THREADS = 8
@@ -67,6 +68,8 @@ class Utterance:
         offset, duration: the cut of that file, in seconds; None for the file's start and end.
         where: the file and line that name the utterance, for messages.
         seconds: the length; 0 before :func:`measure`.
+        misc: what the source says besides, such as dialect and gender (``attributes.ATTRIBUTE_COLUMNS``); each record
+            carries it in its ``misc``.
     """
 
     utterance_id: str
@@ -77,6 +80,7 @@ class Utterance:
     offset: float | None = None
     duration: float | None = None
     seconds: float = 0.0
+    misc: Mapping[str, str | int | float] = field(default_factory=dict, compare=False)
 
     @property
     def file(self) -> Path | None:
@@ -97,6 +101,7 @@ class Collection:
         facts: what was taken for what, one line each, for the user to read.
         aside: files and folders that hold no data.
         table: the table that was read, if it was one.
+        corpus: the public corpus that the source is; None if it is none of those that are known.
         speaker_is_guessed: whether neither the user nor a column or list says who speaks.
     """
 
@@ -108,6 +113,7 @@ class Collection:
     aside: list[Path] = field(default_factory=list)
     speaker_is_guessed: bool = False
     table: Path | None = None
+    corpus: KnownCorpus | None = None
 
     def refuse(self, where: str, problem: str) -> None:
         """Note that the entry of a place cannot be used."""

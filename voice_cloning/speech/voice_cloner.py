@@ -44,16 +44,14 @@ from boson_multimodal.data_types import AudioContent
 from boson_multimodal.device import usable_device, usable_dtype
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
-from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from boson_multimodal.model.higgs_audio.generation import codes_of_columns
-from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths, require_quantisation
+from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths
 from boson_multimodal.seeds import seed_of
-from lora_config import ADAPTER_FILE, load_base_model
-from voice_cloning.adapters.export import Adapter, apply_adapter, check_fit, check_scale_is_used, read_adapter
+from lora_config import ADAPTER_FILE
+from voice_cloning.adapters.export import check_scale_is_used
 from voice_cloning.speech.adapter_run import (
     normalisation_of_adapter,
-    quantisation_of_adapter,
     style_of_adapter,
     turns_warning,
 )
@@ -65,39 +63,11 @@ from voice_cloning.speech.requests import (
     request_of_text,
     text_problems,
 )
+from voice_cloning.speech.speaking_model import fitting_adapter, load_speaking_model, usable_quantisation
 from voice_cloning.speech.speech import Speech, SpeechSettings, SpokenPiece
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, longest_seconds
 from voice_cloning.training.data import checkpoint_misfits, find_local_codec, open_codes_files, reference_problems
 from voice_cloning.training.fingerprints import file_fingerprint, folder_fingerprint
-
-
-def fitting_adapter(folder: Path, config: HiggsAudioConfig, scale: float = 1.0) -> Adapter:
-    """Read a trained adapter in either layout, check that it fits a model of this configuration, and scale it.
-
-    Raises:
-        InputError: if the folder has no LoRA adapter or a damaged one, or naming each tensor that does not fit, or if
-            the adapter cannot be scaled.
-    """
-    adapter = read_adapter(folder).in_layout(ORIGINAL)
-    check_fit(adapter, config, f"--adapter {folder}")
-    return adapter.scaled(scale, f"--adapter {folder}")
-
-
-def load_speaking_model(
-    folder: Path,
-    adapter: Adapter | None,
-    device: torch.device,
-    torch_dtype: torch.dtype,
-    quantise: str = NOT_QUANTISED,
-) -> HiggsAudioModel:
-    """Load the checkpoint in inference mode and apply an adapter to it. ``quantise`` is that of the trainer.
-
-    The adapter is not merged, because merging in bfloat16 would round the sum of both weights.
-    """
-    base = load_base_model(folder, {"": device}, torch_dtype, False, quantise)
-    if adapter is not None:
-        base = apply_adapter(base, adapter).get_base_model()
-    return base.eval()
 
 
 class VoiceCloner:
@@ -424,22 +394,3 @@ class VoiceCloner:
         rate = self.codec.sampling_rate
         waves = [self.codec.decode(piece.codes).float() for piece in pieces if piece.codes.shape[1]]
         return Speech(join_pieces(waves, rate), rate, pieces)
-
-
-def usable_quantisation(wanted: str | None, adapter: Path | None, device: torch.device) -> str:
-    """Return the wanted quantisation, or the one with which an adapter was trained if that is None.
-
-    Raises:
-        InputError: if it cannot be computed on this device.
-    """
-    quantise = wanted or quantisation_of_adapter(adapter)
-    try:
-        require_quantisation(quantise, device)
-    except InputError as error:
-        if wanted is not None:
-            raise
-        raise InputError(
-            f"--adapter {adapter} was trained with --quantise {quantise}. {error}. Or give --quantise {NOT_QUANTISED}: "
-            "weights in full precision, with which the adapter was not trained"
-        ) from error
-    return quantise

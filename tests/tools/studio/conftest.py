@@ -10,7 +10,7 @@ from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistribut
 from tests.voice_cloning.speech.cloners import checkpoint_of, entry_of, make_cloner
 from tools.studio.job import Wishes
 from tools.studio.systems import BASE, Systems
-from voice_cloning.speech.voice_cloner import fitting_adapter
+from voice_cloning.speech.speaking_model import fitting_adapter
 
 ADAPTER = "run/checkpoint"
 

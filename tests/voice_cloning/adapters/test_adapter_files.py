@@ -23,7 +23,7 @@ from tests.exported_adapters import VARIANTS, random_adapter, tiny_model
 from tests.fuzzing import LONGEST_SECONDS, MUTATIONS, check_bounds, mutated, run_apart
 from voice_cloning.adapters.adapter_files import incomplete_modules
 from voice_cloning.adapters.export import Adapter, read_adapter
-from voice_cloning.speech.voice_cloner import fitting_adapter
+from voice_cloning.speech.speaking_model import fitting_adapter
 
 Edit = Callable[[Path], Any]
 SECONDS_OF_A_HUNDRED = 120.0

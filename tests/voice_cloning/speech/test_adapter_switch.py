@@ -12,7 +12,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tests.exported_adapters import EVERY_GROUP, random_adapter, tiny_model
 from voice_cloning.adapters.logit_comparison import Logits, fixed_batch, our_logits
 from voice_cloning.speech.adapter_switch import AdapterSwitch
-from voice_cloning.speech.voice_cloner import fitting_adapter, load_speaking_model
+from voice_cloning.speech.speaking_model import fitting_adapter, load_speaking_model
 
 CPU = torch.device("cpu")
 VARIANTS: dict[str, dict[str, Any]] = {
