@@ -72,6 +72,8 @@ LATIN_LETTER = re.compile(f"[{LATIN}]")
 ARABIC_LETTER = re.compile(f"[{ARABIC}]")
 ASCII_DIGITS = {ord(d): str(i % 10) for i, d in enumerate("٠١٢٣٤٥٦٧٨٩۰۱۲۳۴۵۶۷۸۹")}
 FOREIGN_DIGITS = ASCII_DIGITS | {0x66B: ".", 0x66C: ","}
+# Normalisation for scoring changes no letters of such a text.
+_PLAIN_ARABIC = re.compile("[\\s\u0621-\u0652\u060c\u061b\u061f.!]*")
 
 
 def normalise_text(text: str, how: str) -> str:
@@ -103,6 +105,13 @@ def normalise_for_scoring(text: str) -> str:
     do yeh and alef maqsura, and heh and taa marbuta. Waw and yeh lose their hamza. ASCII letters become lower case.
     """
     return _until_stable(_score_once, text)
+
+
+def count_letters(text: str) -> int:
+    """Return the number of letters of a text in its form for scoring: digits and signs as words, no diacritics."""
+    if not _PLAIN_ARABIC.fullmatch(text):  # normalising all texts would take long
+        text = normalise_for_scoring(text)
+    return sum(character.isalpha() for character in text) - text.count("\u0640")
 
 
 def diacritised_share(text: str) -> float | None:

@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the clip's folder (the default for clips); name for the part of the clip's name before the first _ or -",
     )
     parser.add_argument(
+        "--where",
+        metavar="CONDITION",
+        help="keep the utterances that it is true of: \"dialect in ('Najdi', 'Hijazi') and duration > 1\"; names are "
+        "duration (seconds), characters, speaker, text, utterance_id, file, and the columns kept in misc",
+    )
+    parser.add_argument(
         "--references_per_target", type=int, default=1, metavar="N", help="samples made of each target (default 1)"
     )
     parser.add_argument(

@@ -10,7 +10,7 @@ from typing import Any
 from boson_multimodal.audio_processing.sound_files import Clip, read_samples
 from boson_multimodal.cloning_example import VoiceCloningExample
 from boson_multimodal.data_types import AudioContent
-from boson_multimodal.errors import InputError, raise_if_any, visible
+from boson_multimodal.errors import InputError, raise_if_any, result_or_message, visible
 from boson_multimodal.progress import progress
 from voice_cloning.corpora.arrow import read_cells, wav_of
 from voice_cloning.corpora.columns import Columns
@@ -18,6 +18,8 @@ from voice_cloning.corpora.output_files import refuse_other_content, write_diffe
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
 from voice_cloning.corpora.sources import FORMS, overview, read_source
 from voice_cloning.corpora.utterances import Cell, Channel, Collection, Utterance, speakers_of
+from voice_cloning.corpora.where import Condition
+from voice_cloning.corpora.where_values import Kept, keep_where
 
 TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
 SUMMARY_FILE = "build_summary.json"
@@ -41,6 +43,7 @@ def build_data(
     drop_invalid: bool = False,
     dry_run: bool = False,
     encoding: str | None = None,
+    where: str | None = None,
     announce: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Build the ChatML files; the arguments are the command's flags.
@@ -56,43 +59,57 @@ def build_data(
             exist already. In both cases nothing is written.
     """
     source, output_dir = Path(source).expanduser(), Path(output_dir).expanduser()
-    _check_settings(form, references_per_target, split_by, eval_share)
+    _check_settings(form, references_per_target, split_by, eval_share, where)
     collection = read_source(source, form, Columns(audio_column, text_column, speaker_from), encoding)
     announce(visible(overview(source, collection)))
     _stop_if_wrong(source, collection, drop_invalid)
+    chosen = _chosen(collection, where, announce)
     if dry_run:
         return {}
-    utterances = collection.usable()
-    speakers = by_speaker(utterances)
+    speakers = by_speaker(chosen.kept)
     alone = [speaker for speaker, own in speakers.items() if len(own) < FEWEST_OF_A_SPEAKER]
-    usable = [u for u in utterances if len(speakers[u.speaker]) >= FEWEST_OF_A_SPEAKER]
+    usable = [u for u in chosen.kept if len(speakers[u.speaker]) >= FEWEST_OF_A_SPEAKER]
     sides = [pair(side, references_per_target, seed) for side in split(usable, split_by, eval_share, seed)]
     if not sides[0].pairs:
         raise InputError(
             f"{source}: none of its {len(speakers)} speakers has two clips with different texts, but a target needs "
             "another clip of the same speaker as its reference; check which speaker --speaker_from takes"
         )
-    settings = {
+    settings = {} if where is None else {"where": where}
+    settings |= {
         "references_per_target": references_per_target,
         "split_by": split_by,
         "eval_share": eval_share,
         "seed": seed,
     }
-    summary = _summary(source, collection, sides, alone) | {"settings": settings}
+    summary = _summary(source, collection, chosen, sides, alone) | {"settings": settings}
     files, clips = _files_of(sides, output_dir)
     files[SUMMARY_FILE] = _json_bytes(summary)
     _write(output_dir, files, clips, overwrite)
     return summary
 
 
-def _summary(source: Path, collection: Collection, sides: Sequence[Pairs], alone: Sequence[str]) -> dict[str, Any]:
+def _chosen(collection: Collection, where: str | None, announce: Callable[[str], object]) -> Kept[Utterance]:
+    """Return the usable utterances, divided by the condition ``where``, if there is one; what it keeps is announced."""
+    if where is None:
+        return Kept(collection.usable(), [], [])
+    chosen = keep_where(collection.usable(), Condition.parse(where))
+    announce(visible("\n".join(chosen.facts)))
+    return chosen
+
+
+def _summary(
+    source: Path, collection: Collection, chosen: Kept[Utterance], sides: Sequence[Pairs], alone: Sequence[str]
+) -> dict[str, Any]:
     """Return what ``build_summary.json`` holds, without the settings."""
-    utterances = collection.usable()
+    utterances = chosen.kept
     left_out = {
         "invalid_entries": [f"{where}: {problem}" for where, problem in collection.problems],
         "speakers_with_one_clip": list(alone),
         "utterances_without_other_words": [u.utterance_id for side in sides for u in side.unpaired],
     }
+    if chosen.left_out:
+        left_out["by_where"] = [u.utterance_id for u in chosen.left_out]
     return {
         "source": str(source),
         "form": collection.form,
@@ -105,7 +122,7 @@ def _summary(source: Path, collection: Collection, sides: Sequence[Pairs], alone
     }
 
 
-def _check_settings(form: str, references_per_target: int, split_by: str, eval_share: float) -> None:
+def _check_settings(form: str, references_per_target: int, split_by: str, eval_share: float, where: str | None) -> None:
     problems = []
     if form not in ("auto", *FORMS):
         problems.append(f"--format {form}: must be auto or one of {list(FORMS)}")
@@ -115,6 +132,8 @@ def _check_settings(form: str, references_per_target: int, split_by: str, eval_s
         problems.append(f"--split_by {split_by}: must be one of {list(SPLITS_BY)}")
     if not 0.0 <= eval_share < 1.0:
         problems.append(f"--eval_share {eval_share}: must be at least 0 and below 1")
+    if where is not None and (problem := result_or_message(lambda: Condition.parse(where))[1]):
+        problems.append(problem)
     raise_if_any("settings of build", problems)
 
 

@@ -1,13 +1,12 @@
 """Rules for samples compared with each other: same clips, speakers and utterances on both sides, unfitting texts."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from arabic_text.normalise import diacritised_share, normalise_for_scoring
+from arabic_text.normalise import count_letters, diacritised_share, normalise_for_scoring
 from boson_multimodal.audio_processing.sound_files import Clip
 from voice_cloning.data_check.findings import Findings
 from voice_cloning.data_check.same_clips import SameClips
@@ -29,8 +28,6 @@ texts often have tanween and shadda); between them, the text itself is mixed."""
 MIXED_WORDS = 5
 """In a shorter text, one marked word is not enough to call the text mixed."""
 MOST_OF_THE_HOURS = 0.5
-# Normalisation changes no letters of such a text. Normalising all texts would take longer than all other text checks.
-_PLAIN_ARABIC = re.compile("[\\s\u0621-\u0652\u060c\u061b\u061f.!]*")
 
 
 @dataclass(frozen=True)
@@ -76,13 +73,6 @@ def check_corpus(
         _check_rates([rate for rate in rates if rate.sample.path == path], measures, findings)
     _check_diacritisation(samples, findings)
     _check_speakers(samples, measures, findings)
-
-
-def count_letters(text: str) -> int:
-    """Return the number of letters of a text in its form for scoring: digits and signs as words, no diacritics."""
-    if not _PLAIN_ARABIC.fullmatch(text):
-        text = normalise_for_scoring(text)
-    return sum(character.isalpha() for character in text) - text.count("\u0640")
 
 
 def hours_of_speakers(samples: Sequence[CheckedSample], measures: Measures) -> dict[str, tuple[float, int]]:
