@@ -86,8 +86,8 @@ class Voices:
         return one, other, self.names[one] == self.names[other]
 
 
-def read_voices(model_name: str) -> tuple[Voices, dict[float, Voices], float]:
-    """Embed all clips, whole and cut to ``SHORT_SECONDS`` of speech. Returns whole, cut, and clips per second."""
+def read_voices(model_name: str, lengths: Sequence[float] = SHORT_SECONDS) -> tuple[Voices, dict[float, Voices], float]:
+    """Embed all clips, whole and cut to some seconds of speech. Returns whole, cut, and clips per second."""
     records = [
         record
         for side in ("train", "val")
@@ -108,7 +108,7 @@ def read_voices(model_name: str) -> tuple[Voices, dict[float, Voices], float]:
     speed = len(clips) / (time.process_time() - start)
     whole = Voices(names, embeddings, [(number[r], number[t]) for r, t in pairs], pitches, clips)
     short = {}
-    for seconds in SHORT_SECONDS:
+    for seconds in lengths:
         cut = []
         for samples, rate in waves:
             wave = samples.mean(axis=1)

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--speaker_from",
         metavar="WHAT",
         help="the column of the speakers (its number, for a list without a header); one for a single voice; folder for "
-        "the clip's folder (the default for clips); name for the part of the clip's name before the first _ or -",
+        "the clip's folder (the default for clips); name for the part of the clip's name before the first _ or -; "
+        "cluster to group the clips by voice, which is a guess (docs/voices.md; it needs Resemblyzer)",
     )
     parser.add_argument(
         "--where",

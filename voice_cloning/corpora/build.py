@@ -13,11 +13,12 @@ from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any, result_or_message, visible
 from boson_multimodal.progress import progress
 from voice_cloning.corpora.arrow import read_cells, wav_of
-from voice_cloning.corpora.columns import Columns
+from voice_cloning.corpora.columns import CLUSTER, Columns
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
-from voice_cloning.corpora.sources import FORMS, overview, read_source
+from voice_cloning.corpora.sources import FORMS, has_no_speakers, overview, read_source
 from voice_cloning.corpora.utterances import Cell, Channel, Collection, Utterance, speakers_of
+from voice_cloning.corpora.voice_clusters import speakers_by_voice
 from voice_cloning.corpora.where import Condition
 from voice_cloning.corpora.where_values import Kept, keep_where
 
@@ -60,9 +61,8 @@ def build_data(
     """
     source, output_dir = Path(source).expanduser(), Path(output_dir).expanduser()
     _check_settings(form, references_per_target, split_by, eval_share, where)
-    collection = read_source(source, form, Columns(audio_column, text_column, speaker_from), encoding)
-    announce(visible(overview(source, collection)))
-    _stop_if_wrong(source, collection, drop_invalid)
+    columns = Columns(audio_column, text_column, speaker_from)
+    collection = _read(source, form, columns, encoding, drop_invalid, announce)
     chosen = _chosen(collection, where, announce)
     if dry_run:
         return {}
@@ -87,6 +87,29 @@ def build_data(
     files[SUMMARY_FILE] = _json_bytes(summary)
     _write(output_dir, files, clips, overwrite)
     return summary
+
+
+def _read(
+    source: Path,
+    form: str,
+    columns: Columns,
+    encoding: str | None,
+    drop_invalid: bool,
+    announce: Callable[[str], object],
+) -> Collection:
+    """Read a source, say what was taken for what, and stop if something is wrong.
+
+    Voices are grouped last, because that takes long.
+    """
+    collection = read_source(source, form, columns, encoding)
+    announce(visible(overview(source, collection)))
+    _stop_if_wrong(source, collection, drop_invalid)
+    if columns.speaker_from == CLUSTER and has_no_speakers(collection):
+        known = len(collection.facts)
+        speakers_by_voice(collection)
+        announce(visible("\n".join(collection.facts[known:])))
+        _stop_if_wrong(source, collection, drop_invalid)
+    return collection
 
 
 def _chosen(collection: Collection, where: str | None, announce: Callable[[str], object]) -> Kept[Utterance]:

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 from boson_multimodal.errors import InputError
-from voice_cloning.corpora.columns import FOLDER, NAME, Columns
+from voice_cloning.corpora.columns import CLUSTER, FOLDER, NAME, Columns
 from voice_cloning.corpora.source_files import (
     AUDIO_SUFFIXES,
     OTHER_AUDIO_SUFFIXES,
@@ -15,6 +15,14 @@ from voice_cloning.corpora.source_files import (
 )
 from voice_cloning.corpora.utterances import ONE_SPEAKER, Collection, Utterance
 
+_PLACES = {
+    FOLDER: "the clip's folder",
+    NAME: "the first part of the clip's name",
+    ONE_SPEAKER: "one",
+    CLUSTER: "the sound of the voice",
+}
+"""Value of ``--speaker_from`` -> where the speaker comes from, for the user."""
+
 
 def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> Collection:
     """Read a folder and its subfolders of ``NAME.wav`` with ``NAME.txt`` beside it.
@@ -22,8 +30,11 @@ def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> C
     The speaker is the name of the clip's folder, or the part of the clip's name before the first ``_`` or ``-``.
     """
     speaker_from = columns.speaker_from or FOLDER
-    if speaker_from not in (FOLDER, NAME, ONE_SPEAKER):
-        raise InputError(f"--speaker_from {speaker_from}: for clips with text files it must be folder, name or one")
+    if speaker_from not in _PLACES:
+        raise InputError(
+            f"--speaker_from {speaker_from}: for clips with text files it must be folder, name or one, or cluster to "
+            "group them by voice"
+        )
     collection = Collection("clips", speaker_is_guessed=columns.speaker_from is None)
     listing = list_files(source)
     collection.faults += listing.faults
@@ -50,8 +61,7 @@ def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> C
         speaker = {
             FOLDER: folder.as_posix() if folder.parts else source.resolve().name,
             NAME: first_part(path.name),
-            ONE_SPEAKER: ONE_SPEAKER,
-        }[speaker_from]
+        }.get(speaker_from, speaker_from)
         text = " ".join(line.text for line in lines)
         collection.add(Utterance((folder / path.stem).as_posix(), path, text, normal(speaker), str(text_path)))
     spoken = {_key(path) for path in audio}
@@ -68,7 +78,7 @@ def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> C
     collection.facts += [
         "clips with a text file of the same name beside each",
         "encoding of the texts: " + ", ".join(f"{name} ({count})" for name, count in sorted(encodings.items())),
-        "speaker: " + {FOLDER: "the clip's folder", NAME: "the first part of the clip's name"}.get(speaker_from, "one"),
+        f"speaker: {_PLACES[speaker_from]}",
     ]
     return collection
 

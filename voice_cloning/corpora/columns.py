@@ -50,8 +50,11 @@ DURATION_COLUMNS = ("duration", "segment_length", "segmentlength")
 LIKE_A_TIME = re.compile("start|begin|onset|offset|stop|xmin|xmax|(?:^|_)(?:end|from|to|t0|t1)(?:_|$)")
 """Names of columns that may be times of cuts."""
 LJSPEECH_COLUMNS = ("id", "text", "normalized_text")
-FOLDER, NAME = "folder", "name"
-"""Values of ``--speaker_from`` for the name of the clip's folder, and for the first part of the clip's name."""
+FOLDER, NAME, CLUSTER = "folder", "name", "cluster"
+"""Values of ``--speaker_from`` for the name of the clip's folder, for the first part of the clip's name, and for
+speakers that are named by their sound later (``voice_clusters``). Until then the speaker is ``CLUSTER``."""
+PLACES = (ONE_SPEAKER, FOLDER, NAME, CLUSTER)
+"""Values of ``--speaker_from`` that are no column."""
 MISSING_VALUES = {"nan", "null", "none", "<na>", "n/a"}
 """What programs write for a missing value."""
 CHANNELS = {"A": 0, "B": 1, "L": 0, "R": 1}
@@ -69,7 +72,8 @@ class Columns:
     """The columns that the user named; None stands for a column with a usual name.
 
     Attributes:
-        speaker_from: a column; ``folder`` or ``name`` of the clip; ``one`` for a single voice.
+        speaker_from: a column; ``folder`` or ``name`` of the clip; ``one`` for a single voice; ``cluster`` for voices
+            that are told apart by their sound.
     """
 
     audio: str | None = None
@@ -84,7 +88,7 @@ class Roles:
     Attributes:
         texts: the first one that is not empty is the text.
         speaker: None if ``speaker_from`` says where the speaker comes from.
-        speaker_from: ``folder``, ``name`` or ``one``; None for a column.
+        speaker_from: one of ``PLACES``; None for a column.
     """
 
     audio: str
@@ -119,6 +123,7 @@ class Roles:
             FOLDER: "the name of the clip's folder",
             NAME: "the part of the clip's name before the first _ or -",
             ONE_SPEAKER: "one voice for all",
+            CLUSTER: "the sound of the voice",
         }[self.speaker_from or ONE_SPEAKER]
 
 
@@ -133,7 +138,7 @@ def roles_of_header(header: Sequence[str], columns: Columns, where: str) -> Role
     ]
     usual = {name.casefold(): name for name in reversed(header)}
     flags = (("--audio_column", columns.audio, AUDIO_COLUMNS), ("--text_column", columns.text, TEXT_COLUMNS))
-    place = columns.speaker_from if columns.speaker_from in (ONE_SPEAKER, FOLDER, NAME) else None
+    place = columns.speaker_from if columns.speaker_from in PLACES else None
     place = None if place in header else place
     if place is None:
         flags += (("--speaker_from", columns.speaker_from, SPEAKER_COLUMNS),)
@@ -147,6 +152,7 @@ def roles_of_header(header: Sequence[str], columns: Columns, where: str) -> Role
             other = ""
             if flag == "--speaker_from":
                 other = ", or one for a single voice, folder for the clip's folder, name for the first part of its name"
+                other += ", cluster to group the clips by voice"
             problems.append(
                 f"{flag}: name a column{other}; none of {list(names)} is a column of {where}, which has {list(header)}"
             )
@@ -193,7 +199,7 @@ def roles_of_list(rows: Sequence[Row], columns: Columns, where: str, exists: Cal
         flag: aliases.get(wanted, wanted) if wanted else None
         for flag, wanted in (("--audio_column", columns.audio), ("--text_column", columns.text))
     }
-    place = columns.speaker_from if columns.speaker_from in (ONE_SPEAKER, FOLDER, NAME) else None
+    place = columns.speaker_from if columns.speaker_from in PLACES else None
     named["--speaker_from"] = None if place else columns.speaker_from
     if unknown := [
         f"{flag} {wanted}: unknown column" for flag, wanted in named.items() if wanted and wanted not in names
@@ -329,7 +335,8 @@ def speaker_in(row: Row, roles: Roles, audio: str) -> str:
     """
     if roles.speaker is None:
         folder = PurePosixPath(audio.replace("\\", "/")).parent.name
-        return {FOLDER: folder, NAME: first_part(audio)}.get(roles.speaker_from or "", ONE_SPEAKER)
+        place = roles.speaker_from or ONE_SPEAKER
+        return {FOLDER: folder, NAME: first_part(audio)}.get(place, place)
     value = row.get(roles.speaker)
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""

@@ -6,7 +6,7 @@ from pathlib import Path
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.arrow import holds_data_set, read_data_set
 from voice_cloning.corpora.clips import read_clips
-from voice_cloning.corpora.columns import Columns, roles_of_header
+from voice_cloning.corpora.columns import CLUSTER, Columns, roles_of_header
 from voice_cloning.corpora.contradictions import find_contradictions
 from voice_cloning.corpora.kaldi import KALDI_FILES, read_kaldi
 from voice_cloning.corpora.side_files import take_speakers_from_side_files
@@ -52,12 +52,18 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     return collection
 
 
+def has_no_speakers(collection: Collection) -> bool:
+    """Return whether the speakers are yet to be named by their voices (``--speaker_from cluster``)."""
+    return speakers_of(collection.utterances) == {CLUSTER}
+
+
 def overview(source: Path, collection: Collection) -> str:
     """Return what was taken for what, for the user to read before anything is written."""
     usable = collection.usable()
     hours = sum(u.seconds for u in usable) / 3600
     lines = [f"{source}: read as {collection.form}", *(f"  {fact}" for fact in collection.facts)]
-    lines.append(f"  {len(usable)} utterances, voices: {len(speakers_of(usable))}, {hours:.2f} h")
+    voices = "grouped next" if has_no_speakers(collection) else len(speakers_of(usable))
+    lines.append(f"  {len(usable)} utterances, voices: {voices}, {hours:.2f} h")
     if collection.aside:
         names = ", ".join(dict.fromkeys(path.name for path in collection.aside[:5]))
         lines.append(f"  left aside, because they hold no data: {len(collection.aside)} ({names})")

@@ -10,7 +10,6 @@ import numpy as np
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.errors import InputError
 from voice_cloning.data_check.clip_measures import ClipMeasures
-from voice_cloning.data_check.clip_voices import embed_clips, loaded_model
 from voice_cloning.data_check.findings import Findings
 from voice_cloning.data_check.same_clips import SameClips
 from voice_cloning.data_check.sample_rules import Measures
@@ -22,6 +21,7 @@ from voice_cloning.data_check.voice_similarity import (
     sure,
     voices_of,
 )
+from voice_cloning.speech.clip_voices import embed_clips, loaded_model
 from voice_cloning.speech.speaker_embedding import (
     INSTALL_RESEMBLYZER,
     RESEMBLYZER,

@@ -6,11 +6,10 @@ Everything here works on (N, D) vectors of N clips whose products are similariti
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
 
 from boson_multimodal.progress import progress
 from boson_multimodal.seeds import seed_of
+from voice_cloning.speech.voice_groups import linked_groups
 
 NEIGHBOURS = 3
 """A doubtful pair is judged from each clip and up to this many other clips that sound most like it."""
@@ -82,18 +81,13 @@ def nearest(vectors: np.ndarray, clips: np.ndarray, count: int) -> np.ndarray:
 def voices_of(vectors: np.ndarray, threshold: float) -> np.ndarray:
     """Return the (clips,) number of the voice of each clip of one speaker: 0 is the voice with most clips.
 
-    Clips are grouped by average linkage: two groups are one voice if the mean similarity of their clips is not below
-    the threshold. Groups with fewer than ``FEWEST_CLIPS_OF_A_VOICE`` clips are not a voice of their own.
+    Clips are grouped by average linkage (``linked_groups``). Groups with fewer than ``FEWEST_CLIPS_OF_A_VOICE`` clips
+    are not a voice of their own.
     """
     if len(vectors) < 2 * FEWEST_CLIPS_OF_A_VOICE:
         return np.zeros(len(vectors), np.int64)
     chosen = np.unique(np.linspace(0, len(vectors) - 1, min(len(vectors), MOST_CLIPS_GROUPED)).round().astype(int))
-    distances = 1 - vectors[chosen] @ vectors[chosen].T
-    lowest = min(0.0, float(distances.min()))  # scaled vectors may be more similar than 1; linkage wants no negatives
-    distances = (distances + distances.T) / 2 - lowest
-    np.fill_diagonal(distances, 0.0)
-    joined = linkage(squareform(distances, checks=False), "average")
-    groups = fcluster(joined, 1 - threshold - lowest, "distance")
+    groups = linked_groups(vectors[chosen], threshold)
     counts = np.bincount(groups)
     kept = [group for group in np.argsort(-counts, kind="stable") if counts[group] >= FEWEST_CLIPS_OF_A_VOICE]
     if len(kept) < 2:
