@@ -82,7 +82,8 @@ class Condition:
                 tree = ast.parse(line, mode="eval")
         except SyntaxError as error:
             place = f" at character {error.offset}" if error.offset else ""
-            raise_if_any(heading, [f"{error.msg}{place}; a condition is such as {EXAMPLE}"])
+            other = f"a name that is no word, or a word of Python, is written {MISC}['NAME']"
+            raise_if_any(heading, [f"{error.msg}{place}; a condition is such as {EXAMPLE}; {other}"])
         except (ValueError, RecursionError, MemoryError) as error:  # NUL, numbers of 5,000 digits, many parentheses
             raise InputError(f"{heading} ({type(error).__name__}: {error})") from error
         translation = _Translation(line)

@@ -109,9 +109,10 @@ def keep_where(
     for item in items:
         values = values_of(item)
         names |= values.keys()
-        for name, count in counts.items():
-            count[plain_value(values.get(name))] += 1
-        answer = condition.answer(values)
+        asked = {name: values.get(name) for name in condition.names}  # each is computed once
+        for name, value in asked.items():
+            counts[name][plain_value(value)] += 1
+        answer = condition.answer(asked)
         unknown += answer is None
         (kept if answer else left_out).append(item)
     _refuse_unknown_names(condition, names, counts)
