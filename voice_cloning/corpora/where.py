@@ -35,11 +35,11 @@ Test = Callable[[Mapping[str, Any]], Answer]
 Operand = Callable[[Mapping[str, Any]], Value | None]
 
 _STRING = r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\""
-_TOKEN = re.compile(rf"{_STRING}|<>|&&|\|\||===|=>|=<|[=!<>]=|[=!&|;`\u060c\u2018-\u201f\u00ab\u00bb]|\w+")
+_TOKEN = re.compile(rf"{_STRING}|<>|&&|\|\||===|=>|=<|[=!<>]=|[=!&|;`#\u060c\u2018-\u201f\u00ab\u00bb]|\w+")
 _TWO_STRINGS = re.compile(rf"(?:{_STRING})\s*(?=['\"])")
 _OTHER_SPELLINGS = {
     **{"=": "==", "===": "==", "<>": "!=", "=>": ">=", "=<": "<=", "&&": "and", "&": "and", "||": "or", "|": "or"},
-    **{"!": "not", "\u060c": "a comma (,)", ";": "and", "`": "the name alone"},
+    **{"!": "not", "\u060c": "a comma (,)", ";": "and", "`": "the name alone", "#": "no comment"},
     **dict.fromkeys("\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u201f\u00ab\u00bb", "a straight quotation mark (')"),
 }
 """What other languages and keyboards write -> what is written here."""
@@ -81,7 +81,7 @@ class Condition:
                 warnings.simplefilter("ignore")  # of backslashes in texts, which are taken as they are
                 tree = ast.parse(line, mode="eval")
         except SyntaxError as error:
-            place = f" at character {error.offset}" if error.offset else ""
+            place = f" at character {error.offset}" if error.offset and error.offset <= len(line) else " at the end"
             other = f"a name that is no word, or a word of Python, is written {MISC}['NAME']"
             raise_if_any(heading, [f"{error.msg}{place}; a condition is such as {EXAMPLE}; {other}"])
         except (ValueError, RecursionError, MemoryError) as error:  # NUL, numbers of 5,000 digits, many parentheses
@@ -142,7 +142,8 @@ class _Translation:
             sides = [node.left, *node.comparators]
             pairs = zip(node.ops, sides, sides[1:], strict=False)
             return _all_of([self._comparison(node, op, left, right) for op, left, right in pairs])
-        return self._refuse(node, "must be a comparison, such as duration > 1")
+        what = "; a list stands in parentheses" if isinstance(node, ast.Tuple) else ""
+        return self._refuse(node, f"must be a comparison, such as duration > 1{what}")
 
     def _comparison(self, node: ast.expr, op: ast.cmpop, left: ast.expr, right: ast.expr) -> Test:
         if isinstance(op, ast.In | ast.NotIn):
@@ -206,6 +207,8 @@ class _Translation:
         what = "must be a name, a text in quotes or a number"
         if isinstance(node, ast.BinOp):
             what += f"; nothing is computed, and a name that is no word is written {MISC}['NAME']"
+        if isinstance(node, ast.Tuple | ast.List | ast.Set):
+            what += "; a list stands after in or not in"
         self._refuse(node, what)
         return lambda values: None
 

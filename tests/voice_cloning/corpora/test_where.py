@@ -64,7 +64,7 @@ VALUES: dict[str, Any] = {
         "misc['speaker-city'] == 'الرياض' and لهجة == 'نجدية'",
         "  dialect ==\n'Najdi'\t",
         "dialect == 'Naj\\x64i'",
-        "dialect != 'a = b && c <> \u201cd\u201d'",
+        "dialect != '# a = b && c <> \u201cd\u201d'",
     ],
 )
 def test_a_condition_that_is_true(text: str) -> None:
@@ -131,6 +131,10 @@ def test_a_missing_value_answers_neither_a_comparison_nor_its_contrary(text: str
         ("dialect == 'Najdi", "unterminated string literal"),
         ("dialect in ('a', 'b'", "never closed"),
         ("duration >", "cannot be read"),
+        ("duration > 1 or", "invalid syntax at the end"),
+        ("duration > 1 # and dialect == 'Najdi'", "# at character 14: write no comment"),
+        ("dialect in 'Najdi', 'Hijazi'", "a list stands in parentheses"),
+        ("dialect == ('Najdi', 'Hijazi')", "a list stands after in or not in"),
         ("from == 'tv'", "is written misc['NAME']"),
         ("speaker == 007", "leading zeros"),
         ("duration > \u0662", "invalid character"),
