@@ -10,7 +10,6 @@ from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistribut
 from tests.voice_cloning.speech.cloners import checkpoint_of, entry_of, make_cloner
 from tools.studio.job import Wishes
 from tools.studio.systems import BASE, Systems
-from voice_cloning.speech.speaking_model import fitting_adapter
 
 ADAPTER = "run/checkpoint"
 
@@ -19,8 +18,7 @@ ADAPTER = "run/checkpoint"
 def systems(demo: Path, memorised: ArabicVoiceCloningDistributedTrainer) -> Systems:
     """The base and the adapter, with weights."""
     cloners = {BASE: make_cloner(demo), ADAPTER: make_cloner(demo, adapter=checkpoint_of(memorised))}
-    adapters = {ADAPTER: fitting_adapter(checkpoint_of(memorised), cloners[BASE].config)}
-    found = Systems(cloners, adapters)
+    found = Systems(cloners)
     found.load()
     return found
 

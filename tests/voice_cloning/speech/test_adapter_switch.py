@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tests.exported_adapters import EVERY_GROUP, random_adapter, tiny_model
+from voice_cloning.adapters.export import apply_adapter
 from voice_cloning.adapters.logit_comparison import Logits, fixed_batch, our_logits
 from voice_cloning.speech.adapter_switch import AdapterSwitch
 from voice_cloning.speech.speaking_model import fitting_adapter, load_speaking_model
@@ -40,16 +41,16 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def alone(folders: dict[str, Path]) -> dict[str | None, Logits]:
     """The logits of the base, and of each adapter loaded alone."""
-    found: dict[str | None, Logits] = {None: logits(load_speaking_model(folders["base"], None, CPU, torch.float32))}
+    found: dict[str | None, Logits] = {None: logits(load_speaking_model(folders["base"], CPU, torch.float32))}
     for name in VARIANTS:
-        model = load_speaking_model(folders["base"], adapter(folders, name), CPU, torch.float32)
-        found[name] = logits(model)
+        base = load_speaking_model(folders["base"], CPU, torch.float32)
+        found[name] = logits(apply_adapter(base, adapter(folders, name)).get_base_model())
     return found
 
 
 @pytest.fixture(scope="module")
 def switch(folders: dict[str, Path]) -> AdapterSwitch:
-    base = load_speaking_model(folders["base"], None, CPU, torch.float32)
+    base = load_speaking_model(folders["base"], CPU, torch.float32)
     return AdapterSwitch(base, {name: adapter(folders, name) for name in VARIANTS})
 
 
@@ -88,10 +89,10 @@ def test_a_pattern_that_fits_factors_too_adds_no_module(folders: dict[str, Path]
     get_peft_model(HiggsAudioModel.from_pretrained(folders["base"]), broad).save_pretrained(tmp_path)
     files = {**folders, "broad": tmp_path}
     both = {name: adapter(files, name) for name in ("attention", "broad")}
-    switch = AdapterSwitch(load_speaking_model(folders["base"], None, CPU, torch.float32), both)
-    base = load_speaking_model(folders["base"], None, CPU, torch.float32)
+    switch = AdapterSwitch(load_speaking_model(folders["base"], CPU, torch.float32), both)
+    base = load_speaking_model(folders["base"], CPU, torch.float32)
     assert is_equal(logits(switch.model), logits(base))  # none is in use at first
-    wanted = load_speaking_model(folders["base"], both["broad"], CPU, torch.float32)
+    wanted = apply_adapter(base, both["broad"]).get_base_model()
     assert is_equal(logits(switch.use("broad")), logits(wanted))
 
 
@@ -123,5 +124,5 @@ def test_what_cannot_be_used(switch: AdapterSwitch, name: str, scale: float, mes
 
 
 def test_without_adapters_there_is_the_base(folders: dict[str, Path], alone: dict[str | None, Logits]) -> None:
-    switch = AdapterSwitch(load_speaking_model(folders["base"], None, CPU, torch.float32), {})
+    switch = AdapterSwitch(load_speaking_model(folders["base"], CPU, torch.float32), {})
     assert is_equal(logits(switch.use(None)), alone[None])
