@@ -280,7 +280,7 @@ def run(flags: argparse.Namespace) -> int:
             print(line, file=sys.stderr)
     load_judges(judges)
     retention = report = None
-    model, first = HeldModel(), both[0][1].first_cloner  # both sets are spoken by the same weights
+    model, first = HeldModel(most_bytes=0), both[0][1].first_cloner  # both sets are spoken by the same weights
     for one, checked, _ in both:
         if checked.first_cloner is not first:
             checked.first_cloner.share_codec_of(first)

@@ -48,6 +48,7 @@ from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_
 from voice_cloning.speech.manifest_voices import PromptForm, VoiceChoice, read_voiced_manifest
 from voice_cloning.speech.output_files import OutputFile
 from voice_cloning.speech.requests import SpeechRequest, check_references, request_of_text, text_problems
+from voice_cloning.speech.speaking_model import HeldModel
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND
 from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 from voice_cloning.speech.voices import find_voices
@@ -291,6 +292,7 @@ def open_cloners(
         quantise=flags.quantise,
         device=flags.device,
         settings=settings,
+        held_model=HeldModel(most_bytes=0),  # adapter by adapter
         given_turns=[voice for voice, own in asked.items() if all(request.is_record for request in own)],
     )
     problems.raise_all()

@@ -18,7 +18,7 @@ class Systems:
     """The base and its adapters. The base's weights are held once, and so are those of the codec.
 
     Args:
-        cloners: a cloner by the name of its system (``find_voices``), among them ``BASE``.
+        cloners: a cloner by the name of its system, among them ``BASE``. They share their weights (``find_voices``).
         dictation: writes down what a reference says; None if there is no recogniser.
     """
 
@@ -47,8 +47,6 @@ class Systems:
         """Load the weights of the model and of the codec, and put the adapters on."""
         _ = self.base.codec  # loaded at its first use, which is now
         for cloner in self.cloners.values():
-            if cloner is not self.base:
-                cloner.share_weights_of(self.base)
             _ = cloner.model  # its adapter is put on here
         # Generation passes through the first layer once per column, so speech can be ended there.
         self.base.model.layers[0].register_forward_pre_hook(self._end_if_stopped)

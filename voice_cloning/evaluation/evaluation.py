@@ -41,11 +41,12 @@ from voice_cloning.evaluation.run_selection import (
 )
 from voice_cloning.evaluation.speaking import ClipToSpeak, speak_set
 from voice_cloning.evaluation.spoken_files import ClipRecord
-from voice_cloning.evaluation.systems import ADAPTER, System, print_warnings
+from voice_cloning.evaluation.systems import ADAPTER, System
 from voice_cloning.evaluation.test_sets import TestItem
 from voice_cloning.evaluation.word_errors import NORMALISATIONS
 from voice_cloning.speech.adapter_folders import BASE
 from voice_cloning.speech.speaking_model import HeldModel
+from voice_cloning.speech.voices import print_warnings
 
 DURING_SPEECH = "while speech was generated; the clips that are written are complete"
 
@@ -117,7 +118,7 @@ def _speak(
 ) -> SpokenClips:
     """Speak the set with every speaking system. The weights of a base are loaded once."""
     spoken: SpokenClips = {}
-    model = HeldModel() if held is None else held
+    model = HeldModel(most_bytes=0) if held is None else held  # the memory of a system is that of one adapter
     for name, cloner in checked.cloners.items():
         if cloner is not checked.first_cloner:
             cloner.share_codec_of(checked.first_cloner)

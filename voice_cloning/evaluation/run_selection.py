@@ -13,8 +13,8 @@ from voice_cloning.adapters.model_card import write_checkpoint_card
 from voice_cloning.adapters.selection_lines import adapter_sha256, decided_by
 from voice_cloning.evaluation.report import JudgedClip, differences
 from voice_cloning.evaluation.selection import RULES, Candidate, choose, forgotten
-from voice_cloning.evaluation.systems import print_warnings
 from voice_cloning.speech.adapter_folders import adapter_folders
+from voice_cloning.speech.voices import print_warnings
 from voice_cloning.training.checkpoints import (
     SELECTION_FILE,
     checkpoint_step,

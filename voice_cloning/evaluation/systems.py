@@ -1,6 +1,5 @@
 """What an evaluation compares: the base model, adapters on it, merged models, and folders of finished WAVs."""
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -179,9 +178,3 @@ def open_cloner(system: System, settings: SystemSettings, turns_are_given: bool)
         settings=settings.speech,
         turns_are_given=turns_are_given,
     )
-
-
-def print_warnings(warnings: Sequence[str]) -> None:
-    """Print warnings to stderr."""
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)

@@ -4,6 +4,8 @@
     switch.use("step 200")     # the base with this adapter alone
     switch.use(None)           # the base as it was loaded
     switch.model.generate(...)
+    with switch.speaking("step 200") as model:  # nobody can switch meanwhile
+        model.generate(...)
 
 The base's weights are held once: an adapter adds only its own factors, when it is used for the first time. Nothing is
 merged.
@@ -11,12 +13,14 @@ merged.
 
 import copy
 import re
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from voice_cloning.adapters.export import Adapter
 
@@ -33,13 +37,14 @@ class AdapterSwitch:
     ``most_bytes`` together, those that were used longest ago are taken off; their next use copies them again. The one
     in use always stays.
 
-    Not thread-safe: whoever speaks must be the only one who calls :meth:`use`.
+    One adapter speaks at a time. Who asks for another one meanwhile, in a thread or within a stream that has not ended,
+    gets an error and not the wrong voice.
 
     Args:
         base: a loaded model in inference mode. It is changed in place: its adapted modules get PEFT's layers around
             them.
         adapters: the adapters by name, in the original layout. ``check_fit`` must have accepted each for this model.
-        most_bytes: what the adapters on the device may take together.
+        most_bytes: what the adapters on the device may take together; 0 keeps the one in use alone.
 
     Attributes:
         model: the base, which computes with the adapter in use.
@@ -52,6 +57,8 @@ class AdapterSwitch:
         self._keys: dict[str, str] = {}  # PEFT's names of the adapters on the device, the one used longest ago first
         self._added = 0
         self._in_use: tuple[str | None, float] | None = (None, 1.0)
+        self._speakers = 0
+        self._changes = threading.Lock()
         self._wrapped: PeftModel | None = None
 
     @property
@@ -76,7 +83,24 @@ class AdapterSwitch:
 
         Raises:
             InputError: if there is no adapter of this name, or if it cannot be scaled so (``Adapter.scale_problem``).
+            NamedError: if another one is speaking.
         """
+        with self._changes:
+            return self._use(name, scale)
+
+    @contextmanager
+    def speaking(self, name: str | None, scale: float = 1.0) -> Iterator[HiggsAudioModel]:
+        """Switch as :meth:`use`, and give the model for the time of a block, in which nobody else can switch."""
+        with self._changes:
+            self._use(name, scale)
+            self._speakers += 1
+        try:
+            yield self.model
+        finally:
+            with self._changes:
+                self._speakers -= 1
+
+    def _use(self, name: str | None, scale: float) -> HiggsAudioModel:
         if name is None:
             scale = 1.0
         elif name not in self._adapters:
@@ -84,6 +108,11 @@ class AdapterSwitch:
         elif problem := self._adapters[name].scale_problem(scale):
             raise InputError(f"adapter {name!r}: {problem}")
         if (name, scale) != self._in_use:
+            if self._speakers:
+                raise NamedError(
+                    f"{name or 'the base'} cannot speak while {self._in_use[0] or 'the base'} is speaking: one base "
+                    "speaks with one adapter at a time; wait for the end of its speech, or close its stream"
+                )
             self._in_use = None  # until the switch is complete
             self._switch_to(name, scale)
             self._in_use = name, scale

@@ -36,7 +36,8 @@ class HeldModel:
     """The weights of one base model, loaded once for all adapters on it.
 
     Args:
-        most_bytes: what the adapters on the device may take together (:class:`AdapterSwitch`).
+        most_bytes: what the adapters on the device may take together (:class:`AdapterSwitch`). 0 is right for work that
+            goes from adapter to adapter: only the one in use takes memory.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:

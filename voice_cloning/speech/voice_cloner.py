@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +56,7 @@ from voice_cloning.speech.adapter_run import (
     style_of_adapter,
     turns_warning,
 )
+from voice_cloning.speech.adapter_switch import AdapterSwitch
 from voice_cloning.speech.audio import join_pieces
 from voice_cloning.speech.requests import (
     Piece,
@@ -192,12 +194,22 @@ class VoiceCloner:
 
         The adapter is not merged, because merging in bfloat16 would round the sum of both weights.
         """
+        return self._switch().use(self._adapter_name, self.adapter_scale)
+
+    def speaking(self) -> AbstractContextManager[HiggsAudioModel]:
+        """Give :attr:`model` for the time of a block, in which no other cloner can switch the weights they share."""
+        return self._switch().speaking(self._adapter_name, self.adapter_scale)
+
+    def _switch(self) -> AdapterSwitch:
         switch = self.held_model.switch_of(self._base_weights, self._load_base)
-        if self.adapter_weights is None:
-            return switch.use(None)
-        name = json.dumps([str(self.adapter.resolve()), *self._adapter_fingerprints])
-        switch.add(name, self.adapter_weights)
-        return switch.use(name, self.adapter_scale)
+        if self.adapter_weights is not None:
+            switch.add(self._adapter_name, self.adapter_weights)
+        return switch
+
+    @property
+    def _adapter_name(self) -> str | None:
+        """The name of the adapter among all that are on one base."""
+        return self.adapter and " ".join([str(self.adapter.resolve()), *self._adapter_fingerprints])
 
     @property
     def _base_weights(self) -> BaseWeights:
@@ -373,11 +385,6 @@ class VoiceCloner:
         """Use the codec of another cloner, and the clips that it has encoded. Both must have the same codec."""
         self._codes, self._codec_owner = other._codes, other
 
-    def share_weights_of(self, other: "VoiceCloner") -> None:
-        """Use the codec of another cloner, as :meth:`share_codec_of`, and its model, if both have the same base."""
-        self.share_codec_of(other)
-        self.held_model = other.held_model
-
     def _columns(self, frames: int) -> int:
         return columns_of(frames, self.config.audio_num_codebooks, self.config.use_delay_pattern)
 
@@ -407,12 +414,9 @@ class VoiceCloner:
         """
         limits = [self.most_columns(piece) for piece, _ in pieces]
         batch_input = self.collator([self.prompt(piece, base_dir) for piece, base_dir in pieces])
-        output = self.model.generate(
-            **batch_input.prompts(),
-            max_new_tokens=max(limits),
-            seed=list(seeds),
-            **asdict(self.settings.sampling),
-        )
+        sampling = asdict(self.settings.sampling)
+        with self.speaking() as model:
+            output = model.generate(**batch_input.prompts(), max_new_tokens=max(limits), seed=list(seeds), **sampling)
         spoken = []
         found = zip(pieces, limits, output.audio_sequences, output.ended, strict=True)
         for (piece, _), limit, columns, ended in found:

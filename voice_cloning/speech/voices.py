@@ -17,6 +17,7 @@ from boson_multimodal.errors import InputError, Problems
 from voice_cloning.adapters.run_record import read_record
 from voice_cloning.speech.adapter_folders import BASE
 from voice_cloning.speech.adapter_run import quantisation_of_adapter
+from voice_cloning.speech.speaking_model import HeldModel
 from voice_cloning.speech.voice_cloner import VoiceCloner
 from voice_cloning.training.fingerprints import folder_fingerprint
 from voice_cloning.training.run_directory import RUN_FILE
@@ -27,7 +28,8 @@ def open_voices(folders: Mapping[str, Path], **settings: Any) -> dict[str, Voice
 
     Args:
         folders: the folders of the adapters by name (:func:`named_adapters`).
-        settings: those of :class:`VoiceCloner`, for all of them. ``adapter_scale`` weakens every adapter.
+        settings: those of :class:`VoiceCloner`, for all of them; ``adapter_scale`` weakens every adapter. Also those of
+            :func:`find_voices`.
 
     Raises:
         InputError: listing everything that is missing or does not fit.
@@ -45,6 +47,7 @@ def find_voices(
     quantise: str | None = None,
     adapter_scale: float = 1.0,
     given_turns: Collection[str] = (),
+    held_model: HeldModel | None = None,
     **settings: Any,
 ) -> dict[str, VoiceCloner]:
     """Return a cloner for each voice with which nothing is wrong, and add what is wrong with others.
@@ -55,6 +58,7 @@ def find_voices(
         folders: the folder of each voice's adapter, by the name of the voice; None is the base alone.
         quantise, adapter_scale, settings: those of :class:`VoiceCloner`, for all voices. The base is not scaled.
         given_turns: the voices that speak ChatML records alone (``turns_are_given``).
+        held_model: holds the weights for all of them; None makes one.
     """
     adapters = [folder for folder in folders.values() if folder is not None]
     shared = problems.tried(lambda: shared_quantisation(quantise, adapters))
@@ -66,11 +70,13 @@ def find_voices(
         if cloner is not None:
             voices[name] = cloner
     first = next(iter(voices.values()), None)
+    held = held_model or HeldModel()
     for cloner in voices.values():
+        cloner.held_model = held
         if cloner is not first:
-            cloner.share_weights_of(first)
-        for warning in problems.tried(lambda own=cloner: warn_of_other_base(own)) or () if len(adapters) > 1 else ():
-            print(f"warning: {warning}", file=sys.stderr)
+            cloner.share_codec_of(first)
+        found = problems.tried(lambda own=cloner: warn_of_other_base(own)) if len(adapters) > 1 else None
+        print_warnings(found or ())
     return voices
 
 
@@ -102,3 +108,9 @@ def warn_of_other_base(cloner: VoiceCloner) -> list[str]:
         f"--adapter {cloner.adapter}: was trained on a base with the fingerprint {trained}, and --model_path has "
         f"{own}: another model of the same shape, or the same model in another layout or type"
     ]
+
+
+def print_warnings(warnings: Sequence[str]) -> None:
+    """Print warnings to stderr."""
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)

@@ -171,7 +171,7 @@ def test_adapters_of_any_rank_leave_the_base_as_it_was(demo: Path, tmp_path: Pat
     before, weights = our_logits(base, batch).heads(), {id(p): p.clone() for p in base.parameters()}
     others = []
     for one in adapted:
-        one.share_weights_of(alone)
+        one.held_model = alone.held_model
         assert one.is_loaded and one.model is base
         others.append(our_logits(one.model, batch).heads())
     assert alone.model is base and not base.training
