@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tests.chatml_files import write_records
 from tests.exported_adapters import random_adapter
 from tools import evaluate, synthesize
 from tools.studio import __main__ as studio
+from voice_cloning.evaluation.run_selection import other_adapters
 from voice_cloning.speech import voice_cloner
 from voice_cloning.speech.adapter_folders import folder_lines, named_adapters
 from voice_cloning.speech.manifest_voices import VoiceChoice
@@ -199,6 +200,8 @@ def test_names_of_adapters_are_those_of_their_folders(adapters: Path, tmp_path: 
     with pytest.raises(InputError, match="--adapter: given twice .1.:\n  .*gulf"):
         named_adapters([adapters, other])
     assert folder_lines([adapters / "najdi", tmp_path / "absent"]) == []
+    others = other_adapters([str(adapters)], [adapters / "gulf"])  # those of --select are evaluated anyway
+    assert others == [str(adapters / "hijazi"), str(adapters / "najdi")]
     (other / "run" / "checkpoint-000200").mkdir(parents=True)
     with pytest.raises(InputError, match="run: holds checkpoints of a run and is no adapter; give"):
         named_adapters([other])
@@ -248,3 +251,5 @@ def test_evaluate_and_the_studio_take_the_folder_and_load_the_base_once(
     systems = studio.checked_systems(studio.parse_arguments(flags(demo, "--adapter", adapters)))
     systems.load()
     assert systems.names == ["base", *DIALECTS] and loaded == ["model"] * 2
+    with systems.cloners["najdi"].speaking(), pytest.raises(NamedError, match="gulf .* cannot speak while .*najdi"):
+        _ = systems.cloners["gulf"].model
