@@ -207,7 +207,9 @@ def test_names_of_adapters_are_those_of_their_folders(adapters: Path, tmp_path: 
         named_adapters([other])
 
 
-def test_adapters_that_do_not_fit_are_named_together(demo: Path, adapters: Path, tmp_path: Path) -> None:
+def test_adapters_that_do_not_fit_are_named_together(
+    demo: Path, adapters: Path, tmp_path: Path, wrong: Callable[..., str]
+) -> None:
     for name in ("cut", "four_bits", "najdi"):
         shutil.copytree(adapters / "najdi", tmp_path / "adapters" / name)
     weights = tmp_path / "adapters/cut/adapter_model.safetensors"
@@ -219,6 +221,12 @@ def test_adapters_that_do_not_fit_are_named_together(demo: Path, adapters: Path,
         open_voices(named_adapters([tmp_path / "adapters"]), **parts)
     assert "cut: adapter_model.safetensors is damaged" in str(raised.value)
     assert "trained with different --quantise" in str(raised.value)
+    for name in ("cut", "najdi"):
+        (tmp_path / "adapters" / name / "run.json").write_text("{}")
+    entries = [entry(demo, name, adapter=name) for name in ("cut", "four_bits", "najdi")]
+    words = ["--manifest", write_records(tmp_path / "m.json", entries), "--output_dir", tmp_path / "out"]
+    said = wrong(flags(demo, *words, "--adapter", tmp_path / "adapters"))
+    assert all(f"{name}/run.json: does not have flags.prompt_style" in said for name in ("cut", "najdi"))
 
 
 def test_an_adapter_of_another_base_is_told(

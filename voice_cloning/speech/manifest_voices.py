@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from arabic_voice_cloning_dataset import read_json_records
-from boson_multimodal.errors import listed
+from boson_multimodal.errors import call_for_each, listed
 from voice_cloning.speech.adapter_folders import BASE
 from voice_cloning.speech.requests import SpeechRequest, read_entries
 
@@ -103,7 +103,8 @@ def read_voiced_manifest(
     """
     raws = read_json_records(path)
     found = [choice.of_entry(raw) for raw in raws]
-    forms = {voice: form_of(voice) for voice, _ in found if voice is not None}
+    speaking = list(dict.fromkeys(voice for voice, _ in found if voice is not None))
+    forms = dict(zip(speaking, call_for_each(form_of, speaking), strict=True))
     # An entry without a voice is read all the same, so that all its problems are named.
     of_none = next(iter(forms.values()), None) or form_of(BASE)
     entries_of = {
