@@ -41,7 +41,7 @@ audio { visibility: hidden; }
 @contextmanager
 def example_page(folder: Path, port: int) -> Iterator[str]:
     """Serve a page without weights, which speaks fixed tones. Yield its address."""
-    systems = SimpleNamespace(names=[BASE, ADAPTER], adapters={ADAPTER: None}, dictation=None, go_on=lambda: None)
+    systems = SimpleNamespace(names=[BASE, ADAPTER], has_adapters=True, dictation=None, go_on=lambda: None)
     hints = ("The reference has 2.0 s; 3 to 10 s clone a voice best.",)
     job = Job(dict.fromkeys(systems.names), dict.fromkeys((0, 1), SpeechSettings()), 1.0, hints)
 

@@ -29,6 +29,7 @@ from tools.speech_flags import (
     Flags,
     HelpWithDefaults,
     add_adapter_scale_flag,
+    add_adapters_flag,
     add_computation_flags,
     add_model_flags,
     add_prompt_flags,
@@ -47,8 +48,9 @@ from voice_cloning.evaluation.retention import retention_part, retention_setting
 from voice_cloning.evaluation.run_selection import other_adapters, run_checkpoints, selection_line
 from voice_cloning.evaluation.selection import RETENTION_BOUND
 from voice_cloning.evaluation.similarity import find_speaker_model
-from voice_cloning.evaluation.speaking import HeldModel
 from voice_cloning.evaluation.systems import SystemSettings
+from voice_cloning.speech.adapter_folders import folder_lines
+from voice_cloning.speech.speaking_model import HeldModel
 from voice_cloning.speech.speech import SpeechSettings
 from voice_cloning.speech.text_pieces import SLOWEST_LETTERS_PER_SECOND
 
@@ -86,7 +88,7 @@ def _add_system_flags(group: Flags) -> None:
         help="Files of codes of the set's clips. With them, the codec may be missing; then nothing can be heard.",
     )
     add("--no_base", action="store_true", help="Leave the base model out.")
-    add("--adapter", nargs="+", action="extend", default=[], help="Folders of trained adapters.")
+    add_adapters_flag(group)
     add_adapter_scale_flag(group)
     add("--merged", nargs="+", action="extend", default=[], help="Merged models: folders or hub ids.")
     add(
@@ -160,6 +162,7 @@ def settings_of(
     speech = problems.tried(
         lambda: SpeechSettings(sampling=sampling, retries=0, slowest_letters_per_second=slowest)
     ) or SpeechSettings(retries=0)
+    others = problems.tried(lambda: other_adapters(flags.adapter, checkpoints))
     systems = SystemSettings(
         model_path=flags.model_path,
         model_revision=flags.model_revision,
@@ -167,7 +170,7 @@ def settings_of(
         audio_tokenizer_revision=flags.audio_tokenizer_revision,
         codes=tuple(flags.codes),
         base=not flags.no_base,
-        adapters=(*other_adapters(flags.adapter, checkpoints), *map(str, checkpoints)),
+        adapters=(*(flags.adapter if others is None else others), *map(str, checkpoints)),
         merged=tuple(flags.merged),
         wavs=tuple(flags.wavs),
         adapter_scale=flags.adapter_scale,
@@ -272,9 +275,12 @@ def run(flags: argparse.Namespace) -> int:
     for _, _, wrong in both:
         problems.add_all(wrong)
     problems.raise_all()
+    if ranks.is_main:
+        for line in folder_lines(flags.adapter):
+            print(line, file=sys.stderr)
     load_judges(judges)
     retention = report = None
-    model, first = HeldModel(), both[0][1].first_cloner  # both sets are spoken by the same weights
+    model, first = HeldModel(most_bytes=0), both[0][1].first_cloner  # both sets are spoken by the same weights
     for one, checked, _ in both:
         if checked.first_cloner is not first:
             checked.first_cloner.share_codec_of(first)

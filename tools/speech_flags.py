@@ -37,6 +37,19 @@ def add_model_flags(parser: Flags) -> None:
     )
 
 
+def add_adapters_flag(parser: Flags) -> None:
+    """Add ``--adapter``, of which there may be several on one base."""
+    parser.add_argument(
+        "--adapter",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="DIR",
+        help="Folders of trained adapters, such as checkpoints of a run; or a folder that holds such folders, whose "
+        "names are then those of the adapters.",
+    )
+
+
 def add_adapter_scale_flag(parser: Flags) -> None:
     """Add ``--adapter_scale``."""
     parser.add_argument(

@@ -5,6 +5,7 @@
     python -m tools.synthesize --adapter EXPMT/a/checkpoint-000200 --manifest FILE.json --output_dir DIR
 
 A manifest is a list of {"id", "text", "reference", "reference_text"}, or of ChatML records in the trainer's format.
+With several adapters, each entry names its own ("adapter": NAME, in a record misc.adapter); see docs/adapters.md.
 Each entry becomes DIR/ID.wav, 24 kHz mono. ID.wav.json in the same folder records the inputs and settings of that file.
 The same command, given again, only makes files that are missing or incomplete, or whose inputs or settings changed.
 
@@ -16,7 +17,7 @@ unknown flag, 3 if there was a runaway.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +28,30 @@ from boson_multimodal.cards import has_bfloat16
 from boson_multimodal.circumstances import home_path, is_misread
 from boson_multimodal.command_line import run_command
 from boson_multimodal.data_types import AudioContent
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError, Problems, call_for_each, raise_if_any
 from boson_multimodal.memory_remedies import Remedy, naming_lack_of_memory
 from boson_multimodal.progress import progress
 from boson_multimodal.whole_files import write_whole
 from tools.speech_flags import (
     HelpWithDefaults,
     add_adapter_scale_flag,
+    add_adapters_flag,
     add_computation_flags,
     add_model_flags,
     add_prompt_flags,
     add_sampling_flags,
     sampling_of,
 )
+from voice_cloning.adapters.export import check_scale_is_used
+from voice_cloning.speech.adapter_folders import BASE, folder_lines, named_adapters
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
+from voice_cloning.speech.manifest_voices import PromptForm, VoiceChoice, read_voiced_manifest
 from voice_cloning.speech.output_files import OutputFile
-from voice_cloning.speech.requests import (
-    SpeechRequest,
-    check_references,
-    read_manifest,
-    request_of_text,
-    text_problems,
-)
+from voice_cloning.speech.requests import SpeechRequest, check_references, request_of_text, text_problems
+from voice_cloning.speech.speaking_model import HeldModel
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND
 from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
+from voice_cloning.speech.voices import find_voices
 
 ONE_TEXT = ("text", "reference", "reference_text", "output")
 MANY_TEXTS = ("manifest", "output_dir")
@@ -72,7 +73,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add_model_flags(parser)
-    add("--adapter", help="Folder of a trained adapter, such as a checkpoint of a run.")
+    add_adapters_flag(parser)
+    add(
+        "--adapter_name",
+        metavar="NAME",
+        help="Who speaks the text, or the entries that name no adapter.",
+    )
+    add("--adapter_by", choices=["dialect"], help="Entries that name no adapter take the one of their dialect.")
     add_adapter_scale_flag(parser)
     add_prompt_flags(parser)
     add("--text", help="The text to speak.")
@@ -110,6 +117,11 @@ def _flag_problems(flags: argparse.Namespace) -> list[str]:
     wanted = MANY_TEXTS if set(given) & set(MANY_TEXTS) else ONE_TEXT
     problems = [f"--{name} is missing; --{wanted[0]} needs it" for name in wanted if name not in given]
     problems += [f"--{name} cannot be combined with --{wanted[0]}" for name in given if name not in wanted]
+    for name in ("adapter_name", "adapter_by"):
+        if getattr(flags, name) is not None and not flags.adapter:
+            problems.append(f"--{name} {getattr(flags, name)}: there is no --adapter; give the adapters")
+    if flags.adapter_by is not None and flags.manifest is None:
+        problems.append(f"--adapter_by {flags.adapter_by}: acts with --manifest alone; give --adapter_name")
     if flags.batch_size < 1:
         problems.append(f"--batch_size is {flags.batch_size}; it must be at least 1")
     for name in ("text", "reference_text"):
@@ -122,47 +134,74 @@ def _flag_problems(flags: argparse.Namespace) -> list[str]:
     return problems
 
 
-def read_requests(flags: argparse.Namespace, prompt_style: str, how: str) -> tuple[list[SpeechRequest], list[str]]:
-    """Return the requests of the flags, and every problem with the texts."""
+def voice_choice(flags: argparse.Namespace, names: Sequence[str]) -> VoiceChoice:
+    """Return who speaks, of the adapters of these names and the base.
+
+    Raises:
+        InputError: if ``--adapter_name`` is none of them, or if there is one text and it is not said who speaks it.
+    """
+    default = flags.adapter_name
+    if default is None and flags.adapter_by is None and len(names) < 2:
+        default = names[0] if names else BASE
+    choice = VoiceChoice(names, default, flags.adapter_by == "dialect")
+    if default is not None and default not in choice.voices:
+        raise InputError(f"--adapter_name {default}: there is no such adapter; there are {', '.join(choice.voices)}")
+    if default is None and flags.manifest is None:
+        raise InputError(f"--adapter_name is missing; give one of {', '.join(choice.voices)}")
+    return choice
+
+
+def read_requests(
+    flags: argparse.Namespace, choice: VoiceChoice, form_of: Callable[[str], PromptForm]
+) -> tuple[list[SpeechRequest], dict[str, str], list[str]]:
+    """Return the requests of the flags, the voice of each by its name, and every problem with the texts."""
     if flags.manifest is not None:
-        return read_manifest(Path(flags.manifest), prompt_style, flags.letters_per_piece, how)
+        return read_voiced_manifest(Path(flags.manifest), choice, form_of, flags.letters_per_piece)
+    prompt_style, how = form_of(choice.default)
     problems = text_problems(flags.text, "--text", how)
     problems += text_problems(flags.reference_text, "--reference_text", how)
     reference = AudioContent(audio_url=flags.reference, where="--reference")
     name = Path(flags.output).stem
     settings = {"letters_per_piece": flags.letters_per_piece, "text_normalisation": how}
     request = request_of_text(name, flags.text, reference, flags.reference_text, prompt_style, **settings)
-    return [request], problems
+    return [request], {name: choice.default}, problems
 
 
 def make_outputs(
-    cloner: VoiceCloner, requests: Sequence[SpeechRequest], files: dict[str, OutputFile], flags: argparse.Namespace
-) -> list[tuple[str, str, dict[str, Any]]]:
-    """Generate speech for the requests whose output does not exist yet.
+    requests: dict[VoiceCloner, list[SpeechRequest]], files: dict[str, OutputFile], flags: argparse.Namespace
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Generate speech for the requests whose output does not exist yet, cloner by cloner.
 
     Returns:
-        (name, what was done, record) of each request, in order.
+        What was done and the record, by the name of the request.
     """
-    identities = {request.name: cloner.identity(request) for request in requests}
+    identities = {request.name: cloner.identity(request) for cloner, own in requests.items() for request in own}
     found = {name: record for name, made_of in identities.items() if (record := files[name].found(made_of))}
     results = {name: ("exists", record) for name, record in found.items()}
-    waiting = [request for request in requests if request.name not in found]
-    pieces = sum(len(request.pieces) for request in waiting)
-    with progress(title="speaking", total=pieces, unit="piece", disable=not waiting) as bar:
-        for request, speech in cloner.speak_all(waiting, flags.batch_size):
-            record = files[request.name].write(speech, identities[request.name], flags.keep_runaways)
-            results[request.name] = ("written" if record["file"] else "not written", record)
-            bar.update(len(request.pieces))
-    return [(request.name, *results[request.name]) for request in requests]
+    waiting = {cloner: [request for request in own if request.name not in found] for cloner, own in requests.items()}
+    pieces = sum(len(request.pieces) for own in waiting.values() for request in own)
+    with progress(title="speaking", total=pieces, unit="piece", disable=not pieces) as bar:
+        for cloner, own in waiting.items():
+            for request, speech in cloner.speak_all(own, flags.batch_size):
+                record = files[request.name].write(speech, identities[request.name], flags.keep_runaways)
+                results[request.name] = ("written" if record["file"] else "not written", record)
+                bar.update(len(request.pieces))
+    return results
 
 
-def report(results: Sequence[tuple[str, str, dict[str, Any]]]) -> int:
-    """Print a table of the outputs, then the failures. Return the exit status."""
+def report(results: Sequence[tuple[str, str, dict[str, Any]]], voices: dict[str, str]) -> int:
+    """Print a table of the outputs, then the failures. Return the exit status.
+
+    Args:
+        voices: who spoke, by the name of the output. The table names them if there are several.
+    """
     width = max(len(name) for name, _, _ in results)
-    print(f"{'id':{width}}  {'':13}  {'seconds':>7}  {'pieces':>6}  file")
+    who = {name: f"  {voice}" for name, voice in voices.items()} if len(set(voices.values())) > 1 else {}
+    print(f"{'id':{width}}  {'':13}  {'seconds':>7}  {'pieces':>6}  file{'  adapter' if who else ''}")
     for name, done, record in results:
         pieces = len(record["attempts"])
-        print(f"{name:{width}}  {done:13}  {record['seconds']:7.2f}  {pieces:6d}  {record['file'] or '-'}")
+        file = record["file"] or "-"
+        print(f"{name:{width}}  {done:13}  {record['seconds']:7.2f}  {pieces:6d}  {file}{who.get(name, '')}")
     seconds = [record["seconds"] for _, _, record in results if record["file"]]
     again = sum(attempts > 1 for _, _, record in results for attempts in record["attempts"])
     repeated = f"; {again} pieces needed more than one attempt" if again else ""
@@ -186,45 +225,78 @@ def synthesize(flags: argparse.Namespace) -> int:
         retries=flags.retries,
         slowest_letters_per_second=flags.slowest_letters_per_second,
     )
-    adapter = None if flags.adapter is None else home_path(flags.adapter, "--adapter")
-    trained = adapter or home_path(flags.model_path, "--model_path")
-    prompt_style = flags.prompt_style or style_of_adapter(trained)
-    text_normalisation = flags.text_normalisation or normalisation_of_adapter(trained)
-    requests, problems = read_requests(flags, prompt_style, text_normalisation)
+    adapters = named_adapters(flags.adapter)
+    choice = voice_choice(flags, list(adapters))
+
+    def form_of(voice: str) -> PromptForm:
+        trained = adapters.get(voice) or home_path(flags.model_path, "--model_path")
+        style = flags.prompt_style or style_of_adapter(trained)
+        return style, flags.text_normalisation or normalisation_of_adapter(trained)
+
+    requests, voices, problems = read_requests(flags, choice, form_of)
     frames, unusable = check_references(requests)
     folder = Path(flags.output_dir or Path(flags.output).parent)
     paths = {r.name: folder / f"{r.name}.wav" if flags.output is None else Path(flags.output) for r in requests}
     files = {name: OutputFile(path) for name, path in paths.items()}
     foreign = [problem for file in files.values() for problem in file.problems()]
     raise_if_any(f"{flags.manifest or '--text'}: cannot be spoken", problems + unusable + foreign)
-    cloner = VoiceCloner(
-        model_path=flags.model_path,
-        model_revision=flags.model_revision,
-        audio_tokenizer_path=flags.audio_tokenizer_path,
-        audio_tokenizer_revision=flags.audio_tokenizer_revision,
-        adapter=adapter,
-        adapter_scale=flags.adapter_scale,
-        prompt_style=prompt_style,
-        text_normalisation=text_normalisation,
-        torch_dtype=flags.torch_dtype,
-        quantise=flags.quantise,
-        device=flags.device,
-        settings=settings,
-        turns_are_given=all(request.is_record for request in requests),
-    )
-    cloner.check_lengths(requests, frames)
+    asked = {
+        voice: [request for request in requests if voices[request.name] == voice]
+        for voice in dict.fromkeys(voices.values())
+    }
+    cloners = open_cloners(flags, {voice: adapters.get(voice) for voice in asked}, asked, settings)
+    call_for_each(lambda voice: cloners[voice].check_lengths(asked[voice], frames), asked)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / ".written", b"")
         (folder / ".written").unlink()
     except OSError as error:
         raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
-    prompts = f"prompt_style {prompt_style}, text_normalisation {text_normalisation}"
-    print(f"{prompts}, {cloner.dtype} on {cloner.device}, quantise {cloner.quantise}", file=sys.stderr)
+    for line in folder_lines(flags.adapter):
+        print(line, file=sys.stderr)
+    for voice, cloner in cloners.items():
+        who = f"{voice}: " if len(cloners) > 1 else ""
+        prompts = f"prompt_style {cloner.prompt_style}, text_normalisation {cloner.text_normalisation}"
+        print(f"{who}{prompts}, {cloner.dtype} on {cloner.device}, quantise {cloner.quantise}", file=sys.stderr)
+    cloner = next(iter(cloners.values()))  # all share its weights
     place = "while speech was generated; the files that are written are complete"
     with naming_lack_of_memory(cloner.device, lambda: place, lambda: memory_remedies(cloner, flags.batch_size)):
-        results = make_outputs(cloner, requests, files, flags)
-    return report(results)
+        results = make_outputs({cloners[voice]: own for voice, own in asked.items()}, files, flags)
+    return report([(request.name, *results[request.name]) for request in requests], voices)
+
+
+def open_cloners(
+    flags: argparse.Namespace,
+    folders: dict[str, Path | None],
+    asked: dict[str, list[SpeechRequest]],
+    settings: SpeechSettings,
+) -> dict[str, VoiceCloner]:
+    """Return a cloner for each voice that speaks, without weights.
+
+    Raises:
+        InputError: listing everything that is missing or does not fit.
+    """
+    problems = Problems()
+    problems.tried(lambda: check_scale_is_used(flags.adapter_scale, any(folders.values())))
+    found = find_voices(
+        folders,
+        problems,
+        model_path=flags.model_path,
+        model_revision=flags.model_revision,
+        audio_tokenizer_path=flags.audio_tokenizer_path,
+        audio_tokenizer_revision=flags.audio_tokenizer_revision,
+        adapter_scale=flags.adapter_scale,
+        prompt_style=flags.prompt_style,
+        text_normalisation=flags.text_normalisation,
+        torch_dtype=flags.torch_dtype,
+        quantise=flags.quantise,
+        device=flags.device,
+        settings=settings,
+        held_model=HeldModel(most_bytes=0),  # adapter by adapter
+        given_turns=[voice for voice, own in asked.items() if all(request.is_record for request in own)],
+    )
+    problems.raise_all()
+    return found
 
 
 def memory_remedies(cloner: VoiceCloner, batch_size: int) -> list[Remedy]:

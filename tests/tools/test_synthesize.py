@@ -29,6 +29,7 @@ from tests.voice_cloning.speech.cloners import (
 from tools import synthesize as tool
 from tools.demo.ending import speak_memorised
 from voice_cloning.speech import voice_cloner
+from voice_cloning.speech.adapter_switch import AdapterSwitch
 from voice_cloning.speech.voice_cloner import VoiceCloner
 
 
@@ -85,6 +86,7 @@ def script(demo: Path, codec: HiggsAudioTokenizer, monkeypatch: pytest.MonkeyPat
     """Replace the model of every cloner by a script."""
     said = Script(None, {})
     monkeypatch.setattr(voice_cloner, "load_speaking_model", lambda *_: said)
+    monkeypatch.setattr(AdapterSwitch, "_switch_to", lambda *_: None)
     monkeypatch.setattr(voice_cloner, "load_higgs_audio_tokenizer", lambda *_: codec)
     return said
 

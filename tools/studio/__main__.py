@@ -10,16 +10,20 @@ Gradio is needed: pip install -r requirements-studio.txt
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from transformers.utils.logging import disable_progress_bar
 
-from boson_multimodal.circumstances import home_path
 from boson_multimodal.command_line import run_command
-from boson_multimodal.errors import InputError, Problems, raise_if_any
+from boson_multimodal.errors import Problems, raise_if_any
 from boson_multimodal.memory_remedies import naming_lack_of_memory
-from tools.speech_flags import HelpWithDefaults, add_computation_flags, add_model_flags, add_prompt_flags
+from tools.speech_flags import (
+    HelpWithDefaults,
+    add_adapters_flag,
+    add_computation_flags,
+    add_model_flags,
+    add_prompt_flags,
+)
 from tools.studio.dictation import load_dictation
 from tools.studio.job import Wishes
 from tools.studio.page import STYLE, Page
@@ -34,13 +38,11 @@ from tools.studio.server import (
     temporary_folder,
     wait_for_the_end,
 )
-from tools.studio.systems import BASE, Systems
+from tools.studio.systems import Systems
 from tools.synthesize import memory_remedies
-from voice_cloning.adapters.export import Adapter, check_scale_is_used
-from voice_cloning.evaluation.systems import short_names
-from voice_cloning.speech.adapter_run import quantisation_of_adapter
-from voice_cloning.speech.speaking_model import fitting_adapter
-from voice_cloning.speech.voice_cloner import VoiceCloner
+from voice_cloning.adapters.export import check_scale_is_used
+from voice_cloning.speech.adapter_folders import BASE, folder_lines, named_adapters
+from voice_cloning.speech.voices import find_voices
 
 PORT = 7860
 
@@ -55,7 +57,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add_model_flags(parser)
-    add("--adapter", nargs="+", action="extend", default=[], metavar="DIR", help="Folders of trained adapters.")
+    add_adapters_flag(parser)
     add("--adapter_scale", type=float, default=1.0, help="The scale that the page begins with; 1 is as trained.")
     add("--asr", metavar="PATH", help="A speech recogniser that writes down what a reference says.")
     add("--asr_revision", help="Commit of asr, if it is a hub id.")
@@ -79,71 +81,27 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
     tried(require_gradio)
     tried(lambda: check_address(flags.host, flags.port))
     folders = tried(lambda: named_adapters(flags.adapter)) or {}
-    quantise = tried(lambda: shared_quantisation(flags.quantise, list(folders.values())))
-    cloners: dict[str, VoiceCloner] = {}
-    adapters: dict[str, Adapter] = {}
-    for name, folder in {BASE: None, **folders}.items():
-        cloner = tried(lambda folder=folder: make_cloner(flags, folder, quantise))
-        if cloner is not None:
-            cloners[name] = cloner
-            if folder is not None:
-                adapters[name] = fitting_adapter(folder, cloner.config)
     tried(lambda: check_scale_is_used(flags.adapter_scale, bool(flags.adapter)))
-    tried(lambda: check_scale(flags.adapter_scale, adapters))
-    raise_if_any("the studio cannot start", problems.messages)
-    # Last, because it loads the recogniser's weights.
-    dictation = None if flags.asr is None else load_dictation(flags.asr, flags.asr_revision, cloners[BASE].device)
-    return Systems(cloners, adapters, dictation)
-
-
-def named_adapters(words: Sequence[str]) -> dict[str, Path]:
-    """Return the folders of the adapters by their short names, which differ.
-
-    Raises:
-        InputError: if two are the same folder.
-    """
-    folders = [home_path(word, "--adapter") for word in words]
-    whole = [folder.resolve() for folder in folders]
-    twice = {str(folder) for folder in whole if whole.count(folder) > 1}
-    raise_if_any("--adapter: given twice", sorted(twice))
-    return dict(zip(short_names([str(folder) for folder in whole]), folders, strict=True))
-
-
-def check_scale(scale: float, adapters: Mapping[str, Adapter]) -> None:
-    """Raise :class:`InputError` if ``--adapter_scale`` is not possible with one of the adapters."""
-    found = {name: adapter.scale_problem(scale) for name, adapter in adapters.items()}
-    raise_if_any("--adapter_scale", [f"{name}: {problem}" for name, problem in found.items() if problem])
-
-
-def shared_quantisation(wanted: str | None, folders: Sequence[Path]) -> str | None:
-    """Return the quantisation of the base that all adapters share.
-
-    Raises:
-        InputError: if the adapters were trained with different ones, and none was asked for.
-    """
-    if wanted is not None or not folders:
-        return wanted
-    found = {str(folder): quantisation_of_adapter(folder) for folder in folders}
-    if len(set(found.values())) > 1:
-        each = "; ".join(f"{folder}: {quantise}" for folder, quantise in found.items())
-        raise InputError(f"--adapter: trained with different --quantise ({each}); give --quantise: they share one base")
-    return next(iter(found.values()))
-
-
-def make_cloner(flags: argparse.Namespace, adapter: Path | None, quantise: str | None) -> VoiceCloner:
-    """Check one system. Raise :class:`InputError` if its parts are missing or do not fit."""
-    return VoiceCloner(
+    voices = find_voices(
+        {BASE: None, **folders},
+        problems,
         model_path=flags.model_path,
         model_revision=flags.model_revision,
         audio_tokenizer_path=flags.audio_tokenizer_path,
         audio_tokenizer_revision=flags.audio_tokenizer_revision,
-        adapter=adapter,
+        adapter_scale=flags.adapter_scale,
         prompt_style=flags.prompt_style,
         text_normalisation=flags.text_normalisation,
         torch_dtype=flags.torch_dtype,
-        quantise=quantise,
+        quantise=flags.quantise,
         device=flags.device,
     )
+    raise_if_any("the studio cannot start", problems.messages)
+    for line in folder_lines(flags.adapter):
+        print(line, file=sys.stderr)
+    # Last, because it loads the recogniser's weights.
+    dictation = None if flags.asr is None else load_dictation(flags.asr, flags.asr_revision, voices[BASE].device)
+    return Systems(voices, dictation)
 
 
 def studio(flags: argparse.Namespace) -> int:

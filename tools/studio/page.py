@@ -112,7 +112,7 @@ class Page:
                 step=0.05,
                 label="Adapter scale",
                 info="1 is as trained; less weakens an adapter that was trained too far",
-                visible=bool(self.systems.adapters),
+                visible=self.systems.has_adapters,
                 elem_id="scale",
             )
         inputs = [seeds, scale]

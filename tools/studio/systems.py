@@ -4,16 +4,10 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from boson_multimodal.audio_processing.clips import Waveform
-from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tools.studio.dictation import Dictation
-from voice_cloning.adapters.export import Adapter
-from voice_cloning.speech.adapter_switch import AdapterSwitch
+from voice_cloning.speech.adapter_folders import BASE
 from voice_cloning.speech.requests import SpeechRequest
-from voice_cloning.speech.speaking_model import load_speaking_model
 from voice_cloning.speech.voice_cloner import Speech, SpeechSettings, VoiceCloner
-
-BASE = "base"
-"""The name of the system without an adapter."""
 
 
 class StoppedError(Exception):
@@ -24,19 +18,13 @@ class Systems:
     """The base and its adapters. The base's weights are held once, and so are those of the codec.
 
     Args:
-        cloners: a cloner by the name of its system, with the prompt style and the text normalisation of its adapter;
-            among them ``BASE``.
-        adapters: the adapters by name: one for each cloner but the base's.
+        cloners: a cloner by the name of its system, among them ``BASE``. They share their weights (``find_voices``).
         dictation: writes down what a reference says; None if there is no recogniser.
     """
 
-    def __init__(
-        self, cloners: Mapping[str, VoiceCloner], adapters: Mapping[str, Adapter], dictation: Dictation | None = None
-    ) -> None:
+    def __init__(self, cloners: Mapping[str, VoiceCloner], dictation: Dictation | None = None) -> None:
         self.cloners = dict(cloners)
-        self.adapters = dict(adapters)
         self.dictation = dictation
-        self._switch: AdapterSwitch | None = None
         self._stop, self._has_ended = threading.Event(), threading.Event()
         self._one_at_a_time = threading.Lock()
 
@@ -50,21 +38,18 @@ class Systems:
         """The names of all systems, the base first."""
         return list(self.cloners)
 
-    def load(self) -> None:
-        """Load the weights of the model and of the codec, and add the adapters."""
-        base = self.base
-        _ = base.codec  # loaded at its first use, which is now
-        self.use_model(load_speaking_model(base.model_folder, None, base.device, base.dtype, base.quantise))
+    @property
+    def has_adapters(self) -> bool:
+        """Whether there is another system than the base."""
+        return len(self.cloners) > 1
 
-    def use_model(self, model: HiggsAudioModel) -> None:
-        """Add the adapters to a loaded base, and let every cloner speak with it."""
-        self._switch = AdapterSwitch(model, self.adapters)
-        # Generation passes through the first layer once per column, so speech can be ended there.
-        model.layers[0].register_forward_pre_hook(self._end_if_stopped)
+    def load(self) -> None:
+        """Load the weights of the model and of the codec, and put the adapters on."""
+        _ = self.base.codec  # loaded at its first use, which is now
         for cloner in self.cloners.values():
-            cloner.model = model  # in place of the copy that it would load at its first use
-            if cloner is not self.base:
-                cloner.share_codec_of(self.base)
+            _ = cloner.model  # its adapter is put on here
+        # Generation passes through the first layer once per column, so speech can be ended there.
+        self.base.model.layers[0].register_forward_pre_hook(self._end_if_stopped)
 
     def speak(self, name: str, request: SpeechRequest, settings: SpeechSettings, scale: float) -> Speech:
         """Speak a request with one system.
@@ -76,9 +61,8 @@ class Systems:
             StoppedError: after :meth:`stop`.
         """
         with self._one_at_a_time:
-            self._switch.use(None if name == BASE else name, scale)
             cloner = self.cloners[name]
-            cloner.settings = settings
+            cloner.settings, cloner.adapter_scale = settings, scale
             return next(speech for _, speech in cloner.speak_all([request]))
 
     def write_down(self, waveform: Waveform) -> str:
@@ -88,7 +72,8 @@ class Systems:
 
     def scale_problems(self, names: Sequence[str], scale: float) -> list[str]:
         """Return a problem for each of these systems whose adapter cannot be scaled so."""
-        problems = {name: self.adapters[name].scale_problem(scale) for name in names if name in self.adapters}
+        adapters = {name: self.cloners[name].adapter_weights for name in names if name != BASE}
+        problems = {name: adapter.scale_problem(scale) for name, adapter in adapters.items()}
         return [f"{name}: {problem}" for name, problem in problems.items() if problem]
 
     def stop(self) -> None:

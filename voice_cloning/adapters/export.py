@@ -105,7 +105,8 @@ class Adapter:
     def scale_problem(self, scale: float) -> str | None:
         """Return why the LoRA product cannot be multiplied by ``scale``; None if it can: from 0 to ``LARGEST_SCALE``.
 
-        0 is the base, without the adapter. An adapter with DoRA is no product alone: it can only be as trained.
+        0 is the base, without the adapter; 1 is the adapter as trained, bit for bit. All adapted modules are scaled:
+        attention, FFNs, heads, embeddings. An adapter with DoRA is no product alone: it can only be as trained.
         """
         if not 0.0 <= scale <= LARGEST_SCALE:
             return (
@@ -119,24 +120,10 @@ class Adapter:
             )
         return None
 
-    def scaled(self, scale: float, heading: str) -> "Adapter":
-        """Return the adapter with its LoRA product multiplied by ``scale``. The tensors are shared, not copied.
-
-        1.0 is the adapter as trained, bit for bit. All adapted modules are scaled: attention, FFNs, heads, embeddings.
-
-        Args:
-            heading: the start of messages.
-
-        Raises:
-            InputError: if the adapter cannot be scaled so (:meth:`scale_problem`).
-        """
+    def check_scale(self, scale: float, heading: str) -> None:
+        """Raise :class:`InputError`, which begins with ``heading``, if the adapter cannot be scaled so."""
         if problem := self.scale_problem(scale):
             raise InputError(f"{heading}: {problem}")
-        if scale == 1.0:
-            return self
-        config = copy.deepcopy(self.config)
-        config.lora_alpha = self.config.lora_alpha * scale  # a factor of the product, with and without rsLoRA
-        return Adapter(config, self.tensors)
 
     def write(self, folder: Path) -> None:
         """Write both files in PEFT's format. The base's name is written only if it is a hub id."""

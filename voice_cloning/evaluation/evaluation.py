@@ -39,16 +39,14 @@ from voice_cloning.evaluation.run_selection import (
     select_checkpoint,
     write_selection,
 )
-from voice_cloning.evaluation.speaking import ClipToSpeak, HeldModel, speak_set
+from voice_cloning.evaluation.speaking import ClipToSpeak, speak_set
 from voice_cloning.evaluation.spoken_files import ClipRecord
-from voice_cloning.evaluation.systems import (
-    ADAPTER,
-    BASE,
-    System,
-    print_warnings,
-)
+from voice_cloning.evaluation.systems import ADAPTER, System
 from voice_cloning.evaluation.test_sets import TestItem
 from voice_cloning.evaluation.word_errors import NORMALISATIONS
+from voice_cloning.speech.adapter_folders import BASE
+from voice_cloning.speech.speaking_model import HeldModel
+from voice_cloning.speech.voices import print_warnings
 
 DURING_SPEECH = "while speech was generated; the clips that are written are complete"
 
@@ -120,16 +118,17 @@ def _speak(
 ) -> SpokenClips:
     """Speak the set with every speaking system. The weights of a base are loaded once."""
     spoken: SpokenClips = {}
-    model = HeldModel() if held is None else held
+    model = HeldModel(most_bytes=0) if held is None else held  # the memory of a system is that of one adapter
     for name, cloner in checked.cloners.items():
         if cloner is not checked.first_cloner:
             cloner.share_codec_of(checked.first_cloner)
+        cloner.held_model = model
         clips = [ClipToSpeak(request, seed) for seed in settings.seeds for request in checked.requests[name]]
         half = Remedy("take fewer pieces at a time", ("--batch_size", str(settings.batch_size // 2)))
         smaller = [half] if settings.batch_size > 1 else []
         with naming_lack_of_memory(cloner.device, lambda: DURING_SPEECH, lambda found=smaller: found):
             spoken[name] = speak_set(
-                cloner, model, clips, settings.output_dir, name, batch_size=settings.batch_size, ranks=ranks
+                cloner, clips, settings.output_dir, name, batch_size=settings.batch_size, ranks=ranks
             )
     if held is None:
         model.free()

@@ -21,11 +21,11 @@ from voice_cloning.evaluation.systems import (
     find_right_systems,
     mismatches,
     open_cloner,
-    warn_of_other_base,
 )
 from voice_cloning.evaluation.test_sets import TestItem, TestSet, read_test_set
 from voice_cloning.speech.requests import SpeechRequest, check_references
 from voice_cloning.speech.voice_cloner import VoiceCloner
+from voice_cloning.speech.voices import warn_of_other_base
 
 NOT_NORMALISED = "none"
 """The text normalisation of a set as it is scored."""

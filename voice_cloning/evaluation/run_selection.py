@@ -13,7 +13,8 @@ from voice_cloning.adapters.model_card import write_checkpoint_card
 from voice_cloning.adapters.selection_lines import adapter_sha256, decided_by
 from voice_cloning.evaluation.report import JudgedClip, differences
 from voice_cloning.evaluation.selection import RULES, Candidate, choose, forgotten
-from voice_cloning.evaluation.systems import print_warnings
+from voice_cloning.speech.adapter_folders import adapter_folders
+from voice_cloning.speech.voices import print_warnings
 from voice_cloning.training.checkpoints import (
     SELECTION_FILE,
     checkpoint_step,
@@ -47,7 +48,7 @@ def run_checkpoints(run_folder: str) -> list[Path]:
 def other_adapters(adapters: Sequence[str], checkpoints: Sequence[Path]) -> list[str]:
     """Return the adapters that are none of a run's checkpoints, which are evaluated anyway."""
     own = {path.resolve() for path in checkpoints}
-    return [path for path in adapters if home_path(path, "--adapter").resolve() not in own]
+    return [str(path) for path in adapter_folders(adapters) if path.resolve() not in own]
 
 
 def checkpoints_among(adapters: Mapping[str, Path], run_folder: Path) -> dict[str, Path]:

@@ -8,20 +8,16 @@ call changes the batch in which a clip is made.
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.progress import progress
 from boson_multimodal.seeds import seed_of
-from voice_cloning.adapters.export import apply_adapter
 from voice_cloning.evaluation.spoken_files import ClipFile, ClipRecord
-from voice_cloning.speech import voice_cloner
 from voice_cloning.speech.requests import SpeechRequest
 from voice_cloning.speech.speech import SpokenPiece
 from voice_cloning.speech.voice_cloner import VoiceCloner
@@ -55,40 +51,8 @@ class ClipToSpeak:
         return {**identity, "seed": self.seed, "item": self.request.name}
 
 
-class HeldModel:
-    """The weights of a base model, loaded once for all adapters on it."""
-
-    def __init__(self) -> None:
-        self._key: tuple[Any, ...] | None = None
-        self._base: HiggsAudioModel | None = None
-
-    def free(self) -> None:
-        """Forget the weights."""
-        self._key = self._base = None
-
-    @contextmanager
-    def speaking(self, cloner: VoiceCloner) -> Iterator[None]:
-        """Give a cloner its model for the time of a block: the base, with the cloner's adapter put on it."""
-        key = (cloner.model_folder.resolve(), cloner.dtype, cloner.quantise, cloner.device)
-        if key != self._key:
-            self._base = None  # freed before the next one is loaded
-            self._base = voice_cloner.load_speaking_model(
-                cloner.model_folder, None, cloner.device, cloner.dtype, cloner.quantise
-            )
-            self._key = key
-        adapted = None if cloner.adapter_weights is None else apply_adapter(self._base, cloner.adapter_weights)
-        cloner.model = self._base if adapted is None else adapted.get_base_model()
-        try:
-            yield
-        finally:
-            del cloner.model
-            if adapted is not None:
-                self._base = adapted.unload().eval()
-
-
 def speak_set(
     cloner: VoiceCloner,
-    model: HeldModel,
     clips: Sequence[ClipToSpeak],
     folder: Path,
     system: str,
@@ -99,7 +63,7 @@ def speak_set(
     """Speak the clips of one system that are not there yet, and write them.
 
     Args:
-        model: holds the weights between systems. They are loaded only if there is something to speak.
+        cloner: its model is loaded only if there is something to speak.
         clips: all clips of the system, in the same order on all ranks.
         folder: of the evaluation.
         batch_size: pieces that are spoken at once.
@@ -123,7 +87,7 @@ def speak_set(
     with progress(
         title=f"speaking, {system}", total=sum(map(len, own)), unit="clip", disable=not own or not ranks.is_main
     ) as bar:
-        for batch, pieces, cost in _spoken(cloner, model, own, batch_size):
+        for batch, pieces, cost in _spoken(cloner, own, batch_size):
             for clip, spoken in zip(batch, pieces, strict=True):
                 if clip.key not in found:
                     found[clip.key] = _write(cloner, files[clip.key], made_of[clip.key], spoken, cost)
@@ -152,29 +116,29 @@ def batches_of(clips: Sequence[ClipToSpeak], cloner: VoiceCloner, batch_size: in
 
 
 def _spoken(
-    cloner: VoiceCloner, model: HeldModel, batches: Sequence[list[ClipToSpeak]], batch_size: int
+    cloner: VoiceCloner, batches: Sequence[list[ClipToSpeak]], batch_size: int
 ) -> Iterator[tuple[list[ClipToSpeak], list[tuple[SpokenPiece, ...]], dict[str, float]]]:
     """Speak batches. Yield each one with the pieces of its clips and what one clip cost."""
     if not batches:
         return
-    with model.speaking(cloner):
-        for batch in batches:
-            if cloner.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(cloner.device)
-            started = time.perf_counter()
-            queue = [(piece, clip.request.base_dir) for clip in batch for piece in clip.request.pieces]
-            seeds = [seed for clip in batch for seed in clip.seeds()]
-            spoken: list[SpokenPiece] = []
-            for start in range(0, len(queue), batch_size):
-                part = slice(start, start + batch_size)
-                spoken += cloner.speak_pieces(queue[part], seeds[part])
-            seconds = (time.perf_counter() - started) / len(batch)
-            cost = {"compute_seconds": round(seconds, 4), "peak_memory_gb": round(peak_memory_gb(cloner.device), 3)}
-            pieces = []
-            for clip in batch:
-                pieces.append(tuple(spoken[: len(clip.request.pieces)]))
-                del spoken[: len(clip.request.pieces)]
-            yield batch, pieces, cost
+    _ = cloner.model  # loaded and switched here, which is no cost of a clip
+    for batch in batches:
+        if cloner.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(cloner.device)
+        started = time.perf_counter()
+        queue = [(piece, clip.request.base_dir) for clip in batch for piece in clip.request.pieces]
+        seeds = [seed for clip in batch for seed in clip.seeds()]
+        spoken: list[SpokenPiece] = []
+        for start in range(0, len(queue), batch_size):
+            part = slice(start, start + batch_size)
+            spoken += cloner.speak_pieces(queue[part], seeds[part])
+        seconds = (time.perf_counter() - started) / len(batch)
+        cost = {"compute_seconds": round(seconds, 4), "peak_memory_gb": round(peak_memory_gb(cloner.device), 3)}
+        pieces = []
+        for clip in batch:
+            pieces.append(tuple(spoken[: len(clip.request.pieces)]))
+            del spoken[: len(clip.request.pieces)]
+        yield batch, pieces, cost
 
 
 def _write(

@@ -1,6 +1,5 @@
 """What an evaluation compares: the base model, adapters on it, merged models, and folders of finished WAVs."""
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,17 +10,13 @@ from boson_multimodal.circumstances import home_path
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, MODEL_REVISION
 from boson_multimodal.errors import Problems, raise_if_any
 from voice_cloning.adapters.export import check_scale_is_used
-from voice_cloning.adapters.run_record import read_record
+from voice_cloning.speech.adapter_folders import BASE, adapter_folders, short_names
 from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
 from voice_cloning.speech.speech import SpeechSettings
 from voice_cloning.speech.voice_cloner import VoiceCloner
-from voice_cloning.training.fingerprints import folder_fingerprint
-from voice_cloning.training.run_directory import RUN_FILE
 
-BASE, ADAPTER, MERGED, WAVS = "base", "adapter", "merged", "wavs"
-"""The kinds of systems."""
-RESERVED_NAMES = (BASE, "reference", "recording", "recording_codec")
-"""Names that a folder's system cannot have: the base, and folders of an evaluation that hold no system's clips."""
+ADAPTER, MERGED, WAVS = "adapter", "merged", "wavs"
+"""The kinds of systems beside ``BASE``."""
 STYLE_OF_WAVS = "as_written"
 """The prompt style in which a set is read if nothing is spoken: it keeps the turns of any record."""
 
@@ -57,7 +52,8 @@ class SystemSettings:
         model_path, model_revision, audio_tokenizer_path, audio_tokenizer_revision, codes, torch_dtype, quantise,
             device, adapter_scale: as in :class:`VoiceCloner`.
         base: whether the base model itself is a system.
-        adapters, merged, wavs: folders; ``merged`` may be hub ids.
+        adapters, merged, wavs: folders; ``merged`` may be hub ids. One of ``adapters`` may be a folder of adapters
+            (:func:`adapter_folders`).
         namesakes: folders that are no systems here, but count when names are made: a system then has one name in two
             evaluations.
         prompt_style, text_normalisation: of all systems; None takes those of each adapter's training.
@@ -98,10 +94,11 @@ def find_systems(settings: SystemSettings) -> list[System]:
 
 def find_right_systems(settings: SystemSettings, problems: Problems) -> list[System]:
     """Return those systems of :func:`find_systems` with which nothing is wrong, and add what is wrong with others."""
-    given = [(ADAPTER, path) for path in settings.adapters]
+    adapters = problems.tried(lambda: adapter_folders(settings.adapters)) or ()
+    given = [(ADAPTER, str(path)) for path in adapters]
     given += [(MERGED, path) for path in settings.merged]
     given += [(WAVS, path) for path in settings.wavs]
-    if not given and not settings.base:
+    if not given and not settings.base and not settings.adapters:
         problems.add("there is no system to evaluate: give --adapter, --merged or --wavs, or leave --no_base out")
     problems.tried(lambda: check_scale_is_used(settings.adapter_scale, bool(settings.adapters)))
     given = [(kind, str(home_path(path, f"--{kind}"))) for kind, path in given]
@@ -139,36 +136,6 @@ def _wrong_paths(given: Sequence[tuple[str, str]], settings: SystemSettings) -> 
         problem = f"--merged {own}: is --model_path too, which is evaluated as the base; give --no_base or leave it"
         wrong.setdefault((MERGED, own), []).append(problem)
     return wrong
-
-
-def short_names(paths: Sequence[str]) -> list[str]:
-    """Return a name for each folder: its own name, with the names of parents before it until all names differ."""
-    parts = [Path(path).absolute().parts[1:] or ("root",) for path in paths]
-    lengths = [1] * len(parts)
-    while True:
-        names = ["/".join(own[-length:]) for own, length in zip(parts, lengths, strict=True)]
-        count = Counter(names)
-        short = [
-            i
-            for i, name in enumerate(names)
-            if (count[name] > 1 or name in RESERVED_NAMES) and lengths[i] < len(parts[i])
-        ]
-        if not short:
-            return _numbered(names)
-        for i in short:
-            lengths[i] += 1
-
-
-def _numbered(names: Sequence[str]) -> list[str]:
-    """Return names that differ: one folder may be a system of two kinds, and ``/base`` has no parent."""
-    found: list[str] = []
-    for name in names:
-        number, free = 1, name
-        while free in found or free in RESERVED_NAMES:
-            number += 1
-            free = f"{name}-{number}"
-        found.append(free)
-    return found
 
 
 def mismatches(systems: Sequence[System]) -> list[str]:
@@ -211,24 +178,3 @@ def open_cloner(system: System, settings: SystemSettings, turns_are_given: bool)
         settings=settings.speech,
         turns_are_given=turns_are_given,
     )
-
-
-def warn_of_other_base(cloner: VoiceCloner) -> list[str]:
-    """Return a warning if an adapter's ``run.json`` names another base of the same shape."""
-    if cloner.adapter is None or not (cloner.adapter / RUN_FILE).is_file():
-        return []
-    run = read_record(cloner.adapter / RUN_FILE)
-    trained = run.get("base_fingerprint") or run.get("identity", {}).get("model")
-    own = folder_fingerprint(cloner.model_folder)
-    if trained in (None, own):
-        return []
-    return [
-        f"--adapter {cloner.adapter}: was trained on a base with the fingerprint {trained}, and --model_path has "
-        f"{own}: another model of the same shape, or the same model in another layout or type"
-    ]
-
-
-def print_warnings(warnings: Sequence[str]) -> None:
-    """Print warnings to stderr."""
-    for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)

@@ -12,6 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -49,12 +50,13 @@ from boson_multimodal.model.higgs_audio.generation import codes_of_columns
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths
 from boson_multimodal.seeds import seed_of
 from lora_config import ADAPTER_FILE
-from voice_cloning.adapters.export import check_scale_is_used
+from voice_cloning.adapters.export import Adapter, check_scale_is_used
 from voice_cloning.speech.adapter_run import (
     normalisation_of_adapter,
     style_of_adapter,
     turns_warning,
 )
+from voice_cloning.speech.adapter_switch import AdapterSwitch
 from voice_cloning.speech.audio import join_pieces
 from voice_cloning.speech.requests import (
     Piece,
@@ -63,7 +65,13 @@ from voice_cloning.speech.requests import (
     request_of_text,
     text_problems,
 )
-from voice_cloning.speech.speaking_model import fitting_adapter, load_speaking_model, usable_quantisation
+from voice_cloning.speech.speaking_model import (
+    BaseWeights,
+    HeldModel,
+    fitting_adapter,
+    load_speaking_model,
+    usable_quantisation,
+)
 from voice_cloning.speech.speech import Speech, SpeechSettings, SpokenPiece
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, longest_seconds
 from voice_cloning.training.data import checkpoint_misfits, find_local_codec, open_codes_files, reference_problems
@@ -77,7 +85,7 @@ class VoiceCloner:
         model_path, model_revision, audio_tokenizer_path, audio_tokenizer_revision, torch_dtype: like the trainer's
             flags.
         adapter: the folder of a trained adapter.
-        adapter_scale: weakens the adapter below 1.0; 0 is the base (``Adapter.scaled``).
+        adapter_scale: weakens the adapter below 1.0; 0 is the base (``Adapter.scale_problem``).
         codes: files of codes (``docs/codes.md``). Clips that they hold are not encoded. If they are given, the codec
             need not be on this machine: the cloner then speaks codes only (``speaks_codes_only``).
         prompt_style: ``as_written`` or ``voice_clone``; None means the style with which the adapter was trained.
@@ -87,6 +95,10 @@ class VoiceCloner:
         settings: the settings of generation.
         turns_are_given: whether what will be spoken are ChatML records. With ``as_written`` their turns are kept, so
             there is no warning that a prompt for a text has other turns than the adapter's training data.
+
+    Attributes:
+        held_model: holds the weights of the model. Cloners that have one ``HeldModel`` share the weights; each switches
+            them to its own adapter before it speaks.
 
     Raises:
         InputError: if a part is missing, or if the parts do not fit each other. No weight has been loaded then.
@@ -135,11 +147,8 @@ class VoiceCloner:
         self.frames_per_second = self.codes_files.frames_per_second if codec is None else codec.frame_rate
         misfits = checkpoint_misfits(self.config, self.tokenizer, codec)
         raise_if_any(f"{self.model_folder}: tokenizer or codec do not fit", misfits + reference_problems(self.config))
-        check_scale_is_used(adapter_scale, self.adapter is not None)
         self.adapter_scale = adapter_scale
-        self.adapter_weights = (
-            None if self.adapter is None else fitting_adapter(self.adapter, self.config, adapter_scale)
-        )
+        self.adapter_weights = self._read_adapter()
         # Read together with the weights: a training run may remove the folder later.
         self._adapter_fingerprints = self.adapter and [
             folder_fingerprint(self.adapter),
@@ -152,6 +161,16 @@ class VoiceCloner:
         self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.config)
         self._codes: dict[str, Tensor] = {}
         self._codec_owner: VoiceCloner | None = None
+        self.held_model = HeldModel()
+
+    def _read_adapter(self) -> Adapter | None:
+        """Return the adapter, which fits the model and can be scaled as asked; None without one."""
+        check_scale_is_used(self.adapter_scale, self.adapter is not None)
+        if self.adapter is None:
+            return None
+        found = fitting_adapter(self.adapter, self.config)
+        found.check_scale(self.adapter_scale, f"--adapter {self.adapter}")
+        return found
 
     def _find_codec(
         self, path: str, revision: str, codes: Sequence[str | Path]
@@ -169,15 +188,40 @@ class VoiceCloner:
         """Whether there is no codec, so that speech stays codes."""
         return self.codec_folder is None
 
-    @cached_property
+    @property
     def model(self) -> HiggsAudioModel:
-        """The model with its adapter. It is loaded at the first use, unless the caller has set it before."""
-        return load_speaking_model(self.model_folder, self.adapter_weights, self.device, self.dtype, self.quantise)
+        """The model, switched to the adapter of this cloner. Its weights are loaded at the first use.
+
+        The adapter is not merged, because merging in bfloat16 would round the sum of both weights.
+        """
+        return self._switch().use(self._adapter_name, self.adapter_scale)
+
+    def speaking(self) -> AbstractContextManager[HiggsAudioModel]:
+        """Give :attr:`model` for the time of a block, in which no other cloner can switch the weights they share."""
+        return self._switch().speaking(self._adapter_name, self.adapter_scale)
+
+    def _switch(self) -> AdapterSwitch:
+        switch = self.held_model.switch_of(self._base_weights, self._load_base)
+        if self.adapter_weights is not None:
+            switch.add(self._adapter_name, self.adapter_weights)
+        return switch
+
+    @property
+    def _adapter_name(self) -> str | None:
+        """The name of the adapter among all that are on one base."""
+        return self.adapter and " ".join([str(self.adapter.resolve()), *self._adapter_fingerprints])
+
+    @property
+    def _base_weights(self) -> BaseWeights:
+        return BaseWeights(self.model_folder.resolve(), self.device, self.dtype, self.quantise)
+
+    def _load_base(self) -> HiggsAudioModel:
+        return load_speaking_model(self.model_folder, self.device, self.dtype, self.quantise)
 
     @property
     def is_loaded(self) -> bool:
         """Whether the weights of the model are loaded."""
-        return "model" in vars(self)
+        return self.held_model.holds(self._base_weights)
 
     @cached_property
     def codec(self) -> HiggsAudioTokenizer:
@@ -370,12 +414,9 @@ class VoiceCloner:
         """
         limits = [self.most_columns(piece) for piece, _ in pieces]
         batch_input = self.collator([self.prompt(piece, base_dir) for piece, base_dir in pieces])
-        output = self.model.generate(
-            **batch_input.prompts(),
-            max_new_tokens=max(limits),
-            seed=list(seeds),
-            **asdict(self.settings.sampling),
-        )
+        sampling = asdict(self.settings.sampling)
+        with self.speaking() as model:
+            output = model.generate(**batch_input.prompts(), max_new_tokens=max(limits), seed=list(seeds), **sampling)
         spoken = []
         found = zip(pieces, limits, output.audio_sequences, output.ended, strict=True)
         for (piece, _), limit, columns, ended in found:

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from arabic_voice_cloning_distributed_trainer import ArabicVoiceCloningDistributedTrainer
-from tests.voice_cloning.speech.cloners import checkpoint_of, entry_of, make_cloner
+from tests.voice_cloning.speech.cloners import checkpoint_of, entry_of
 from tools.studio.job import Wishes
 from tools.studio.systems import BASE, Systems
-from voice_cloning.speech.speaking_model import fitting_adapter
+from voice_cloning.speech.voices import open_voices
 
 ADAPTER = "run/checkpoint"
 
@@ -18,9 +18,8 @@ ADAPTER = "run/checkpoint"
 @pytest.fixture(scope="module")
 def systems(demo: Path, memorised: ArabicVoiceCloningDistributedTrainer) -> Systems:
     """The base and the adapter, with weights."""
-    cloners = {BASE: make_cloner(demo), ADAPTER: make_cloner(demo, adapter=checkpoint_of(memorised))}
-    adapters = {ADAPTER: fitting_adapter(checkpoint_of(memorised), cloners[BASE].config)}
-    found = Systems(cloners, adapters)
+    parts = {"model_path": str(demo / "model"), "audio_tokenizer_path": str(demo / "audio_tokenizer"), "device": "cpu"}
+    found = Systems(open_voices({ADAPTER: checkpoint_of(memorised)}, **parts))
     found.load()
     return found
 

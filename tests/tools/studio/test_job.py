@@ -14,6 +14,7 @@ from tests.tools.studio.conftest import ADAPTER
 from tests.voice_cloning.speech.cloners import Script, seed_of, targets
 from tools.studio.job import Take, Wishes, check, speak
 from tools.studio.systems import BASE, StoppedError, Systems
+from voice_cloning.speech.speaking_model import HeldModel
 from voice_cloning.speech.text_pieces import SLOWEST_LETTERS_PER_SECOND
 
 
@@ -187,7 +188,8 @@ def test_speech_that_does_not_fit_its_text(
     warnings: list[str],
 ) -> None:
     script = Script(systems.base.config, {seed_of(0, attempt): frames for attempt in range(3)})
-    monkeypatch.setattr(systems.base, "model", script)
+    monkeypatch.setattr(systems.base, "held_model", HeldModel())
+    monkeypatch.setattr(systems.base, "_load_base", lambda: script)
     text = "صباح الخير يا صديقي"  # 16 letters
     defaults = {"greedy": False, "retries": 2, "slowest_letters_per_second": SLOWEST_LETTERS_PER_SECOND}
     [take] = spoken({**wishes, **defaults, "systems": [BASE], "text": text}, systems, tmp_path)

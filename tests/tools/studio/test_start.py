@@ -23,7 +23,8 @@ from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tests.exported_adapters import random_adapter, tiny_model
 from tests.training_runs import ENVIRONMENT, PROJECT
 from tools.studio import __main__ as tool
-from tools.studio import server, systems
+from tools.studio import server
+from voice_cloning.speech import voice_cloner, voices
 
 gradio_is_absent = server.importlib.util.find_spec("gradio") is None
 needs_gradio = pytest.mark.skipif(gradio_is_absent, reason="gradio is not installed")
@@ -41,7 +42,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) 
     def refuse(*_: object) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(systems, "load_speaking_model", refuse)
+    monkeypatch.setattr(voice_cloner, "load_speaking_model", refuse)
 
 
 @pytest.fixture
@@ -147,11 +148,11 @@ def test_adapters_are_named_by_what_makes_them_differ(tmp_path: Path) -> None:
 
 def test_one_base_has_one_quantisation(adapters: dict[str, Path]) -> None:
     own, nf4 = adapters["own"], adapters["nf4"]
-    assert tool.shared_quantisation(None, [own]) == "none"
-    assert tool.shared_quantisation(None, [nf4]) == "nf4"
-    assert tool.shared_quantisation("none", [own, nf4]) == "none"
+    assert voices.shared_quantisation(None, [own]) == "none"
+    assert voices.shared_quantisation(None, [nf4]) == "nf4"
+    assert voices.shared_quantisation("none", [own, nf4]) == "none"
     with pytest.raises(InputError, match="trained with different --quantise .*own: none; .*nf4: nf4"):
-        tool.shared_quantisation(None, [own, nf4])
+        voices.shared_quantisation(None, [own, nf4])
 
 
 # -- the surroundings --------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from boson_multimodal.model.higgs_audio import HiggsAudioModel
 from tests.exported_adapters import EVERY_GROUP, TOLERANCE, random_adapter, tiny_model
 from voice_cloning.adapters.export import Adapter, apply_adapter, merge_adapter, read_adapter
 from voice_cloning.adapters.logit_comparison import fixed_batch
+from voice_cloning.speech.adapter_switch import AdapterSwitch
 
 
 def base_of(folder: Path) -> HiggsAudioModel:
@@ -25,7 +26,7 @@ def logits(model: HiggsAudioModel) -> tuple[Tensor, Tensor]:
 
 
 def speaking(folder: Path, adapter: Adapter, scale: float) -> HiggsAudioModel:
-    return apply_adapter(base_of(folder), adapter.scaled(scale, "--adapter a")).get_base_model()
+    return AdapterSwitch(base_of(folder), {"a": adapter}).use("a", scale)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def test_a_scale_of_zero_is_the_base_bit_for_bit(base: Path, tmp_path: Path, var
 def test_a_dora_adapter_cannot_be_scaled(base: Path, tmp_path: Path) -> None:
     adapter = read_adapter(random_adapter(tmp_path / "a", base_of(base), use_dora=True))
     with pytest.raises(InputError, match=r"--adapter a: adapter_scale is 0.5: the adapter was trained with DoRA"):
-        adapter.scaled(0.5, "--adapter a")
+        adapter.check_scale(0.5, "--adapter a")
 
 
 def test_an_adapter_with_whole_modules_is_refused(base: Path, tmp_path: Path) -> None:
@@ -99,4 +100,4 @@ def test_a_scale_out_of_range_is_refused(base: Path, tmp_path: Path, scale: floa
     with pytest.raises(
         InputError, match=rf"--adapter a: adapter_scale is {scale}; it must be from 0 \(the base\) to 2 "
     ):
-        adapter.scaled(scale, "--adapter a")
+        adapter.check_scale(scale, "--adapter a")

@@ -1,7 +1,6 @@
 """Speaking a set: the same clips in any order, on any number of processes, with adapters put on and taken off."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.process_group import Ranks
 from tests.exported_adapters import random_adapter
 from tests.voice_cloning.speech.cloners import make_cloner
-from voice_cloning.evaluation.speaking import ClipToSpeak, HeldModel, batches_of, speak_set
+from voice_cloning.adapters.logit_comparison import fixed_batch, our_logits
+from voice_cloning.evaluation.speaking import ClipToSpeak, batches_of, speak_set
 from voice_cloning.evaluation.spoken_files import ClipFile
 from voice_cloning.speech.requests import SpeechRequest, request_of_text
 from voice_cloning.speech.speech import SpeechSettings
@@ -47,7 +47,7 @@ def clips_of(requests: Sequence[SpeechRequest], seeds: Sequence[int] = (0, 1)) -
 def speak(cloner: VoiceCloner, clips: Sequence[ClipToSpeak], folder: Path, **settings: Any) -> dict[str, bytes]:
     """Speak, and return the content of the files of codes and sound by name."""
     given = {"batch_size": 3, "ranks": Ranks(), **settings}
-    speak_set(cloner, HeldModel(), clips, folder, "base", **given)
+    speak_set(cloner, clips, folder, "base", **given)
     paths = sorted(path for path in folder.rglob("*") if path.suffix in (".npy", ".wav"))
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
@@ -136,12 +136,11 @@ def test_a_long_text_is_one_clip_of_its_pieces(demo: Path, cloner: VoiceCloner, 
     request = request_of_text("long", text, reference, "كيف حالك", "voice_clone", letters_per_piece=8)
     clip = ClipToSpeak(request, 0)
     assert len(request.pieces) >= 3
-    records = speak_set(cloner, HeldModel(), [clip], tmp_path, "base", batch_size=2, ranks=Ranks())
-    with HeldModel().speaking(cloner):
-        alone = [
-            cloner.speak_pieces([(piece, request.base_dir)], [seed])[0].codes
-            for piece, seed in zip(request.pieces, clip.seeds(), strict=True)
-        ]
+    records = speak_set(cloner, [clip], tmp_path, "base", batch_size=2, ranks=Ranks())
+    alone = [
+        cloner.speak_pieces([(piece, request.base_dir)], [seed])[0].codes
+        for piece, seed in zip(request.pieces, clip.seeds(), strict=True)
+    ]
     codes_KT = ClipFile(tmp_path, "base", "long.0").codes_KT()
     assert torch.equal(codes_KT, torch.cat(alone, dim=1))
     record = records["long", 0]
@@ -158,31 +157,32 @@ def test_base_and_adapters_draw_the_same_numbers(requests: list[SpeechRequest]) 
     assert len(set(seeds)) == len(seeds)
 
 
-def test_adapters_of_any_rank_leave_the_base_as_it_was(demo: Path, cloner: VoiceCloner, tmp_path: Path) -> None:
+def test_adapters_of_any_rank_leave_the_base_as_it_was(demo: Path, tmp_path: Path) -> None:
     """The weights are loaded once; base, adapter, another adapter and base again."""
     for number, settings in enumerate(
         [{"lora_rank": 4}, {"lora_rank": 16, "use_dora": True, "lora_targets": ["heads"]}]
     ):
         model = HiggsAudioModel.from_pretrained(demo / "model")
         random_adapter(tmp_path / str(number), model, **settings)
+    alone = make_cloner(demo, settings=SETTINGS)
     adapted = [make_cloner(demo, adapter=tmp_path / str(number), settings=SETTINGS) for number in (0, 1)]
-    held = HeldModel()
-    with held.speaking(cloner):
-        before = {name: tensor.clone() for name, tensor in cloner.model.state_dict().items()}
-        base = cloner.model
-    for one, error in zip(adapted, (None, KeyboardInterrupt), strict=True):
-        with nullcontext() if error is None else pytest.raises(error), held.speaking(one):
-            assert one.model is base
-            assert any("lora_" in name for name in one.model.state_dict())
-            if error is not None:
-                raise error
-        assert not one.is_loaded
-    with held.speaking(cloner):
-        assert cloner.model is base and not cloner.model.training
-        after = cloner.model.state_dict()
-        assert after.keys() == before.keys()
-        assert all(torch.equal(after[name], before[name]) for name in before)
-        assert not hasattr(base, "peft_config")
+    base = alone.model
+    batch = fixed_batch(base.config)
+    before, weights = our_logits(base, batch).heads(), {id(p): p.clone() for p in base.parameters()}
+    others = []
+    for one in adapted:
+        one.held_model = alone.held_model
+        assert one.is_loaded and one.model is base
+        others.append(our_logits(one.model, batch).heads())
+    assert alone.model is base and not base.training
+    after = our_logits(base, batch).heads()
+    for head, logits in before.items():
+        assert torch.equal(after[head], logits)
+        assert not torch.equal(others[0][head], logits) and not torch.equal(others[1][head], others[0][head])
+    held = {id(p): p for p in base.parameters()}
+    assert all(torch.equal(held[key], tensor) for key, tensor in weights.items())
+    alone.held_model.free()
+    assert not alone.is_loaded and not adapted[0].is_loaded
 
 
 def test_a_clip_depends_on_the_adapter_and_its_scale(demo: Path, requests: list[SpeechRequest], tmp_path: Path) -> None:

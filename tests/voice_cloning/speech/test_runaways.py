@@ -14,7 +14,8 @@ from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 def scripted(demo: Path, codec: HiggsAudioTokenizer, frames: dict[int, int | None], **settings: Any) -> VoiceCloner:
     subject = make_cloner(demo, settings=SpeechSettings(**settings))
     subject.codec = codec
-    subject.model = Script(subject.config, frames)
+    script = Script(subject.config, frames)
+    subject._load_base = lambda: script
     return subject
 
 
