@@ -30,6 +30,7 @@ from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.memory_remedies import Remedy, naming_lack_of_memory
 from boson_multimodal.progress import progress
+from boson_multimodal.prompt_template import PromptForm
 from boson_multimodal.whole_files import write_whole
 from tools.speech_flags import (
     HelpWithDefaults,
@@ -38,13 +39,15 @@ from tools.speech_flags import (
     add_model_flags,
     add_prompt_flags,
     add_sampling_flags,
+    fields_of,
     sampling_of,
 )
-from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
+from voice_cloning.speech.adapter_run import form_for, normalisation_of_adapter, refuse_unused_fields
 from voice_cloning.speech.output_files import OutputFile
 from voice_cloning.speech.requests import (
     SpeechRequest,
     check_references,
+    form_problems,
     read_manifest,
     request_of_text,
     text_problems,
@@ -122,12 +125,16 @@ def _flag_problems(flags: argparse.Namespace) -> list[str]:
     return problems
 
 
-def read_requests(flags: argparse.Namespace, prompt_style: str, how: str) -> tuple[list[SpeechRequest], list[str]]:
+def read_requests(
+    flags: argparse.Namespace, prompt_style: PromptForm, how: str
+) -> tuple[list[SpeechRequest], list[str]]:
     """Return the requests of the flags, and every problem with the texts."""
     if flags.manifest is not None:
         return read_manifest(Path(flags.manifest), prompt_style, flags.letters_per_piece, how)
     problems = text_problems(flags.text, "--text", how)
     problems += text_problems(flags.reference_text, "--reference_text", how)
+    if of_form := form_problems(prompt_style, {}, prefix="--"):
+        return [], problems + of_form
     reference = AudioContent(audio_url=flags.reference, where="--reference")
     name = Path(flags.output).stem
     settings = {"letters_per_piece": flags.letters_per_piece, "text_normalisation": how}
@@ -188,7 +195,8 @@ def synthesize(flags: argparse.Namespace) -> int:
     )
     adapter = None if flags.adapter is None else home_path(flags.adapter, "--adapter")
     trained = adapter or home_path(flags.model_path, "--model_path")
-    prompt_style = flags.prompt_style or style_of_adapter(trained)
+    prompt_style = form_for(trained, flags.prompt_style, flags.prompt_template, fields_of(flags))
+    refuse_unused_fields([prompt_style], fields_of(flags))
     text_normalisation = flags.text_normalisation or normalisation_of_adapter(trained)
     requests, problems = read_requests(flags, prompt_style, text_normalisation)
     frames, unusable = check_references(requests)

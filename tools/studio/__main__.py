@@ -19,7 +19,7 @@ from boson_multimodal.circumstances import home_path
 from boson_multimodal.command_line import run_command
 from boson_multimodal.errors import InputError, Problems, raise_if_any
 from boson_multimodal.memory_remedies import naming_lack_of_memory
-from tools.speech_flags import HelpWithDefaults, add_computation_flags, add_model_flags, add_prompt_flags
+from tools.speech_flags import HelpWithDefaults, add_computation_flags, add_model_flags, add_prompt_flags, fields_of
 from tools.studio.dictation import load_dictation
 from tools.studio.job import Wishes
 from tools.studio.page import STYLE, Page
@@ -38,7 +38,8 @@ from tools.studio.systems import BASE, Systems
 from tools.synthesize import memory_remedies
 from voice_cloning.adapters.export import Adapter, check_scale_is_used
 from voice_cloning.evaluation.systems import short_names
-from voice_cloning.speech.adapter_run import quantisation_of_adapter
+from voice_cloning.speech.adapter_run import form_for, quantisation_of_adapter, refuse_unused_fields
+from voice_cloning.speech.requests import form_problems
 from voice_cloning.speech.speaking_model import fitting_adapter
 from voice_cloning.speech.voice_cloner import VoiceCloner
 
@@ -88,6 +89,10 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
             cloners[name] = cloner
             if folder is not None:
                 adapters[name] = fitting_adapter(folder, cloner.config)
+    forms = [cloner.prompt_style for cloner in cloners.values()]
+    tried(lambda: refuse_unused_fields(forms, fields_of(flags)))
+    missing = [problem for form in forms for problem in form_problems(form, {}, prefix="--")]
+    tried(lambda: raise_if_any("values for a prompt template", list(dict.fromkeys(missing))))
     tried(lambda: check_scale_is_used(flags.adapter_scale, bool(flags.adapter)))
     tried(lambda: check_scale(flags.adapter_scale, adapters))
     raise_if_any("the studio cannot start", problems.messages)
@@ -132,13 +137,14 @@ def shared_quantisation(wanted: str | None, folders: Sequence[Path]) -> str | No
 
 def make_cloner(flags: argparse.Namespace, adapter: Path | None, quantise: str | None) -> VoiceCloner:
     """Check one system. Raise :class:`InputError` if its parts are missing or do not fit."""
+    trained = adapter or home_path(flags.model_path, "--model_path")
     return VoiceCloner(
         model_path=flags.model_path,
         model_revision=flags.model_revision,
         audio_tokenizer_path=flags.audio_tokenizer_path,
         audio_tokenizer_revision=flags.audio_tokenizer_revision,
         adapter=adapter,
-        prompt_style=flags.prompt_style,
+        prompt_style=form_for(trained, flags.prompt_style, flags.prompt_template, fields_of(flags)),
         text_normalisation=flags.text_normalisation,
         torch_dtype=flags.torch_dtype,
         quantise=quantise,

@@ -37,6 +37,7 @@ from voice_cloning.adapters.logit_comparison import (
     transformers_logits,
 )
 from voice_cloning.adapters.model_card import CARD_FILE, adapter_card, merged_card, read_facts
+from voice_cloning.adapters.prompt_record import write_template
 from voice_cloning.adapters.serving import (
     ONLY_HERE,
     REPLACED_FILES,
@@ -357,3 +358,4 @@ def _write_card(folder: Path, card: str, facts: dict[str, object]) -> None:
     if facts:
         content = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
         (folder / RUN_FILE).write_text(content, encoding="utf-8")
+        write_template(folder, facts.get("flags", {}))

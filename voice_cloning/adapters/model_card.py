@@ -16,6 +16,7 @@ from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRAN
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED
 from lora_config import ADAPTER_CONFIG_FILE
 from voice_cloning.adapters.figure_table import figure_table, figures_of
+from voice_cloning.adapters.prompt_record import TEMPLATE_FLAG, write_template
 from voice_cloning.adapters.run_record import check_results, read_json_object, read_record
 from voice_cloning.adapters.selection_lines import read_selection, selection_lines
 from voice_cloning.adapters.serving import ONLY_HERE, ServedCodec
@@ -92,6 +93,8 @@ def read_facts(adapter: Path, run_folder: Path | None = None) -> dict[str, Any]:
 
 def _public_value(name: str, value: Any) -> Any:
     """Return the value of a flag without the path of its file or folder, or of each of them."""
+    if name == TEMPLATE_FLAG:
+        return value  # the content of the file
     if isinstance(value, list):
         return [_public_value(name, one) for one in value]
     if not isinstance(value, str) or ("/" not in value and "\\" not in value):
@@ -135,10 +138,11 @@ def _results(checkpoint: Path, run_folder: Path, keep_best_by: str) -> dict[str,
 
 
 def write_checkpoint_card(checkpoint: Path, run_folder: Path) -> None:
-    """Write the card of a trainer's checkpoint. It replaces PEFT's empty card."""
+    """Write the card of a trainer's checkpoint, which replaces PEFT's empty card; and its prompt template, if any."""
     settings = json.loads((checkpoint / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-    card = adapter_card(read_facts(checkpoint, run_folder), settings, ORIGINAL)
-    (checkpoint / CARD_FILE).write_text(card, encoding="utf-8")
+    facts = read_facts(checkpoint, run_folder)
+    (checkpoint / CARD_FILE).write_text(adapter_card(facts, settings, ORIGINAL), encoding="utf-8")
+    write_template(checkpoint, facts.get("flags", {}))
 
 
 def adapter_card(

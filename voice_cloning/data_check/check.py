@@ -77,7 +77,7 @@ def check_files(
     coded = open_codes(codes, model_path, audio_tokenizer_path)
     voices = plan_voice_check(speaker_model, speaker_threshold)
     named = [Path(path).expanduser() for path in eval_files]
-    samples = read_samples_of(paths, named, run.prompt_style, run.text_normalisation, tokenizer)
+    samples = read_samples_of(paths, named, run.prompt, run.text_normalisation, tokenizer)
     _make_folder(folder)
     measures = measure_coded_clips(samples, coded, folder, workers)
     measures |= measure_clips(samples, workers, measures)
