@@ -104,8 +104,12 @@ class PromptTemplate:
     @cached_property
     def fields(self) -> tuple[str, ...]:
         """The fields that it takes from a record, in the order of ``RECORD_FIELDS``."""
-        used = {field for part in PARTS if getattr(self, part) for field in _fields(getattr(self, part))}
+        used = {field for part in PARTS for field in self.fields_in(part)}
         return tuple(field for field in RECORD_FIELDS if field in used)
+
+    def fields_in(self, part: str) -> list[str]:
+        """Return the fields in one of its texts, ``TEXT_FIELDS`` among them; none in a text that it does not have."""
+        return _fields(getattr(self, part) or "")
 
     @property
     def is_same_around_texts(self) -> bool:

@@ -30,7 +30,8 @@ def template_of_flags(flags: Mapping[str, Any], origin: str) -> PromptTemplate |
 
 def form_of_flags(flags: Mapping[str, Any], origin: str = "run.json") -> PromptForm | None:
     """Return what decided the turns of the training; None if that is not recorded."""
-    return template_of_flags(flags, origin) or flags.get("prompt_style")
+    style = flags.get("prompt_style")
+    return template_of_flags(flags, origin) or (style if isinstance(style, str) else None)
 
 
 def write_template(folder: Path, flags: Mapping[str, Any]) -> None:
