@@ -1,6 +1,7 @@
 """A run with a prompt template: trained, resumed, spoken and evaluated from the adapter's folder alone."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import torch
 from boson_multimodal.errors import InputError
 from boson_multimodal.prompt_template import PromptTemplate
 from tests.chatml_files import write_records
+from tests.spoken_runs import TINY
 from tests.training_runs import metrics, trainer
 from tests.voice_cloning.speech.cloners import entry_of, make_cloner
 from tools import evaluate, synthesize
 from voice_cloning.speech import voice_cloner
+from voice_cloning.speech.adapter_run import style_of_adapter
 from voice_cloning.speech.requests import read_manifest
+from voice_cloning.speech.voice_cloner import VoiceCloner
 
 TEMPLATE = {
     "system": "Generate audio following instruction.",
@@ -140,3 +144,52 @@ def test_records_without_a_field_are_named_before_any_weight(demo: Path, tmp_pat
         trainer(demo, tmp_path / "out", **how)
     assert str(caught.value).count("misc.dialect: missing") > 3
     assert not (tmp_path / "out").exists()
+
+
+def test_the_start_shows_the_first_prompt_and_who_can_send_it(
+    demo: Path, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        trainer(demo, tmp_path / "out", **run_flags(data, prompt_template=json.dumps(TEMPLATE)))
+    told = next(line for line in caplog.messages if line.startswith("the first sample's prompt: "))
+    assert "<|scene_desc_start|>\\nAudio is recorded from a quiet room.\\nDialect: Najdi\\n<|scene_desc_end|>" in told
+    assert told.endswith("<|start_header_id|>assistant<|end_header_id|>\\n\\n<|audio_out_bos|>")
+    assert any("vLLM-Omni (/v1/audio/speech): it never sends a scene" in line for line in caplog.messages)
+
+
+def test_the_two_records_of_the_template_must_agree(demo: Path, adapter: Path, tmp_path: Path) -> None:
+    """``run.json`` and ``prompt_template.json``; without the first, the second counts alone."""
+    copied = shutil.copytree(adapter, tmp_path / "adapter")
+    saved = copied / "prompt_template.json"
+    template = style_of_adapter(copied)
+    assert isinstance(template, PromptTemplate)
+    saved.write_text(json.dumps({**TEMPLATE, "system": "Speak."}), encoding="utf-8")
+    with pytest.raises(InputError, match="prompt_template.json: is not the template of the training: .*run.json says"):
+        make_cloner(demo, adapter=copied)
+    assert make_cloner(demo, adapter=copied, prompt_style="voice_clone").prompt_style == "voice_clone"
+    saved.unlink()
+    assert style_of_adapter(copied) == template
+    shutil.copyfile(adapter / "prompt_template.json", saved)
+    (copied / "run.json").unlink()
+    assert style_of_adapter(copied) == template
+    for wrong in (5, "t.json", "{}"):
+        (copied / "run.json").write_text(
+            json.dumps({"flags": {"prompt_style": "voice_clone", "prompt_template": wrong}})
+        )
+        with pytest.raises(InputError, match=r"run.json: flags.prompt_template( is |: not a prompt template)"):
+            style_of_adapter(copied)
+
+
+def test_an_adapter_of_an_earlier_release_speaks_as_before() -> None:
+    cloner = VoiceCloner(
+        model_path=str(TINY / "model"),
+        audio_tokenizer_path="no_codec",
+        codes=[TINY / "codes.safetensors"],
+        adapter=TINY / "run" / "checkpoint-000003",
+        device="cpu",
+    )
+    assert cloner.prompt_style == "as_written"
+    (first, *_), problems = read_manifest(TINY / "val.json", cloner.prompt_style)
+    assert problems == []
+    (spoken,) = cloner.speak_pieces([(first.pieces[0], TINY)], [0])
+    assert spoken.codes.shape[0] == 8 and spoken.codes.shape[1] > 0
