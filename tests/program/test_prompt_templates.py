@@ -9,12 +9,17 @@ import pytest
 import torch
 
 from boson_multimodal.errors import InputError
+from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.prompt_template import PromptTemplate
 from tests.chatml_files import write_records
 from tests.spoken_runs import TINY
 from tests.training_runs import metrics, trainer
+from tests.voice_cloning.corpora.packed_data import pack
 from tests.voice_cloning.speech.cloners import entry_of, make_cloner
 from tools import evaluate, synthesize
+from voice_cloning.adapters.serving import check_tokenizer
+from voice_cloning.data_check.check import check_files
+from voice_cloning.data_check.summary import PlannedRun
 from voice_cloning.speech import voice_cloner
 from voice_cloning.speech.adapter_run import style_of_adapter
 from voice_cloning.speech.requests import read_manifest
@@ -154,7 +159,7 @@ def test_the_start_shows_the_first_prompt_and_who_can_send_it(
     told = next(line for line in caplog.messages if line.startswith("the first sample's prompt: "))
     assert "<|scene_desc_start|>\\nAudio is recorded from a quiet room.\\nDialect: Najdi\\n<|scene_desc_end|>" in told
     assert told.endswith("<|start_header_id|>assistant<|end_header_id|>\\n\\n<|audio_out_bos|>")
-    assert any("vLLM-Omni (/v1/audio/speech): it never sends a scene" in line for line in caplog.messages)
+    assert any("vLLM-Omni (/v1/audio/speech) (it never sends a scene)" in line for line in caplog.messages)
 
 
 def test_the_two_records_of_the_template_must_agree(demo: Path, adapter: Path, tmp_path: Path) -> None:
@@ -193,3 +198,36 @@ def test_an_adapter_of_an_earlier_release_speaks_as_before() -> None:
     assert problems == []
     (spoken,) = cloner.speak_pieces([(first.pieces[0], TINY)], [0])
     assert spoken.codes.shape[0] == 8 and spoken.codes.shape[1] > 0
+
+
+def test_a_model_without_the_tokens_of_scenes_is_refused_everywhere(
+    demo: Path, data: Path, adapter: Path, tmp_path: Path
+) -> None:
+    model = shutil.copytree(demo / "model", tmp_path / "model")
+    tokenizer = model / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8").replace("scene_desc_", "other_"), encoding="utf-8")
+    shutil.copytree(demo / "audio_tokenizer", tmp_path / "audio_tokenizer")
+    text = json.dumps(TEMPLATE)
+    how, run = run_flags(data, model_path=model, prompt_template=text), PlannedRun(prompt_template=text)
+    for start in (
+        lambda: trainer(demo, tmp_path / "out", **how),
+        lambda: pack(tmp_path, data, tmp_path / "packed", prompt_style="voice_clone", prompt_template=text),
+        lambda: VoiceCloner(
+            model_path=str(model), audio_tokenizer_path=str(demo / "audio_tokenizer"), adapter=adapter, device="cpu"
+        ),
+        lambda: check_files([data], tmp_path / "check", run=run, model_path=str(model), num_workers=1),
+        lambda: check_tokenizer(model, HiggsAudioConfig.from_pretrained(model), PromptTemplate.read(text)),
+    ):
+        with pytest.raises(InputError, match=r"<\|scene_desc_start\|> is missing in the tokenizer, and the prompt"):
+            start()
+
+
+def test_the_data_check_finds_records_without_a_field(data: Path, tmp_path: Path) -> None:
+    records = json.loads(data.read_text(encoding="utf-8"))
+    del records[1]["misc"]["dialect"]
+    path = write_records(data.parent / "one_without.json", records)
+    run = PlannedRun(prompt_template=json.dumps(TEMPLATE))
+    report = check_files([path], tmp_path / "check", run=run, num_workers=1, speaker_model="none")
+    (error,) = report["errors"]
+    assert error["kind"] == "malformed_record" and list(error["details"]) == [records[1]["misc"]["sample_id"]]
+    assert report["summary"]["settings"]["prompt_template"] == PromptTemplate.read(json.dumps(TEMPLATE)).text()

@@ -74,11 +74,12 @@ def who_sends(form: PromptForm) -> list[Sending]:
 
 def software_lines(form: PromptForm) -> list[str]:
     """Return who can send the prompt and who cannot, in two lines for a log."""
-    sendings = who_sends(form)
-    can = ", ".join(sending.software for sending in sendings if sending.reason is None)
-    cannot = "; ".join(f"{sending.software}: {sending.reason}" for sending in sendings if sending.reason)
-    lines = [f"the prompt of the training ({_named(form)}) can be sent by {can}".replace("`", "")]
-    return [*lines, f"it cannot be sent by {cannot}".replace("`", "")] if cannot else lines
+    by_reason: dict[str | None, list[str]] = {}
+    for sending in who_sends(form):
+        by_reason.setdefault(sending.reason, []).append(sending.software.replace("`", ""))
+    can = f"the prompt of the training ({_named(form)}) can be sent by {', '.join(by_reason.pop(None))}"
+    cannot = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+    return [can, f"it cannot be sent by {cannot}"]
 
 
 def software_table(form: PromptForm) -> list[str]:
@@ -87,7 +88,7 @@ def software_table(form: PromptForm) -> list[str]:
         f"| {sending.software} | {'no' if sending.reason else 'yes'} | {sending.reason or sending.note} |"
         for sending in who_sends(form)
     ]
-    return ["| software | sends the trained prompt | |", "|---|---|---|", *rows]
+    return ["| software | sends the trained prompt | why not, or what to know |", "|---|---|---|", *rows]
 
 
 def _named(form: PromptForm) -> str:
@@ -99,7 +100,7 @@ def _reason(software: Software, form: PromptForm) -> str | None:
     if software.reason is not None:
         return software.reason
     if form == "as_written":
-        return "the reference clip stands in a user turn"
+        return "it cannot send a reference clip in a user turn"
     system, scene = _system_and_scene(form)
     if software.system == ANY:
         return None

@@ -57,9 +57,11 @@ def test_each_prompt_is_sent_by_the_software_that_writes_its_turns(form: PromptF
 def test_the_reasons_are_told() -> None:
     (can, cannot), table = software_lines(template(system=OWN, scene=SCENE)), software_table("as_written")
     assert can.startswith("the prompt of the training (voice_clone with the template ")
-    assert "vLLM-Omni (/v1/audio/speech): it never sends a scene; " in cannot
-    assert "mlx-audio: it sends no system turn; Unsloth Studio: it sends no reference clip; " in cannot
-    assert "| transformers | no | the reference clip stands in a user turn |" in table
+    assert "vLLM-Omni (/v1/audio/speech) (it never sends a scene); " in cannot
+    assert "mlx-audio (it sends no system turn); Unsloth Studio (it sends no reference clip); " in cannot
+    assert "| transformers | no | it cannot send a reference clip in a user turn |" in table
+    told = "transformers, vLLM-Omni (/v1/audio/speech), Boson's serve engine, "
+    assert f"it cannot be sent by {told}" in software_lines("as_written")[1]
     words = software_table(template(system=OWN, target_text="[{speaker}] {target_text}"))
     assert any("write the words of the template around the texts: `[{speaker}] {target_text}`" in row for row in words)
 
