@@ -35,6 +35,7 @@ from boson_multimodal.data_types import ChatMLSample, parse_sample
 from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.errors import InputError, Problem
 from boson_multimodal.flags import flag
+from boson_multimodal.prompt_template import PromptForm, PromptTemplate
 from boson_multimodal.sample_dataset import SampleDataset, fingerprint_line, refuse_problems
 
 _place_of_codes = partial(flag, in_identity=False, card="private", per_machine=True)
@@ -44,12 +45,28 @@ REFERENCES = ("file", DRAWN)
 AS_WRITTEN_ADVICE = "--prompt_style as_written trains on the turns of the file as they are"
 
 
+def usable_template(given: str, prompt_style: str | None) -> PromptTemplate:
+    """Return the template of ``--prompt_template``, which changes the prompt of voice_clone alone.
+
+    Raises:
+        InputError: if the prompt style is another one, or the template is wrong.
+    """
+    if prompt_style not in (None, "voice_clone"):
+        raise InputError(
+            f"prompt_template is given, and prompt_style is {prompt_style}: a template changes the prompt of "
+            "voice_clone; give --prompt_style voice_clone, or no template"
+        )
+    return PromptTemplate.read(given)
+
+
 @dataclass(kw_only=True)
 class ArabicVoiceCloningDatasetConfig:
     """Settings for reading a ChatML file and caching its audio.
 
     Attributes:
         prompt_style: ``as_written`` or ``voice_clone`` (see ``PROMPT_STYLES``).
+        prompt_template: the words around the texts of voice_clone: a JSON file, or its content. Afterwards it is the
+            content in one line (:meth:`PromptTemplate.text`), so that a run does not need the file any more.
         text_normalisation: how texts are normalised before they are tokenized (see ``TEXT_NORMALISATIONS``).
         reference: ``file`` or ``random`` (see ``REFERENCES``).
         code_cache_dir: folder of encoded clips. Several runs may share it.
@@ -65,6 +82,12 @@ class ArabicVoiceCloningDatasetConfig:
         "prompt too. as_written keeps the turns of the file.",
         list(PROMPT_STYLES),
         before="as_written",
+    )
+    prompt_template: str | None = flag(
+        None,
+        "JSON file with other words for the prompt of voice_clone: system text, scene, dialect, speaker "
+        "(docs/prompts.md). It is saved with the adapter, and synthesis uses it.",
+        before=None,
     )
     text_normalisation: str = flag(
         "none",
@@ -111,6 +134,14 @@ class ArabicVoiceCloningDatasetConfig:
             )
         if self.reference not in REFERENCES:
             raise InputError(f"reference is {self.reference!r}; it must be one of {list(REFERENCES)}")
+        if self.prompt_template is not None:
+            self.prompt_template = usable_template(self.prompt_template, self.prompt_style).text()
+        if self.reference == DRAWN and self.prompt_template is not None and not self.prompt.is_same_around_texts:
+            raise InputError(
+                f"reference is {DRAWN}, and the prompt template has fields of the record, or words beside "
+                "{reference_text} or {target_text}: references are exchanged in the token ids, which needs the same "
+                "ids around the texts of all samples; give --reference file, or another template"
+            )
         if self.reference == DRAWN and self.prompt_style != "voice_clone":
             raise InputError(
                 f"reference is {DRAWN}, and prompt_style is {self.prompt_style}: only the turns of voice_clone say "
@@ -118,6 +149,11 @@ class ArabicVoiceCloningDatasetConfig:
             )
         if self.max_positions_per_sample < 1:
             raise InputError(f"max_positions_per_sample is {self.max_positions_per_sample}; it must be at least 1")
+
+    @property
+    def prompt(self) -> PromptForm:
+        """What decides the turns: the template if there is one, else the style."""
+        return self.prompt_style if self.prompt_template is None else PromptTemplate.read(self.prompt_template)
 
 
 class ArabicVoiceCloningDataset(SampleDataset):
@@ -157,7 +193,7 @@ class ArabicVoiceCloningDataset(SampleDataset):
         self.cache = cache
         self.frames_per_second = frames_per_second
         self.checks = RecordChecks(cache, frames_per_second, use_delay_pattern, reference)
-        records = read_records(self.data_path, tokenizer, config.prompt_style, config.text_normalisation)
+        records = read_records(self.data_path, tokenizer, config.prompt, config.text_normalisation)
         self.checks.check(records, max_positions, self.data_path.name)
         self.records = [record for record in records if not record.problems]
         self.dropped_clips = [used.clip for record in records if record.problems for used in record.clips]
@@ -262,7 +298,7 @@ class ArabicVoiceCloningDataset(SampleDataset):
 
 
 def read_records(
-    path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: str, text_normalisation: str = "none"
+    path: Path, tokenizer: PreTrainedTokenizerBase, prompt_style: PromptForm, text_normalisation: str = "none"
 ) -> list[Record]:
     """Parse and tokenize every record of a file. Each record lists its own problems.
 
@@ -278,7 +314,7 @@ def read_record(
     number: int,
     path: Path,
     tokenizer: PreTrainedTokenizerBase,
-    prompt_style: str,
+    prompt_style: PromptForm,
     text_normalisation: str = "none",
 ) -> Record:
     """Parse and tokenize a record, the ``number``-th of the file ``path``. It lists its own problems."""
@@ -304,7 +340,7 @@ def has_as_written_turns(raw: Any) -> bool | None:
 
 
 def parse_record(
-    raw: Any, prompt_style: str, text_normalisation: str = "none"
+    raw: Any, prompt_style: PromptForm, text_normalisation: str = "none"
 ) -> tuple[ChatMLSample | None, list[Problem]]:
     """Return the conversation of a JSON record in the given form, and every problem that makes it unusable."""
     sample, problems = parse_sample(raw)
@@ -314,10 +350,12 @@ def parse_record(
         sample = normalise_sample(sample, text_normalisation)
         addition = f", after text_normalisation {text_normalisation}"
         problems = [replace(p, message=p.message + addition) for p in content_problems(sample)]
-    if sample is not None and not problems and prompt_style == "voice_clone":
+    if sample is not None and not problems and prompt_style != "as_written":
         example, problems = VoiceCloningExample.read(sample)
         if example is None:
             problems[-1] = replace(problems[-1], message=f"{problems[-1]}; {AS_WRITTEN_ADVICE}")
+            return None, problems
+        if problems := example.form_problems(prompt_style, sample.speaker, sample.misc):
             return None, problems
         sample = example.conversation(prompt_style, sample.speaker, sample.misc)
     return sample, problems

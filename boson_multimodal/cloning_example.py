@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from boson_multimodal.chatml import text_problem
+from boson_multimodal.constants import SCENE_END, SCENE_START
 from boson_multimodal.data_types import AS_WRITTEN_INSTRUCTION, AudioContent, ChatMLSample, Message, TextContent
 from boson_multimodal.errors import Problem, ProblemKind
+from boson_multimodal.prompt_template import PromptForm, PromptTemplate
 
 VOICE_CLONE_SYSTEM_PROMPT = "Generate audio following instruction."
 AS_WRITTEN_SYSTEM_PROMPT = (
@@ -46,11 +48,40 @@ class VoiceCloningExample:
     target_audio: AudioContent
 
     def conversation(
-        self, prompt_style: str, speaker: str | None = None, misc: dict[str, Any] | None = None
+        self, prompt_style: PromptForm, speaker: str | None = None, misc: dict[str, Any] | None = None
     ) -> ChatMLSample:
-        """Return the example in a prompt style (``PROMPT_STYLES``); ``as_written`` gives the turns of users' files."""
-        messages, start_index = _TURNS[prompt_style](self)
-        return ChatMLSample(messages, start_index, speaker, misc or {})
+        """Return the example in a prompt style (``PROMPT_STYLES``), or in the words of a template.
+
+        ``as_written`` gives the turns of users' files. With a template, ``misc`` of the result holds both texts as they
+        are spoken, without the words of the template.
+
+        Raises:
+            InputError: if the template cannot be filled (:meth:`form_problems`).
+        """
+        misc = misc or {}
+        if isinstance(prompt_style, PromptTemplate):
+            messages, start_index = _template_turns(self, prompt_style, speaker, misc)
+            misc = misc | {name: text for name, text in self._transcripts.items() if not _is_text(misc.get(name))}
+        else:
+            messages, start_index = _TURNS[prompt_style](self)
+        return ChatMLSample(messages, start_index, speaker, misc)
+
+    def form_problems(self, form: PromptForm, speaker: str | None, misc: Mapping[str, Any]) -> list[Problem]:
+        """Return why the example cannot be written in a form. A text with a token of scenes could fake one."""
+        if not isinstance(form, PromptTemplate):
+            return []
+        forged = [
+            f"{name}: {text!r} holds {token}, which only the program writes; remove it"
+            for name, text in self._transcripts.items()
+            for token in (SCENE_START, SCENE_END)
+            if token in text
+        ]
+        found = [Problem(ProblemKind.MALFORMED_RECORD, problem) for problem in forged]
+        return found + form.field_problems(speaker, misc)
+
+    @property
+    def _transcripts(self) -> dict[str, str]:
+        return {"ref_transcript": self.reference_text, "target_transcript": self.target_text}
 
     def record(
         self, sample_id: str, speaker: str, seconds: float, attributes: Mapping[str, Any] | None = None
@@ -125,6 +156,23 @@ def _voice_clone_turns(example: VoiceCloningExample) -> tuple[tuple[Message, ...
         Message("user", (TextContent(example.reference_text),)),
         Message("assistant", (example.reference_audio,)),
         Message("user", (TextContent(example.target_text),)),
+        Message("assistant", (example.target_audio,)),
+    )
+    return messages, len(messages) - 1
+
+
+def _template_turns(
+    example: VoiceCloningExample, template: PromptTemplate, speaker: str | None, misc: Mapping[str, Any]
+) -> tuple[tuple[Message, ...], int]:
+    """Return the voice-cloning prompt in the words of a template, as ``_voice_clone_turns``."""
+    texts = {"reference_text": example.reference_text, "target_text": example.target_text}
+    filled = template.filled(texts, speaker, misc)
+    system = template.system_text(filled)
+    messages = (
+        *([] if system is None else [Message("system", (TextContent(system),))]),
+        Message("user", (TextContent(filled["reference_text"]),)),
+        Message("assistant", (example.reference_audio,)),
+        Message("user", (TextContent(filled["target_text"]),)),
         Message("assistant", (example.target_audio,)),
     )
     return messages, len(messages) - 1
@@ -275,6 +323,10 @@ def _spoken_texts(message: Message) -> list[str]:
     """Return the texts of a turn, without our instruction before the target text."""
     parts = [part.text for part in message.content if isinstance(part, TextContent)]
     return [text.removeprefix(AS_WRITTEN_INSTRUCTION).strip() for text in parts]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _plain(text: str) -> str:

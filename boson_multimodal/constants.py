@@ -26,6 +26,9 @@ AUDIO_IN = "<|AUDIO|>"
 AUDIO_OUT = "<|AUDIO_OUT|>"
 """The slot of a clip in an assistant turn."""
 
+SCENE_START, SCENE_END = "<|scene_desc_start|>", "<|scene_desc_end|>"
+"""Stand around the description of the recording in a system turn. A file's own system turn may hold them."""
+
 RESERVED_IN_TEXT = (
     BEGIN_OF_TEXT,
     START_HEADER,

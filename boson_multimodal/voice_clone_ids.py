@@ -9,11 +9,14 @@ from boson_multimodal.chatml import prepare_chatml_sample
 from boson_multimodal.cloning_example import VoiceCloningExample
 from boson_multimodal.constants import AUDIO_OUT, END_OF_TURN
 from boson_multimodal.data_types import AudioContent
+from boson_multimodal.prompt_template import PromptForm
 
 
 @dataclass(frozen=True)
 class VoiceCloneIds:
-    """The numbers of ids around the texts of prompt style voice_clone, which are the same in every sample.
+    """The numbers of ids around the texts of a voice-cloning prompt that are the same in every sample.
+
+    This holds for prompt style voice_clone, and for a template with ``is_same_around_texts``.
 
     Each text of a prompt is tokenized alone, so its ids do not depend on what is around it.
 
@@ -32,16 +35,17 @@ class VoiceCloneIds:
     slot: int
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> "VoiceCloneIds":
+    def of(cls, tokenizer: PreTrainedTokenizerBase, form: PromptForm = "voice_clone") -> "VoiceCloneIds":
         """Return the numbers for a tokenizer. They are counted in a prompt with empty texts."""
-        empty = VoiceCloningExample("", AudioContent(), "", AudioContent()).conversation("voice_clone")
+        empty = VoiceCloningExample("", AudioContent(), "", AudioContent()).conversation(form)
         end = len(tokenizer.encode(END_OF_TURN, add_special_tokens=False))
         slot = tokenizer.convert_tokens_to_ids(AUDIO_OUT)
 
         def ids_of(turns: int) -> list[int]:
             return prepare_chatml_sample(replace(empty, messages=empty.messages[:turns]), tokenizer)[0]
 
-        before, both, whole = len(ids_of(2)) - end, len(ids_of(4)) - end, ids_of(5)
+        turns = len(empty.messages)  # 5, or 4 without a system turn
+        before, both, whole = len(ids_of(turns - 3)) - end, len(ids_of(turns - 1)) - end, ids_of(turns)
         return cls(before, both - before, len(whole) - both, whole.index(slot) - before, slot)
 
     def reference_length(self, input_ids: Sequence[int]) -> int:

@@ -34,6 +34,7 @@ from tools.speech_flags import (
     add_model_flags,
     add_prompt_flags,
     add_sampling_flags,
+    fields_of,
     sampling_of,
 )
 from voice_cloning.evaluation.evaluation import evaluate
@@ -50,6 +51,7 @@ from voice_cloning.evaluation.selection import RETENTION_BOUND
 from voice_cloning.evaluation.similarity import find_speaker_model
 from voice_cloning.evaluation.systems import SystemSettings
 from voice_cloning.speech.adapter_folders import folder_lines
+from voice_cloning.speech.adapter_run import asked_form
 from voice_cloning.speech.speaking_model import HeldModel
 from voice_cloning.speech.speech import SpeechSettings
 from voice_cloning.speech.text_pieces import SLOWEST_LETTERS_PER_SECOND
@@ -174,7 +176,8 @@ def settings_of(
         merged=tuple(flags.merged),
         wavs=tuple(flags.wavs),
         adapter_scale=flags.adapter_scale,
-        prompt_style=flags.prompt_style,
+        prompt_style=problems.tried(lambda: asked_form(flags.prompt_style, flags.prompt_template)),
+        prompt_fields=tuple(fields_of(flags).items()),
         text_normalisation=flags.text_normalisation,
         torch_dtype=flags.torch_dtype,
         quantise=flags.quantise,

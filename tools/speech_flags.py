@@ -8,6 +8,7 @@ from boson_multimodal.constants import AUDIO_TOKENIZER_ID, AUDIO_TOKENIZER_REVIS
 from boson_multimodal.device import TORCH_DTYPES
 from boson_multimodal.model.higgs_audio.generation import SamplingConfig
 from boson_multimodal.model.higgs_audio.quantised_weights import QUANTISATIONS
+from boson_multimodal.prompt_template import RECORD_FIELDS
 
 Flags = argparse._ArgumentGroup | argparse.ArgumentParser
 """What flags can be added to."""
@@ -70,10 +71,23 @@ def add_prompt_flags(parser: Flags) -> None:
         help="Turns of the prompts; by default those of each adapter's training, or voice_clone without an adapter.",
     )
     add(
+        "--prompt_template",
+        metavar="FILE",
+        help="Template of the prompts (docs/prompts.md); by default that of each adapter's training. --prompt_style "
+        "alone leaves it out.",
+    )
+    for field, what in zip(RECORD_FIELDS, ("Name of the speaker", "Dialect", "Scene"), strict=True):
+        add(f"--{field}", help=f"{what} for a prompt template with {{{field}}}, where an input names none.")
+    add(
         "--text_normalisation",
         choices=list(TEXT_NORMALISATIONS),
         help="Normalisation of texts; by default that of each adapter's training, or none without an adapter.",
     )
+
+
+def fields_of(flags: argparse.Namespace) -> dict[str, str]:
+    """Return the values for prompt templates that flags of :func:`add_prompt_flags` give, by field."""
+    return {field: value for field in RECORD_FIELDS if (value := getattr(flags, field)) is not None}
 
 
 def add_computation_flags(parser: Flags) -> None:

@@ -31,6 +31,7 @@ from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, Problems, call_for_each, raise_if_any
 from boson_multimodal.memory_remedies import Remedy, naming_lack_of_memory
 from boson_multimodal.progress import progress
+from boson_multimodal.prompt_template import PromptForm
 from boson_multimodal.whole_files import write_whole
 from tools.speech_flags import (
     HelpWithDefaults,
@@ -40,14 +41,21 @@ from tools.speech_flags import (
     add_model_flags,
     add_prompt_flags,
     add_sampling_flags,
+    fields_of,
     sampling_of,
 )
 from voice_cloning.adapters.export import check_scale_is_used
 from voice_cloning.speech.adapter_folders import BASE, folder_lines, named_adapters
-from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
-from voice_cloning.speech.manifest_voices import PromptForm, VoiceChoice, read_voiced_manifest
+from voice_cloning.speech.adapter_run import form_for, normalisation_of_adapter, refuse_unused_fields
+from voice_cloning.speech.manifest_voices import VoiceChoice, VoiceForm, read_voiced_manifest
 from voice_cloning.speech.output_files import OutputFile
-from voice_cloning.speech.requests import SpeechRequest, check_references, request_of_text, text_problems
+from voice_cloning.speech.requests import (
+    SpeechRequest,
+    check_references,
+    form_problems,
+    request_of_text,
+    text_problems,
+)
 from voice_cloning.speech.speaking_model import HeldModel
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND
 from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
@@ -152,7 +160,7 @@ def voice_choice(flags: argparse.Namespace, names: Sequence[str]) -> VoiceChoice
 
 
 def read_requests(
-    flags: argparse.Namespace, choice: VoiceChoice, form_of: Callable[[str], PromptForm]
+    flags: argparse.Namespace, choice: VoiceChoice, form_of: Callable[[str], VoiceForm]
 ) -> tuple[list[SpeechRequest], dict[str, str], list[str]]:
     """Return the requests of the flags, the voice of each by its name, and every problem with the texts."""
     if flags.manifest is not None:
@@ -160,6 +168,8 @@ def read_requests(
     prompt_style, how = form_of(choice.default)
     problems = text_problems(flags.text, "--text", how)
     problems += text_problems(flags.reference_text, "--reference_text", how)
+    if of_form := form_problems(prompt_style, {}, prefix="--"):
+        return [], {}, problems + of_form
     reference = AudioContent(audio_url=flags.reference, where="--reference")
     name = Path(flags.output).stem
     settings = {"letters_per_piece": flags.letters_per_piece, "text_normalisation": how}
@@ -228,12 +238,14 @@ def synthesize(flags: argparse.Namespace) -> int:
     adapters = named_adapters(flags.adapter)
     choice = voice_choice(flags, list(adapters))
 
-    def form_of(voice: str) -> PromptForm:
+    def form_of(voice: str) -> VoiceForm:
         trained = adapters.get(voice) or home_path(flags.model_path, "--model_path")
-        style = flags.prompt_style or style_of_adapter(trained)
-        return style, flags.text_normalisation or normalisation_of_adapter(trained)
+        form = form_for(trained, flags.prompt_style, flags.prompt_template, fields_of(flags))
+        return form, flags.text_normalisation or normalisation_of_adapter(trained)
 
     requests, voices, problems = read_requests(flags, choice, form_of)
+    forms = {voice: form_of(voice)[0] for voice in dict.fromkeys(voices.values())}
+    refuse_unused_fields(forms.values(), fields_of(flags))
     frames, unusable = check_references(requests)
     folder = Path(flags.output_dir or Path(flags.output).parent)
     paths = {r.name: folder / f"{r.name}.wav" if flags.output is None else Path(flags.output) for r in requests}
@@ -244,7 +256,7 @@ def synthesize(flags: argparse.Namespace) -> int:
         voice: [request for request in requests if voices[request.name] == voice]
         for voice in dict.fromkeys(voices.values())
     }
-    cloners = open_cloners(flags, {voice: adapters.get(voice) for voice in asked}, asked, settings)
+    cloners = open_cloners(flags, {voice: adapters.get(voice) for voice in asked}, asked, forms, settings)
     call_for_each(lambda voice: cloners[voice].check_lengths(asked[voice], frames), asked)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -269,6 +281,7 @@ def open_cloners(
     flags: argparse.Namespace,
     folders: dict[str, Path | None],
     asked: dict[str, list[SpeechRequest]],
+    forms: dict[str, PromptForm],
     settings: SpeechSettings,
 ) -> dict[str, VoiceCloner]:
     """Return a cloner for each voice that speaks, without weights.
@@ -286,7 +299,7 @@ def open_cloners(
         audio_tokenizer_path=flags.audio_tokenizer_path,
         audio_tokenizer_revision=flags.audio_tokenizer_revision,
         adapter_scale=flags.adapter_scale,
-        prompt_style=flags.prompt_style,
+        forms=forms,
         text_normalisation=flags.text_normalisation,
         torch_dtype=flags.torch_dtype,
         quantise=flags.quantise,

@@ -25,6 +25,11 @@ MANIFEST = "manifest.json"
 FORM = 1
 """The form of the folder. A folder of another form is refused."""
 CHECKSUM_FIELD = "checksum"
+MISSING = object()
+NO_TEMPLATE = "none"
+"""The setting ``prompt_template`` of data without one."""
+SETTINGS_BEFORE = {"prompt_template": NO_TEMPLATE}
+"""The value of each setting that a folder may lack."""
 AS_WRITTEN_TURNS = "as_written_turns"
 """The field that says whether the first record has the turns of prompt style ``as_written``. It may be missing."""
 READS_BEFORE_RELEASE = 128
@@ -113,6 +118,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
+def settings_of_folder(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a manifest holds: without those that have the value of folders that lack them."""
+    return {name: value for name, value in settings.items() if SETTINGS_BEFORE.get(name, MISSING) != value}
+
+
 def refuse_other_settings(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, tuple[Any, str]]) -> None:
     """Check that a folder was made as this run needs it.
 
@@ -123,6 +133,7 @@ def refuse_other_settings(folder: Path, found: Mapping[str, Any], wanted: Mappin
     Raises:
         InputError: listing each difference.
     """
+    found = {**SETTINGS_BEFORE, **found}
     differ = [
         f"{name} is {found.get(name)!r} in the folder and {value!r} by {origin}"
         for name, (value, origin) in wanted.items()

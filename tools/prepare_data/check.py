@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--num_workers", type=int, metavar="N", help="Processes that read clips (default: one for each core).")
     add("--prompt_style", default=run.prompt_style, choices=list(PROMPT_STYLES), help=AS_YOU_TRAIN)
+    add("--prompt_template", metavar="FILE", help=f"{AS_YOU_TRAIN} Records without a field of it are errors.")
     add(
         "--text_normalisation",
         default=run.text_normalisation,

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--codes", nargs="+", default=[], metavar="FILE", help="Files of codes, as in training.")
     for name, choices in (("prompt_style", PROMPT_STYLES), ("text_normalisation", TEXT_NORMALISATIONS)):
         add(f"--{name}", default=getattr(default, name), choices=list(choices), help=AS_YOU_TRAIN)
+    add("--prompt_template", metavar="FILE", help=AS_YOU_TRAIN)
     add("--max_positions_per_sample", type=int, default=default.max_positions_per_sample, help=AS_YOU_TRAIN)
     add("--drop_invalid", action="store_true", help="Leave out invalid samples instead of stopping.")
     add(
@@ -56,7 +57,8 @@ def run(flags: argparse.Namespace) -> int:
     if flags.num_workers is not None and flags.num_workers < 1:
         raise InputError(f"--num_workers {flags.num_workers}: must be at least 1")
     limit_library_bars()
-    names = ("codes", "code_cache_dir", "prompt_style", "text_normalisation", "max_positions_per_sample")
+    names = ["codes", "code_cache_dir", "prompt_style", "prompt_template"]
+    names += ["text_normalisation", "max_positions_per_sample"]
     config = ArabicVoiceCloningDatasetConfig(
         drop_invalid=flags.drop_invalid, **{name: getattr(flags, name) for name in names}
     )

@@ -10,19 +10,23 @@ Gradio is needed: pip install -r requirements-studio.txt
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from boson_multimodal.circumstances import home_path
 from boson_multimodal.command_line import run_command
 from boson_multimodal.errors import Problems, raise_if_any
 from boson_multimodal.memory_remedies import naming_lack_of_memory
+from boson_multimodal.prompt_template import PromptForm
 from tools.speech_flags import (
     HelpWithDefaults,
     add_adapters_flag,
     add_computation_flags,
     add_model_flags,
     add_prompt_flags,
+    fields_of,
 )
 from tools.studio.dictation import load_dictation
 from tools.studio.job import Wishes
@@ -42,6 +46,8 @@ from tools.studio.systems import Systems
 from tools.synthesize import memory_remedies
 from voice_cloning.adapters.export import check_scale_is_used
 from voice_cloning.speech.adapter_folders import BASE, folder_lines, named_adapters
+from voice_cloning.speech.adapter_run import form_for, refuse_unused_fields
+from voice_cloning.speech.requests import form_problems
 from voice_cloning.speech.voices import find_voices
 
 PORT = 7860
@@ -82,15 +88,17 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
     tried(lambda: check_address(flags.host, flags.port))
     folders = tried(lambda: named_adapters(flags.adapter)) or {}
     tried(lambda: check_scale_is_used(flags.adapter_scale, bool(flags.adapter)))
+    systems = {BASE: None, **folders}
+    forms = checked_forms(flags, systems, problems)
     voices = find_voices(
-        {BASE: None, **folders},
+        {name: systems[name] for name in forms},
         problems,
+        forms=forms,
         model_path=flags.model_path,
         model_revision=flags.model_revision,
         audio_tokenizer_path=flags.audio_tokenizer_path,
         audio_tokenizer_revision=flags.audio_tokenizer_revision,
         adapter_scale=flags.adapter_scale,
-        prompt_style=flags.prompt_style,
         text_normalisation=flags.text_normalisation,
         torch_dtype=flags.torch_dtype,
         quantise=flags.quantise,
@@ -102,6 +110,27 @@ def checked_systems(flags: argparse.Namespace) -> Systems:
     # Last, because it loads the recogniser's weights.
     dictation = None if flags.asr is None else load_dictation(flags.asr, flags.asr_revision, voices[BASE].device)
     return Systems(voices, dictation)
+
+
+def checked_forms(
+    flags: argparse.Namespace, folders: Mapping[str, Path | None], problems: Problems
+) -> dict[str, PromptForm]:
+    """Return the form of each voice's prompts, and add what is wrong with one, or with the values for templates."""
+    forms: dict[str, PromptForm] = {}
+    for name, folder in folders.items():
+        form = problems.tried(lambda folder=folder: form_of(flags, folder))
+        if form is not None:
+            forms[name] = form
+    problems.tried(lambda: refuse_unused_fields(forms.values(), fields_of(flags)))
+    missing = [problem for form in forms.values() for problem in form_problems(form, {}, prefix="--")]
+    problems.tried(lambda: raise_if_any("values for a prompt template", list(dict.fromkeys(missing))))
+    return forms
+
+
+def form_of(flags: argparse.Namespace, adapter: Path | None) -> PromptForm:
+    """Return the form of the prompts of an adapter, or of the base."""
+    trained = adapter or home_path(flags.model_path, "--model_path")
+    return form_for(trained, flags.prompt_style, flags.prompt_template, fields_of(flags))
 
 
 def studio(flags: argparse.Namespace) -> int:

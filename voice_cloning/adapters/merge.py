@@ -37,6 +37,9 @@ from voice_cloning.adapters.logit_comparison import (
     transformers_logits,
 )
 from voice_cloning.adapters.model_card import CARD_FILE, adapter_card, merged_card, read_facts
+from voice_cloning.adapters.prompt_record import form_of_flags, write_template
+from voice_cloning.adapters.prompt_software import software_lines
+from voice_cloning.adapters.served_prompt import sent_template
 from voice_cloning.adapters.serving import (
     ONLY_HERE,
     REPLACED_FILES,
@@ -276,9 +279,10 @@ def export_merged(
     folder = resolve_checkpoint(model_path, revision, "--model_path", ("tokenizer.json", "*.safetensors"))
     facts, fingerprint = read_facts(adapter_folder), folder_fingerprint(folder)
     flags, codec = facts.get("flags", {}), None
+    form = form_of_flags(flags)
     if layout == TRANSFORMERS:
         config = HiggsAudioConfig.from_pretrained(folder)
-        check_tokenizer(folder, config)
+        check_tokenizer(folder, config, sent_template(form))
         codec = find_codec(folder, flags, config, codec_id, bundle_codec)
     with new_output_folder(output) as temporary:
         _require_space(temporary, folder, torch_dtype)
@@ -292,7 +296,9 @@ def export_merged(
             )
         print("\n".join(lines))
         if codec is not None:
-            print("\n".join(write_serving_files(folder, temporary, config, codec)))
+            print("\n".join(write_serving_files(folder, temporary, config, codec, sent_template(form))))
+        if form is not None:
+            print("\n".join(software_lines(form)))
         if flags.get("prompt_style") == "as_written":
             print(f"warning: {ONLY_HERE}", file=sys.stderr)
         base = model_path, revision if is_hub_id(model_path) else None, fingerprint
@@ -357,3 +363,4 @@ def _write_card(folder: Path, card: str, facts: dict[str, object]) -> None:
     if facts:
         content = json.dumps(facts, indent=1, ensure_ascii=False) + "\n"
         (folder / RUN_FILE).write_text(content, encoding="utf-8")
+        write_template(folder, facts.get("flags", {}))

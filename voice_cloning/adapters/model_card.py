@@ -14,8 +14,11 @@ from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.flags import facts_of
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED
+from boson_multimodal.prompt_template import PromptTemplate
 from lora_config import ADAPTER_CONFIG_FILE
 from voice_cloning.adapters.figure_table import figure_table, figures_of
+from voice_cloning.adapters.prompt_record import TEMPLATE_FLAG, form_of_flags, write_template
+from voice_cloning.adapters.prompt_software import software_table
 from voice_cloning.adapters.run_record import check_results, read_json_object, read_record
 from voice_cloning.adapters.selection_lines import read_selection, selection_lines
 from voice_cloning.adapters.serving import ONLY_HERE, ServedCodec
@@ -92,6 +95,8 @@ def read_facts(adapter: Path, run_folder: Path | None = None) -> dict[str, Any]:
 
 def _public_value(name: str, value: Any) -> Any:
     """Return the value of a flag without the path of its file or folder, or of each of them."""
+    if name == TEMPLATE_FLAG:
+        return value  # the content of the file
     if isinstance(value, list):
         return [_public_value(name, one) for one in value]
     if not isinstance(value, str) or ("/" not in value and "\\" not in value):
@@ -135,10 +140,11 @@ def _results(checkpoint: Path, run_folder: Path, keep_best_by: str) -> dict[str,
 
 
 def write_checkpoint_card(checkpoint: Path, run_folder: Path) -> None:
-    """Write the card of a trainer's checkpoint. It replaces PEFT's empty card."""
+    """Write the card of a trainer's checkpoint, which replaces PEFT's empty card; and its prompt template, if any."""
     settings = json.loads((checkpoint / ADAPTER_CONFIG_FILE).read_text(encoding="utf-8"))
-    card = adapter_card(read_facts(checkpoint, run_folder), settings, ORIGINAL)
-    (checkpoint / CARD_FILE).write_text(card, encoding="utf-8")
+    facts = read_facts(checkpoint, run_folder)
+    (checkpoint / CARD_FILE).write_text(adapter_card(facts, settings, ORIGINAL), encoding="utf-8")
+    write_template(checkpoint, facts.get("flags", {}))
 
 
 def adapter_card(
@@ -335,6 +341,7 @@ def _training_sections(facts: dict[str, Any], settings: dict[str, Any]) -> list[
             optimizer.append(f"- {name}: {facts[name]}")
     return [
         *_section("Training data", _data_lines(facts)),
+        *_section("Which software can send the trained prompt", _software_lines(facts)),
         *_section("Adapter", lora),
         *_section("Training", optimizer),
         *_section("Results", _result_lines(facts.get("results", {}))),
@@ -350,7 +357,7 @@ def _data_lines(facts: dict[str, Any]) -> list[str]:
         sets = data.get("parts", [data])
         total = sum(one.get("samples_of_epoch", 0) for one in sets)
         lines += [f"- {part}: {_data_words(one, total)}" for one in sets]
-    style = facts.get("flags", {}).get("prompt_style")
+    style, form = facts.get("flags", {}).get("prompt_style"), form_of_flags(facts.get("flags", {}))
     if style:
         lines.append(f"- prompt_style: `{style}`; use the same style for prompts")
     if style == "as_written":
@@ -358,7 +365,15 @@ def _data_lines(facts: dict[str, Any]) -> list[str]:
     normalisation = facts.get("flags", {}).get("text_normalisation", "none")
     if normalisation != "none":
         lines.append(f"- text_normalisation: `{normalisation}`; normalise texts to be spoken in the same way")
+    if isinstance(form, PromptTemplate):
+        lines += ["- prompt template, which this project's commands take from the adapter's folder:", ""]
+        lines += ["```json", json.dumps(json.loads(form.text()), indent=2, ensure_ascii=False), "```"]
     return lines
+
+
+def _software_lines(facts: dict[str, Any]) -> list[str]:
+    form = form_of_flags(facts.get("flags", {}))
+    return [] if form is None else software_table(form)
 
 
 def _data_words(data: dict[str, Any], total: int) -> str:

@@ -1,7 +1,7 @@
 """The files with which other software serves a merged model: processor, chat template, tokenizer, codec reference.
 
 transformers' ``AutoProcessor`` and vLLM-Omni read them (``docs/serving.md``). The chat template writes the prompt of
-prompt style voice_clone. It is the only one that both can send.
+prompt style voice_clone, or that of the adapter's template (``served_prompt.py``).
 """
 
 import json
@@ -19,17 +19,23 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import TRANSFORMERS
 from boson_multimodal.chatml import speech_prompt
 from boson_multimodal.checkpoints import is_hub_id, naming_damage
 from boson_multimodal.circumstances import home_path
-from boson_multimodal.cloning_example import VOICE_CLONE_SYSTEM_PROMPT, VoiceCloningExample
+from boson_multimodal.cloning_example import VoiceCloningExample
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import delay_token_id
+from boson_multimodal.prompt_template import PromptTemplate
+from voice_cloning.adapters.served_prompt import (
+    OF_VOICE_CLONE,
+    TEMPLATE_FILE,
+    chat_messages,
+    chat_template,
+    placeholders,
+)
 from voice_cloning.training.data import checkpoint_misfits
 
 PROCESSOR_FILE = "processor_config.json"
-TEMPLATE_FILE = "chat_template.jinja"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-CHAT_TEMPLATE = Path(__file__).with_name(TEMPLATE_FILE)
 
 REPLACED_FILES = (TEMPLATE_FILE, "chat_template.json", PROCESSOR_FILE, "preprocessor_config.json")
 """Files of a base that are not copied: their content is in the files that are written here."""
@@ -136,8 +142,8 @@ def _codec_problems(folder: Path, config: HiggsAudioConfig, flag: str) -> list[s
     ]
 
 
-def check_tokenizer(base_folder: Path, config: HiggsAudioConfig) -> None:
-    """Check that a prompt can be written with the base's tokenizer. No weight is loaded.
+def check_tokenizer(base_folder: Path, config: HiggsAudioConfig, prompt: PromptTemplate = OF_VOICE_CLONE) -> None:
+    """Check that the trained prompt can be written with the base's tokenizer. No weight is loaded.
 
     Raises:
         InputError: listing the tokens that are missing or have another id than in ``config.json``; or if the chat
@@ -146,7 +152,7 @@ def check_tokenizer(base_folder: Path, config: HiggsAudioConfig) -> None:
     for name in TEMPLATE_HOLDERS:
         _json_of(base_folder / name)
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
-    problems = checkpoint_misfits(config, tokenizer, None)
+    problems = checkpoint_misfits(config, tokenizer, None) + prompt.tokenizer_problems(tokenizer)
     for token in (c.BEGIN_OF_TEXT, c.START_HEADER, c.END_HEADER, c.END_OF_TURN):
         if tokenizer.convert_tokens_to_ids(token) in (None, tokenizer.unk_token_id):
             problems.append(f"{token} is missing")
@@ -156,24 +162,29 @@ def check_tokenizer(base_folder: Path, config: HiggsAudioConfig) -> None:
             problems.append(f"id {number} is missing, which is the {name} token by config.json")
     advice = "no other software could write its prompts. Give a tokenizer that fits, or export the original layout"
     raise_if_any(f"{base_folder}: its tokenizer does not fit its config.json; {advice}", problems)
-    if not _writes_trained_prompt(tokenizer):
+    if not _writes_trained_prompt(tokenizer, prompt):
         misfit = "with its tokenizer, the ids of the chat template are not those of the training"
         raise InputError(f"{base_folder}: {misfit}; {advice}")
 
 
-def _writes_trained_prompt(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _writes_trained_prompt(tokenizer: PreTrainedTokenizerBase, prompt: PromptTemplate) -> bool:
     """Compare the ids of the chat template with those of training, for one prompt."""
     example = VoiceCloningExample("\u0646\u0639\u0645 1", AudioContent(), "\u0644\u0627.", AudioContent())
-    wanted, _ = speech_prompt(example.conversation("voice_clone"), tokenizer)
-    turns = [("system", VOICE_CLONE_SYSTEM_PROMPT), ("user", example.reference_text)]
-    turns += [("assistant", [{"type": "audio", "path": ""}]), ("user", example.target_text)]
-    messages = [{"role": role, "content": content} for role, content in turns]
-    template = CHAT_TEMPLATE.read_text(encoding="utf-8")
-    how = {"chat_template": template, "add_generation_prompt": True, "return_dict": False}
+    fields = placeholders(prompt)
+    wanted, _ = speech_prompt(example.conversation(prompt, fields.get("speaker"), fields), tokenizer)
+    texts = {"reference_text": example.reference_text, "target_text": example.target_text}
+    messages = chat_messages(prompt, texts, {"path": ""}, fields)
+    how = {"chat_template": chat_template(prompt), "add_generation_prompt": True, "return_dict": False}
     return tokenizer.apply_chat_template(messages, **how) == wanted
 
 
-def write_serving_files(base_folder: Path, folder: Path, config: HiggsAudioConfig, codec: ServedCodec) -> list[str]:
+def write_serving_files(
+    base_folder: Path,
+    folder: Path,
+    config: HiggsAudioConfig,
+    codec: ServedCodec,
+    prompt: PromptTemplate = OF_VOICE_CLONE,
+) -> list[str]:
     """Write what ``AutoProcessor`` and vLLM-Omni need into a merged folder in the layout of transformers.
 
     Args:
@@ -181,11 +192,12 @@ def write_serving_files(base_folder: Path, folder: Path, config: HiggsAudioConfi
         folder: the merged folder, which has ``config.json`` and the tokenizer.
         config: the model's configuration.
         codec: the result of :func:`find_codec`.
+        prompt: what the files send.
 
     Returns:
         One line for each decision that a user should know of.
     """
-    shutil.copyfile(CHAT_TEMPLATE, folder / TEMPLATE_FILE)
+    (folder / TEMPLATE_FILE).write_text(chat_template(prompt), encoding="utf-8")
     lines = [f"codec: {codec.name} ({codec.source})", *_complete_tokenizer(folder, config)]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     _write_json(folder / PROCESSOR_FILE, processor_fields(config, tokenizer, codec.name))
@@ -227,7 +239,7 @@ def processor_fields(config: HiggsAudioConfig, tokenizer: PreTrainedTokenizerBas
 
 def _replaced(base_folder: Path, folder: Path) -> list[str]:
     """Return a line about each file of the base that says something else than what is written in its place."""
-    template = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    template = (folder / TEMPLATE_FILE).read_text(encoding="utf-8")
     found = {name: _json_of(base_folder / name).get("chat_template") for name in TEMPLATE_HOLDERS}
     if (base_folder / TEMPLATE_FILE).is_file():
         found[TEMPLATE_FILE] = (base_folder / TEMPLATE_FILE).read_text(encoding="utf-8")

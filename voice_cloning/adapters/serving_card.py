@@ -1,10 +1,14 @@
 """The part of a merged model's card that says how to serve it, and what the software cannot do."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from boson_multimodal.checkpoints import is_hub_id
-from boson_multimodal.cloning_example import VOICE_CLONE_SYSTEM_PROMPT
+from boson_multimodal.prompt_template import PromptTemplate
+from voice_cloning.adapters.prompt_record import form_of_flags
+from voice_cloning.adapters.served_prompt import chat_messages, placeholders, sent_template
 from voice_cloning.adapters.serving import BUNDLED_CODEC, ONLY_HERE, ServedCodec
 
 THIS_FOLDER, CODEC_FOLDER = "path/to/this/folder", "path/to/the/codec"
@@ -12,7 +16,7 @@ ENCODER_VARIABLE = "HIGGS_AUDIO_TOKENIZER_PATH"
 """Where vLLM-Omni looks for the codec that encodes references. It reads no file of the model for that."""
 
 
-def serving_lines(codec: ServedCodec, flags: dict[str, Any]) -> list[str]:
+def serving_lines(codec: ServedCodec, flags: Mapping[str, Any]) -> list[str]:
     """Return the commands for transformers and for vLLM-Omni, each with its limits.
 
     Args:
@@ -27,10 +31,18 @@ def serving_lines(codec: ServedCodec, flags: dict[str, Any]) -> list[str]:
             f"The texts of the training were normalised (`{how}`). No server does that: send normalised texts.",
             "",
         ]
-    return [*lines, *_transformers_lines(codec), "", *_vllm_omni_lines(codec)]
+    form = form_of_flags(flags)
+    return [*lines, *_transformers_lines(codec, sent_template(form)), "", *_vllm_omni_lines(codec)]
 
 
-def _transformers_lines(codec: ServedCodec) -> list[str]:
+def _conversation_lines(prompt: PromptTemplate) -> list[str]:
+    """Return the messages of a prompt as Python, one in a line."""
+    texts = {"reference_text": "what is said in the reference", "target_text": "what shall be spoken"}
+    messages = chat_messages(prompt, texts, {"path": "path/to/reference.wav"}, placeholders(prompt))
+    return [f"    {json.dumps(message, ensure_ascii=False)}," for message in messages]
+
+
+def _transformers_lines(codec: ServedCodec, prompt: PromptTemplate) -> list[str]:
     is_public = is_hub_id(codec.name)
     named = f"the codec `{codec.name}`, at its newest revision" if is_public else "a codec on the machine of the export"
     return [
@@ -42,10 +54,7 @@ def _transformers_lines(codec: ServedCodec) -> list[str]:
         f'processor = AutoProcessor.from_pretrained("{THIS_FOLDER}")',
         f'model = HiggsAudioV2ForConditionalGeneration.from_pretrained("{THIS_FOLDER}", dtype="auto")',
         "conversation = [",
-        f'    {{"role": "system", "content": [{{"type": "text", "text": "{VOICE_CLONE_SYSTEM_PROMPT}"}}]}},',
-        '    {"role": "user", "content": [{"type": "text", "text": "what is said in the reference"}]},',
-        '    {"role": "assistant", "content": [{"type": "audio", "path": "path/to/reference.wav"}]},',
-        '    {"role": "user", "content": [{"type": "text", "text": "what shall be spoken"}]},',
+        *_conversation_lines(prompt),
         "]",
         "inputs = processor.apply_chat_template(",
         '    conversation, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"',
@@ -58,6 +67,7 @@ def _transformers_lines(codec: ServedCodec) -> list[str]:
         + ("" if is_public else " Elsewhere, write your codec's hub id into `processor_config.json`."),
         "- Greedy speech needs `do_sample=False, ras_win_len=None`: otherwise repeated codes are drawn at random.",
         "- A clip is an assistant turn of its own, with `path`, `url` or `audio` (24 kHz). Other turns refuse it.",
+        *[f"- Write the {field} in the place of `{word}`." for field, word in placeholders(prompt).items()],
     ]
 
 

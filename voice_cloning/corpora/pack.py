@@ -15,7 +15,8 @@ from boson_multimodal.circumstances import home_path
 from boson_multimodal.disk_errors import naming_disk_errors
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
-from boson_multimodal.prepared_data.prepared_folder import MANIFEST, read_manifest
+from boson_multimodal.prepared_data.prepared_folder import MANIFEST, read_manifest, settings_of_folder
+from boson_multimodal.prompt_template import PromptForm, PromptTemplate, tokenizer_problems
 from boson_multimodal.whole_files import TEMPORARY_PREFIX, sync
 from boson_multimodal.worker_pool import WorkerPool
 from voice_cloning.corpora.packing import pack_records, packing_key
@@ -82,7 +83,7 @@ def pack_file(
         codec: path or hub id of the codec, and its revision.
         workers: number of processes.
         device: where clips are encoded.
-        same_speech: finds targets with the same speech, for references that are drawn (prompt style voice_clone only).
+        same_speech: finds targets with the same speech, for references that are drawn (if ids can be exchanged).
 
     Raises:
         InputError: if something is wrong, with a list of all problems; or if the folder holds other data.
@@ -136,6 +137,7 @@ def _settings(
         data_path=data_path,
         model_folder=model_folder,
         prompt_style=config.prompt_style,
+        prompt_template=config.prompt_template,
         text_normalisation=config.text_normalisation,
         codes=tuple(str(home_path(path, "--codes")) for path in config.codes),
         code_cache_dir=home_path(config.code_cache_dir, "--code_cache_dir"),
@@ -146,8 +148,13 @@ def _settings(
         use_delay_pattern=model_config.use_delay_pattern,
         max_positions=config.max_positions_per_sample,
         folder=output_dir,
-        findings=same_speech.findings if same_speech is not None and config.prompt_style == "voice_clone" else (),
+        findings=same_speech.findings if same_speech is not None and _can_exchange_texts(config.prompt) else (),
     )
+
+
+def _can_exchange_texts(form: PromptForm) -> bool:
+    """Return whether the reference of a sample can be exchanged in its token ids, as ``--reference random`` does."""
+    return form.is_same_around_texts if isinstance(form, PromptTemplate) else form == "voice_clone"
 
 
 def remove_remains(folder: Path, shards: Path) -> None:
@@ -176,8 +183,10 @@ def _described(
     """
     form = None if codec.folder is None else codec_config(codec.folder)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    raise_if_any(f"{model_folder}: tokenizer or codec do not fit", checkpoint_misfits(model_config, tokenizer, form))
-    described = {name: value for name, (value, _) in prepared_settings(config, model_config, model_folder).items()}
+    misfits = checkpoint_misfits(model_config, tokenizer, form) + tokenizer_problems(config.prompt, tokenizer)
+    raise_if_any(f"{model_folder}: tokenizer or codec do not fit", misfits)
+    wanted = prepared_settings(config, model_config, model_folder)
+    described = settings_of_folder({name: value for name, (value, _) in wanted.items()})
     if not config.codes:
         return {**described, "codec": codec.identity, "frames_per_second": form.frame_rate}
     files, problems = open_codes_files(config.codes, model_config, codec)

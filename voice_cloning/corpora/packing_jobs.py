@@ -26,6 +26,7 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.prepared_data.prepared_dataset import fingerprint_line_of_row
 from boson_multimodal.prepared_data.prepared_folder import ShardTable
 from boson_multimodal.prepared_data.shard_files import SUFFIX, Ragged, Shard, write_shard
+from boson_multimodal.prompt_template import PromptForm, PromptTemplate
 
 BLOCKS, SHARDS = "packing-", "shards-"
 """Beginnings of the names of the folders in a folder of prepared data; the key of the packing follows."""
@@ -40,7 +41,7 @@ class PackSettings:
     Attributes:
         data_path: the ChatML file.
         model_folder: of the tokenizer.
-        prompt_style, text_normalisation, codes, code_cache_dir: as in training.
+        prompt_style, prompt_template, text_normalisation, codes, code_cache_dir: as in training.
         codec: identity of the codec, if the codes come from the cache.
         num_codebooks, codebook_size: the form of codes.
         frames_per_second: of the codec.
@@ -66,6 +67,12 @@ class PackSettings:
     folder: Path
     findings: tuple[str, ...] = ()
     key: str = ""
+    prompt_template: str | None = None
+
+    @property
+    def prompt(self) -> PromptForm:
+        """What decides the turns, as in training."""
+        return self.prompt_style if self.prompt_template is None else PromptTemplate.read(self.prompt_template)
 
     @property
     def blocks(self) -> Path:
@@ -176,7 +183,7 @@ def check_block(block: RawBlock) -> tuple[int, list[str]]:
     if problems:
         return len(block.records), problems
     tokenizer, source = tokenizer_of(settings.model_folder), open_source(settings)
-    style = settings.prompt_style, settings.text_normalisation
+    style = settings.prompt, settings.text_normalisation
     records = [
         read_record(value, block.first + index, settings.data_path, tokenizer, *style)
         for index, value in enumerate(raw)

@@ -118,7 +118,7 @@ def write_references(job: ReferencesJob) -> None:
     if opened(path) is not None:
         return
     tokenizer = tokenizer_of(settings.model_folder)
-    form = VoiceCloneIds.of(tokenizer)
+    form = VoiceCloneIds.of(tokenizer, settings.prompt)
     samples = Shard(settings.samples_file(job.block))
     short = job.frames < SHORTEST_SECONDS * settings.frames_per_second
     lengths, texts, joined = [], [], []
@@ -142,7 +142,7 @@ def write_references(job: ReferencesJob) -> None:
 
 def described_references(settings: PackSettings, same: SameSpeech, remarks: Sequence[str]) -> dict[str, Any]:
     """Return what the manifest says about the references, without the shards."""
-    form = VoiceCloneIds.of(tokenizer_of(settings.model_folder))
+    form = VoiceCloneIds.of(tokenizer_of(settings.model_folder), settings.prompt)
     return {
         "findings": list(same.findings),
         "remarks": list(remarks),

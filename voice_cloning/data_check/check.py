@@ -12,8 +12,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.checkpoints import is_hub_id
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.hub import hub_access
+from boson_multimodal.prompt_template import tokenizer_problems
 from boson_multimodal.whole_files import write_whole
 from boson_multimodal.worker_pool import available_cores, map_in_processes
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
@@ -74,10 +75,12 @@ def check_files(
     folder, workers = Path(output_dir).expanduser(), available_cores() if num_workers is None else num_workers
     paths = list(dict.fromkeys(Path(path).expanduser() for path in (*files, *eval_files)))
     tokenizer = None if model_path is None else _load_tokenizer(model_path)
+    if tokenizer is not None:
+        raise_if_any(f"--model_path {model_path}", tokenizer_problems(run.prompt, tokenizer))
     coded = open_codes(codes, model_path, audio_tokenizer_path)
     voices = plan_voice_check(speaker_model, speaker_threshold)
     named = [Path(path).expanduser() for path in eval_files]
-    samples = read_samples_of(paths, named, run.prompt_style, run.text_normalisation, tokenizer)
+    samples = read_samples_of(paths, named, run.prompt, run.text_normalisation, tokenizer)
     _make_folder(folder)
     measures = measure_coded_clips(samples, coded, folder, workers)
     measures |= measure_clips(samples, workers, measures)

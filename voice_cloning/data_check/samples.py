@@ -18,6 +18,7 @@ from boson_multimodal.cloning_example import reference_text_of_messages, target_
 from boson_multimodal.data_types import ChatMLSample, TextContent
 from boson_multimodal.errors import Problem, ProblemKind, call_for_each
 from boson_multimodal.progress import progress
+from boson_multimodal.prompt_template import PromptForm
 
 TRAIN, EVAL = "train", "eval"
 EVAL_NAMES = {"val", "valid", "validation", "eval", "evaluation", "dev", "test"}
@@ -82,7 +83,7 @@ def side_of(path: Path, eval_files: Sequence[Path]) -> str:
 def read_samples_of(
     files: Sequence[Path],
     eval_files: Sequence[Path],
-    prompt_style: str,
+    prompt_style: PromptForm,
     text_normalisation: str,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> list[CheckedSample]:
@@ -111,7 +112,7 @@ def read_samples_of(
 def _fill(
     sample: CheckedSample,
     raw: Any,
-    prompt_style: str,
+    prompt_style: PromptForm,
     text_normalisation: str,
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> None:

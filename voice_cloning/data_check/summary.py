@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig
+from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig, usable_template
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
+from boson_multimodal.prompt_template import PromptForm, PromptTemplate
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.data_check.clip_measures import ClipMeasures
 from voice_cloning.data_check.corpus_rules import SpeechRate, hours_of_speakers
@@ -37,7 +38,17 @@ class PlannedRun:
     num_train_epochs: int = DistributedTrainingConfig.num_train_epochs
     recompute: str = DistributedTrainingConfig.recompute
     prompt_style: str = ArabicVoiceCloningDatasetConfig.prompt_style
+    prompt_template: str | None = None
     text_normalisation: str = ArabicVoiceCloningDatasetConfig.text_normalisation
+
+    def __post_init__(self) -> None:
+        if self.prompt_template is not None:
+            object.__setattr__(self, "prompt_template", usable_template(self.prompt_template, self.prompt_style).text())
+
+    @property
+    def prompt(self) -> PromptForm:
+        """What decides the turns, as in training."""
+        return self.prompt_style if self.prompt_template is None else PromptTemplate.read(self.prompt_template)
 
     @property
     def longest_sample(self) -> int:

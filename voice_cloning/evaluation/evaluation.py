@@ -224,7 +224,7 @@ def _checkpoints(settings: EvaluationSettings, checked: CheckedEvaluation) -> di
 def _system_record(system: System, clips: dict[str, list[JudgedClip]], settings: EvaluationSettings) -> dict[str, Any]:
     own = clips[system.name]
     compared = BASE in clips and system.name != BASE
-    prompts = {"prompt_style": system.prompt_style, "text_normalisation": system.text_normalisation}
+    prompts = {"prompt_style": str(system.prompt_style), "text_normalisation": system.text_normalisation}
     return {
         "name": system.name,
         "kind": system.kind,

@@ -8,6 +8,7 @@ from typing import Any
 from boson_multimodal.audio_processing.codes_file import CodesFiles
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.errors import Problems, raise_if_any
+from boson_multimodal.prompt_template import PromptForm
 from voice_cloning.evaluation.finished_wavs import missing_wavs
 from voice_cloning.evaluation.identity import check_folder, file_identity
 from voice_cloning.evaluation.originals import items_with_recordings
@@ -73,7 +74,8 @@ class EvaluationSettings:
         return {
             "test_set": file_identity(self.test_set),
             "references": file_identity(self.references),
-            "prompt_style": self.systems.prompt_style,
+            "prompt_style": self.systems.prompt_style and str(self.systems.prompt_style),
+            **({"prompt_fields": dict(self.systems.prompt_fields)} if self.systems.prompt_fields else {}),
             "text_normalisation": self.systems.text_normalisation,
             "torch_dtype": self.systems.torch_dtype,
             "sampling": asdict(speech.sampling),
@@ -199,14 +201,14 @@ def look_at_evaluation(
     return checked, problems
 
 
-def _first_style(systems: Sequence[System]) -> str:
+def _first_style(systems: Sequence[System]) -> PromptForm:
     """Return the prompt style in which a set is scored."""
     return systems[0].prompt_style if systems else STYLE_OF_WAVS
 
 
 def _read_sets(
     settings: EvaluationSettings, systems: Sequence[System], problems: Problems
-) -> dict[tuple[str, str], TestSet]:
+) -> dict[tuple[PromptForm, str], TestSet]:
     """Return the set by prompt style and text normalisation, for each system and as it is scored."""
     forms = [(system.prompt_style, system.text_normalisation) for system in systems]
     sets = {}

@@ -3,7 +3,7 @@
 Three forms are known:
 
 - A first line with names of columns, and fields parted by tabs (or bars): ``id, text``, and ``reference,
-  reference_text, recording, speaker, dialect, kind``. Without references, the voices come from elsewhere.
+  reference_text, recording, speaker, dialect, kind, scene``. Without references, the voices come from elsewhere.
 - Seed-TTS: no header, and fields parted by bars: ``id|text of the prompt|prompt clip|text``, and perhaps
   ``|true recording``. Without it, ``wavs/ID.wav`` beside the list is the recording, where there is such a file.
 - The multilingual set of MiniMax: no header, ``voice|text``. The voice is a folder with one clip, or a clip, somewhere
@@ -21,7 +21,7 @@ from pathlib import Path
 from boson_multimodal.chatml_records import read_text
 from boson_multimodal.errors import InputError
 
-COLUMNS = ("id", "text", "reference", "reference_text", "recording", "speaker", "dialect", "kind")
+COLUMNS = ("id", "text", "reference", "reference_text", "recording", "speaker", "dialect", "kind", "scene")
 SOUND_SUFFIXES = (".wav", ".mp3", ".flac", ".ogg")
 SEED_TTS_COLUMNS = ("id", "reference_text", "reference", "text", "recording")
 SEED_TTS_RECORDINGS = "wavs"

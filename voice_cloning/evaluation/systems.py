@@ -9,9 +9,15 @@ from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.circumstances import home_path
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, MODEL_REVISION
 from boson_multimodal.errors import Problems, raise_if_any
+from boson_multimodal.prompt_template import PromptForm
 from voice_cloning.adapters.export import check_scale_is_used
 from voice_cloning.speech.adapter_folders import BASE, adapter_folders, short_names
-from voice_cloning.speech.adapter_run import normalisation_of_adapter, style_of_adapter
+from voice_cloning.speech.adapter_run import (
+    normalisation_of_adapter,
+    refuse_unused_fields,
+    style_of_adapter,
+    with_fields,
+)
 from voice_cloning.speech.speech import SpeechSettings
 from voice_cloning.speech.voice_cloner import VoiceCloner
 
@@ -35,7 +41,7 @@ class System:
     name: str
     kind: str
     path: str
-    prompt_style: str
+    prompt_style: PromptForm
     text_normalisation: str
 
     @property
@@ -56,7 +62,9 @@ class SystemSettings:
             (:func:`adapter_folders`).
         namesakes: folders that are no systems here, but count when names are made: a system then has one name in two
             evaluations.
-        prompt_style, text_normalisation: of all systems; None takes those of each adapter's training.
+        prompt_style, text_normalisation: of all systems; None takes those of each adapter's training. The style may be
+            a template.
+        prompt_fields: (field, value) for prompt templates, where a sentence names none.
         speech: the settings of generation. Its seed is not used, and nothing is repeated.
     """
 
@@ -71,7 +79,8 @@ class SystemSettings:
     wavs: tuple[str, ...] = ()
     namesakes: tuple[str, ...] = ()
     adapter_scale: float = 1.0
-    prompt_style: str | None = None
+    prompt_style: PromptForm | None = None
+    prompt_fields: tuple[tuple[str, str], ...] = ()
     text_normalisation: str | None = None
     torch_dtype: str = "auto"
     quantise: str | None = None
@@ -109,14 +118,18 @@ def find_right_systems(settings: SystemSettings, problems: Problems) -> list[Sys
     found = [(BASE, BASE, settings.model_path)] if settings.base else []
     found += [(name, *one) for name, one in zip(names, given, strict=True) if one not in wrong]
     systems = [problems.tried(lambda one=one: _system(*one, settings)) for one in found]
-    return [system for system in systems if system is not None]
+    right = [system for system in systems if system is not None]
+    forms = [system.prompt_style for system in right]
+    problems.tried(lambda: refuse_unused_fields(forms, dict(settings.prompt_fields)))
+    return right
 
 
 def _system(name: str, kind: str, path: str, settings: SystemSettings) -> System:
     if kind == WAVS:
-        return System(name, kind, path, settings.prompt_style or STYLE_OF_WAVS, settings.text_normalisation or "none")
+        style = settings.prompt_style if isinstance(settings.prompt_style, str) else STYLE_OF_WAVS
+        return System(name, kind, path, style, settings.text_normalisation or "none")
     folder = home_path(path, "--model_path")
-    style = settings.prompt_style or style_of_adapter(folder)
+    style = with_fields(settings.prompt_style or style_of_adapter(folder), dict(settings.prompt_fields))
     return System(name, kind, path, style, settings.text_normalisation or normalisation_of_adapter(folder))
 
 
@@ -145,7 +158,7 @@ def mismatches(systems: Sequence[System]) -> list[str]:
         of_value: dict[str, list[str]] = {}
         for system in systems:
             if system.speaks:
-                of_value.setdefault(getattr(system, field_name), []).append(system.name)
+                of_value.setdefault(str(getattr(system, field_name)), []).append(system.name)
         if len(of_value) > 1:
             told = "; ".join(f"{value}: {', '.join(names)}" for value, names in of_value.items())
             warnings.append(f"the systems differ in {field_name} ({told}); give --{field_name} to ask all alike")

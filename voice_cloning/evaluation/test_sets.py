@@ -4,8 +4,8 @@ A set is a file of one of these forms:
 
 - ChatML records, as in training data. The text of the trained clip is spoken, and the clip is its true recording.
   ``misc.dialect`` names a dialect.
-- A manifest as ``tools.synthesize`` takes it. Here an entry may also have ``speaker``, ``dialect``, ``recording`` and
-  ``kind``.
+- A manifest as ``tools.synthesize`` takes it. Here an entry may also have ``speaker``, ``dialect``, ``recording``,
+  ``kind`` and ``scene``.
 - A list with one sentence a line (``sentence_lists.py``): with named columns, of Seed-TTS, or of MiniMax.
 
 Sentences without references (``arabic_sentences.tsv``) take their voices from a further set: each sentence takes the
@@ -24,17 +24,19 @@ from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.cloning_example import reference_text_of_messages, text_to_speak
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import raise_if_any
+from boson_multimodal.prompt_template import PromptForm, PromptTemplate
 from voice_cloning.evaluation.sentence_lists import read_sentence_list
 from voice_cloning.speech.requests import (
     SpeechRequest,
     entry_problems,
+    form_problems,
     name_problems,
     read_entries,
     request_of_text,
     text_problems,
 )
 
-FURTHER_KEYS = ("speaker", "dialect", "recording", "kind")
+FURTHER_KEYS = ("speaker", "dialect", "recording", "kind", "scene")
 """What an entry of a test set may have beside the keys of a manifest."""
 JSON_SUFFIXES = (".json", ".jsonl")
 OUR_SENTENCES = Path(__file__).with_name("arabic_sentences.tsv")
@@ -112,7 +114,7 @@ class Rows:
 
 def read_test_set(
     path: Path,
-    prompt_style: str,
+    prompt_style: PromptForm,
     text_normalisation: str = "none",
     references: Path | None = None,
 ) -> TestSet:
@@ -120,7 +122,7 @@ def read_test_set(
 
     Args:
         path: its file.
-        prompt_style: the turns of the prompts (``PROMPT_STYLES``).
+        prompt_style: the turns of the prompts (``PROMPT_STYLES``), or a template for them.
         text_normalisation: how texts are normalised (``TEXT_NORMALISATIONS``).
         references: a set whose clips give the voices of sentences without references; a set with references leaves it
             aside and says so.
@@ -151,7 +153,9 @@ def _read_rows(path: Path) -> Rows:
     return Rows(list(found.rows), "list", found.problems, found.notes)
 
 
-def _items(rows: Rows, path: Path, prompt_style: str, text_normalisation: str, problems: list[str]) -> list[TestItem]:
+def _items(
+    rows: Rows, path: Path, prompt_style: PromptForm, text_normalisation: str, problems: list[str]
+) -> list[TestItem]:
     """Return the sentences that can be spoken in voices of their own. Add what is wrong with the others."""
     raws = [raw for _, raw in rows.raws]
     entries = read_entries(
@@ -214,7 +218,7 @@ def _items_in_voices(
     rows: Rows,
     path: Path,
     references: Path | None,
-    prompt_style: str,
+    prompt_style: PromptForm,
     text_normalisation: str,
     problems: list[str],
     notes: list[str],
@@ -235,15 +239,21 @@ def _items_in_voices(
             "ChatML records or a list with references)"
         )
         return []
-    turns = _voices(references, prompt_style, text_normalisation, problems)
+    # A template may need a dialect, which those who only give their voices need not have.
+    style = "voice_clone" if isinstance(prompt_style, PromptTemplate) else prompt_style
+    turns = _voices(references, style, text_normalisation, problems)
     if not turns:
         return []
     items = []
     for number, (name, raw) in enumerate(readable):
         clips = turns[number % len(turns)]
         voice = clips[number // len(turns) % len(clips)]
+        fields = {**raw, "speaker": voice.speaker}
+        if of_form := form_problems(prompt_style, fields):
+            problems += [f"{name}: {problem}" for problem in of_form]
+            continue
         prompt = raw["text"], voice.reference, voice.reference_text, prompt_style
-        request = request_of_text(name, *prompt, voice.base_dir, text_normalisation=text_normalisation)
+        request = request_of_text(name, *prompt, voice.base_dir, text_normalisation=text_normalisation, fields=fields)
         text = normalise_text(raw["text"], text_normalisation).strip()
         own = {**raw, "speaker": voice.speaker, "recording": None}
         if "recording" in raw:  # relative to the set, while the reference is relative to the set of references

@@ -4,9 +4,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from transformers import AutoTokenizer
+
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from boson_multimodal.process_group import Ranks
 from boson_multimodal.sample_dataset import SampleDataset
+from voice_cloning.adapters.prompt_software import software_lines
 from voice_cloning.adapters.serving import ONLY_HERE
 from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
 from voice_cloning.run.data import RunData
@@ -100,9 +103,23 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
         files, made_by = " ".join(dataset_config.codes), _codec_of(from_files[0])
         compared = "the same codec as" if data.codec.is_whole else "not compared with"
         lines.append(f"codes of {files}, made by codec {made_by}: {compared} --audio_tokenizer_path")
+    lines += software_lines(dataset_config.prompt)
     if dataset_config.prompt_style == "as_written":
         lines.append(ONLY_HERE)
+    if dataset_config.prompt_template is not None:
+        lines.append(f"the first sample's prompt: {_first_prompt(data)}")
     return lines
+
+
+def _first_prompt(data: RunData) -> str:
+    """Return the prompt of the first sample in one line, with its tokens."""
+    dataset, tokenizer = data.parts[0], AutoTokenizer.from_pretrained(data.model_folder)
+    if isinstance(dataset, ArabicVoiceCloningDataset):
+        ids, labels = dataset.records[0].input_ids, dataset.records[0].label_ids
+    else:
+        ids, labels = (found.tolist() for found in dataset.read_arrays(0)[:2])
+    prompt = ids[: labels.index(data.model_config.audio_out_token_idx)]
+    return tokenizer.decode(prompt, clean_up_tokenization_spaces=False).replace("\n", "\\n")
 
 
 def _codec_of(dataset: SampleDataset) -> str:

@@ -1,17 +1,20 @@
 """Read the settings for prompts from the ``run.json`` of an adapter or of a merged model."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
-from arabic_voice_cloning_dataset import has_as_written_turns, read_json_records
+from arabic_voice_cloning_dataset import has_as_written_turns, read_json_records, usable_template
 from boson_multimodal.cloning_example import PROMPT_STYLES
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.flags import value_before
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, QUANTISATIONS
 from boson_multimodal.prepared_data.prepared_folder import AS_WRITTEN_TURNS, MANIFEST, read_manifest
+from boson_multimodal.prompt_template import PromptForm, PromptTemplate
+from voice_cloning.adapters.prompt_record import saved_template
+from voice_cloning.speech.requests import unused_fields
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.run_directory import RUN_FILE
 
@@ -21,15 +24,72 @@ STYLE_WITHOUT_RUN = "voice_clone"
 """The prompt style of a model without ``run.json``: the one that the release was shown to clone voices with."""
 
 
-def style_of_adapter(folder: Path) -> str:
-    """Return the prompt style with which an adapter, or the adapter in a merged model, was trained.
+def style_of_adapter(folder: Path) -> PromptForm:
+    """Return the prompt style, or the template, with which an adapter or the one in a merged model was trained.
 
     Raises:
-        InputError: if ``run.json`` is not one of the trainer's.
+        InputError: if ``run.json`` is not one of the trainer's, or ``prompt_template.json`` is not that of the run.
     """
-    if not (folder / RUN_FILE).is_file():
-        return STYLE_WITHOUT_RUN
-    return _choice(_flags_of_run(folder, "prompt_style"), folder, "prompt_style", PROMPT_STYLES)
+    path = folder / RUN_FILE
+    if not path.is_file():
+        return saved_template(folder, None, str(path)) or STYLE_WITHOUT_RUN
+    flags = _flags_of_run(folder, "prompt_style")
+    style = _choice(flags, folder, "prompt_style", PROMPT_STYLES)
+    return saved_template(folder, flags, str(path)) or style
+
+
+def form_of_prompts(given: PromptForm | None, folder: Path) -> PromptForm:
+    """Return the form of prompts that is given, else that of the training of what is in a folder.
+
+    Raises:
+        InputError: if the given one is no style, or as :func:`style_of_adapter`.
+    """
+    form = given or style_of_adapter(folder)
+    if not isinstance(form, PromptTemplate) and form not in PROMPT_STYLES:
+        raise InputError(f"prompt_style is {form!r}; it must be one of {list(PROMPT_STYLES)}")
+    return form
+
+
+def form_for(
+    folder: Path, prompt_style: str | None, prompt_template: str | None, fields: Mapping[str, str]
+) -> PromptForm:
+    """Return the form of the prompts for an adapter or a model, as flags ask for it.
+
+    Args:
+        folder: of the adapter, else of the model.
+        prompt_style, prompt_template: the flags; None takes what the training had.
+        fields: values for a template where an input names none.
+
+    Raises:
+        InputError: as :func:`style_of_adapter` and :func:`asked_form`, or if a value cannot be in a prompt.
+    """
+    return with_fields(asked_form(prompt_style, prompt_template) or style_of_adapter(folder), fields)
+
+
+def refuse_unused_fields(forms: Iterable[PromptForm], fields: Mapping[str, str]) -> None:
+    """Check that one of the prompts uses each field that flags give.
+
+    Raises:
+        InputError: naming each flag that changes nothing.
+    """
+    unused = [set(unused_fields(form, fields, "--")) for form in forms]
+    raise_if_any("values for a prompt template", sorted(set.intersection(*unused)) if unused else [])
+
+
+def with_fields(form: PromptForm, fields: Mapping[str, str]) -> PromptForm:
+    """Return a form whose template, if it is one, takes these values where an input names none."""
+    return form.with_defaults(fields) if isinstance(form, PromptTemplate) else form
+
+
+def asked_form(prompt_style: str | None, prompt_template: str | None) -> PromptForm | None:
+    """Return what flags ask for as form of the prompts; None for that of each adapter's training.
+
+    A style that is given leaves an adapter's template out.
+
+    Raises:
+        InputError: if the template is wrong, or is given with another style than voice_clone.
+    """
+    return prompt_style if prompt_template is None else usable_template(prompt_template, prompt_style)
 
 
 def normalisation_of_adapter(folder: Path) -> str:

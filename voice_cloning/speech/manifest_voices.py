@@ -14,13 +14,14 @@ from typing import Any
 
 from arabic_voice_cloning_dataset import read_json_records
 from boson_multimodal.errors import call_for_each, listed
+from boson_multimodal.prompt_template import PromptForm
 from voice_cloning.speech.adapter_folders import BASE
 from voice_cloning.speech.requests import SpeechRequest, read_entries
 
 ADAPTER_KEY, DIALECT_KEY = "adapter", "dialect"
 
-PromptForm = tuple[str, str]
-"""Prompt style and text normalisation."""
+VoiceForm = tuple[PromptForm, str]
+"""The form of a voice's prompts, and its text normalisation."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _facts_of(raw: Any) -> tuple[dict[str, Any], str]:
 
 
 def read_voiced_manifest(
-    path: Path, choice: VoiceChoice, form_of: Callable[[str], PromptForm], letters_per_piece: int
+    path: Path, choice: VoiceChoice, form_of: Callable[[str], VoiceForm], letters_per_piece: int
 ) -> tuple[list[SpeechRequest], dict[str, str], list[str]]:
     """Read a manifest in which each entry is spoken by its voice.
 

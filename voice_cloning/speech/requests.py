@@ -5,11 +5,13 @@ A manifest is a ``.json`` list, or a ``.jsonl`` file with one entry per line. An
     {"id": "news_01", "text": "...", "reference": "voices/amal.wav", "reference_text": "what is said in it"}
 
 or a ChatML record in the trainer's format. Of a record, the trained clip is spoken; the audio of that clip is not read.
+For a prompt template, an entry may also have ``speaker``, ``dialect`` and ``scene``; a record has ``speaker``,
+``misc.dialect`` and ``misc.scene``.
 Paths are relative to the manifest. The id is the name of the output.
 """
 
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,11 @@ from boson_multimodal.cloning_example import VoiceCloningExample, text_to_speak
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.data_types import AudioContent, ChatMLSample
 from boson_multimodal.errors import InputError, listed
+from boson_multimodal.prompt_template import RECORD_FIELDS, PromptForm, PromptTemplate
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, cut_text, has_words
 
 ENTRY_KEYS = ("id", "text", "reference", "reference_text")
+"""What an entry must have. For a prompt template it may also have its fields (``RECORD_FIELDS``)."""
 RUNAWAY_MARK = ".runaway"
 """The end of a runaway's file name, before ``.wav``."""
 LONGEST_ID_BYTES = 200
@@ -90,22 +94,29 @@ def request_of_text(
     text: str,
     reference: AudioContent,
     reference_text: str,
-    prompt_style: str,
+    prompt_style: PromptForm,
     base_dir: Path = Path(),
     letters_per_piece: int = LETTERS_PER_PIECE,
     text_normalisation: str = "none",
+    fields: Mapping[str, str | None] | None = None,
 ) -> SpeechRequest:
-    """Ask for a text in a reference's voice; a long one in pieces (``cut_text``), each after the same reference."""
+    """Ask for a text in a reference's voice; a long one in pieces (``cut_text``), each after the same reference.
+
+    Args:
+        fields: values for a prompt template (``RECORD_FIELDS``); they may hold other names too.
+    """
+    known = fields or {}
+    misc = {field: known[field] for field in RECORD_FIELDS if known.get(field) is not None}
     text, reference_text = (normalise_text(words, text_normalisation) for words in (text, reference_text))
     pieces = []
     for words in cut_text(text, letters_per_piece):
         example = VoiceCloningExample(reference_text.strip(), reference, words, AudioContent())
-        pieces.append(Piece(words, example.conversation(prompt_style)))
+        pieces.append(Piece(words, example.conversation(prompt_style, misc.get("speaker"), misc)))
     return SpeechRequest(name, tuple(pieces), base_dir)
 
 
 def read_manifest(
-    path: Path, prompt_style: str, letters_per_piece: int = LETTERS_PER_PIECE, text_normalisation: str = "none"
+    path: Path, prompt_style: PromptForm, letters_per_piece: int = LETTERS_PER_PIECE, text_normalisation: str = "none"
 ) -> tuple[list[SpeechRequest], list[str]]:
     """Read a manifest. Return its requests and a list of every problem with its entries.
 
@@ -120,7 +131,7 @@ def read_manifest(
 def read_entries(
     raws: Iterable[Any],
     base_dir: Path,
-    prompt_style: str,
+    prompt_style: PromptForm,
     letters_per_piece: int = LETTERS_PER_PIECE,
     text_normalisation: str = "none",
     further_keys: Sequence[str] = (),
@@ -134,20 +145,41 @@ def read_entries(
     """
     entries: list[ManifestEntry] = []
     names: set[str] = set()
+    fields = RECORD_FIELDS if isinstance(prompt_style, PromptTemplate) else ()
+    allowed = tuple(dict.fromkeys((*further_keys, *fields)))
     for number, raw in enumerate(raws):
         request: SpeechRequest | None = None
         if isinstance(raw, dict) and "messages" in raw:
             name = sample_id_of(raw, number)
             request, found = _request_of_record(raw, name, prompt_style, base_dir, text_normalisation)
         else:
-            name, found = entry_problems(raw, number, text_normalisation, further_keys=further_keys)
+            name, found = entry_problems(raw, number, text_normalisation, further_keys=allowed)
+            if not found:
+                found = form_problems(prompt_style, raw)
             if not found:
                 reference = AudioContent(audio_url=raw["reference"], where="reference")
                 prompt = raw["text"], reference, raw["reference_text"], prompt_style
-                request = request_of_text(name, *prompt, base_dir, letters_per_piece, text_normalisation)
+                request = request_of_text(name, *prompt, base_dir, letters_per_piece, text_normalisation, raw)
         entries.append(ManifestEntry(name, request, found + name_problems(name, names)))
         names.add(name)
     return entries
+
+
+def form_problems(form: PromptForm, fields: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Return what a prompt template lacks or cannot use among the fields of an entry; an empty list for a style.
+
+    Args:
+        prefix: what stands before the name of a field in messages.
+    """
+    if not isinstance(form, PromptTemplate):
+        return []
+    return [problem.message for problem in form.field_problems(fields.get("speaker"), fields, prefix)]
+
+
+def unused_fields(form: PromptForm, fields: Iterable[str], places: str = "fields.") -> list[str]:
+    """Return a problem for each given field that the prompts do not have."""
+    used = form.fields if isinstance(form, PromptTemplate) else ()
+    return [f"{places}{field}: the prompt has no {{{field}}}; leave it out" for field in fields if field not in used]
 
 
 def text_problems(text: str, field: str, text_normalisation: str = "none") -> list[str]:
@@ -218,7 +250,7 @@ def _warn_of_lengths(frames: dict[Clip, int]) -> None:
 
 
 def _request_of_record(
-    raw: dict[str, Any], name: str, prompt_style: str, base_dir: Path, text_normalisation: str
+    raw: dict[str, Any], name: str, prompt_style: PromptForm, base_dir: Path, text_normalisation: str
 ) -> tuple[SpeechRequest | None, list[str]]:
     sample, problems = parse_record(raw, prompt_style, text_normalisation)
     if sample is None or problems:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
@@ -39,7 +39,6 @@ from boson_multimodal.audio_processing.sound_files import Clip, content_hash
 from boson_multimodal.chatml import speech_prompt
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.circumstances import home_path
-from boson_multimodal.cloning_example import PROMPT_STYLES
 from boson_multimodal.constants import AUDIO_TOKENIZER_REVISION, IGNORE_INDEX, MODEL_REVISION
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.device import usable_device, usable_dtype
@@ -48,12 +47,13 @@ from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.delay_pattern import columns_of
 from boson_multimodal.model.higgs_audio.generation import codes_of_columns
 from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED, check_widths
+from boson_multimodal.prompt_template import PromptForm, tokenizer_problems
 from boson_multimodal.seeds import seed_of
 from lora_config import ADAPTER_FILE
 from voice_cloning.adapters.export import Adapter, check_scale_is_used
 from voice_cloning.speech.adapter_run import (
+    form_of_prompts,
     normalisation_of_adapter,
-    style_of_adapter,
     turns_warning,
 )
 from voice_cloning.speech.adapter_switch import AdapterSwitch
@@ -62,8 +62,10 @@ from voice_cloning.speech.requests import (
     Piece,
     SpeechRequest,
     check_references,
+    form_problems,
     request_of_text,
     text_problems,
+    unused_fields,
 )
 from voice_cloning.speech.speaking_model import (
     BaseWeights,
@@ -88,7 +90,7 @@ class VoiceCloner:
         adapter_scale: weakens the adapter below 1.0; 0 is the base (``Adapter.scale_problem``).
         codes: files of codes (``docs/codes.md``). Clips that they hold are not encoded. If they are given, the codec
             need not be on this machine: the cloner then speaks codes only (``speaks_codes_only``).
-        prompt_style: ``as_written`` or ``voice_clone``; None means the style with which the adapter was trained.
+        prompt_style: ``as_written``, ``voice_clone`` or a template; None means that with which the adapter was trained.
         text_normalisation: one of ``TEXT_NORMALISATIONS``; None means the one with which the adapter was trained.
         quantise: ``none`` or ``nf4``, for the base's weights; None means as the adapter was trained.
         device: by default the GPU, or the CPU if there is no GPU.
@@ -114,7 +116,7 @@ class VoiceCloner:
         adapter: str | Path | None = None,
         adapter_scale: float = 1.0,
         codes: Sequence[str | Path] = (),
-        prompt_style: str | None = None,
+        prompt_style: PromptForm | None = None,
         text_normalisation: str | None = None,
         torch_dtype: str = "auto",
         quantise: str | None = None,
@@ -125,9 +127,7 @@ class VoiceCloner:
         self.settings = settings or SpeechSettings()
         self.adapter = None if adapter is None else home_path(adapter, "--adapter")
         trained = self.adapter or home_path(model_path, "--model_path")
-        self.prompt_style = prompt_style or style_of_adapter(trained)
-        if self.prompt_style not in PROMPT_STYLES:
-            raise InputError(f"prompt_style is {self.prompt_style!r}; it must be one of {list(PROMPT_STYLES)}")
+        self.prompt_style = form_of_prompts(prompt_style, trained)
         self.text_normalisation = text_normalisation or normalisation_of_adapter(trained)
         if self.text_normalisation not in TEXT_NORMALISATIONS:
             found = f"text_normalisation is {self.text_normalisation!r}"
@@ -146,6 +146,7 @@ class VoiceCloner:
         codec = None if self.codec_folder is None else codec_config(self.codec_folder)
         self.frames_per_second = self.codes_files.frames_per_second if codec is None else codec.frame_rate
         misfits = checkpoint_misfits(self.config, self.tokenizer, codec)
+        misfits += tokenizer_problems(self.prompt_style, self.tokenizer)
         raise_if_any(f"{self.model_folder}: tokenizer or codec do not fit", misfits + reference_problems(self.config))
         self.adapter_scale = adapter_scale
         self.adapter_weights = self._read_adapter()
@@ -237,20 +238,31 @@ class VoiceCloner:
         return load_higgs_audio_tokenizer(self.codec_folder, self.device)
 
     def speak(
-        self, text: str, reference: str | Path, reference_text: str, letters_per_piece: int = LETTERS_PER_PIECE
+        self,
+        text: str,
+        reference: str | Path,
+        reference_text: str,
+        letters_per_piece: int = LETTERS_PER_PIECE,
+        fields: Mapping[str, str] | None = None,
     ) -> Speech:
         """Speak a text in the voice of a reference clip. ``reference_text`` is the text of that clip.
 
         Check ``failures`` of the result: a piece may be a runaway in every attempt.
+
+        Args:
+            fields: values for a prompt template, such as ``{"dialect": "Najdi"}``.
 
         Raises:
             InputError: if a text cannot be spoken, or the reference cannot be used.
         """
         how = self.text_normalisation
         problems = [*text_problems(text, "text", how), *text_problems(reference_text, "reference_text", how)]
+        if of_form := form_problems(self.prompt_style, fields or {}) + unused_fields(self.prompt_style, fields or {}):
+            raise_if_any("cannot be spoken", problems + of_form)
         audio = AudioContent(audio_url=str(reference), where="reference")
         prompt = text, audio, reference_text, self.prompt_style
-        request = request_of_text("the text", *prompt, letters_per_piece=letters_per_piece, text_normalisation=how)
+        settings = {"letters_per_piece": letters_per_piece, "text_normalisation": how, "fields": fields}
+        request = request_of_text("the text", *prompt, **settings)
         frames, unusable = self.check_references([request])
         raise_if_any("cannot be spoken", problems + unusable)
         self.check_lengths([request], frames)
@@ -299,7 +311,7 @@ class VoiceCloner:
             "texts": [piece.text for piece in request.pieces],
             "prompts": prompts,
             "references": references,
-            "prompt_style": self.prompt_style,
+            "prompt_style": str(self.prompt_style),
             **self._checkpoints,
             "torch_dtype": str(self.dtype),
             **({} if self.quantise == NOT_QUANTISED else {"quantise": self.quantise}),

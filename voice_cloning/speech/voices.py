@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from boson_multimodal.errors import InputError, Problems
+from boson_multimodal.prompt_template import PromptForm
 from voice_cloning.adapters.run_record import read_record
 from voice_cloning.speech.adapter_folders import BASE
 from voice_cloning.speech.adapter_run import quantisation_of_adapter
@@ -46,6 +47,7 @@ def find_voices(
     *,
     quantise: str | None = None,
     adapter_scale: float = 1.0,
+    forms: Mapping[str, PromptForm] | None = None,
     given_turns: Collection[str] = (),
     held_model: HeldModel | None = None,
     **settings: Any,
@@ -57,6 +59,7 @@ def find_voices(
     Args:
         folders: the folder of each voice's adapter, by the name of the voice; None is the base alone.
         quantise, adapter_scale, settings: those of :class:`VoiceCloner`, for all voices. The base is not scaled.
+        forms: the form of each voice's prompts; a voice without one takes that of its adapter's training.
         given_turns: the voices that speak ChatML records alone (``turns_are_given``).
         held_model: holds the weights for all of them; None makes one.
     """
@@ -65,8 +68,9 @@ def find_voices(
     voices: dict[str, VoiceCloner] = {}
     for name, folder in folders.items():
         own = {"adapter": folder, "adapter_scale": adapter_scale if folder else 1.0, "quantise": shared}
+        own |= {"prompt_style": forms[name]} if forms and name in forms else {}
         turns = name in given_turns
-        cloner = problems.tried(lambda own=own, turns=turns: VoiceCloner(**own, turns_are_given=turns, **settings))
+        cloner = problems.tried(lambda own=own, turns=turns: VoiceCloner(**settings | own, turns_are_given=turns))
         if cloner is not None:
             voices[name] = cloner
     first = next(iter(voices.values()), None)

@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from boson_multimodal.errors import InputError
+from boson_multimodal.prompt_template import PROMPT_TEMPLATE_FILE
 from boson_multimodal.whole_files import write_whole
 from lora_config import ADAPTER_CONFIG_FILE, ADAPTER_FILE, AdapterForm
 
@@ -38,7 +39,7 @@ STATE_FILE = "trainer_state.json"
 OPTIMIZER_FILE = "optimizer.pt"
 DECIDING_FILES = (RUN_FILE, ADAPTER_FILE, OPTIMIZER_FILE, STATE_FILE)
 """The files that decide a resume."""
-CHECKPOINT_FILES = (*DECIDING_FILES, ADAPTER_CONFIG_FILE, "README.md")
+CHECKPOINT_FILES = (*DECIDING_FILES, ADAPTER_CONFIG_FILE, "README.md", PROMPT_TEMPLATE_FILE)
 """The files that the program writes into a checkpoint. Anything else in it belongs to the user."""
 CHECKSUMS = "sha256"
 """The field of ``trainer_state.json`` with the SHA-256 of each deciding file."""

@@ -28,7 +28,8 @@ from boson_multimodal.hub import hub_access
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
 from boson_multimodal.prepared_data.drawn_references import DrawnReferences
 from boson_multimodal.prepared_data.prepared_dataset import PreparedDataset
-from boson_multimodal.prepared_data.prepared_folder import MANIFEST
+from boson_multimodal.prepared_data.prepared_folder import MANIFEST, NO_TEMPLATE, settings_of_folder
+from boson_multimodal.prompt_template import tokenizer_problems
 from boson_multimodal.sample_dataset import SampleDataset
 from voice_cloning.training.config import AUTO, DistributedTrainingConfig
 from voice_cloning.training.fingerprints import file_fingerprint
@@ -274,6 +275,7 @@ class _DataReader:
         self._tokenizer = AutoTokenizer.from_pretrained(model_folder)
         self._form = None if codec.folder is None else codec_config(codec.folder)
         misfits = checkpoint_misfits(model_config, self._tokenizer, self._form)
+        misfits += tokenizer_problems(dataset_config.prompt, self._tokenizer)
         raise_if_any(f"{model_folder}: tokenizer or codec do not fit", misfits)
         self._source, self.problems = None, Problems()
         if reads_chatml(training_config):
@@ -306,7 +308,8 @@ class _DataReader:
             "max_positions": self._max_positions,
         }
         if not self._model_config.reads_audio_features:
-            settings = {name: value for name, (value, _) in self._wanted.items()} | {"codec": self.codec_of_source}
+            settings = settings_of_folder({name: value for name, (value, _) in self._wanted.items()})
+            settings["codec"] = self.codec_of_source
             opened = partial(self._open_folder, packed_from=Path(path))
             data = ChatMLData(Path(path), self._model_folder, self._source, settings, **form, open=opened)
             if (found := self._find_prepared(data)) is not None:
@@ -348,6 +351,7 @@ def prepared_settings(
     tokenizer = model_folder / TOKENIZER_FILE
     return {
         "prompt_style": (dataset_config.prompt_style, "--prompt_style"),
+        "prompt_template": (dataset_config.prompt_template or NO_TEMPLATE, "--prompt_template"),
         "text_normalisation": (dataset_config.text_normalisation, "--text_normalisation"),
         "tokenizer": (file_fingerprint(tokenizer), str(tokenizer)),
         "num_codebooks": (model_config.audio_num_codebooks, f"config.json of {model_folder}"),

@@ -6,7 +6,7 @@
     samples/                     clips that evaluations spoke (sample_files.py)
     selection.json               the best checkpoint by its speech, if tools.evaluate --select has chosen one
     checkpoint-000120/           adapter_model.safetensors, adapter_config.json, README.md (its card), run.json,
-                                 trainer_state.json, optimizer.pt
+                                 trainer_state.json, optimizer.pt; prompt_template.json if there is a template
 
 A checkpoint is written under a temporary name and then renamed, so a folder with the name above is complete, unless
 the disk or somebody has changed it. Everything else in the folder is not the program's and is left alone.

@@ -18,6 +18,7 @@ from tests.exported_adapters import EVERY_GROUP, rename
 from tests.training_runs import flags, trainer
 from tools import merge_adapter, synthesize
 from voice_cloning.adapters.initial import check_modules, read_initial_adapter, start_from
+from voice_cloning.speech import adapter_run
 
 WANTED = HiggsAudioLoRATrainingConfig(lora_targets=EVERY_GROUP, lora_dropout=0.1)
 PROJECTIONS = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
@@ -184,8 +185,8 @@ def test_what_lies_beside_an_adapter_is_checked(
 @pytest.mark.parametrize("value", [None, 5, ["as_written"], "clone", {}])
 def test_a_prompt_style_that_a_run_cannot_have_is_refused(trained: Path, tmp_path: Path, value: Any) -> None:
     for name, read in (
-        ("prompt_style", synthesize.style_of_adapter),
-        ("text_normalisation", synthesize.normalisation_of_adapter),
+        ("prompt_style", adapter_run.style_of_adapter),
+        ("text_normalisation", adapter_run.normalisation_of_adapter),
     ):
         (tmp_path / "run.json").write_text(json.dumps({"flags": {name: value}}))
         with pytest.raises(InputError, match=rf"run.json: flags.{name} is .*; it must be one of .*, or give --{name}$"):

@@ -27,8 +27,9 @@ from tests.voice_cloning.speech.cloners import checkpoint_of
 from tools import merge_adapter as tool
 from tools.demo.codec import write_original_codec
 from voice_cloning.adapters.merge import export_merged
+from voice_cloning.adapters.prompt_software import software_lines
+from voice_cloning.adapters.served_prompt import CHAT_TEMPLATE
 from voice_cloning.adapters.serving import (
-    CHAT_TEMPLATE,
     ONLY_HERE,
     ServedCodec,
     check_tokenizer,
@@ -384,8 +385,9 @@ def test_the_merged_folder_trains(served: Path, demo: Path, tmp_path: Path) -> N
     assert trainer(demo, tmp_path / "run", **settings).train().finished
 
 
-def test_a_run_says_that_as_written_cannot_be_served() -> None:
+def test_a_run_says_who_can_send_its_prompt_and_that_as_written_cannot_be_served() -> None:
     packing = SimpleNamespace(lines=[])
     data = SimpleNamespace(feature_extractor=None, train_dataset=None, datasets=[], parts=[], packing=packing)
     for style, lines in (("as_written", [ONLY_HERE]), ("voice_clone", [])):
-        assert data_lines(data, ArabicVoiceCloningDatasetConfig(prompt_style=style)) == lines
+        wanted = [*software_lines(style), *lines]
+        assert data_lines(data, ArabicVoiceCloningDatasetConfig(prompt_style=style)) == wanted

@@ -1,5 +1,6 @@
 """Every form of a test set becomes the same kind of items, and everything that is wrong with one is listed at once."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from boson_multimodal.data_types import TextContent
 from boson_multimodal.errors import InputError
+from boson_multimodal.prompt_template import PromptTemplate
 from tests.chatml_files import audio, record, write_clip, write_records
 from voice_cloning.evaluation.test_sets import OUR_SENTENCES, TestSet, read_test_set
 from voice_cloning.speech.requests import check_references
@@ -137,6 +139,33 @@ def test_a_list_with_named_columns_may_have_references_of_its_own(folder: Path, 
         ("line_3", "omar", None),
     ]
     assert found.items[0].recording.audio_url == "clips/true.wav" and "line_2" in found.notes[0]
+
+
+def test_a_prompt_template_takes_its_fields_from_the_set(folder: Path) -> None:
+    """Of a list with columns, and of sentences without references; what lacks a field is named, with its line."""
+    texts = {name: f"{{{name}}}" for name in ("reference_text", "target_text")}
+    parts = {"system": "{speaker} {dialect} {scene}", **texts, "defaults": {"scene": "A room"}}
+    template = PromptTemplate.read(json.dumps(parts))
+    voice = [folder / "clips/amal.wav", HELLO]
+    path = write(
+        folder / "set.tsv",
+        "\t".join(["text", "reference", "reference_text", "speaker", "dialect", "scene"]),
+        *("\t".join(map(str, [WELL, *voice, "amal", *fields])) for fields in (("gulf", "A street"), ("najdi", ""))),
+    )
+    items = read_test_set(path, template).items
+    systems = [item.request.pieces[0].sample.messages[0].content[0].text for item in items]
+    assert systems == ["amal gulf A street", "amal najdi A room"]
+    path.write_text(path.read_text(encoding="utf-8").replace("najdi", ""), encoding="utf-8")
+    with pytest.raises(InputError, match=r"line 3, line_3: dialect: missing, and the prompt template uses \{dialect\}"):
+        read_test_set(path, template)
+    references = write_records(folder / "voices.json", [speaking("a", "amal", "clips/amal.wav")])
+    ours = read_test_set(OUR_SENTENCES, template, references=references)
+    first = ours.items[0]
+    assert first.request.pieces[0].sample.messages[0].content[0].text == f"amal {first.dialect} A room"
+    bare = write(folder / "bare.tsv", "text", WELL)
+    with pytest.raises(InputError, match="dialect: missing, and the prompt template uses"):
+        read_test_set(bare, template, references=references)
+    assert read_test_set(bare, template.with_defaults({"dialect": "gulf"}), references=references).items
 
 
 def test_our_sentences_are_spoken_by_speakers_in_turn_after_each_of_their_clips(folder: Path) -> None:

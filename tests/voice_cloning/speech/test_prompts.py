@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from boson_multimodal.audio_processing.mel_features import ReferenceForm
 from boson_multimodal.cloning_example import VoiceCloningExample
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError
+from boson_multimodal.prompt_template import PromptForm, PromptTemplate
 from tests.chatml_files import load, make_cache, write_clip, write_records
 from tests.goldens import SAMPLES_DIR, needs_samples
 from tests.tower_models import write_model
@@ -36,7 +38,7 @@ def untrained(demo: Path, codec: HiggsAudioTokenizer) -> VoiceCloner:
 
 
 def assert_prompts_are_heads(
-    data: Path, style: str, cloner: VoiceCloner, dataset: ArabicVoiceCloningDataset, manifest: Path
+    data: Path, style: PromptForm, cloner: VoiceCloner, dataset: ArabicVoiceCloningDataset, manifest: Path
 ) -> None:
     """For every record, the prompt's ids and columns are those of its training sample up to the trained clip."""
     requests, problems = read_manifest(manifest, style)
@@ -81,6 +83,42 @@ def test_prompts_are_the_heads_of_training_samples(
     entries = [entry_of(raw) for raw in json.loads(path.read_text(encoding="utf-8"))]
     as_texts = write_records(tmp_path / "texts.json", entries)
     assert_prompts_are_heads(path, style, untrained, dataset, as_texts)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"system": "Generate audio following instruction.", "scene": "Audio is recorded from a quiet room."},
+        {
+            "system": "Speak.",
+            "scene": "{scene}\nDialect: {dialect}",
+            "defaults": {"scene": "A street", "dialect": "msa"},
+        },
+        {"system": "Generate audio following instruction. Dialect: {dialect}", "defaults": {"dialect": "msa"}},
+        {"reference_text": "[{speaker}] {reference_text}", "target_text": "[{speaker}] {target_text}"},
+        {},
+    ],
+    ids=["scene", "scene_of_record", "dialect", "words_without_system", "without_system"],
+)
+def test_prompts_of_a_template_are_the_heads_of_training_samples(
+    demo: Path, tokenizer: PreTrainedTokenizerBase, untrained: VoiceCloner, tmp_path: Path, parts: dict[str, Any]
+) -> None:
+    """Requests by record and by text give the same prompts as the trainer makes, with fields in some of the records."""
+    template = json.dumps({"reference_text": "{reference_text}", "target_text": "{target_text}", **parts})
+    records = json.loads((demo / "train_chatml_samples.json").read_text(encoding="utf-8"))[:6]
+    entries = [entry_of(raw) | {"speaker": raw["speaker"]} for raw in records]
+    for number in (1, 3):
+        fields = {"dialect": f"dialect {number}", "scene": f"A room, {number}"}
+        records[number]["misc"] |= fields
+        entries[number] |= fields
+    path = write_records(demo / "with_fields.json", records)
+    how = {"prompt_style": "voice_clone", "prompt_template": template}
+    dataset = load(path, tokenizer, make_cache(demo / "prompt_codes"), **how)
+    dataset.encode_missing(lambda: untrained.codec)
+    assert [dataset.text_to_speak(index) for index in range(6)] == [entry["text"] for entry in entries]
+    form = PromptTemplate.read(template)
+    for manifest in (path, write_records(tmp_path / "texts.json", entries)):
+        assert_prompts_are_heads(path, form, untrained, dataset, manifest)
 
 
 @pytest.mark.parametrize("codes", [False, True])
