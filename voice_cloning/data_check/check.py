@@ -25,7 +25,7 @@ from voice_cloning.data_check.coded_clips import measure_coded_clips, open_codes
 from voice_cloning.data_check.corpus_rules import SpeechRate, check_corpus, speech_rates
 from voice_cloning.data_check.findings import ERRORS, WARNINGS, Findings
 from voice_cloning.data_check.report_page import SAMPLES_SHOWN, write_page
-from voice_cloning.data_check.same_clips import find_same_clips
+from voice_cloning.data_check.same_clips import SameClips, find_same_clips
 from voice_cloning.data_check.same_codes import add_same_codes
 from voice_cloning.data_check.sample_rules import check_sample
 from voice_cloning.data_check.samples import CheckedSample, UsedClip, read_samples_of
@@ -98,11 +98,13 @@ class Found:
 
     Attributes:
         findings: by kind and sample.
+        same: which clips hold the same speech.
         rates: the rate of speech of each clip with a text.
         voices: what the summary says of the comparison of voices.
     """
 
     findings: Findings
+    same: SameClips
     rates: list[SpeechRate]
     voices: dict[str, Any]
 
@@ -129,7 +131,7 @@ def apply_rules(
     rates = speech_rates(samples, measures)
     check_corpus(samples, measures, rates, same, findings)
     check_codes(samples, measures, findings)
-    return Found(findings, rates, check_voices(samples, measures, same, voices, findings, workers, embed))
+    return Found(findings, same, rates, check_voices(samples, measures, same, voices, findings, workers, embed))
 
 
 def _report(

@@ -69,9 +69,8 @@ def check_corpus(
     """Add the findings from comparisons of samples to ``findings``."""
     for sample in samples:
         _check_reference(sample, same, findings)
-    _check_sides(samples, same, findings)
-    for side in (TRAIN, EVAL):
-        _check_duplicates([s for s in samples if s.side == side], same, findings)
+    check_sides(samples, same, findings)
+    check_duplicates(samples, same, findings)
     for path in dict.fromkeys(sample.path for sample in samples):
         own = [rate for rate in rates if rate.sample.path == path]
         for found, detail in implausible_rates(own, measures, rate_band(own)):
@@ -105,7 +104,7 @@ def _check_reference(sample: CheckedSample, same: SameClips, findings: Findings)
                 findings.add("reference_equals_target", sample.sample_id, f"{reference.where}, {target.where}: {how}")
 
 
-def _check_sides(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
+def check_sides(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
     """Find speakers and clips of evaluation samples that training samples have too."""
     train = [sample for sample in samples if sample.side == TRAIN]
     evaluation = [sample for sample in samples if sample.side == EVAL]
@@ -131,8 +130,13 @@ class _Seen:
     references: set[Clip]
 
 
-def _check_duplicates(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
-    """Find repeated targets: with another text, or with the same text and no other reference."""
+def check_duplicates(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
+    """Find targets that are repeated on one side: with another text, or with the same text and no other reference."""
+    for side in (TRAIN, EVAL):
+        _check_duplicates_of_side([sample for sample in samples if sample.side == side], same, findings)
+
+
+def _check_duplicates_of_side(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
     seen: dict[Clip, _Seen] = {}
     for sample in samples:
         references = {group for used in sample.references for group in same.alike(used.clip)}

@@ -7,8 +7,15 @@ from pathlib import Path
 from boson_multimodal.audio_processing.sound_files import Clip
 from voice_cloning.data_check.check import Found
 from voice_cloning.data_check.clip_measures import ClipMeasures
-from voice_cloning.data_check.corpus_rules import RateBand, implausible_rates, rate_band
-from voice_cloning.data_check.filter_rules import RULES, TRANSCRIPT, VOICE, Bounds
+from voice_cloning.data_check.corpus_rules import (
+    RateBand,
+    check_duplicates,
+    check_sides,
+    implausible_rates,
+    rate_band,
+)
+from voice_cloning.data_check.filter_rules import CONFLICTS, DUPLICATES, RULES, TRANSCRIPT, VOICE, Bounds
+from voice_cloning.data_check.findings import Findings
 from voice_cloning.data_check.sample_rules import Measures
 from voice_cloning.data_check.samples import CheckedSample, UsedClip
 from voice_cloning.evaluation.word_errors import text_errors
@@ -58,11 +65,16 @@ def find_faults(
         recognised: clip -> what a recogniser heard; read by the rule ``transcript``.
     """
     faults: dict[str, list[Fault]] = {sample.sample_id: [] for sample in samples}
+
+    def take(findings: Findings, are_between_samples: bool) -> None:
+        for rule in rules:
+            for kind in RULES[rule].kinds if RULES[rule].is_between_samples == are_between_samples else ():
+                for sample_id, detail in findings.found[kind].items():
+                    value = findings.values[kind].get(sample_id, (None, None))
+                    faults[sample_id] += _of_finding(by_id[sample_id], rule, kind, detail, measures, value)
+
     by_id = {sample.sample_id: sample for sample in samples}
-    for rule in rules:
-        for kind in RULES[rule].kinds:
-            for sample_id, detail in found.findings.found[kind].items():
-                faults[sample_id] += _of_finding(by_id[sample_id], rule, kind, detail, measures, found)
+    take(found.findings, False)
     for sample in samples:
         for used in sample.clips:
             if not measures[used.clip].problems.keys() - {"cancelled"}:  # else its measures are not those of a clip
@@ -70,17 +82,28 @@ def find_faults(
         if TRANSCRIPT in rules:
             faults[sample.sample_id] += _of_transcripts(sample, recognised, bounds)
     if "speech_rate" in rules:
-        for path, band in rate_bands(samples, found, bounds).items():
-            own = [rate for rate in found.rates if rate.sample.path == path]
-            for rate, detail in implausible_rates(own, measures, band):
-                least, most = band.bounds
-                value = rate.letters_per_second
-                bound = least if value < least else most
-                kind = "rate_deviations" if band.is_own else "letters_per_second"
-                fault = _fault(rate.sample, rate.used, "speech_rate", kind, detail, value, bound)
-                faults[rate.sample.sample_id].append(fault)
+        for fault_of, fault in _of_rates(samples, measures, found, bounds):
+            faults[fault_of].append(fault)
+    for compare in (check_duplicates, check_sides):
+        between = Findings()
+        compare([sample for sample in samples if not faults[sample.sample_id]], found.same, between)
+        take(between, True)
     order = list(RULES)
     return {i: sorted(own, key=lambda fault: order.index(fault.rule)) for i, own in faults.items() if own}
+
+
+def _of_rates(
+    samples: Sequence[CheckedSample], measures: Measures, found: Found, bounds: Bounds
+) -> Iterator[tuple[str, Fault]]:
+    """Yield the faults of rates of speech, each with the id of its sample."""
+    for path, band in rate_bands(samples, found, bounds).items():
+        least, most = band.bounds
+        kind = "rate_deviations" if band.is_own else "letters_per_second"
+        own = [rate for rate in found.rates if rate.sample.path == path]
+        for rate, detail in implausible_rates(own, measures, band):
+            value = rate.letters_per_second
+            bound = least if value < least else most
+            yield rate.sample.sample_id, _fault(rate.sample, rate.used, "speech_rate", kind, detail, value, bound)
 
 
 def rate_bands(samples: Sequence[CheckedSample], found: Found, bounds: Bounds) -> dict[Path, RateBand]:
@@ -146,17 +169,21 @@ def _of_transcripts(sample: CheckedSample, recognised: Mapping[Clip, str], bound
 
 
 def _of_finding(
-    sample: CheckedSample, rule: str, kind: str, detail: str, measures: Measures, found: Found
+    sample: CheckedSample,
+    rule: str,
+    kind: str,
+    detail: str,
+    measures: Measures,
+    value: tuple[float | None, float | None],
 ) -> list[Fault]:
     """Return the faults for a finding of the check: one for each clip that cannot be used, else one."""
-    value, bound = found.findings.values[kind].get(sample.sample_id, (None, None))
     if rule == VOICE:
-        return [_fault(sample, _named(sample.references, detail), rule, kind, detail, value, bound)]
+        return [_fault(sample, _named(sample.references, detail), rule, kind, detail, *value)]
     problem = kind.removesuffix("_audio")
     wrong = [(used, m.problems[problem]) for used in sample.clips if problem in (m := measures[used.clip]).problems]
     if wrong:
         return [_fault(sample, used, rule, kind, f"{used.where}: {reason}") for used, reason in wrong]
-    if rule in ("duplicates", "conflicting_transcripts") and sample.targets:
+    if rule in (DUPLICATES, CONFLICTS) and sample.targets:
         return [_fault(sample, sample.targets[0], rule, kind, detail)]
     return [Fault(rule, kind, detail, text=sample.target_text)]
 
