@@ -18,7 +18,6 @@ from boson_multimodal.hub import hub_access
 from boson_multimodal.whole_files import write_whole
 from boson_multimodal.worker_pool import available_cores, map_in_processes
 from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
-from voice_cloning.data_check.clip_voices import embed_clips
 from voice_cloning.data_check.code_measures import CodedClip
 from voice_cloning.data_check.code_rules import check_codes
 from voice_cloning.data_check.coded_clips import measure_coded_clips, open_codes, summarise_codes
@@ -115,12 +114,12 @@ def apply_rules(
     run: PlannedRun,
     voices: VoiceCheck,
     workers: int,
-    embed: Embed = embed_clips,
+    embed: Embed | None = None,
 ) -> Found:
     """Apply all rules to samples whose clips are measured.
 
     Args:
-        embed: returns the embeddings of clips, called as ``embed_clips``.
+        embed: returns the embeddings of clips; None calls ``embed_clips``.
     """
     uses = [[(used.clip, sample.side, used.is_target) for used in sample.clips] for sample in samples]
     same = find_same_clips(measures, uses, workers)

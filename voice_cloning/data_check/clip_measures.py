@@ -7,6 +7,7 @@ only imports this module does not need the 1.5 s of CPU time and the 200 MB that
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import librosa
 import numpy as np
@@ -136,6 +137,14 @@ def measure_file(clips: list[Clip]) -> list[ClipMeasures]:
     except AudioError as error:
         return [ClipMeasures(problems={error.kind: str(error)}) for _ in clips]
     return [measure_clip(clip, content) for clip in clips]
+
+
+def content_of(source: Path | bytes) -> str:
+    """Return the SHA-256 of a file; an empty text if it cannot be read, which :func:`measure_file` explains."""
+    try:
+        return content_hash(source)
+    except AudioError:
+        return ""
 
 
 def load_librosa() -> None:

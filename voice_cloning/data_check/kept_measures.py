@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from boson_multimodal.audio_processing.clips import read_waveform
-from boson_multimodal.audio_processing.sound_files import AudioError, Clip, content_hash
+from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
 from boson_multimodal.whole_files import append_whole
 from boson_multimodal.worker_pool import CHUNK, WorkerPool, map_in_processes
 from voice_cloning.data_check.check import cuts_of_files
-from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
+from voice_cloning.data_check.clip_measures import ClipMeasures, content_of, measure_file
 from voice_cloning.data_check.clip_voices import embed_clips
 from voice_cloning.data_check.samples import CheckedSample
 from voice_cloning.evaluation.recognisers import Heard, RecogniserInFolder, SpeechRecogniser
@@ -91,7 +91,7 @@ def measure_and_keep(samples: Sequence[CheckedSample], folder: Path, workers: in
     found: dict[Clip, ClipMeasures] = {}
     if len(kept):
         sources = [cuts[0].source for cuts in groups]
-        contents = map_in_processes(_content_of, sources, workers, "reading clips", "file")
+        contents = map_in_processes(content_of, sources, workers, "reading clips", "file")
         for cuts, content in zip(groups, contents, strict=True):
             found |= {clip: m for clip in cuts if (m := _kept(clip, content, kept)) is not None}
     new = [[clip for clip in cuts if clip not in found] for cuts in groups]
@@ -166,13 +166,6 @@ def recognise_and_keep(
 def key_of(clip: Clip, content: str) -> str:
     """Return the key of a clip of a file that has the given SHA-256."""
     return f"{FORM} {content} {clip.offset!r} {clip.duration!r}"
-
-
-def _content_of(source: Path | bytes) -> str:
-    try:
-        return content_hash(source)
-    except AudioError:
-        return ""  # it is measured again, which names the reason
 
 
 def _values_of(measured: ClipMeasures) -> dict[str, Any]:

@@ -93,12 +93,12 @@ def check_voices(
     plan: VoiceCheck,
     findings: Findings,
     workers: int = 1,
-    embed: Embed = embed_clips,
+    embed: Embed | None = None,
 ) -> dict[str, Any]:
     """Add the findings about voices to ``findings``.
 
     Args:
-        embed: returns the embeddings of clips, called as ``embed_clips``.
+        embed: returns the embeddings of clips; None calls ``embed_clips``.
 
     Returns:
         The ``voices`` of the summary: how many references were compared, how many are of another voice, and a
@@ -108,7 +108,7 @@ def check_voices(
         return {"statement": f"not compared ({plan.reason})"}
     clips = {same.group(u.clip) for s in samples for u in s.clips if _has_sound(measures[u.clip])}
     ordered = [clip for clip in same.groups() if clip in clips]
-    embeddings = embed(ordered, plan.model, workers, plan.is_on_gpu)
+    embeddings = (embed or embed_clips)(ordered, plan.model, workers, plan.is_on_gpu)
     return find_other_voices(samples, same, embeddings, plan, findings)
 
 
