@@ -17,7 +17,7 @@ from pathlib import Path
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_voice_cloning_dataset import PROMPT_STYLES
-from boson_multimodal.errors import raise_if_any
+from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.memory_remedies import advising_cpu
 from voice_cloning.data_check.filter import LEAST_CLIPS, FilterPlan, filter_files
 from voice_cloning.data_check.filter_files import DROPPED_FILE
@@ -94,6 +94,10 @@ def run(flags: argparse.Namespace) -> int:
         problems.append("--asr_revision is given without --asr")
     raise_if_any("settings of filter", problems)
     rules = chosen_rules(flags.rules, flags.without)
+    if flags.asr is None:
+        rules = [rule for rule in rules if rule != TRANSCRIPT]
+    if flags.speaker_threshold is not None and (VOICE not in rules or flags.speaker_model == NO_MODEL):
+        raise InputError(f"--speaker_threshold: of the rule {VOICE}, which does not apply; leave it out")
     bounds = bounds_of({name: getattr(flags, name) for name in RANGES}, rules)
     settings = ("prompt_style", "text_normalisation", "max_tokens_per_batch", "max_positions_per_sample")
     recogniser = find_recogniser(flags.asr, flags.asr_revision) if flags.asr is not None else None

@@ -20,7 +20,8 @@ from voice_cloning.data_check.sample_rules import (
 )
 
 LEAST_SNR_DB = 20.0
-"""White noise 15 dB below speech measures 19 to 23 dB (``python -m benchmarks.filtered_defects``)."""
+"""White noise 15 dB below speech measures about 20 dB, and clean speech without any pause 24 dB or more
+(``python -m benchmarks.filtered_defects``)."""
 LEAST_BAND_HZ = 7000.0
 """Keeps recordings at 16 kHz, which most Arabic corpora are, and drops those of a telephone."""
 MOST_CER = 0.3
