@@ -112,7 +112,9 @@ def filter_files(
     if nothing:
         raise InputError("\n".join([*nothing, "nothing is written"]))
     bands = rate_bands(samples, found, plan.bounds)
-    summary = summarise_filter(samples, measures, faults, bands, rules, plan.bounds, not_applied, plan.least_clips)
+    summary = summarise_filter(
+        samples, measures, faults, bands, rules, plan.bounds, not_applied, found.voices["statement"], plan.least_clips
+    )
     if not dry_run:
         outputs = _outputs(paths, samples, faults, folder, summary)
         if not overwrite:

@@ -7,7 +7,7 @@ from typing import Any
 
 from voice_cloning.data_check.corpus_rules import RateBand
 from voice_cloning.data_check.filter_faults import Fault
-from voice_cloning.data_check.filter_rules import RANGES, RULES, Bounds, shown_bounds, shown_value
+from voice_cloning.data_check.filter_rules import RANGES, RULES, VOICE, Bounds, shown_bounds, shown_value
 from voice_cloning.data_check.sample_rules import Measures
 from voice_cloning.data_check.samples import CheckedSample
 
@@ -24,6 +24,7 @@ def summarise_filter(
     rules: Sequence[str],
     bounds: Bounds,
     not_applied: Mapping[str, str],
+    voices: str,
     least_clips: int,
 ) -> dict[str, Any]:
     """Return the content of ``filter_summary.json``.
@@ -31,6 +32,7 @@ def summarise_filter(
     Args:
         bands: the rates of speech of each file.
         not_applied: rule -> why it was not applied.
+        voices: what the comparison of voices found, in words.
         least_clips: a speaker that keeps fewer targets is listed.
     """
 
@@ -63,6 +65,7 @@ def summarise_filter(
         "files": files,
         "rules": [_of_rule(rule, samples, measures, faults, bounds) for rule in rules],
         "not_applied": dict(not_applied),
+        "voices": voices,
         "speakers": speakers,
         "speakers_with_few_clips": [
             {"speaker": s["speaker"], "kept": s["kept"], "samples": s["samples"]}
@@ -120,6 +123,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
         rows.append((rule["rule"], str(rule["samples"]), str(rule["alone"]), f"{rule['hours']:.3f}", rule["bounds"]))
     lines += ["", *_aligned(rows)]
     lines += [f"not applied: {rule} ({reason})" for rule, reason in summary["not_applied"].items()]
+    if any(rule["rule"] == VOICE for rule in summary["rules"]):
+        lines.append(f"voices: {summary['voices']}")
     for name, entries in (("speaker", summary["speakers"]), ("dialect", summary["dialects"])):
         if entries:
             rows = [(name, "kept", "of", "hours kept", "of")]
