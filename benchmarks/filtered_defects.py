@@ -233,6 +233,7 @@ class Row:
 
 
 ROWS = (
+    Row("nothing", "errors", lambda data, record: None),
     *(Row(f"clipped: {100 * share:g} % of the samples", "clipping", clipped(share)) for share in (1e-4, 1e-3, 1e-2)),
     *(Row(f"white noise {db} dB below the speech", "snr", noisy(db)) for db in (30, 20, 15, 10, 5)),
     *(Row(f"another speaker {db} dB below the speech", "snr", beneath(db)) for db in (20, 10)),

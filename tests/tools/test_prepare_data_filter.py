@@ -28,7 +28,7 @@ from tools.prepare_data.__main__ import main, parse_arguments, run_verb
 
 
 def run_command(*arguments: object) -> int:
-    return run_verb(parse_arguments(["filter", *map(str, arguments), "--num_workers", "1", "--speaker_model", "none"]))
+    return run_verb(parse_arguments(["filter", "--num_workers", "1", "--speaker_model", "none", *map(str, arguments)]))
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,10 @@ def test_a_dry_run_says_that_it_writes_nothing(
         (["--min_snr", "30", "--without", "snr"], "--min_snr: a bound of the rule snr, which does not apply"),
         (["--speaker_threshold", "0.9"], "--speaker_threshold: of the rule reference_of_another_voice, which"),
         (["--min_clips_per_speaker", "0", "--asr_revision", "x"], r"(?s)\(2\).*without --asr"),
+        (
+            ["--num_workers", "0", "--without", "noise", "--min_snr", "-3", "--asr", "no/folder"],
+            "(?s)--without noise.*--num_workers 0.*--min_snr -3.*--asr no/folder",
+        ),
         (["--asr", "no/such/folder"], "--asr no/such/folder: no such folder"),
     ],
 )

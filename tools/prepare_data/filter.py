@@ -17,7 +17,7 @@ from pathlib import Path
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_voice_cloning_dataset import PROMPT_STYLES
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import Problems, raise_if_any
 from boson_multimodal.memory_remedies import advising_cpu
 from voice_cloning.data_check.filter import LEAST_CLIPS, FilterPlan, filter_files
 from voice_cloning.data_check.filter_files import DROPPED_FILE
@@ -87,31 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Filter the files and print the table. Returns the exit status."""
-    numbers = ("num_workers", "min_clips_per_speaker", "max_tokens_per_batch", "max_positions_per_sample")
-    given = {name: getattr(flags, name) for name in numbers}
-    problems = [f"--{name} {v}: must be at least 1" for name, v in given.items() if v is not None and v < 1]
-    if flags.asr_revision is not None and flags.asr is None:
-        problems.append("--asr_revision is given without --asr")
-    raise_if_any("settings of filter", problems)
-    rules = chosen_rules(flags.rules, flags.without)
-    if flags.asr is None:
-        rules = [rule for rule in rules if rule != TRANSCRIPT]
-    if flags.speaker_threshold is not None and (VOICE not in rules or flags.speaker_model == NO_MODEL):
-        raise InputError(f"--speaker_threshold: of the rule {VOICE}, which does not apply; leave it out")
-    bounds = bounds_of({name: getattr(flags, name) for name in RANGES}, rules)
-    settings = ("prompt_style", "text_normalisation", "max_tokens_per_batch", "max_positions_per_sample")
-    recogniser = find_recogniser(flags.asr, flags.asr_revision) if flags.asr is not None else None
-    plan = FilterPlan(
-        rules=flags.rules,
-        without=flags.without,
-        bounds=bounds,
-        run=PlannedRun(**{name: getattr(flags, name) for name in settings}),
-        speaker_model=flags.speaker_model,
-        speaker_threshold=flags.speaker_threshold,
-        recogniser=recogniser,
-        recogniser_version=folder_version(recogniser.folder) if recogniser is not None else "",
-        least_clips=flags.min_clips_per_speaker,
-    )
+    plan = plan_of(flags)
     with advising_cpu("while the data were filtered; what was measured is kept"):
         summary = filter_files(
             flags.files,
@@ -128,3 +104,37 @@ def run(flags: argparse.Namespace) -> int:
     else:
         print(f"reasons: {flags.output_dir / DROPPED_FILE}")
     return 0
+
+
+def plan_of(flags: argparse.Namespace) -> FilterPlan:
+    """Return what the flags ask for.
+
+    Raises:
+        InputError: naming everything that is wrong with the flags.
+    """
+    numbers = ("num_workers", "min_clips_per_speaker", "max_tokens_per_batch", "max_positions_per_sample")
+    given = {name: getattr(flags, name) for name in numbers}
+    wrong = [f"--{name} {v}: must be at least 1" for name, v in given.items() if v is not None and v < 1]
+    if flags.asr_revision is not None and flags.asr is None:
+        wrong.append("--asr_revision is given without --asr")
+    problems = Problems()
+    rules = problems.tried(lambda: chosen_rules(flags.rules, flags.without))
+    applied = [rule for rule in rules or RULES if rule != TRANSCRIPT or flags.asr is not None]
+    if flags.speaker_threshold is not None and (VOICE not in applied or flags.speaker_model == NO_MODEL):
+        wrong.append(f"--speaker_threshold: of the rule {VOICE}, which does not apply; leave it out")
+    problems.tried(lambda: raise_if_any("settings of filter", wrong))
+    bounds = problems.tried(lambda: bounds_of({name: getattr(flags, name) for name in RANGES}, applied))
+    recogniser = flags.asr and problems.tried(lambda: find_recogniser(flags.asr, flags.asr_revision))
+    problems.raise_all()
+    settings = ("prompt_style", "text_normalisation", "max_tokens_per_batch", "max_positions_per_sample")
+    return FilterPlan(
+        rules=flags.rules,
+        without=flags.without,
+        bounds=bounds,
+        run=PlannedRun(**{name: getattr(flags, name) for name in settings}),
+        speaker_model=flags.speaker_model,
+        speaker_threshold=flags.speaker_threshold,
+        recogniser=recogniser,
+        recogniser_version=folder_version(recogniser.folder) if recogniser is not None else "",
+        least_clips=flags.min_clips_per_speaker,
+    )

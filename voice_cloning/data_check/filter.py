@@ -113,7 +113,7 @@ def filter_files(
         raise InputError("\n".join([*nothing, "nothing is written"]))
     bands = rate_bands(samples, found, plan.bounds)
     summary = summarise_filter(
-        samples, measures, faults, bands, rules, plan.bounds, not_applied, found.voices["statement"], plan.least_clips
+        samples, measures, faults, bands, rules, plan.bounds, not_applied, found.voices, plan.least_clips
     )
     if not dry_run:
         outputs = _outputs(paths, samples, faults, folder, summary)

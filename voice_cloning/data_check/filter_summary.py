@@ -24,7 +24,7 @@ def summarise_filter(
     rules: Sequence[str],
     bounds: Bounds,
     not_applied: Mapping[str, str],
-    voices: str,
+    voices: Mapping[str, Any],
     least_clips: int,
 ) -> dict[str, Any]:
     """Return the content of ``filter_summary.json``.
@@ -32,7 +32,7 @@ def summarise_filter(
     Args:
         bands: the rates of speech of each file.
         not_applied: rule -> why it was not applied.
-        voices: what the comparison of voices found, in words.
+        voices: what the comparison of voices found, as in the summary of the check.
         least_clips: a speaker that keeps fewer targets is listed.
     """
 
@@ -63,9 +63,9 @@ def summarise_filter(
     return {
         **counted(samples),
         "files": files,
-        "rules": [_of_rule(rule, samples, measures, faults, bounds) for rule in rules],
+        "rules": [_of_rule(rule, samples, measures, faults, _shown_bounds(rule, bounds, voices)) for rule in rules],
         "not_applied": dict(not_applied),
-        "voices": voices,
+        "voices": voices["statement"],
         "speakers": speakers,
         "speakers_with_few_clips": [
             {"speaker": s["speaker"], "kept": s["kept"], "samples": s["samples"]}
@@ -90,16 +90,20 @@ def _band(band: RateBand) -> dict[str, Any]:
     return {"clips": band.clips, "least": round(least, 2), "most": round(most, 2), "from": own}
 
 
+def _shown_bounds(rule: str, bounds: Bounds, voices: Mapping[str, Any]) -> str:
+    return f"--speaker_threshold {voices['threshold']:g}" if rule == VOICE else shown_bounds(rule, bounds)
+
+
 def _of_rule(
-    rule: str, samples: Sequence[CheckedSample], measures: Measures, faults: Faults, bounds: Bounds
+    rule: str, samples: Sequence[CheckedSample], measures: Measures, faults: Faults, bounds: str
 ) -> dict[str, Any]:
     names = {sample_id: {fault.rule for fault in own} for sample_id, own in faults.items()}
     dropped = [sample for sample in samples if rule in names.get(sample.sample_id, ())]
     own = [fault for sample in dropped for fault in faults[sample.sample_id] if fault.rule == rule]
     return {
         "rule": rule,
-        "drops": RULES[rule].what,
-        "bounds": shown_bounds(rule, bounds),
+        "what": RULES[rule].what,
+        "bounds": bounds,
         "samples": len(dropped),
         "alone": sum(names[sample.sample_id] == {rule} for sample in dropped),
         "hours": _hours(dropped, measures),

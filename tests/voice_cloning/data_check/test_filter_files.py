@@ -149,6 +149,15 @@ def test_the_card_keeps_the_licence_and_says_what_was_done(source: Path, tmp_pat
     run_filter([folder / "train.json"], tmp_path / "out")
     written = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert written.startswith(card.rstrip()) and "## Filtered" in written and "keeps 4 of 5 samples" in written
+    other = tmp_path / "more" / "more.json"
+    other.parent.mkdir()
+    shutil.copy(write_source(folder, clean_records(folder, 1), "more.json"), other)
+    for clip in folder.glob("10[01].wav"):
+        shutil.copy(clip, other.parent)
+    (other.parent / "README.md").write_text("license: cc-by-4.0", encoding="utf-8")
+    run_filter([folder / "train.json", other], tmp_path / "both", without=["duplicates"])
+    written = (tmp_path / "both" / "README.md").read_text(encoding="utf-8")
+    assert card.rstrip() in written and "license: cc-by-4.0" in written and "keeps 1 of 1 samples" in written
     (folder / "README.md").unlink()
     run_filter([folder / "train.json"], tmp_path / "other")
     assert not (tmp_path / "other" / "README.md").exists()
