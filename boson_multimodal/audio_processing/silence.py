@@ -14,6 +14,8 @@ FRAME_SECONDS = 0.020
 SILENCE_BELOW_SPEECH_DB = (20.0, 45.0)
 """A frame is silent below the noise floor plus 8 dB. This threshold stays 20 to 45 dB below the loud frames."""
 ABOVE_FLOOR_DB = 8.0
+FLOOR_PERCENTILE = 10
+"""Percentile of the frames' levels that stands for the noise floor."""
 DIGITAL_SILENCE_DBFS = -115.0
 """Level of zeros. The smallest steps of 16 bits are at -95 dBFS."""
 PAUSE_SECONDS = 0.2
@@ -36,7 +38,7 @@ def silence_threshold(levels: np.ndarray, loud: float | None = None) -> float:
         levels: (frames,) the result of :func:`frame_levels`.
         loud: the level of the speech; by default the 95th percentile, for clips of which a twentieth is speech.
     """
-    high, floor = np.percentile(levels, [95, 10])
+    high, floor = np.percentile(levels, [95, FLOOR_PERCENTILE])
     loud = high if loud is None else loud
     least, most = SILENCE_BELOW_SPEECH_DB
     return max(DIGITAL_SILENCE_DBFS, float(np.clip(floor + ABOVE_FLOOR_DB, loud - most, loud - least)))

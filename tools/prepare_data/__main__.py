@@ -1,7 +1,8 @@
-"""Prepares training data: builds it, checks it, normalises its texts, encodes its audio, packs it.
+"""Prepares training data: builds it, checks it, filters it, normalises its texts, encodes its audio, packs it.
 
     python -m tools.prepare_data build SOURCE --output_dir DIR
     python -m tools.prepare_data check TRAIN.json VAL.json --output_dir DIR
+    python -m tools.prepare_data filter TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data normalise TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data encode TRAIN.json VAL.json
     python -m tools.prepare_data pack TRAIN.json --output_dir DIR
@@ -14,9 +15,9 @@ import sys
 from collections.abc import Sequence
 
 from boson_multimodal.command_line import run_command
-from tools.prepare_data import build, check, encode, normalise, pack
+from tools.prepare_data import build, check, encode, filter, normalise, pack
 
-VERBS = {"build": build, "check": check, "normalise": normalise, "encode": encode, "pack": pack}
+VERBS = {"build": build, "check": check, "filter": filter, "normalise": normalise, "encode": encode, "pack": pack}
 """Verb -> module with ``add_arguments(parser)`` and ``run(flags) -> exit status``; its docstring is the verb's help."""
 
 

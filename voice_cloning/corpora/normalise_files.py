@@ -153,7 +153,7 @@ def _records_of(path: Path, output_dir: Path, normaliser: TextNormaliser) -> byt
             changed = change_record(raw, lambda text, where=sample_id: normaliser.change(text, where))
             _, found = parse_record(changed, "as_written")
             found = [f"{problem}, after normalisation" for problem in found]
-            records.append(_with_paths(changed, path.parent, output_dir))
+            records.append(with_paths(changed, path.parent, output_dir))
         problems += [f"{sample_id}: {problem}" for problem in found]
     raise_if_any(f"{path}: invalid samples", problems)
     if path.suffix == ".jsonl":
@@ -168,7 +168,7 @@ def _json(value: Any, indent: int | None) -> str:
     return text + "\n"
 
 
-def _with_paths(record: dict[str, Any], old_folder: Path, new_folder: Path) -> dict[str, Any]:
+def with_paths(record: dict[str, Any], old_folder: Path, new_folder: Path) -> dict[str, Any]:
     """Return a record whose paths, relative to ``old_folder``, lead to the same files from ``new_folder``."""
     messages = []
     for message in record["messages"]:

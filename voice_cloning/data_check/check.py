@@ -5,6 +5,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,15 @@ from voice_cloning.data_check.clip_measures import ClipMeasures, measure_file
 from voice_cloning.data_check.code_measures import CodedClip
 from voice_cloning.data_check.code_rules import check_codes
 from voice_cloning.data_check.coded_clips import measure_coded_clips, open_codes, summarise_codes
-from voice_cloning.data_check.corpus_rules import check_corpus, speech_rates
+from voice_cloning.data_check.corpus_rules import SpeechRate, check_corpus, speech_rates
 from voice_cloning.data_check.findings import ERRORS, WARNINGS, Findings
 from voice_cloning.data_check.report_page import SAMPLES_SHOWN, write_page
-from voice_cloning.data_check.same_clips import find_same_clips
+from voice_cloning.data_check.same_clips import SameClips, find_same_clips
 from voice_cloning.data_check.same_codes import add_same_codes
 from voice_cloning.data_check.sample_rules import check_sample
 from voice_cloning.data_check.samples import CheckedSample, UsedClip, read_samples_of
 from voice_cloning.data_check.summary import PlannedRun, summarise
-from voice_cloning.data_check.voice_rules import NO_MODEL, VoiceCheck, check_voices, plan_voice_check
+from voice_cloning.data_check.voice_rules import NO_MODEL, Embed, VoiceCheck, check_voices, plan_voice_check
 
 REPORT_FILE = "report.json"
 MIME_BY_MAGIC = {b"RIFF": "audio/wav", b"fLaC": "audio/flac", b"OggS": "audio/ogg"}
@@ -81,10 +82,11 @@ def check_files(
     voices = plan_voice_check(speaker_model, speaker_threshold)
     named = [Path(path).expanduser() for path in eval_files]
     samples = read_samples_of(paths, named, run.prompt, run.text_normalisation, tokenizer)
-    _make_folder(folder)
+    make_folder(folder)
     measures = measure_coded_clips(samples, coded, folder, workers)
     measures |= measure_clips(samples, workers, measures)
-    report = _report(samples, measures, run, voices, workers, tokenizer is not None)
+    found = apply_rules(samples, measures, run, voices, workers)
+    report = _report(samples, measures, run, found, tokenizer is not None)
     report["summary"] |= summarise_codes(coded, measures)
     report["samples"] = _samples_of(report, samples, measures)
     write_whole(folder / REPORT_FILE, _json_bytes(report))
@@ -92,15 +94,36 @@ def check_files(
     return report
 
 
-def _report(
+@dataclass(frozen=True)
+class Found:
+    """What all rules found.
+
+    Attributes:
+        findings: by kind and sample.
+        same: which clips hold the same speech.
+        rates: the rate of speech of each clip with a text.
+        voices: what the summary says of the comparison of voices.
+    """
+
+    findings: Findings
+    same: SameClips
+    rates: list[SpeechRate]
+    voices: dict[str, Any]
+
+
+def apply_rules(
     samples: Sequence[CheckedSample],
     measures: dict[Clip, ClipMeasures],
     run: PlannedRun,
     voices: VoiceCheck,
     workers: int,
-    has_tokenizer: bool,
-) -> dict[str, Any]:
-    """Apply all rules; return the ``errors``, ``warnings`` and ``summary`` of the report."""
+    embed: Embed | None = None,
+) -> Found:
+    """Apply all rules to samples whose clips are measured.
+
+    Args:
+        embed: returns the embeddings of clips; None calls ``embed_clips``.
+    """
     uses = [[(used.clip, sample.side, used.is_target) for used in sample.clips] for sample in samples]
     same = find_same_clips(measures, uses, workers)
     add_same_codes(same, measures)
@@ -110,31 +133,51 @@ def _report(
     rates = speech_rates(samples, measures)
     check_corpus(samples, measures, rates, same, findings)
     check_codes(samples, measures, findings)
-    voices_found = check_voices(samples, measures, same, voices, findings, workers)
+    return Found(findings, same, rates, check_voices(samples, measures, same, voices, findings, workers, embed))
+
+
+def _report(
+    samples: Sequence[CheckedSample],
+    measures: dict[Clip, ClipMeasures],
+    run: PlannedRun,
+    found: Found,
+    has_tokenizer: bool,
+) -> dict[str, Any]:
+    """Return the ``errors``, ``warnings`` and ``summary`` of the report."""
     seconds = {s.sample_id: sum(measures[used.clip].seconds for used in s.targets) for s in samples}
     return {
-        "errors": findings.entries(ERRORS, seconds),
-        "warnings": findings.entries(WARNINGS, seconds),
-        "summary": summarise(samples, measures, rates, run, has_tokenizer) | {"voices": voices_found},
+        "errors": found.findings.entries(ERRORS, seconds),
+        "warnings": found.findings.entries(WARNINGS, seconds),
+        "summary": summarise(samples, measures, found.rates, run, has_tokenizer) | {"voices": found.voices},
     }
+
+
+def cuts_of_files(samples: Sequence[CheckedSample], known: Container[Clip] = ()) -> list[list[Clip]]:
+    """Return the clips of the samples that are not ``known``, each once; all cuts of a file are together."""
+    cuts: dict[Path | bytes, list[Clip]] = defaultdict(list)
+    for clip in dict.fromkeys(used.clip for sample in samples for used in sample.clips):
+        if clip not in known:
+            cuts[clip.source].append(clip)
+    return list(cuts.values())
 
 
 def measure_clips(
     samples: Sequence[CheckedSample], workers: int, known: Container[Clip] = ()
 ) -> dict[Clip, ClipMeasures]:
     """Measure every clip of the samples that is not ``known``; all cuts of a file are measured together."""
-    cuts: dict[Path | bytes, list[Clip]] = defaultdict(list)
-    for clip in dict.fromkeys(used.clip for sample in samples for used in sample.clips):
-        if clip not in known:
-            cuts[clip.source].append(clip)
-    groups = list(cuts.values())
+    groups = cuts_of_files(samples, known)
     found = map_in_processes(measure_file, groups, workers, "measuring clips", "file")
     return {
         clip: m for clips, measured in zip(groups, found, strict=True) for clip, m in zip(clips, measured, strict=True)
     }
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Make the folder of the output, if it is not there.
+
+    Raises:
+        InputError: if it cannot be created or written to.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

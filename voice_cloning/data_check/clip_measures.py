@@ -7,11 +7,14 @@ only imports this module does not need the 1.5 s of CPU time and the 200 MB that
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import librosa
 import numpy as np
 
 from boson_multimodal.audio_processing.silence import (
+    DIGITAL_SILENCE_DBFS,
+    FLOOR_PERCENTILE,
     FRAME_SECONDS,
     LEAST_POWER,
     decibels,
@@ -68,6 +71,7 @@ class ClipMeasures:
         bandwidth_hz: frequency where the energy stops, if speech would go on there and the codec would keep it; else
             None.
         active_dbfs: level of the loud frames (95th percentile of 20 ms); 0 for a square wave of full scale.
+        floor_dbfs: level of the quiet frames: 10th percentile of those that are not digital silence, which hides noise.
         peak_dbfs: level of the largest sample.
         dc: mean of the samples as a share of full scale.
         clipped_share: share of samples in flat tops.
@@ -86,6 +90,7 @@ class ClipMeasures:
     sampling_rate: int = 0
     bandwidth_hz: float | None = None
     active_dbfs: float = 0.0
+    floor_dbfs: float = 0.0
     peak_dbfs: float = 0.0
     dc: float = 0.0
     clipped_share: float = 0.0
@@ -107,6 +112,17 @@ class ClipMeasures:
         """Length without the silence at the ends."""
         return self.seconds - self.silence_start - self.silence_end
 
+    @property
+    def snr_db(self) -> float:
+        """Level of the loud frames above the quiet ones. In speech without a pause the quiet ones are speech too."""
+        return self.active_dbfs - self.floor_dbfs
+
+    @property
+    def band_hz(self) -> float:
+        """Highest frequency that the clip holds, of those that the codec keeps; below 24 kHz, half of its rate."""
+        held = min(self.sampling_rate, CODEC_SAMPLE_RATE) / 2
+        return held if self.bandwidth_hz is None else min(held, self.bandwidth_hz)
+
 
 def measure_file(clips: list[Clip]) -> list[ClipMeasures]:
     """Measure all cuts of one file. The file is hashed once.
@@ -121,6 +137,14 @@ def measure_file(clips: list[Clip]) -> list[ClipMeasures]:
     except AudioError as error:
         return [ClipMeasures(problems={error.kind: str(error)}) for _ in clips]
     return [measure_clip(clip, content) for clip in clips]
+
+
+def content_of(source: Path | bytes) -> str:
+    """Return the SHA-256 of a file; an empty text if it cannot be read, which :func:`measure_file` explains."""
+    try:
+        return content_hash(source)
+    except AudioError:
+        return ""
 
 
 def load_librosa() -> None:
@@ -169,6 +193,7 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
         sampling_rate=rate,
         bandwidth_hz=band_limit(wave, rate, is_active),
         active_dbfs=float(np.percentile(levels, 95)),
+        floor_dbfs=noise_floor(levels),
         peak_dbfs=round(float(decibels(np.abs(wave).max() ** 2)), 3),
         dc=float(wave.mean(dtype=np.float64)),
         clipped_share=clipped_share(samples),
@@ -179,6 +204,12 @@ def measure_clip(clip: Clip, content: str) -> ClipMeasures:
         pitch_hz=pitch(wave, rate, is_active),
         landmarks=landmarks(wave, rate),
     )
+
+
+def noise_floor(levels: np.ndarray) -> float:
+    """Return the level in dBFS of the quiet ones of (frames,) levels; frames of digital silence do not count."""
+    heard = levels[levels > DIGITAL_SILENCE_DBFS]
+    return float(np.percentile(heard, FLOOR_PERCENTILE)) if len(heard) else float(levels.min())
 
 
 def clipped_share(samples: np.ndarray) -> float:

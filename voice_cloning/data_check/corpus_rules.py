@@ -1,7 +1,7 @@
 """Rules for samples compared with each other: same clips, speakers and utterances on both sides, unfitting texts."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,11 +66,12 @@ def check_corpus(
     """Add the findings from comparisons of samples to ``findings``."""
     for sample in samples:
         _check_reference(sample, same, findings)
-    _check_sides(samples, same, findings)
-    for side in (TRAIN, EVAL):
-        _check_duplicates([s for s in samples if s.side == side], same, findings)
+    check_sides(samples, same, findings)
+    check_duplicates(samples, same, findings)
     for path in dict.fromkeys(sample.path for sample in samples):
-        _check_rates([rate for rate in rates if rate.sample.path == path], measures, findings)
+        own = [rate for rate in rates if rate.sample.path == path]
+        for found, detail in implausible_rates(own, measures, rate_band(own)):
+            findings.add("implausible_speech_rate", found.sample.sample_id, detail)
     _check_diacritisation(samples, findings)
     _check_speakers(samples, measures, findings)
 
@@ -93,7 +94,7 @@ def _check_reference(sample: CheckedSample, same: SameClips, findings: Findings)
                 findings.add("reference_equals_target", sample.sample_id, f"{reference.where}, {target.where}: {how}")
 
 
-def _check_sides(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
+def check_sides(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
     """Find speakers and clips of evaluation samples that training samples have too."""
     train = [sample for sample in samples if sample.side == TRAIN]
     evaluation = [sample for sample in samples if sample.side == EVAL]
@@ -119,8 +120,13 @@ class _Seen:
     references: set[Clip]
 
 
-def _check_duplicates(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
-    """Find repeated targets: with another text, or with the same text and no other reference."""
+def check_duplicates(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
+    """Find targets that are repeated on one side: with another text, or with the same text and no other reference."""
+    for side in (TRAIN, EVAL):
+        _check_duplicates_of_side([sample for sample in samples if sample.side == side], same, findings)
+
+
+def _check_duplicates_of_side(samples: Sequence[CheckedSample], same: SameClips, findings: Findings) -> None:
     seen: dict[Clip, _Seen] = {}
     for sample in samples:
         references = {group for used in sample.references for group in same.alike(used.clip)}
@@ -157,24 +163,61 @@ def _compare(
         findings.add("duplicate_samples", sample.sample_id, detail)
 
 
-def _check_rates(rates: Sequence[SpeechRate], measures: Measures, findings: Findings) -> None:
-    """Find clips of a file with a text that is much too long or too short, for the file's median or for any speech."""
+@dataclass(frozen=True)
+class RateBand:
+    """The rates of speech that are plausible in a file, in letters per second.
+
+    Attributes:
+        clips: number of clips with a rate.
+        median: the median rate; 1 without any.
+        ratio: a rate may be this many times above or below the median; infinite for fewer than ``FEWEST_RATES`` clips.
+        least, most: plausible rates of any speech.
+    """
+
+    clips: int
+    median: float
+    ratio: float
+    least: float
+    most: float
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the file has a band of its own. Otherwise only ``least`` and ``most`` hold."""
+        return self.ratio < np.inf
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest rate of the band."""
+        return max(self.least, self.median / self.ratio), min(self.most, self.median * self.ratio)
+
+
+def rate_band(
+    rates: Sequence[SpeechRate],
+    deviations: float = RATE_DEVIATIONS,
+    plausible: tuple[float, float] = LETTERS_PER_SECOND,
+) -> RateBand:
+    """Return the band of the rates of a file: the median and so many standard deviations of the logarithm around it."""
     own = np.log(list({rate.used.clip: rate.letters_per_second for rate in rates}.values()) or [1.0])
     median, limit = float(np.median(own)), np.inf
     if len(own) >= FEWEST_RATES:
         deviation = 1.4826 * float(np.median(np.abs(own - median)))  # the standard deviation of a normal distribution
-        limit = max(RATE_DEVIATIONS * deviation, np.log(LEAST_RATE_RATIO))
-    least, most = LETTERS_PER_SECOND
+        limit = max(deviations * deviation, np.log(LEAST_RATE_RATIO))
+    return RateBand(len(own) if rates else 0, float(np.exp(median)), float(np.exp(limit)), *plausible)
+
+
+def implausible_rates(
+    rates: Sequence[SpeechRate], measures: Measures, band: RateBand
+) -> Iterator[tuple[SpeechRate, str]]:
+    """Yield each rate of a file outside its band, with the reason. Clips with very few letters are not judged."""
     for found in rates:
-        used, rate, sample = found.used, found.letters_per_second, found.sample
-        if max(rate, np.exp(median)) * measures[used.clip].speech_seconds < FEWEST_LETTERS:
+        used, rate = found.used, found.letters_per_second
+        if max(rate, band.median) * measures[used.clip].speech_seconds < FEWEST_LETTERS:
             continue
         detail = f"{used.where}: {rate:.1f} letters per second"
-        if abs(np.log(rate) - median) > limit:
-            detail = f"{detail}; the file's median is {np.exp(median):.1f}"
-            findings.add("implausible_speech_rate", sample.sample_id, detail)
-        elif not least <= rate <= most:
-            findings.add("implausible_speech_rate", sample.sample_id, f"{detail}; speech has {least:g} to {most:g}")
+        if abs(np.log(rate / band.median)) > np.log(band.ratio):
+            yield found, f"{detail}; the file's median is {band.median:.1f}"
+        elif not band.least <= rate <= band.most:
+            yield found, f"{detail}; speech has {band.least:g} to {band.most:g}"
 
 
 def _check_diacritisation(samples: Sequence[CheckedSample], findings: Findings) -> None:

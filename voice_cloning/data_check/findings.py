@@ -1,5 +1,6 @@
 """The kinds of findings of the check with advice on each, and the samples that have them."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,13 +60,22 @@ WARNINGS = {
 
 @dataclass
 class Findings:
-    """Kind -> sample id -> detail of the first finding of that kind in the sample."""
+    """What was found.
+
+    Attributes:
+        found: kind -> sample id -> detail of the first finding of that kind in the sample.
+        values: kind -> sample id -> the number that was measured and its bound, for kinds that compare voices.
+    """
 
     found: dict[str, dict[str, str]] = field(default_factory=lambda: {kind: {} for kind in (*ERRORS, *WARNINGS)})
+    values: dict[str, dict[str, tuple[float, float]]] = field(default_factory=lambda: defaultdict(dict))
 
-    def add(self, kind: str, sample_id: str, detail: str) -> None:
+    def add(self, kind: str, sample_id: str, detail: str, value: tuple[float, float] | None = None) -> None:
         """Add a finding, unless the sample has one of this kind already."""
-        self.found[kind].setdefault(sample_id, detail)
+        if sample_id not in self.found[kind]:
+            self.found[kind][sample_id] = detail
+            if value is not None:
+                self.values[kind][sample_id] = value
 
     def entries(self, kinds: Mapping[str, str], seconds: Mapping[str, float]) -> list[dict[str, Any]]:
         """Return the entries of report.json: each kind that was found, with its samples and their share of the hours.

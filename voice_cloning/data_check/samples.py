@@ -52,6 +52,7 @@ class CheckedSample:
         target_text, reference_text: texts of the clips according to the messages; empty if these have none.
         mismatches: texts of ``misc`` or of the instruction that differ from these texts.
         tokens: number of text tokens of the record's sequence.
+        dialect: ``misc.dialect``.
     """
 
     sample_id: str
@@ -64,6 +65,7 @@ class CheckedSample:
     reference_text: str = ""
     mismatches: list[str] = field(default_factory=list)
     tokens: int = 0
+    dialect: str | None = None
 
     @property
     def targets(self) -> list[UsedClip]:
@@ -120,6 +122,8 @@ def _fill(
     written, problems = parse_record(raw, "as_written", text_normalisation)
     if written is not None:
         sample.speaker = written.speaker
+        dialect = written.misc.get("dialect")
+        sample.dialect = None if dialect is None else str(dialect)
         sample.clips = [
             UsedClip(Clip.of(clip, sample.path.parent), clip.where, written.trains(turn), codes_name(clip))
             for turn, clip in written.clips()

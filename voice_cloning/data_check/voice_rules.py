@@ -1,7 +1,7 @@
 """Compares the voices of references and targets, and finds speakers under whose name several voices speak."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ MANY_SHARE, FEWEST_MANY = 0.25, 5
 
 Embeddings = Mapping[Clip, SpeakerEmbedding | None]
 """Clip -> its embedding; None if it has too little speech."""
+Embed = Callable[[Sequence[Clip], str, int, bool], Embeddings]
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,12 @@ def check_voices(
     plan: VoiceCheck,
     findings: Findings,
     workers: int = 1,
+    embed: Embed | None = None,
 ) -> dict[str, Any]:
     """Add the findings about voices to ``findings``.
+
+    Args:
+        embed: returns the embeddings of clips; None calls ``embed_clips``.
 
     Returns:
         The ``voices`` of the summary: how many references were compared, how many are of another voice, and a
@@ -103,7 +108,7 @@ def check_voices(
         return {"statement": f"not compared ({plan.reason})"}
     clips = {same.group(u.clip) for s in samples for u in s.clips if _has_sound(measures[u.clip])}
     ordered = [clip for clip in same.groups() if clip in clips]
-    embeddings = embed_clips(ordered, plan.model, workers, plan.is_on_gpu)
+    embeddings = (embed or embed_clips)(ordered, plan.model, workers, plan.is_on_gpu)
     return find_other_voices(samples, same, embeddings, plan, findings)
 
 
@@ -213,7 +218,8 @@ def _check_references(
         sample, used = references[owner]
         detail = f"{used.where}: its similarity to the target's voice is {means[owner]:.2f}"
         detail += f"; that of one voice is {threshold:.2f} or more" + voices.name_of_nearest(number, near, threshold)
-        findings.add("reference_of_another_voice", sample.sample_id, detail)
+        value = float(means[owner]), threshold
+        findings.add("reference_of_another_voice", sample.sample_id, detail, value)
         if many:
             findings.add("references_of_other_voices", sample.sample_id, f"{summary}; {detail}")
     return len(wrong), int((counts > 0).sum()), len(references)
