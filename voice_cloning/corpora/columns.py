@@ -29,7 +29,7 @@ AUDIO_COLUMNS = (
         "wav",
         "wav_path",
     ),
-    *("wav_filename", "audio_filename"),
+    *("wav_filename", "audio_filename", "original_wav"),
 )
 TEXT_COLUMNS = (
     "sentence",
@@ -39,6 +39,8 @@ TEXT_COLUMNS = (
     "normalized_text",
     "raw_text",
     "normalized_transcript",
+    "orthographic",
+    "cleaned_text",
 )
 SPEAKER_COLUMNS = ("client_id", "speaker_id", "speaker", "speaker_name", "spk_id", "spk", "speaker_label")
 CUT_COLUMNS = {

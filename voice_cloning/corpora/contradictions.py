@@ -21,7 +21,7 @@ _FILE_NAME = re.compile(r"[^\s|,;]+\.(?:wav|flac|mp3|ogg|opus|txt|lab)(?![^\W_])
 
 def find_contradictions(collection: Collection, columns: Columns) -> None:
     """Add a fault or a problem for each contradiction; a column that the user named is taken at his word."""
-    if collection.form in ("table", "ljspeech", "huggingface"):
+    if collection.form in ("table", "ljspeech", "audiofolder", "huggingface", "webdataset"):
         if columns.text is None:
             _check_texts(collection)
         if columns.speaker_from is None:

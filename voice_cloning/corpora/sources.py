@@ -5,6 +5,7 @@ from pathlib import Path
 
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.arrow import holds_data_set, read_data_set
+from voice_cloning.corpora.audiofolder import metadata_files, read_audiofolder
 from voice_cloning.corpora.clips import read_clips
 from voice_cloning.corpora.columns import Columns, roles_of_header
 from voice_cloning.corpora.contradictions import find_contradictions
@@ -13,18 +14,21 @@ from voice_cloning.corpora.side_files import take_speakers_from_side_files
 from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, is_no_data, list_files, normal
 from voice_cloning.corpora.tables import TABLE_SUFFIXES, names_its_columns, open_table, read_table, tables_in
 from voice_cloning.corpora.utterances import Channel, Collection, Utterance, measure, speakers_of
+from voice_cloning.corpora.webdataset import is_shard, read_shards
 
 LJSPEECH_TABLE = "metadata.csv"
 FORMS: dict[str, Callable[[Path, Columns, str | None], Collection]] = {
     "clips": read_clips,
     "ljspeech": read_table,
     "table": read_table,
+    "audiofolder": read_audiofolder,
     "huggingface": read_data_set,
+    "webdataset": read_shards,
     "kaldi": read_kaldi,
 }
 USUAL = Columns()
 """Columns with usual names."""
-LISTING_FORMS = ("clips", "huggingface")
+LISTING_FORMS = ("clips", "audiofolder", "huggingface", "webdataset")
 SHOWN_SAMPLES = 2
 LONGEST_SHOWN_TEXT = 80
 
@@ -40,7 +44,7 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     collection.form = form
     if collection.form not in LISTING_FORMS and source.is_dir():  # the others list all files below the source
         collection.aside += sorted(path for path in source.iterdir() if is_no_data(path.name))
-    if collection.speaker_is_guessed and form != "huggingface":
+    if collection.speaker_is_guessed and form not in ("huggingface", "audiofolder", "webdataset"):
         folder = source.parent if source.is_file() else source
         take_speakers_from_side_files(collection, folder, collection.table)
     collection.check_repeats()
@@ -85,7 +89,9 @@ def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = N
         InputError: if the source does not exist or has none of the forms.
     """
     if source.is_file():
-        return "huggingface" if source.suffix.lower() == ".parquet" else _form_of_table(source, columns, encoding)
+        if source.suffix.lower() == ".parquet":
+            return "huggingface"
+        return "webdataset" if is_shard(source) else _form_of_table(source, columns, encoding)
     if not source.is_dir():
         raise InputError(
             f"{source}: no such file or folder; give the folder of the clips, or the table that names them"
@@ -99,14 +105,20 @@ def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = N
     has_texts = _clips_have_texts(listing.files)
     if tables and not (has_texts and not any(_names_clips(table, encoding) for table in tables)):
         return _form_of_table(tables[0], columns, encoding) if len(tables) == 1 else "table"  # which names them all
-    if has_texts or any(path.suffix.lower() == ".txt" for path in listing.files):
+    if has_texts:
+        return "clips"
+    if not tables and metadata_files(listing.files):
+        return "audiofolder"
+    if any(is_shard(path) for path in listing.files):
+        return "webdataset"
+    if any(path.suffix.lower() == ".txt" for path in listing.files):
         return "clips"
     deeper = [path.relative_to(source).as_posix() for path in listing.files if path.suffix.lower() in TABLE_SUFFIXES]
     hint = f"; give one of the tables in its folders: {', '.join(deeper[:5])}" if deeper else ""
     faults = "".join(f"\n  {fault}" for fault in listing.faults)
     raise InputError(
-        f"{source}: looks like none of {list(FORMS)}: it has no text files beside clips, no table, no data set and no "
-        f"wav.scp{hint}{faults}"
+        f"{source}: looks like none of {list(FORMS)}: it has no text files beside clips, no table, no data set, no "
+        f"shard and no wav.scp{hint}{faults}"
     )
 
 

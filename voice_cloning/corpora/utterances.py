@@ -35,6 +35,7 @@ class Cell:
         row: the row, counted from 0 over the whole file.
         name: the name of the clip file to write.
         rate_column: the column with the rate, if the audio column holds bare samples.
+        cut: (offset, duration) in seconds, if the row holds more than the utterance.
     """
 
     path: Path
@@ -42,6 +43,25 @@ class Cell:
     row: int
     name: str
     rate_column: str | None = None
+    cut: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """Audio inside a tar archive.
+
+    Attributes:
+        path: the archive.
+        offset, size: the place of the file in the archive, in bytes.
+        name: the name of the clip file to write.
+        cut: (offset, duration) in seconds, if the file holds more than the utterance.
+    """
+
+    path: Path
+    offset: int
+    size: int
+    name: str
+    cut: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +84,7 @@ class Utterance:
 
     Attributes:
         utterance_id: unique in the collection.
-        audio: the file of its audio, one channel of a file, or a cell of a data set.
+        audio: the file of its audio, one channel of a file, a cell of a data set, or a member of an archive.
         offset, duration: the cut of that file, in seconds; None for the file's start and end.
         where: the file and line that name the utterance, for messages.
         seconds: the length; 0 before :func:`measure`.
@@ -73,7 +93,7 @@ class Utterance:
     """
 
     utterance_id: str
-    audio: Path | Channel | Cell
+    audio: Path | Channel | Cell | Member
     text: str
     speaker: str
     where: str
@@ -84,7 +104,7 @@ class Utterance:
 
     @property
     def file(self) -> Path | None:
-        """The audio file; None for a cell of a data set."""
+        """The audio file; None for audio inside a data set or an archive."""
         audio = self.audio.path if isinstance(self.audio, Channel) else self.audio
         return audio if isinstance(audio, Path) else None
 
