@@ -173,18 +173,21 @@ def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: _Shard, colu
     stem, _, kind = place.name.partition(".")
     kind = kind.casefold()
     suffix = PurePosixPath(f"x.{kind}").suffix
-    sample = shard.samples.setdefault((place.parent / stem).as_posix(), _Sample())
+    key, is_text = (place.parent / stem).as_posix(), kind == "json" or kind in TEXT_FILES or kind in _NAMED
+    is_audio = suffix in AUDIO_SUFFIXES and columns.audio in (None, kind, f".{kind}")
+    if not (is_text or is_audio or suffix in OTHER_AUDIO_SUFFIXES):
+        shard.unused.add(kind)
+        return
+    sample = shard.samples.setdefault(key, _Sample())
     if not member.isreg() or member.issparse():
         sample.problems.append(f"{member.name} is a link or no whole file; only whole files are read")
-    elif suffix in AUDIO_SUFFIXES and columns.audio in (None, kind, f".{kind}"):
+    elif is_audio:
         sample.audio.append((member.name, member.offset_data, member.size))
-    elif suffix in OTHER_AUDIO_SUFFIXES:
-        sample.problems.append(f"{member.name}: this format cannot be read; convert it to FLAC or WAV")
-    elif kind == "json" or kind in TEXT_FILES or kind in _NAMED:
+    elif is_text:
         _note_values(sample, kind, member.name, archive.extractfile(member).read())
         shard.has_texts |= kind in TEXT_FILES
     else:
-        shard.unused.add(kind)
+        sample.problems.append(f"{member.name}: this format cannot be read; convert it to FLAC or WAV")
 
 
 def _note_values(sample: _Sample, kind: str, name: str, content: bytes) -> None:
@@ -214,20 +217,20 @@ def _add_samples(
     collection: Collection, root: Path, path: Path, shard: _Shard, columns: Columns, counts: HeldCounts, bar: Any
 ) -> list[str]:
     """Add the samples of a shard as utterances, and return what was taken for what."""
-    if not shard.samples:
+    for key, sample in shard.samples.items():
+        sample.problems += [reason for reason in (control_problem(key), _audio_problem(sample)) if reason]
+        for problem in sample.problems:
+            collection.refuse(f"{path}, key {key}", problem)
+    whole = {key: sample for key, sample in shard.samples.items() if not sample.problems}
+    if not whole:
         return ["no sample"]
     roles, header = _roles(path, shard, columns)
     attributes = attributes_of_header(header, {*roles.texts, roles.speaker, roles.offset, roles.end, roles.duration})
     name = path.relative_to(root)
     given = country_attributes((root.resolve().name, *name.parts), attributes)
-    for key, sample in shard.samples.items():
+    for key, sample in whole.items():
         bar.update()
         where = f"{path}, key {key}"
-        sample.problems += [reason for reason in (control_problem(key), _audio_problem(sample)) if reason]
-        for problem in sample.problems:
-            collection.refuse(where, problem)
-        if sample.problems:
-            continue
         (member, place, size), values = sample.audio[0], sample.row
         try:
             text, speaker = text_in(values, roles), speaker_in(values, roles, member)
@@ -247,7 +250,7 @@ def _add_samples(
 
 
 def _audio_problem(sample: _Sample) -> str | None:
-    if len(sample.audio) == 1:
+    if len(sample.audio) == 1 or (sample.problems and not sample.audio):
         return None
     if not sample.audio:
         return "no audio file has this key, which ends at the first dot of a name"

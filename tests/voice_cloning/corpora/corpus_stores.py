@@ -72,6 +72,11 @@ def _hours(seconds: Sequence[float]) -> float:
     return sum(seconds) / 3600
 
 
+def clartts_text(number: int) -> str:
+    """The text of a clip of :func:`clartts`, which is ``sound(SECONDS[number % 4], CLARTTS_RATE, seed=number)``."""
+    return f"{DIACRITISED[number % 4]} {'ا' * (number // 4 + 1)}"
+
+
 def clartts(folder: Path, scale: float = 1.0) -> CorpusTruth:
     """Write ClArTTS: samples as 64-bit floats at 40,100 Hz, one voice, no speaker.
 
@@ -79,13 +84,12 @@ def clartts(folder: Path, scale: float = 1.0) -> CorpusTruth:
         scale: the samples are multiplied by it.
     """
     lengths = SECONDS * 2
-    texts = [f"{DIACRITISED[i % 4]} {'ا' * (i // 4)}" for i in range(8)]
     for split, rows in (("train", range(6)), ("test", range(6, 8))):
         samples = [sound(lengths[i], CLARTTS_RATE, seed=i) for i in rows]
         write_parquet(
             folder / "data" / f"{split}-00000-of-00001-97f968086568e9cf.parquet",
             {
-                "text": ("string", [texts[i] for i in rows]),
+                "text": ("string", [clartts_text(i) for i in rows]),
                 "file": ("string", [f"ART_CC_0{i}_arabic_tts_dataset_{i}.wav" for i in rows]),
                 "audio": ("list<float64>", [wave * scale for wave in samples]),
                 "sampling_rate": ("int64", [CLARTTS_RATE for _ in rows]),
