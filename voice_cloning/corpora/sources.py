@@ -1,8 +1,10 @@
 """Detects the form of a source, reads it, and checks that what was read adds up."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from arabic_text.buckwalter import from_buckwalter, looks_like_buckwalter
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.arrow import holds_data_set, read_data_set
 from voice_cloning.corpora.audiofolder import metadata_files, read_audiofolder
@@ -47,6 +49,7 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     if collection.speaker_is_guessed and form not in ("huggingface", "audiofolder", "webdataset"):
         folder = source.parent if source.is_file() else source
         take_speakers_from_side_files(collection, folder, collection.table)
+    _write_in_arabic_letters(collection)
     collection.check_repeats()
     measure(collection)
     find_contradictions(collection, columns)
@@ -54,6 +57,27 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
         if any("\ud800" <= character <= "\udfff" for character in str(utterance.file or "")):
             collection.refuse(utterance.where, f"{str(utterance.file)!r}: the name is not UTF-8; rename it")
     return collection
+
+
+def _write_in_arabic_letters(collection: Collection) -> None:
+    """Turn the texts into Arabic letters if they are in Buckwalter's transliteration, and say so."""
+    try:
+        if not looks_like_buckwalter([utterance.text for utterance in collection.utterances]):
+            return
+    except InputError as error:
+        collection.faults.append(str(error))
+        return
+    example = None
+    for i, utterance in enumerate(collection.utterances):
+        try:
+            text = from_buckwalter(utterance.text)
+        except ValueError as error:
+            collection.refuse(utterance.where, str(error))
+            continue
+        example = example or f"{utterance.text[:LONGEST_SHOWN_TEXT]} -> {text[:LONGEST_SHOWN_TEXT]}"
+        collection.utterances[i] = replace(utterance, text=text)
+    if example:
+        collection.facts.append(f"texts in Buckwalter's transliteration, turned into Arabic letters: {example}")
 
 
 def overview(source: Path, collection: Collection) -> str:

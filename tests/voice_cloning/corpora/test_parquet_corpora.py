@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from arabic_text.buckwalter import from_buckwalter
 from boson_multimodal.errors import InputError
 from tests.voice_cloning.corpora.corpus_stores import (
+    BUCKWALTER,
     CLARTTS_RATE,
     SECONDS,
     as_audio,
@@ -174,7 +176,10 @@ def test_files_that_a_column_names_are_found_beside_the_data_file(tmp_path: Path
     assert len(records) == 3
 
 
-def test_the_arabic_speech_corpus_has_one_voice(tmp_path: Path) -> None:
+def test_the_arabic_speech_corpus_has_one_voice_and_arabic_letters(tmp_path: Path) -> None:
     records, said = built(halabi_parquet(tmp_path / "corpus").source, tmp_path / "out")
     assert {record["speaker"] for record in records} == {"Arabic Speech Corpus"}
     assert "this is Arabic Speech Corpus, which has one voice" in said
+    assert "texts in Buckwalter's transliteration, turned into Arabic letters" in said
+    found = {record["misc"]["target_transcript"] for record in records}
+    assert found == {from_buckwalter(text) for text in BUCKWALTER} and not any("\ufeff" in text for text in found)
