@@ -7,13 +7,15 @@ import csv
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
 from tests.chatml_files import noise, write_clip
+from tests.voice_cloning.corpora.corpus_truth import CorpusTruth
 
-Cells = Mapping[str, object]
+Cells = Mapping[str, Any]
 
 SADA_COLUMNS = (
     *("FileName", "ShowName", "FullFileLength", "SegmentID", "SegmentLength", "SegmentStart", "SegmentEnd"),
@@ -31,34 +33,23 @@ CLIP_SECONDS = (0.7, 0.9, 1.2, 1.4)
 
 
 @dataclass(frozen=True)
-class Truth:
-    """What is true about a corpus.
+class TableTruth(CorpusTruth):
+    """What is true of a corpus of tables.
 
     Attributes:
-        source: what ``build`` gets.
         speaker_of: text -> speaker, of all utterances that are to be used.
-        seconds: the length of these utterances together.
         misc: text -> some of what ``misc`` must hold about the utterance.
-        left_aside: number of rows that are no single voice, or have no text.
+        left_aside: number of rows that are no single voice.
     """
 
-    source: Path
-    speaker_of: dict[str, str]
-    seconds: float
-    misc: dict[str, dict[str, object]] = field(default_factory=dict)
+    speaker_of: Mapping[str, str] = field(default_factory=dict)
+    misc: Mapping[str, Cells] = field(default_factory=dict)
     left_aside: int = 0
 
-    @property
-    def utterances(self) -> int:
-        return len(self.speaker_of)
 
-    @property
-    def speakers(self) -> int:
-        return len(set(self.speaker_of.values()))
-
-    @property
-    def hours(self) -> float:
-        return self.seconds / 3600
+def _truth(source: Path, speaker_of: Cells, seconds: float, misc: Cells | None = None, aside: int = 0) -> TableTruth:
+    speakers = len(set(speaker_of.values()))
+    return TableTruth(source, len(speaker_of), speakers, seconds / 3600, (), speaker_of, misc or {}, aside)
 
 
 def write_table(path: Path, columns: Iterable[str], rows: Iterable[Cells], delimiter: str = ",") -> Path:
@@ -83,7 +74,7 @@ def rewrite(path: Path, line: int, old: str, new: str) -> None:
     path.write_text("\n".join(lines), encoding="utf-8")
 
 
-def sada(folder: Path) -> Truth:
+def sada(folder: Path) -> TableTruth:
     """Write three tables, and episodes in two folders: labels of speakers repeat from episode to episode."""
     episodes = {  # file: show, table, dialect
         "batch_1/6k_SBA_107_0": ("طاش ما طاش", "train", "Najdi"),
@@ -121,13 +112,13 @@ def sada(folder: Path) -> Truth:
         tables[table] += [row | {"FullFileLength": length} for row in rows]
     for table, rows in tables.items():
         write_table(folder / f"{table}.csv", SADA_COLUMNS, rows)
-    return Truth(folder, speaker_of, total, misc, aside)
+    return _truth(folder, speaker_of, total, misc, aside)
 
 
 VIDEOS = ("OGqz9G-JO0E", "zvf3_No6-Kg")
 
 
-def masc(folder: Path, whole_videos: bool = False) -> Truth:
+def masc(folder: Path, whole_videos: bool = False) -> TableTruth:
     """Write the tables of two splits and clips as their archives hold them; or the sound of whole videos."""
     speaker_of, misc, total = {}, {}, 0.0
     for number, (video, split) in enumerate(zip(VIDEOS, ("train", "dev"), strict=True)):
@@ -148,10 +139,10 @@ def masc(folder: Path, whole_videos: bool = False) -> Truth:
             write_clip(folder / "audio" / split / f"{video}.wav", 8.0, rate=16_000, seed=number)
             columns, rows = columns[:-1], [{k: row[k] for k in columns[:-1]} for row in rows]
         write_table(folder / "transcript" / split / f"{split}.csv", columns, rows)
-    return Truth(folder, speaker_of, total, misc)
+    return _truth(folder, speaker_of, total, misc)
 
 
-def common_voice(folder: Path) -> Truth:
+def common_voice(folder: Path) -> TableTruth:
     """Write a release: tables of all kinds, and clips as MP3."""
     release = folder / "cv-corpus-21.0-2025-03-14" / "ar"
     (release / "clips").mkdir(parents=True)
@@ -181,7 +172,7 @@ def common_voice(folder: Path) -> Truth:
     write_table(release / "reported.tsv", ("sentence_id", "sentence", "locale", "reason"), [], "\t")
     for name in ("validated_sentences", "unvalidated_sentences"):
         write_table(release / f"{name}.tsv", ("sentence_id", "sentence", "sentence_domain", "source"), [], "\t")
-    return Truth(release, speaker_of, total, misc)
+    return _truth(release, speaker_of, total, misc)
 
 
 BUCKWALTER = {
@@ -194,7 +185,7 @@ BUCKWALTER = {
 """A text as the Arabic Speech Corpus writes it -> the same text in Arabic letters."""
 
 
-def halabi(folder: Path) -> Truth:
+def halabi(folder: Path) -> TableTruth:
     """Write the Arabic Speech Corpus: quoted pairs of a clip's name, which holds two spaces, and a Buckwalter text."""
     corpus = folder / "arabic-speech-corpus"
     lines, speaker_of, total = [], {}, 0.0
@@ -211,10 +202,10 @@ def halabi(folder: Path) -> Truth:
     for kind, change in (("orthographic", str), ("phonetic", lambda text: " ".join(text.replace(" ", "")))):
         written = "".join(f'"{name}" "{change(text)}"\n' for name, text in lines)
         (corpus / f"{kind}-transcript.txt").write_text(written, encoding="utf-8")
-    return Truth(corpus, speaker_of, total)
+    return _truth(corpus, speaker_of, total)
 
 
-def arvoice(folder: Path) -> Truth:
+def arvoice(folder: Path) -> TableTruth:
     """Write two tables of ArVoice, whose rows name two files: as recorded, and of one level."""
     tables: dict[str, list[Cells]] = {"train": [], "test": []}
     speaker_of, misc, total = {}, {}, 0.0
@@ -233,7 +224,7 @@ def arvoice(folder: Path) -> Truth:
             total += seconds
     for split, rows in tables.items():
         write_table(folder / f"{split}.tsv", ARVOICE_COLUMNS, rows, "\t")
-    return Truth(folder, speaker_of, total, misc)
+    return _truth(folder, speaker_of, total, misc)
 
 
 CORPORA = {"sada": sada, "masc": masc, "common_voice": common_voice, "halabi": halabi, "arvoice": arvoice}
