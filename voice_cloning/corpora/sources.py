@@ -1,17 +1,23 @@
 """Detects the form of a source, reads it, and checks that what was read adds up."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from arabic_text.buckwalter import from_buckwalter, looks_like_buckwalter
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.arrow import holds_data_set, read_data_set
 from voice_cloning.corpora.clips import read_clips
 from voice_cloning.corpora.columns import Columns, roles_of_header
 from voice_cloning.corpora.contradictions import find_contradictions
 from voice_cloning.corpora.kaldi import KALDI_FILES, read_kaldi
+from voice_cloning.corpora.known_corpora import licence_facts
 from voice_cloning.corpora.side_files import take_speakers_from_side_files
 from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, is_no_data, list_files, normal
-from voice_cloning.corpora.tables import TABLE_SUFFIXES, names_its_columns, open_table, read_table, tables_in
+from voice_cloning.corpora.speaker_sources import BY_VOICE
+from voice_cloning.corpora.table_choice import TABLE_SUFFIXES, known_tables_below, tables_in
+from voice_cloning.corpora.table_lines import names_its_columns, open_table
+from voice_cloning.corpora.tables import read_table
 from voice_cloning.corpora.utterances import Channel, Collection, Utterance, measure, speakers_of
 
 LJSPEECH_TABLE = "metadata.csv"
@@ -43,8 +49,10 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     if collection.speaker_is_guessed and form != "huggingface":
         folder = source.parent if source.is_file() else source
         take_speakers_from_side_files(collection, folder, collection.table)
+    _write_in_arabic_letters(collection)
     collection.check_repeats()
     measure(collection)
+    _name_by_voice(collection)
     find_contradictions(collection, columns)
     for utterance in collection.utterances:
         if any("\ud800" <= character <= "\udfff" for character in str(utterance.file or "")):
@@ -52,15 +60,50 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     return collection
 
 
-def overview(source: Path, collection: Collection) -> str:
-    """Return what was taken for what, for the user to read before anything is written."""
+def _write_in_arabic_letters(collection: Collection) -> None:
+    """Turn the texts into Arabic letters if they are in Buckwalter's transliteration, and say so."""
+    try:
+        if not looks_like_buckwalter([utterance.text for utterance in collection.utterances]):
+            return
+    except InputError as error:
+        collection.faults.append(str(error))
+        return
+    example = None
+    for i, utterance in enumerate(collection.utterances):
+        try:
+            text = from_buckwalter(utterance.text)
+        except ValueError as error:
+            collection.refuse(utterance.where, str(error))
+            continue
+        example = example or f"{utterance.text[:LONGEST_SHOWN_TEXT]} -> {text[:LONGEST_SHOWN_TEXT]}"
+        collection.utterances[i] = replace(utterance, text=text)
+    if example:
+        collection.facts.append(f"texts in Buckwalter's transliteration, turned into Arabic letters: {example}")
+
+
+def _name_by_voice(collection: Collection) -> None:
+    """Group the clips by their voices, if the user asked for it."""
+    if any(utterance.speaker == BY_VOICE for utterance in collection.utterances):
+        raise InputError("--speaker_from cluster: clips cannot be grouped by their voices yet")
+
+
+def overview(source: Path, collection: Collection, licence: str | None = None) -> str:
+    """Return what was taken for what, for the user to read before anything is written.
+
+    Args:
+        licence: the licence that the user states.
+    """
     usable = collection.usable()
     hours = sum(u.seconds for u in usable) / 3600
     lines = [f"{source}: read as {collection.form}", *(f"  {fact}" for fact in collection.facts)]
+    lines += [f"  {fact}" for fact in licence_facts(collection.corpus, licence)]
     lines.append(f"  {len(usable)} utterances, voices: {len(speakers_of(usable))}, {hours:.2f} h")
     if collection.aside:
         names = ", ".join(dict.fromkeys(path.name for path in collection.aside[:5]))
         lines.append(f"  left aside, because they hold no data: {len(collection.aside)} ({names})")
+    if collection.left_aside:
+        counts = ", ".join(f"{len(places)} {reason}" for reason, places in collection.left_aside.items())
+        lines.append(f"  left aside: {counts}")
     if refused := {where for where, _ in collection.problems}:
         lines.append(f"  entries that cannot be used: {len(refused)}")
     lines += [f"  sample: {_sample(utterance)}" for utterance in usable[:SHOWN_SAMPLES]]
@@ -99,6 +142,8 @@ def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = N
     has_texts = _clips_have_texts(listing.files)
     if tables and not (has_texts and not any(_names_clips(table, encoding) for table in tables)):
         return _form_of_table(tables[0], columns, encoding) if len(tables) == 1 else "table"  # which names them all
+    if not has_texts and known_tables_below(source, encoding):
+        return "table"
     if has_texts or any(path.suffix.lower() == ".txt" for path in listing.files):
         return "clips"
     deeper = [path.relative_to(source).as_posix() for path in listing.files if path.suffix.lower() in TABLE_SUFFIXES]

@@ -159,7 +159,7 @@ def common_voice(folder: Path) -> TableTruth:
             if number == 0:
                 row |= {"age": "twenties", "gender": "male_masculine", "accents": "لهجة مصرية"}
                 misc[text] = {"age": "twenties", "gender": "male_masculine", "accent": "لهجة مصرية"}
-            misc.setdefault(text, {})["up_votes"] = str(2 + i)
+            misc.setdefault(text, {})["up_votes"] = 2 + i
             tables["validated"].append(row)
             tables[("train", "dev", "test")[number]].append(row)
             speaker_of[text] = client
@@ -176,10 +176,10 @@ def common_voice(folder: Path) -> TableTruth:
 
 
 BUCKWALTER = {
-    "waraj~aHa Alt~aqoriyru": "وَرَجَّحَ التَّقْرِيرُ",
+    "waraj~aHa Alt~aqoriyru": "وَرَجَّحَ التَّقْرِيرُ",
     "kamaA yatimu AlHuSuwlu": "كَمَا يَتِمُ الحُصُولُ",
     "<iDaAfapF <ilaY *alika": "إِضَافَةً إِلَى ذَلِكَ",
-    "wa>aDaAfa Al$~ayxu": "وَأَضَافَ الشَّيخُ",
+    "wa>aDaAfa Al$~ayxu": "وَأَضَافَ الشَّيخُ",
     "maA huwa ra>oyuka": "مَا هُوَ رَأْيُكَ",
 }
 """A text as the Arabic Speech Corpus writes it -> the same text in Arabic letters."""
