@@ -75,15 +75,8 @@ def build_data(
             f"{source}: none of its {len(speakers)} speakers has two clips with different texts, but a target needs "
             "another clip of the same speaker as its reference; check which speaker --speaker_from takes"
         )
-    settings = {
-        "references_per_target": references_per_target,
-        "split_by": split_by,
-        "eval_share": eval_share,
-        "seed": seed,
-    }
-    summary = _summary(source, collection, sides, alone) | {"settings": settings}
-    if licence:
-        summary["licence"] = licence
+    settings = {"references_per_target": references_per_target, "split_by": split_by, "eval_share": eval_share}
+    summary = _summary(source, collection, sides, alone, licence) | {"settings": settings | {"seed": seed}}
     files, clips = _files_of(sides, output_dir)
     files[DATA_CARD] = visible(data_card(collection, summary, source.resolve().name, licence)).encode("utf-8")
     files[SUMMARY_FILE] = _json_bytes(summary)
@@ -91,7 +84,9 @@ def build_data(
     return summary
 
 
-def _summary(source: Path, collection: Collection, sides: Sequence[Pairs], alone: Sequence[str]) -> dict[str, Any]:
+def _summary(
+    source: Path, collection: Collection, sides: Sequence[Pairs], alone: Sequence[str], licence: str | None
+) -> dict[str, Any]:
     """Return what ``build_summary.json`` holds, without the settings."""
     utterances = collection.usable()
     left_aside = {reason.replace(" ", "_"): places for reason, places in collection.left_aside.items()}
@@ -106,7 +101,7 @@ def _summary(source: Path, collection: Collection, sides: Sequence[Pairs], alone
         "form": collection.form,
         "read_as": collection.facts,
         "corpus": collection.corpus.name if collection.corpus else None,
-        "licence": collection.corpus.licence if collection.corpus else None,
+        "licence": licence or (collection.corpus.licence if collection.corpus else None),
         "utterances": len(utterances),
         "speakers": len(speakers_of(utterances)),
         "hours": sum(u.seconds for u in utterances) / 3600,

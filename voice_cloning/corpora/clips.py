@@ -52,12 +52,10 @@ def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> C
         encodings[lines.encoding] += 1
         folder = path.parent.relative_to(source)
         try:
-            speaker = speaker_at(speaker_from, (folder / path.name).as_posix())
+            speaker = _speaker(speaker_from, folder / path.name, source)
         except WrongValue as error:
             collection.refuse(str(path), str(error))
             continue
-        if speaker_from == FOLDER:  # the whole path, because folders of different speakers may have one name
-            speaker = folder.as_posix() if folder.parts else source.resolve().name
         text = " ".join(line.text for line in lines)
         collection.add(Utterance((folder / path.stem).as_posix(), path, text, normal(speaker), str(text_path)))
     spoken = {_key(path) for path in audio}
@@ -80,6 +78,14 @@ def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> C
         ),
     ]
     return collection
+
+
+def _speaker(speaker_from: str, clip: Path, source: Path) -> str:
+    """Return the speaker of a clip below the source. Raises WrongValue if its name holds no id of a video."""
+    if speaker_from != FOLDER:
+        return speaker_at(speaker_from, clip.as_posix())
+    # The whole path, because folders of different speakers may have one name.
+    return clip.parent.as_posix() if clip.parent.parts else source.resolve().name
 
 
 def _key(path: Path) -> str:
