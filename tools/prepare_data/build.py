@@ -88,6 +88,8 @@ def run(flags: argparse.Namespace) -> int:
             shown = ", ".join(names[:LISTED_OFFENDERS])
             more = f" and {len(names) - LISTED_OFFENDERS} more" if len(names) > LISTED_OFFENDERS else ""
             print(f"left out, {reason.replace('_', ' ')} ({len(names)}): {visible(shown)}{more}", file=sys.stderr)
-    if any(summary["left_out"].values()):
+    for reason, places in summary["left_aside"].items():
+        print(f"left aside, {reason}: {len(places)}", file=sys.stderr)
+    if any(summary["left_out"].values()) or summary["left_aside"]:
         print(f"all that was left out is in {flags.output_dir / SUMMARY_FILE}", file=sys.stderr)
     return 0

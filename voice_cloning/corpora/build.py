@@ -17,7 +17,7 @@ from voice_cloning.corpora.columns import Columns
 from voice_cloning.corpora.data_card import DATA_CARD, data_card
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
-from voice_cloning.corpora.sources import FORMS, overview, read_source
+from voice_cloning.corpora.sources import FORMS, has_no_speakers, overview, read_source
 from voice_cloning.corpora.utterances import Cell, Channel, Collection, Utterance, speakers_of
 
 TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
@@ -63,6 +63,8 @@ def build_data(
     collection = read_source(source, form, Columns(audio_column, text_column, speaker_from), encoding)
     announce(visible(overview(source, collection, licence)))
     _stop_if_wrong(source, collection, drop_invalid)
+    if has_no_speakers(collection):
+        raise InputError("--speaker_from cluster: clips cannot be grouped by their voices yet")
     if dry_run:
         return {}
     utterances = collection.usable()
@@ -89,9 +91,7 @@ def _summary(
 ) -> dict[str, Any]:
     """Return what ``build_summary.json`` holds, without the settings."""
     utterances = collection.usable()
-    left_aside = {reason.replace(" ", "_"): places for reason, places in collection.left_aside.items()}
     left_out = {
-        **left_aside,
         "invalid_entries": [f"{where}: {problem}" for where, problem in collection.problems],
         "speakers_with_one_clip": list(alone),
         "utterances_without_other_words": [u.utterance_id for side in sides for u in side.unpaired],
@@ -107,6 +107,7 @@ def _summary(
         "hours": sum(u.seconds for u in utterances) / 3600,
         **{name: _side_summary(side) for name, side in zip(("train", "val"), sides, strict=True)},
         "left_out": left_out,
+        "left_aside": collection.left_aside,
     }
 
 

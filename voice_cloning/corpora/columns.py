@@ -277,7 +277,11 @@ def speaker_in(row: Row, roles: Roles, audio: str) -> str:
     label = label_of(row.get(roles.speaker), roles.speaker)
     if label and not roles.is_at_word:
         check_is_known(label, roles.speaker)
-    return f"{recording_of(row.get(roles.recording))}/{label}" if label and roles.recording else label
+    if not label or roles.recording is None:
+        return label
+    if not (recording := recording_of(row.get(roles.recording))):
+        raise WrongValue(f"column {roles.recording} names no recording, within which {label!r} is one voice")
+    return f"{recording}/{label}"
 
 
 def cut_in(row: Row, roles: Roles) -> tuple[float | None, float | None, int | None]:

@@ -35,8 +35,9 @@ def data_card(collection: Collection, summary: Mapping[str, Any], source_name: s
     for name in COUNTED_BY:
         lines += _counts(usable, name)
     lines += ["", "## Left out", ""]
-    left = {reason: len(places) for reason, places in summary["left_out"].items() if places}
-    lines += [f"- {reason.replace('_', ' ')}: {count}" for reason, count in left.items()] or ["Nothing."]
+    left = {**summary["left_aside"], **summary["left_out"]}
+    lines += [f"- {reason.replace('_', ' ')}: {len(places)}" for reason, places in left.items() if places]
+    lines += ["Nothing."] if not any(left.values()) else []
     lines += ["", "## How the source was read", "", *(f"- {fact}" for fact in collection.facts)]
     settings = ", ".join(f"`{name}` {value}" for name, value in summary["settings"].items())
     lines += ["", f"Settings: {settings}.", ""]

@@ -14,7 +14,7 @@ from voice_cloning.corpora.kaldi import KALDI_FILES, read_kaldi
 from voice_cloning.corpora.known_corpora import licence_facts
 from voice_cloning.corpora.side_files import take_speakers_from_side_files
 from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, is_no_data, list_files, normal
-from voice_cloning.corpora.speaker_sources import BY_VOICE
+from voice_cloning.corpora.speaker_sources import CLUSTER
 from voice_cloning.corpora.table_choice import TABLE_SUFFIXES, known_tables_below, tables_in
 from voice_cloning.corpora.table_lines import names_its_columns, open_table
 from voice_cloning.corpora.tables import read_table
@@ -52,7 +52,6 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     _write_in_arabic_letters(collection)
     collection.check_repeats()
     measure(collection)
-    _name_by_voice(collection)
     find_contradictions(collection, columns)
     for utterance in collection.utterances:
         if any("\ud800" <= character <= "\udfff" for character in str(utterance.file or "")):
@@ -81,10 +80,9 @@ def _write_in_arabic_letters(collection: Collection) -> None:
         collection.facts.append(f"texts in Buckwalter's transliteration, turned into Arabic letters: {example}")
 
 
-def _name_by_voice(collection: Collection) -> None:
-    """Group the clips by their voices, if the user asked for it."""
-    if any(utterance.speaker == BY_VOICE for utterance in collection.utterances):
-        raise InputError("--speaker_from cluster: clips cannot be grouped by their voices yet")
+def has_no_speakers(collection: Collection) -> bool:
+    """Return whether the speakers are yet to be named by their voices (``--speaker_from cluster``)."""
+    return speakers_of(collection.utterances) == {CLUSTER}
 
 
 def overview(source: Path, collection: Collection, licence: str | None = None) -> str:
@@ -97,7 +95,8 @@ def overview(source: Path, collection: Collection, licence: str | None = None) -
     hours = sum(u.seconds for u in usable) / 3600
     lines = [f"{source}: read as {collection.form}", *(f"  {fact}" for fact in collection.facts)]
     lines += [f"  {fact}" for fact in licence_facts(collection.corpus, licence)]
-    lines.append(f"  {len(usable)} utterances, voices: {len(speakers_of(usable))}, {hours:.2f} h")
+    voices = "grouped next" if has_no_speakers(collection) else len(speakers_of(usable))
+    lines.append(f"  {len(usable)} utterances, voices: {voices}, {hours:.2f} h")
     if collection.aside:
         names = ", ".join(dict.fromkeys(path.name for path in collection.aside[:5]))
         lines.append(f"  left aside, because they hold no data: {len(collection.aside)} ({names})")

@@ -21,12 +21,13 @@ PLACES = {
     NAME: "the part of the clip's name before the first _ or -",
     VIDEO: "the id of the video, which stands for its voice",
     FILE: "the audio file, which stands for its voice",
-    CLUSTER: "clips that sound alike are one voice",
+    CLUSTER: "the sound of the voice",
 }
-"""Values of ``--speaker_from`` that are no column, and what they mean. ``COLUMN`` asks for a column of a usual name."""
+"""Values of ``--speaker_from`` that are no column, and what they mean. ``COLUMN`` asks for a column of a usual name.
+
+With ``CLUSTER``, the speaker of all utterances is ``CLUSTER`` until they are grouped by their voices.
+"""
 SEVERAL, UNKNOWN = "segments of several speakers", "segments of an unknown speaker"
-BY_VOICE = "(by its voice)"
-"""The speaker of an utterance until the clips are grouped by their voices."""
 
 _SEVERAL = re.compile(
     "more than (?:1|one|a) speaker|(?:multiple|several|many|mixed|various) (?:speaker|voice)|multi-?speaker"
@@ -110,7 +111,7 @@ def speaker_at(place: str, audio: str, video: str = "") -> str:
         FOLDER: PurePosixPath(name).parent.name,
         NAME: first_part(name),
         FILE: name_of(name),
-        CLUSTER: BY_VOICE,
+        CLUSTER: CLUSTER,
     }.get(place, ONE_SPEAKER)
 
 

@@ -2,11 +2,11 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, raise_if_any
 from voice_cloning.corpora.columns import Columns, roles_of_header
 from voice_cloning.corpora.known_corpora import COMMON_VOICE, recognise
 from voice_cloning.corpora.source_files import (
@@ -23,6 +23,8 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".list", ".psv")
 VALIDATED = "validated"
 """The table of Common Voice with all clips that listeners confirmed; train, dev and test are parts of it."""
 PARTS_OF_VALIDATED = ("train", "dev", "test")
+SPLIT_NAMES = ("train", "training", "valid", "validation", "val", "dev", "test", "eval")
+"""Names of the tables of a corpus that was divided for training and evaluation."""
 PHONETIC = "phonetic"
 """How the list of phonemes begins that lies beside the list of texts in the Arabic Speech Corpus."""
 
@@ -51,7 +53,12 @@ def choose_tables(folder: Path, columns: Columns, encoding: str | None = None) -
         tables = known_tables_below(folder, encoding)
     if len(tables) == 1:
         return Choice((tables[0],))
-    found = _common_voice(tables, encoding) or _one_group(folder, tables, columns, encoding)
+    releases = [path for path in tables if recognise(header_of(path, encoding) or ()) is COMMON_VOICE]
+    if not releases:
+        found = _one_group(folder, tables, columns, encoding)
+    else:  # its other tables are clips that were refused, or not heard yet
+        is_one = len({path.parent for path in releases}) == 1
+        found = _common_voice({path.stem: path for path in releases}) if is_one else None
     if found is None:
         names = ", ".join(path.relative_to(folder).as_posix() for path in tables) or "none"
         raise InputError(f"{folder}: give the table itself as the source; tables in this folder: {names}")
@@ -68,11 +75,12 @@ def known_tables_below(folder: Path, encoding: str | None = None) -> list[Path]:
     return [path for path in files if path.parent != folder and recognise(header_of(path, encoding) or ())]
 
 
-def _common_voice(tables: Sequence[Path], encoding: str | None) -> tuple[list[Path], str] | None:
-    """Return the tables of a release of Common Voice that listeners confirmed; None if these are no such tables."""
-    own = {path.stem: path for path in tables if recognise(header_of(path, encoding) or ()) is COMMON_VOICE}
-    if not own or len({path.parent for path in own.values()}) > 1:
-        return None
+def _common_voice(own: Mapping[str, Path]) -> tuple[list[Path], str] | None:
+    """Return the tables of a release of Common Voice that listeners confirmed; None if there is none.
+
+    Args:
+        own: name without its suffix -> table.
+    """
     if VALIDATED in own:
         return [own[VALIDATED]], f"{own[VALIDATED].name} is read; train, dev and test are parts of it"
     parts = [own[name] for name in PARTS_OF_VALIDATED if name in own]
@@ -83,14 +91,24 @@ def _common_voice(tables: Sequence[Path], encoding: str | None) -> tuple[list[Pa
 def _one_group(
     folder: Path, tables: Sequence[Path], columns: Columns, encoding: str | None
 ) -> tuple[list[Path], str] | None:
-    """Return the tables that name clips and texts, if all of these have the same columns; None if not."""
+    """Return the tables that name clips and texts, if all of these have the same columns; None if not.
+
+    Raises:
+        InputError: naming what is missing in each table that is called like a part of a corpus, or has the columns of
+            the others, but does not name clips and texts.
+    """
+    headers = {path: header_of(path, encoding) for path in tables}
+    if None in headers.values():
+        return None  # lists without a header may be anything
     groups: dict[tuple[object, ...], list[Path]] = defaultdict(list)
-    for path in tables:
-        header = header_of(path, encoding)
-        if header is None:
-            return None  # lists without a header may be anything
-        if _names_clips(header, path, columns):
-            groups[(path.suffix.lower(), *sorted(name.casefold() for name in header))].append(path)
+    problems = []
+    for path, header in headers.items():
+        problem = _problem(header or (), path, columns)
+        if problem is None:
+            groups[(path.suffix.lower(), *sorted(name.casefold() for name in header or ()))].append(path)
+        elif path.stem.casefold() in SPLIT_NAMES:
+            problems.append(problem)
+    raise_if_any(f"{folder}: tables of a corpus, by their names, whose columns are not right", problems)
     if len(groups) != 1:
         return None
     (read,) = groups.values()
@@ -99,12 +117,13 @@ def _one_group(
     return read, together if len(read) > 1 else f"{names} is the only table that names clips and texts"
 
 
-def _names_clips(header: Sequence[str], path: Path, columns: Columns) -> bool:
+def _problem(header: Sequence[str], path: Path, columns: Columns) -> str | None:
+    """Return why a table does not name clips and texts; None if it does."""
     try:
-        roles_of_header(header, Columns(columns.audio, columns.text, "one"), str(path))
-    except InputError:
-        return False
-    return True
+        roles_of_header(header, columns if columns.speaker_from else replace(columns, speaker_from="one"), str(path))
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def tables_in(folder: Path) -> list[Path]:
