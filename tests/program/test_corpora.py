@@ -11,6 +11,7 @@ import soundfile
 from tests.chatml_files import audio
 from tests.training_runs import trainer
 from tests.voice_cloning.corpora.corpus_stores import STORES
+from tests.voice_cloning.corpora.corpus_tables import CORPORA as TABLES
 from tests.voice_cloning.corpora.corpus_truth import CorpusTruth
 from tests.voice_cloning.corpora.source_forms import clips_of, records_of
 from tools import synthesize
@@ -18,7 +19,7 @@ from tools.prepare_data.__main__ import main as prepare_data
 from voice_cloning.corpora.build import SUMMARY_FILE, TRAIN_FILE, VAL_FILE
 from voice_cloning.data_check.check import REPORT_FILE
 
-CORPORA: dict[str, Callable[[Path], CorpusTruth]] = {**STORES}
+CORPORA: dict[str, Callable[[Path], CorpusTruth]] = {**TABLES, **STORES}
 RUNAWAY_STATUS = synthesize.RUNAWAY_STATUS
 ARABIC_LETTERS = "ابتثجحخدذرزسشصضطظعغفقكلمنهوي"
 

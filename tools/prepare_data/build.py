@@ -38,7 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--speaker_from",
         metavar="WHAT",
         help="the column of the speakers (its number, for a list without a header); one for a single voice; folder for "
-        "the clip's folder (the default for clips); name for the part of the clip's name before the first _ or -",
+        "the clip's folder (the default for clips); name for the part of the clip's name before the first _ or -; "
+        "video for the id of the video; file for the audio file; cluster for clips that sound alike; column for the "
+        "column with a usual name",
     )
     parser.add_argument(
         "--references_per_target", type=int, default=1, metavar="N", help="samples made of each target (default 1)"
@@ -59,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--encoding", metavar="NAME", help="encoding of texts and tables, such as cp1256 (default UTF-8)"
+    )
+    parser.add_argument(
+        "--licence", metavar="TEXT", help="the licence of the data; it comes before that of a corpus that is known"
     )
     parser.add_argument("--dry_run", action="store_true", help="say what was taken for what, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace files with other content in DIR")
@@ -83,6 +88,8 @@ def run(flags: argparse.Namespace) -> int:
             shown = ", ".join(names[:LISTED_OFFENDERS])
             more = f" and {len(names) - LISTED_OFFENDERS} more" if len(names) > LISTED_OFFENDERS else ""
             print(f"left out, {reason.replace('_', ' ')} ({len(names)}): {visible(shown)}{more}", file=sys.stderr)
-    if any(summary["left_out"].values()):
+    for reason, places in summary["left_aside"].items():
+        print(f"left aside, {reason}: {len(places)}", file=sys.stderr)
+    if any(summary["left_out"].values()) or summary["left_aside"]:
         print(f"all that was left out is in {flags.output_dir / SUMMARY_FILE}", file=sys.stderr)
     return 0

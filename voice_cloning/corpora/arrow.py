@@ -15,18 +15,9 @@ from typing import Any
 
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.progress import progress
-from voice_cloning.corpora.attributes import attributes_in, attributes_of_header
-from voice_cloning.corpora.columns import (
-    AUDIO_COLUMNS,
-    SPEAKER_COLUMNS,
-    Columns,
-    Roles,
-    WrongValue,
-    cut_in,
-    roles_of_header,
-    speaker_in,
-    text_in,
-)
+from voice_cloning.corpora.attributes import attributes_in
+from voice_cloning.corpora.cell_values import WrongValue
+from voice_cloning.corpora.columns import AUDIO_COLUMNS, Columns, Roles, cut_in, roles_of_header, speaker_in, text_in
 from voice_cloning.corpora.countries import country_attributes
 from voice_cloning.corpora.held_audio import (
     RATE_COLUMNS,
@@ -37,7 +28,9 @@ from voice_cloning.corpora.held_audio import (
     held_audio,
     measured,
 )
+from voice_cloning.corpora.known_corpora import CLARTTS, KnownCorpus, recognise
 from voice_cloning.corpora.source_files import existing_audio, find_audio, list_files
+from voice_cloning.corpora.speaker_sources import SPEAKER_COLUMNS, NotOneVoice
 from voice_cloning.corpora.utterances import ONE_SPEAKER, Cell, Collection, Utterance
 
 STATE_FILE = "state.json"
@@ -64,9 +57,9 @@ class _DataFile:
         name: its path in the source.
         roles: the columns.
         rate_column: the column of the rate of bare samples.
-        attributes: name in ``misc`` -> column.
+        corpus: the public corpus that it is from, if it is known.
         given: attributes of all rows, which the names of folders say.
-        speaker: the name of the one voice, if the corpus is known to have one; else None.
+        speaker: the name of the one voice, if the corpus has one and no column names it; else None.
     """
 
     path: Path
@@ -74,31 +67,25 @@ class _DataFile:
     header: tuple[str, ...]
     roles: Roles
     rate_column: str | None
-    attributes: Mapping[str, str]
+    corpus: KnownCorpus | None
     given: Mapping[str, str] = field(default_factory=dict)
     speaker: str | None = None
 
     @property
     def read(self) -> list[str]:
         """The columns to read."""
-        roles = self.roles
-        names = [roles.audio, *roles.texts, roles.speaker, roles.offset, roles.end, roles.duration, self.rate_column]
-        return list(dict.fromkeys(name for name in (*names, *self.attributes.values()) if name))
+        return [*self.roles.columns, *([self.rate_column] if self.rate_column else [])]
 
     @property
     def facts(self) -> list[str]:
         """What was taken for what, for the user."""
-        named = {*self.attributes.values(), self.rate_column}
-        facts = self.roles.facts([name for name in self.header if name not in named])
+        facts = self.roles.facts([name for name in self.header if name != self.rate_column])
         if self.speaker:
             facts = [fact for fact in facts if not fact.startswith("speaker: ")]
             facts.append(f"speaker: none is named; this is {self.speaker}, which has one voice")
         if self.rate_column:
             facts.append(f"rate of bare samples: column {self.rate_column}")
-        if self.attributes:
-            facts.append("also kept: " + ", ".join(f"{key} (column {name})" for key, name in self.attributes.items()))
-        facts += [f"{key}: {value}, as a folder or file is called" for key, value in self.given.items()]
-        return facts
+        return facts + [f"{key}: {value}, as a folder or file is called" for key, value in self.given.items()]
 
 
 def holds_data_set(files: Sequence[Path]) -> bool:
@@ -118,6 +105,7 @@ def read_data_set(source: Path, columns: Columns, encoding: str | None = None) -
     collection.aside += listing.aside
     root = source.parent if source.is_file() else source
     files = _understood(source, root, _data_files(listing.files), columns)
+    collection.corpus = next((file.corpus for file in files if file.corpus), None)
     counts = HeldCounts()
     with progress(title=f"reading {source.name}", unit="row") as bar:
         for file in files:
@@ -176,15 +164,13 @@ def _data_file(path: Path, name: str, columns: Columns, root: Path) -> _DataFile
             f"{path}: column {audio} holds samples, but no column their rate; add a column {RATE_COLUMNS[0]} with a "
             f"whole number in Hz; the columns are {header}"
         )
-    speaker = None
-    if columns.speaker_from is None and not usual.keys() & set(SPEAKER_COLUMNS):
-        speaker = _one_voice(path, set(usual), [usual[key] for key in ("file", *RATE_COLUMNS) if key in usual], usual)
-        wanted = replace(wanted, speaker_from=ONE_SPEAKER if speaker else None)
+    corpus = recognise(header) or _clartts(path, usual)
+    has_speaker = columns.speaker_from is not None or usual.keys() & set(SPEAKER_COLUMNS)
+    speaker = corpus.name if corpus and corpus.one_voice and not has_speaker else None
+    wanted = replace(wanted, speaker_from=ONE_SPEAKER) if speaker else wanted
     roles = _roles(header, wanted, path, name, usual)
-    used = {roles.audio, *roles.texts, roles.speaker, roles.offset, roles.end, roles.duration, rate_column}
-    attributes = attributes_of_header(header, used)
-    given = country_attributes((root.resolve().name, *Path(name).parts), attributes)
-    return _DataFile(path, name, tuple(header), roles, rate_column, attributes, given, speaker)
+    given = country_attributes((root.resolve().name, *Path(name).parts), roles.attributes)
+    return _DataFile(path, name, tuple(header), roles, rate_column, corpus, given, speaker)
 
 
 def _roles(header: list[str], columns: Columns, path: Path, name: str, usual: Mapping[str, str]) -> Roles:
@@ -206,15 +192,13 @@ def _roles(header: list[str], columns: Columns, path: Path, name: str, usual: Ma
         raise InputError(f"{error}\n  of the values of --speaker_from, {'; '.join(hints)}") from error
 
 
-def _one_voice(path: Path, header: set[str], told_by: Sequence[str], usual: Mapping[str, str]) -> str | None:
-    """Return the name of the corpus of one voice that a file without a speaker column is from; None for any other."""
-    if header >= {"file", "text", "audio", "phonetic", "orthographic"}:
-        return "Arabic Speech Corpus"
-    if not header >= {"file", "text", "audio", "duration"}:
+def _clartts(path: Path, usual: Mapping[str, str]) -> KnownCorpus | None:
+    """Return ClArTTS if a file is from it. Its columns have common names; its rate and the names of its clips tell."""
+    if not usual.keys() >= {"file", "text", "audio", "duration"}:
         return None
-    first = _first(path, told_by)
+    first = _first(path, [usual[name] for name in ("file", *RATE_COLUMNS) if name in usual])
     is_name = re.match(r"ART_CC|ch_\d+_arabic_tts", Path(str(first.get(usual["file"]))).name)
-    return "ClArTTS" if is_name or CLARTTS_RATE in first.values() else None
+    return CLARTTS if is_name or CLARTTS_RATE in first.values() else None
 
 
 def _first(path: Path, columns: Sequence[str]) -> dict[str, Any]:
@@ -249,10 +233,16 @@ def _add(
             length = measured(held.content, f"column {cell.column}", offset, duration)
         elif not path:
             raise WrongValue(f"column {cell.column} holds neither bytes nor a path of an audio file")
+    except NotOneVoice as error:
+        collection.leave_aside(error.reason, where)
+        return
     except (WrongValue, InputError) as error:
         collection.refuse(where, str(error))
         return
-    misc = {**file.given, **attributes_in(values, file.attributes)}
+    if file.corpus and not text.strip():  # the corpus is as it is: nobody can write its texts
+        collection.leave_aside("rows without a text", where)
+        return
+    misc = {**file.given, **attributes_in(values, roles.attributes)}
     if not held.content:
         audio = existing_audio(file.path.parent, path) or find_audio(root, path)
         collection.add(Utterance(cell.name, audio, text, speaker, where, offset, duration, misc=misc))

@@ -45,6 +45,10 @@ def read_audiofolder(source: Path, columns: Columns, encoding: str | None = None
             found.utterances = [replace(u, speaker=source.resolve().name) for u in found.utterances]
         collection.utterances += [replace(u, utterance_id=prefix + u.utterance_id) for u in found.utterances]
         collection.problems += found.problems
+        collection.corpus = collection.corpus or found.corpus
+        for reason, places in found.left_aside.items():
+            for where in places:
+                collection.leave_aside(reason, where)
         collection.faults += [f"{path}: {fault}" for fault in found.faults]
         collection.facts += [f"folder: {folder}", *found.facts]
     raise_if_any(f"{source}: tables of this audiofolder cannot be read", problems)

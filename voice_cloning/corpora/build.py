@@ -14,16 +14,18 @@ from boson_multimodal.errors import InputError, raise_if_any, visible
 from boson_multimodal.progress import progress
 from voice_cloning.corpora.arrow import read_cells
 from voice_cloning.corpora.columns import Columns
+from voice_cloning.corpora.data_card import DATA_CARD, data_card
 from voice_cloning.corpora.held_audio import wav_of
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
-from voice_cloning.corpora.sources import FORMS, overview, read_source
+from voice_cloning.corpora.sources import FORMS, has_no_speakers, overview, read_source
 from voice_cloning.corpora.utterances import Cell, Channel, Collection, Member, Utterance, speakers_of
 from voice_cloning.corpora.webdataset import read_members
 
 TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
 SUMMARY_FILE = "build_summary.json"
 CLIPS_FOLDER = "clips"
+MISSING_FILE = ": no such file"
 SPLITS_BY = ("speaker", "utterance")
 
 
@@ -43,6 +45,7 @@ def build_data(
     drop_invalid: bool = False,
     dry_run: bool = False,
     encoding: str | None = None,
+    licence: str | None = None,
     announce: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Build the ChatML files; the arguments are the command's flags.
@@ -60,8 +63,10 @@ def build_data(
     source, output_dir = Path(source).expanduser(), Path(output_dir).expanduser()
     _check_settings(form, references_per_target, split_by, eval_share)
     collection = read_source(source, form, Columns(audio_column, text_column, speaker_from), encoding)
-    announce(visible(overview(source, collection)))
+    announce(visible(overview(source, collection, licence)))
     _stop_if_wrong(source, collection, drop_invalid)
+    if has_no_speakers(collection):
+        raise InputError("--speaker_from cluster: clips cannot be grouped by their voices yet")
     if dry_run:
         return {}
     utterances = collection.usable()
@@ -74,20 +79,18 @@ def build_data(
             f"{source}: none of its {len(speakers)} speakers has two clips with different texts, but a target needs "
             "another clip of the same speaker as its reference; check which speaker --speaker_from takes"
         )
-    settings = {
-        "references_per_target": references_per_target,
-        "split_by": split_by,
-        "eval_share": eval_share,
-        "seed": seed,
-    }
-    summary = _summary(source, collection, sides, alone) | {"settings": settings}
+    settings = {"references_per_target": references_per_target, "split_by": split_by, "eval_share": eval_share}
+    summary = _summary(source, collection, sides, alone, licence) | {"settings": settings | {"seed": seed}}
     files, clips = _files_of(sides, output_dir)
+    files[DATA_CARD] = visible(data_card(collection, summary, source.resolve().name, licence)).encode("utf-8")
     files[SUMMARY_FILE] = _json_bytes(summary)
     _write(output_dir, files, clips, overwrite)
     return summary
 
 
-def _summary(source: Path, collection: Collection, sides: Sequence[Pairs], alone: Sequence[str]) -> dict[str, Any]:
+def _summary(
+    source: Path, collection: Collection, sides: Sequence[Pairs], alone: Sequence[str], licence: str | None
+) -> dict[str, Any]:
     """Return what ``build_summary.json`` holds, without the settings."""
     utterances = collection.usable()
     left_out = {
@@ -99,11 +102,14 @@ def _summary(source: Path, collection: Collection, sides: Sequence[Pairs], alone
         "source": str(source),
         "form": collection.form,
         "read_as": collection.facts,
+        "corpus": collection.corpus.name if collection.corpus else None,
+        "licence": licence or (collection.corpus.licence if collection.corpus else None),
         "utterances": len(utterances),
         "speakers": len(speakers_of(utterances)),
         "hours": sum(u.seconds for u in utterances) / 3600,
         **{name: _side_summary(side) for name, side in zip(("train", "val"), sides, strict=True)},
         "left_out": left_out,
+        "left_aside": collection.left_aside,
     }
 
 
@@ -123,13 +129,29 @@ def _check_settings(form: str, references_per_target: int, split_by: str, eval_s
 def _stop_if_wrong(source: Path, collection: Collection, drop_invalid: bool) -> None:
     """Raise an error for what is wrong with the source as a whole, and, unless they are dropped, with its entries."""
     read_as = f"problems in this source, read as {collection.form}"
-    entries = [f"{where}: {problem}" for where, problem in collection.problems]
+    entries = _listed(collection.problems)
     usable = collection.usable()
     if not drop_invalid or collection.faults or not usable:
         way_on = "--drop_invalid leaves them out and lists all of them" if not collection.faults and usable else ""
         raise_if_any(f"{source}: {read_as}" + (f"; {way_on}" if way_on else ""), collection.faults + entries)
     if not usable:
-        raise InputError(f"{source}: holds no utterance, read as {collection.form}; --format chooses another form")
+        aside = ", ".join(f"{len(places)} {reason}" for reason, places in collection.left_aside.items())
+        why = f" but {aside}, which are left aside" if aside else ""
+        raise InputError(f"{source}: holds no utterance{why}, read as {collection.form}; --format chooses another form")
+
+
+def _listed(problems: Sequence[tuple[str, str]]) -> list[str]:
+    """Return each problem with its place; a file that many entries miss is one problem."""
+    places: dict[str, list[str]] = {}
+    for where, problem in problems:
+        is_missing_file = problem.endswith(MISSING_FILE)
+        places.setdefault(problem if is_missing_file else f"{where}: {problem}", []).append(where)
+    return [
+        f"{found[0]}" + (f" and {len(found) - 1} more entries" if len(found) > 1 else "") + f": {problem}"
+        if problem.endswith(MISSING_FILE)
+        else problem
+        for problem, found in places.items()
+    ]
 
 
 def _files_of(sides: Sequence[Pairs], output_dir: Path) -> tuple[dict[str, bytes | None], list[Utterance]]:

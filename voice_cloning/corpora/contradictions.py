@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from voice_cloning.corpora.columns import Columns, has_no_letter
+from voice_cloning.corpora.cell_values import has_no_letter
+from voice_cloning.corpora.columns import Columns
 from voice_cloning.corpora.source_files import first_part
+from voice_cloning.corpora.speaker_sources import COLUMN
 from voice_cloning.corpora.utterances import Collection, speakers_of
 
 FEWEST_ROWS = 10
@@ -24,7 +26,8 @@ def find_contradictions(collection: Collection, columns: Columns) -> None:
     if collection.form in ("table", "ljspeech", "audiofolder", "huggingface", "webdataset"):
         if columns.text is None:
             _check_texts(collection)
-        if columns.speaker_from is None:
+        is_column = columns.speaker_from in (None, COLUMN) and collection.speaker_from is None
+        if is_column and collection.corpus is None:
             _check_speakers(collection)
     _check_spelling(collection)
     if collection.speaker_is_guessed and len(speakers_of(collection.utterances)) == 1:

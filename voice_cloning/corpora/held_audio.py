@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 
 from boson_multimodal.audio_processing.sound_files import Clip, read_samples
-from voice_cloning.corpora.columns import WrongValue
+from voice_cloning.corpora.cell_values import WrongValue
 from voice_cloning.corpora.utterances import LATEST_END, ROUNDING, seconds_of
 
 RATE_COLUMNS = ("sampling_rate", "sample_rate", "samplerate", "sr", "audio_sampling_rate")

@@ -12,9 +12,13 @@ from voice_cloning.corpora.clips import read_clips
 from voice_cloning.corpora.columns import Columns, roles_of_header
 from voice_cloning.corpora.contradictions import find_contradictions
 from voice_cloning.corpora.kaldi import KALDI_FILES, read_kaldi
+from voice_cloning.corpora.known_corpora import licence_facts
 from voice_cloning.corpora.side_files import take_speakers_from_side_files
 from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, is_no_data, list_files, normal
-from voice_cloning.corpora.tables import TABLE_SUFFIXES, names_its_columns, open_table, read_table, tables_in
+from voice_cloning.corpora.speaker_sources import CLUSTER
+from voice_cloning.corpora.table_choice import TABLE_SUFFIXES, known_tables_below, tables_in
+from voice_cloning.corpora.table_lines import names_its_columns, open_table
+from voice_cloning.corpora.tables import read_table
 from voice_cloning.corpora.utterances import Channel, Collection, Utterance, measure, speakers_of
 from voice_cloning.corpora.webdataset import is_shard, read_shards
 
@@ -80,15 +84,29 @@ def _write_in_arabic_letters(collection: Collection) -> None:
         collection.facts.append(f"texts in Buckwalter's transliteration, turned into Arabic letters: {example}")
 
 
-def overview(source: Path, collection: Collection) -> str:
-    """Return what was taken for what, for the user to read before anything is written."""
+def has_no_speakers(collection: Collection) -> bool:
+    """Return whether the speakers are yet to be named by their voices (``--speaker_from cluster``)."""
+    return speakers_of(collection.utterances) == {CLUSTER}
+
+
+def overview(source: Path, collection: Collection, licence: str | None = None) -> str:
+    """Return what was taken for what, for the user to read before anything is written.
+
+    Args:
+        licence: the licence that the user states.
+    """
     usable = collection.usable()
     hours = sum(u.seconds for u in usable) / 3600
     lines = [f"{source}: read as {collection.form}", *(f"  {fact}" for fact in collection.facts)]
-    lines.append(f"  {len(usable)} utterances, voices: {len(speakers_of(usable))}, {hours:.2f} h")
+    lines += [f"  {fact}" for fact in licence_facts(collection.corpus, licence)]
+    voices = "grouped next" if has_no_speakers(collection) else len(speakers_of(usable))
+    lines.append(f"  {len(usable)} utterances, voices: {voices}, {hours:.2f} h")
     if collection.aside:
         names = ", ".join(dict.fromkeys(path.name for path in collection.aside[:5]))
         lines.append(f"  left aside, because they hold no data: {len(collection.aside)} ({names})")
+    if collection.left_aside:
+        counts = ", ".join(f"{len(places)} {reason}" for reason, places in collection.left_aside.items())
+        lines.append(f"  left aside: {counts}")
     if refused := {where for where, _ in collection.problems}:
         lines.append(f"  entries that cannot be used: {len(refused)}")
     lines += [f"  sample: {_sample(utterance)}" for utterance in usable[:SHOWN_SAMPLES]]
@@ -131,6 +149,8 @@ def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = N
         return _form_of_table(tables[0], columns, encoding) if len(tables) == 1 else "table"  # which names them all
     if has_texts:
         return "clips"
+    if known_tables_below(source, encoding):
+        return "table"
     if not tables and metadata_files(listing.files):
         return "audiofolder"
     if any(is_shard(path) for path in listing.files):

@@ -15,18 +15,9 @@ from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.progress import progress
 from boson_multimodal.strict_json import parse_json
 from voice_cloning.corpora.arrow import LFS_POINTER
-from voice_cloning.corpora.attributes import ATTRIBUTE_COLUMNS, attributes_in, attributes_of_header
-from voice_cloning.corpora.columns import (
-    SPEAKER_COLUMNS,
-    TEXT_COLUMNS,
-    Columns,
-    Roles,
-    WrongValue,
-    cut_in,
-    roles_of_header,
-    speaker_in,
-    text_in,
-)
+from voice_cloning.corpora.attributes import ATTRIBUTE_COLUMNS, attributes_in
+from voice_cloning.corpora.cell_values import WrongValue
+from voice_cloning.corpora.columns import TEXT_COLUMNS, Columns, Roles, cut_in, roles_of_header, speaker_in, text_in
 from voice_cloning.corpora.countries import country_attributes
 from voice_cloning.corpora.held_audio import HeldCounts, cut_of, measured
 from voice_cloning.corpora.source_files import (
@@ -37,6 +28,7 @@ from voice_cloning.corpora.source_files import (
     list_files,
     normal,
 )
+from voice_cloning.corpora.speaker_sources import SPEAKER_COLUMNS, NotOneVoice
 from voice_cloning.corpora.tables import clip_file_name
 from voice_cloning.corpora.utterances import Collection, Member, Utterance
 
@@ -225,9 +217,8 @@ def _add_samples(
     if not whole:
         return ["no sample"]
     roles, header = _roles(path, shard, columns)
-    attributes = attributes_of_header(header, {*roles.texts, roles.speaker, roles.offset, roles.end, roles.duration})
     name = path.relative_to(root)
-    given = country_attributes((root.resolve().name, *name.parts), attributes)
+    given = country_attributes((root.resolve().name, *name.parts), roles.attributes)
     for key, sample in whole.items():
         bar.update()
         where = f"{path}, key {key}"
@@ -236,6 +227,9 @@ def _add_samples(
             text, speaker = text_in(values, roles), speaker_in(values, roles, member)
             offset, duration, _ = cut_in(values, roles)
             length = measured(_content(path, place, size), member, offset, duration)
+        except NotOneVoice as error:
+            collection.leave_aside(error.reason, where)
+            continue
         except (WrongValue, InputError) as error:
             collection.refuse(where, str(error))
             continue
@@ -244,9 +238,9 @@ def _add_samples(
         suffix = PurePosixPath(member).suffix.lower() if length.offset is None else ".wav"
         clip = Path(clip_file_name(len(collection.utterances), utterance_id)).with_suffix(suffix).name
         cut = None if length.offset is None else (length.offset, length.duration)
-        audio, misc = Member(path, place, size, clip, cut), {**given, **attributes_in(values, attributes)}
+        audio, misc = Member(path, place, size, clip, cut), {**given, **attributes_in(values, roles.attributes)}
         collection.add(Utterance(utterance_id, audio, text, speaker, where, seconds=length.seconds, misc=misc))
-    return _facts(shard, roles, header, attributes, given)
+    return _facts(shard, roles, header, given)
 
 
 def _audio_problem(sample: _Sample) -> str | None:
@@ -258,13 +252,9 @@ def _audio_problem(sample: _Sample) -> str | None:
     return f"several audio files have this key ({shown}); it ends at the first dot; name one kind with --audio_column"
 
 
-def _facts(
-    shard: _Shard, roles: Roles, header: list[str], attributes: dict[str, str], given: dict[str, str]
-) -> list[str]:
-    left = [name for name in header if name not in attributes.values()]
-    facts = [fact.replace(f"column {AUDIO}", AUDIO) for fact in roles.facts(left)]
+def _facts(shard: _Shard, roles: Roles, header: list[str], given: dict[str, str]) -> list[str]:
+    facts = [fact.replace(f"column {AUDIO}", AUDIO) for fact in roles.facts(header)]
     facts = [fact.replace("column text", ".txt files") for fact in facts] if shard.has_texts else facts
-    facts += ["also kept: " + ", ".join(f"{key} ({name})" for key, name in attributes.items())] if attributes else []
     facts += [f"{key}: {value}, as a folder or file is called" for key, value in given.items()]
     return facts + ([f"files that are not used: {', '.join(sorted(shard.unused))}"] if shard.unused else [])
 

@@ -41,7 +41,7 @@ def refusal(source: Path, out: Path, **flags: Any) -> str:
 
 def test_each_key_is_an_utterance_with_its_own_audio(tmp_path: Path) -> None:
     records, said = built(webdataset(tmp_path / "shards").source, tmp_path / "out")
-    assert "read as webdataset" in said and "text: .txt files" in said and "dialect (dialect)" in said
+    assert "read as webdataset" in said and "text: .txt files" in said and "dialect (column dialect)" in said
     assert len(records) == 8 and {r["misc"]["dialect"] for r in records} == {"Najdi"}
     audio = dict(shard_members(0) + [(f"1{name}", content) for name, content in shard_members(1)])
     for record in records:
