@@ -18,17 +18,20 @@ import soundfile
 
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
+from voice_cloning.corpora.attributes import attributes_in
+from voice_cloning.corpora.cell_values import WrongValue
 from voice_cloning.corpora.columns import (
     AUDIO_COLUMNS,
     Columns,
     Roles,
-    WrongValue,
     cut_in,
     roles_of_header,
     speaker_in,
     text_in,
 )
+from voice_cloning.corpora.known_corpora import recognise
 from voice_cloning.corpora.source_files import find_audio, list_files
+from voice_cloning.corpora.speaker_sources import NotOneVoice
 from voice_cloning.corpora.utterances import Cell, Collection, Utterance, seconds_of
 
 STATE_FILE = "state.json"
@@ -68,8 +71,9 @@ def read_data_set(source: Path, columns: Columns, encoding: str | None = None) -
             seen.setdefault(tuple(roles.facts(header)), []).append(path.relative_to(root).as_posix())
             rate_column = RATE_COLUMN if RATE_COLUMN in header else None
             split = path.relative_to(root).with_suffix("").as_posix().replace("/", "-")
-            read = [roles.audio, *roles.texts, roles.speaker, roles.offset, roles.end, roles.duration, rate_column]
-            for row, values in enumerate(_rows(path, list(dict.fromkeys(name for name in read if name)))):
+            collection.corpus = collection.corpus or recognise(header)
+            read = dict.fromkeys((*roles.columns, *([rate_column] if rate_column else [])))
+            for row, values in enumerate(_rows(path, list(read))):
                 cell = Cell(path, roles.audio, row, f"{split}-{row:06d}", rate_column)
                 _add(collection, root, cell, values, roles)
                 bar.update()
@@ -111,16 +115,21 @@ def _add(collection: Collection, source: Path, cell: Cell, values: dict[str, Any
             seconds = seconds_of(held, f"column {cell.column}")
         elif not path:
             raise WrongValue(f"column {cell.column} holds neither bytes nor a path of an audio file")
+    except NotOneVoice as error:
+        collection.leave_aside(error.reason, where)
+        return
     except (WrongValue, InputError) as error:
         collection.refuse(where, str(error))
         return
+    misc = attributes_in(values, roles.attributes)
     if held:
         audio: Path | Cell = replace(cell, name=cell.name + suffix)
         if offset is not None:
             collection.faults.append(f"{where}: a cut of audio inside the data set; write the audio to files first")
-        collection.add(Utterance(cell.name, audio, text, speaker, where, seconds=seconds))
+        collection.add(Utterance(cell.name, audio, text, speaker, where, seconds=seconds, misc=misc))
     else:
-        collection.add(Utterance(cell.name, find_audio(source, path), text, speaker, where, offset, duration))
+        file = find_audio(source, path)
+        collection.add(Utterance(cell.name, file, text, speaker, where, offset, duration, misc=misc))
 
 
 def _held(value: Any, rate: Any) -> tuple[bytes, str]:
