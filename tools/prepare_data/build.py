@@ -5,8 +5,9 @@
 SOURCE has one of these forms; it is detected, unless --format names it:
   clips        a folder of NAME.wav (.flac, .ogg, .mp3, ...) with NAME.txt beside it; the speaker is the folder's name
   ljspeech     metadata.csv of id|text|normalised text, and wavs/; a list without a header may also name the speakers
-  table        a CSV, TSV or JSON-lines file with named columns, such as Common Voice's or a NeMo manifest, or a folder
-               with one such file; columns offset and duration (or start and end) are cuts, channel is a channel
+  table        a CSV, TSV or JSON-lines file with named columns, such as a NeMo manifest, or a folder with such files of
+               the same columns; columns offset and duration (or start and end) are cuts, channel is a channel. SADA,
+               MASC, Common Voice, ArVoice and the Arabic Speech Corpus are told by their columns
   huggingface  a folder that datasets' save_to_disk wrote, or one of Parquet files (needs pyarrow)
   kaldi        wav.scp, text and utt2spk, with or without segments
 
@@ -14,8 +15,8 @@ The command first says what it took for what: form, columns, delimiter, encoding
 samples. --dry_run stops there. What does not add up stops it; nothing is written then.
 
 Each utterance becomes a target, with another utterance of its speaker as the reference. DIR gets
-train_chatml_samples.json, val_chatml_samples.json and build_summary.json. It also gets clips/ if SOURCE is a data set
-that holds the audio itself. The same command again changes nothing; files with other content need --overwrite.
+train_chatml_samples.json, val_chatml_samples.json, build_summary.json, and README.md, a card with the licence. It also
+gets clips/ if SOURCE is a data set that holds the audio itself. The same command again changes nothing; files with other content need --overwrite.
 """
 
 import argparse

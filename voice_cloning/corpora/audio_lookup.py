@@ -1,5 +1,6 @@
 """Finds the audio files that a table names, and says why some are not there."""
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -39,12 +40,13 @@ class AudioFiles:
         """
         self.folder, self.search_below = folder, search_below
         self.missing: set[str] = set()
+        self._known: dict[str, Sequence[Path]] = {}
         self._by_name: dict[str, list[Path]] | None = None
         self._archives: list[Path] = []
 
     def exists(self, name: str) -> bool:
         """Return whether a file of this name is found."""
-        return bool(existing_audio(self.folder, name) or self._below(name))
+        return bool(name) and bool(self._found(name))
 
     def find(self, name: str) -> Path:
         """Return the file that a name stands for; if there is none, the path where it most likely should be.
@@ -52,24 +54,36 @@ class AudioFiles:
         Raises:
             WrongValue: if several files in subfolders have this name.
         """
-        if found := existing_audio(self.folder, name):
-            return found
-        below = self._below(name)
-        if len(below) > 1:
-            shown = ", ".join(str(path) for path in below[:3])
-            raise WrongValue(f"{name}: {len(below)} files have this name ({shown}); write the folder before the name")
-        if below:
-            return below[0]
+        found = self._found(name)
+        if len(found) > 1:
+            shown = ", ".join(str(path) for path in found[:3])
+            raise WrongValue(f"{name}: {len(found)} files have this name ({shown}); write the folder before the name")
+        if found:
+            return found[0]
         self.missing.add(name)
         return find_audio(self.folder, name)
+
+    def _found(self, name: str) -> Sequence[Path]:
+        """Return the files that a name may stand for. The answer is kept, because many cuts are of one file."""
+        if name not in self._known:
+            self._known[name] = self._searched(name)
+        return self._known[name]
+
+    def _searched(self, name: str) -> Sequence[Path]:
+        own = self.folder / name
+        if os.path.isfile(own):
+            return [own]
+        below = self._below(name) if self.search_below else ()
+        if len(below) == 1 or (self.search_below and not below):  # all files below were listed
+            return below
+        beside = existing_audio(self.folder, name)
+        return [beside] if beside else below
 
     def archives(self) -> list[Path]:
         """Return the archives in the folder that was searched; empty if no file is missing."""
         return self._archives if self.missing else []
 
     def _below(self, name: str) -> Sequence[Path]:
-        if self.search_below is None or not name:
-            return ()
         if self._by_name is None:
             self._by_name = self._listed(self.search_below)
         wanted = normal(name_of(name.replace("\\", "/")))

@@ -13,8 +13,8 @@ from voice_cloning.corpora.source_files import (
     normal,
     read_lines,
 )
-from voice_cloning.corpora.speaker_sources import FOLDER, NAME, PLACES, speaker_at
-from voice_cloning.corpora.utterances import ONE_SPEAKER, Collection, Utterance
+from voice_cloning.corpora.speaker_sources import FOLDER, PLACES, speaker_at
+from voice_cloning.corpora.utterances import Collection, Utterance
 
 
 def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> Collection:
@@ -72,10 +72,7 @@ def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> C
     collection.facts += [
         "clips with a text file of the same name beside each",
         "encoding of the texts: " + ", ".join(f"{name} ({count})" for name, count in sorted(encodings.items())),
-        "speaker: "
-        + {FOLDER: "the clip's folder", NAME: "the first part of the clip's name", ONE_SPEAKER: "one"}.get(
-            speaker_from, PLACES[speaker_from]
-        ),
+        f"speaker: {PLACES[speaker_from]}",
     ]
     return collection
 

@@ -75,6 +75,8 @@ ARVOICE = KnownCorpus(
     note="this holds for the parts from the Arabic Speech Corpus and from synthesis; the professional recordings have "
     "an agreement of their own, which may allow less",
 )
+ARVOICE_SYNTHESIS = "ar-XA-"
+"""How the names of ArVoice's speakers begin that are voices of a synthesis."""
 ARABIC_SPEECH_CORPUS = KnownCorpus(
     "Arabic Speech Corpus",
     "CC BY 4.0",

@@ -12,7 +12,7 @@ from voice_cloning.corpora.clips import read_clips
 from voice_cloning.corpora.columns import Columns, roles_of_header
 from voice_cloning.corpora.contradictions import find_contradictions
 from voice_cloning.corpora.kaldi import KALDI_FILES, read_kaldi
-from voice_cloning.corpora.known_corpora import licence_facts
+from voice_cloning.corpora.known_corpora import ARVOICE, ARVOICE_SYNTHESIS, licence_facts
 from voice_cloning.corpora.side_files import take_speakers_from_side_files
 from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, is_no_data, list_files, normal
 from voice_cloning.corpora.speaker_sources import CLUSTER
@@ -54,6 +54,7 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
         folder = source.parent if source.is_file() else source
         take_speakers_from_side_files(collection, folder, collection.table)
     _write_in_arabic_letters(collection)
+    _name_synthesis(collection)
     collection.check_repeats()
     measure(collection)
     find_contradictions(collection, columns)
@@ -82,6 +83,14 @@ def _write_in_arabic_letters(collection: Collection) -> None:
         collection.utterances[i] = replace(utterance, text=text)
     if example:
         collection.facts.append(f"texts in Buckwalter's transliteration, turned into Arabic letters: {example}")
+
+
+def _name_synthesis(collection: Collection) -> None:
+    """Say which speakers are voices of a synthesis and no people, if the corpus has such."""
+    made = sorted(name for name in speakers_of(collection.utterances) if name.startswith(ARVOICE_SYNTHESIS))
+    if collection.corpus is ARVOICE and made:
+        shown = ", ".join(made[:SHOWN_SAMPLES])
+        collection.facts.append(f"speakers that are voices of a synthesis: {len(made)} ({shown})")
 
 
 def has_no_speakers(collection: Collection) -> bool:
