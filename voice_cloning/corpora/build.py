@@ -12,15 +12,14 @@ from boson_multimodal.cloning_example import VoiceCloningExample
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any, visible
 from boson_multimodal.progress import progress
-from voice_cloning.corpora.arrow import read_cells
 from voice_cloning.corpora.columns import Columns
 from voice_cloning.corpora.data_card import DATA_CARD, data_card
 from voice_cloning.corpora.held_audio import wav_of
+from voice_cloning.corpora.held_clips import HELD, read_held
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
 from voice_cloning.corpora.sources import FORMS, has_no_speakers, overview, read_source
-from voice_cloning.corpora.utterances import Cell, Channel, Collection, Member, Utterance, speakers_of
-from voice_cloning.corpora.webdataset import read_members
+from voice_cloning.corpora.utterances import Channel, Collection, Utterance, speakers_of
 
 TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
 SUMMARY_FILE = "build_summary.json"
@@ -211,12 +210,10 @@ def _write(output_dir: Path, files: dict[str, bytes | None], clips: Sequence[Utt
 
 def _clips(utterances: Sequence[Utterance], title: str) -> Iterator[tuple[str, bytes]]:
     """Yield the name and content of each clip to write, read one at a time."""
-    cells = [u.audio for u in utterances if isinstance(u.audio, Cell)]
-    members = [u.audio for u in utterances if isinstance(u.audio, Member)]
+    held = [u.audio for u in utterances if isinstance(u.audio, HELD)]
     cuts = [u for u in utterances if isinstance(u.audio, Channel)]
     contents = chain(
-        ((cell.name, content) for cell, content in read_cells(cells)),
-        ((member.name, content) for member, content in read_members(members)),
+        ((audio.name, content) for audio, content in read_held(held)),
         ((cut.audio.name, _channel_clip(cut)) for cut in cuts),
     )
     for name, content in progress(contents, title, len(utterances), unit="clip", disable=not utterances):

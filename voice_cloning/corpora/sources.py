@@ -154,6 +154,9 @@ def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = N
         return "huggingface"
     tables = tables_in(source)
     has_texts = _clips_have_texts(listing.files)
+    has_shards = any(is_shard(path) for path in listing.files)
+    if tables and has_shards and not has_texts and not any(_names_clips(table, encoding) for table in tables):
+        return "webdataset"
     if tables and not (has_texts and not any(_names_clips(table, encoding) for table in tables)):
         return _form_of_table(tables[0], columns, encoding) if len(tables) == 1 else "table"  # which names them all
     if has_texts:
@@ -162,7 +165,7 @@ def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = N
         return "table"
     if not tables and metadata_files(listing.files):
         return "audiofolder"
-    if any(is_shard(path) for path in listing.files):
+    if has_shards:
         return "webdataset"
     if any(path.suffix.lower() == ".txt" for path in listing.files):
         return "clips"

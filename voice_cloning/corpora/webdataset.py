@@ -50,11 +50,13 @@ class _Sample:
     Attributes:
         row: column -> value, of its JSON and small text files.
         audio: (name in the archive, place in bytes, size) of each audio file.
+        kinds: the files that were noted, such as ``txt``.
         problems: what is wrong with its files.
     """
 
     row: dict[str, Any] = field(default_factory=dict)
     audio: list[tuple[str, int, int]] = field(default_factory=list)
+    kinds: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
 
@@ -136,7 +138,7 @@ def _list_members(path: Path, shard: _Shard, columns: Columns) -> None:
             if start == LFS_POINTER:
                 raise InputError(f"{path}: is a pointer of Git LFS, not the file; get the file with: git lfs pull")
             if start.startswith(COMPRESSED_BYTES):
-                raise InputError(f"{path}: is compressed; unpack it to a .tar, for example with gunzip")
+                raise InputError(f"{path}: is compressed; extract it, or unpack it to a .tar if it is a shard")
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as archive:
                 for member in archive:
@@ -173,6 +175,8 @@ def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: _Shard, colu
     sample = shard.samples.setdefault(key, _Sample())
     if not member.isreg() or member.issparse():
         sample.problems.append(f"{member.name} is a link or no whole file; only whole files are read")
+    elif kind in sample.kinds:
+        sample.problems.append(f"{member.name} is there twice; keep one")
     elif is_audio:
         sample.audio.append((member.name, member.offset_data, member.size))
     elif is_text:
@@ -180,6 +184,7 @@ def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: _Shard, colu
         shard.has_texts |= kind in TEXT_FILES
     else:
         sample.problems.append(f"{member.name}: this format cannot be read; convert it to FLAC or WAV")
+    sample.kinds.add(kind)
 
 
 def _note_values(sample: _Sample, kind: str, name: str, content: bytes) -> None:
@@ -201,6 +206,11 @@ def _note_values(sample: _Sample, kind: str, name: str, content: bytes) -> None:
 def _roles(path: Path, shard: _Shard, columns: Columns) -> tuple[Roles, list[str]]:
     """Return the roles of what the samples of a shard name, and its names."""
     header = list(dict.fromkeys(name for sample in shard.samples.values() for name in sample.row if name != AUDIO))
+    if not header:
+        raise InputError(
+            f"{path}: no key has a .txt or .json file with its text; if this archive is no shard of WebDataset, extract "
+            "it and give its folder"
+        )
     text = columns.text or ("text" if shard.has_texts else None)
     return roles_of_header([AUDIO, *header], replace(columns, audio=AUDIO, text=text), str(path)), header
 

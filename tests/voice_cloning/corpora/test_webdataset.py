@@ -51,6 +51,8 @@ def test_each_key_is_an_utterance_with_its_own_audio(tmp_path: Path) -> None:
         assert clip.read_bytes() == audio[f"{'1' * speaker}part/{key:06d}.wav"]
         assert record["speaker"] == f"voice{speaker}" and record["misc"]["duration"] == SECONDS[key]
     assert len(built(tmp_path / "shards" / "train-000000.tar", tmp_path / "out2")[0]) == 4, "a shard alone"
+    (tmp_path / "shards" / "sizes.json").write_text('{"train-000000.tar": 4}', encoding="utf-8")
+    assert len(built(tmp_path / "shards", tmp_path / "out3")[0]) == 8, "a file that names no clips changes nothing"
 
 
 def test_texts_in_json_files_apart_and_other_formats(tmp_path: Path) -> None:
@@ -99,7 +101,9 @@ def with_content(members: Members, name: str, content: bytes) -> Members:
             lambda m: with_content(m, "part/000002.json", b'{"speaker": "a", "start": 7, "end": 9}'),
             "its cut is from 7 to 9 s, which lasts 2 s, but the audio in the row lasts 0.9 s",
         ),
-        (lambda m: [(name, b"") for name, _ in m if name.endswith(".wav")], "--text_column: name a column"),
+        (lambda m: [(name, b"") for name, _ in m if name.endswith(".wav")], "no key has a .txt or .json file"),
+        (lambda m: [*m, m[0]], "part/000000.wav is there twice; keep one"),
+        (lambda m: without(with_content(m, "part/000000.json", b"{}"), "part/000001.json"), "no speaker is named"),
     ],
 )
 def test_what_is_missing_or_wrong_in_a_shard_is_named(change: Any, message: str, tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def test_damaged_shards_are_named_all_at_once(tmp_path: Path) -> None:
     for named in (
         "cut.tar: not readable as a tar archive to its end (unexpected end of data)",
         "joined.tar: is damaged, cut off, or joined of several archives at byte",
-        "packed.tar.gz: is compressed; unpack it to a .tar",
+        "packed.tar.gz: is compressed; extract it, or unpack it to a .tar",
         "pointer.tar: is a pointer of Git LFS",
     ):
         assert named in message
