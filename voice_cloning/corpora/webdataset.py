@@ -208,7 +208,7 @@ def _roles(path: Path, shard: _Shard, columns: Columns) -> tuple[Roles, list[str
     header = list(dict.fromkeys(name for sample in shard.samples.values() for name in sample.row if name != AUDIO))
     if not header:
         raise InputError(
-            f"{path}: no key has a .txt or .json file with its text; if this archive is no shard of WebDataset, extract "
+            f"{path}: no key has a .txt or .json file with its text; if this archive is no WebDataset shard, extract "
             "it and give its folder"
         )
     text = columns.text or ("text" if shard.has_texts else None)
