@@ -16,7 +16,8 @@ samples. --dry_run stops there. What does not add up stops it; nothing is writte
 
 Each utterance becomes a target, with another utterance of its speaker as the reference. DIR gets
 train_chatml_samples.json, val_chatml_samples.json, build_summary.json, and README.md, a card with the licence. It also
-gets clips/ if SOURCE is a data set that holds the audio itself. The same command again changes nothing; files with other content need --overwrite.
+gets clips/ if SOURCE is a data set that holds the audio itself. The same command again changes nothing; files with
+other content need --overwrite.
 """
 
 import argparse

@@ -48,10 +48,11 @@ def choose_tables(folder: Path, columns: Columns, encoding: str | None = None) -
     Raises:
         InputError: if there is none, or if several have different columns, so that they are no parts of one corpus.
     """
-    tables = tables_in(folder)
+    tables, other = tables_in(folder), []
     if not tables:
         tables = known_tables_below(folder, encoding)
-    if len(tables) == 1:
+        other = [path for path in tables_below(folder) if path not in tables]
+    if len(tables) == 1 and not other:
         return Choice((tables[0],))
     releases = [path for path in tables if recognise(header_of(path, encoding) or ()) is COMMON_VOICE]
     if not releases:
@@ -64,15 +65,19 @@ def choose_tables(folder: Path, columns: Columns, encoding: str | None = None) -
         raise InputError(f"{folder}: give the table itself as the source; tables in this folder: {names}")
     read, why = found
     facts = [why] if why else []
-    if left := [path.relative_to(folder).as_posix() for path in tables if path not in read]:
+    if left := [path.relative_to(folder).as_posix() for path in (*tables, *other) if path not in read]:
         facts.append(f"tables that are not read: {', '.join(left)}")
     return Choice(tuple(read), facts)
 
 
 def known_tables_below(folder: Path, encoding: str | None = None) -> list[Path]:
     """Return the tables in subfolders that have the columns of a public corpus."""
-    files = [path for path in list_files(folder).files if path.suffix.lower() in TABLE_SUFFIXES]
-    return [path for path in files if path.parent != folder and recognise(header_of(path, encoding) or ())]
+    return [path for path in tables_below(folder) if recognise(header_of(path, encoding) or ())]
+
+
+def tables_below(folder: Path) -> list[Path]:
+    """Return the tables in subfolders."""
+    return [path for path in list_files(folder).files if path.suffix.lower() in TABLE_SUFFIXES]
 
 
 def _common_voice(own: Mapping[str, Path]) -> tuple[list[Path], str] | None:
