@@ -8,7 +8,10 @@ SOURCE has one of these forms; it is detected, unless --format names it:
   table        a CSV, TSV or JSON-lines file with named columns, such as a NeMo manifest, or a folder with such files of
                the same columns; columns offset and duration (or start and end) are cuts, channel is a channel. SADA,
                MASC, Common Voice, ArVoice and the Arabic Speech Corpus are told by their columns
-  huggingface  a folder that datasets' save_to_disk wrote, or one of Parquet files (needs pyarrow)
+  audiofolder  folders such as train/ and test/, each with a metadata.jsonl or .csv and the clips that it names
+  huggingface  a folder that datasets' save_to_disk wrote, or one of Parquet files (needs pyarrow); ClArTTS, Casablanca
+               and copies of the corpora above are told by what they hold
+  webdataset   tar archives of KEY.wav (.flac, .mp3, ...) with KEY.txt or KEY.json
   kaldi        wav.scp, text and utt2spk, with or without segments
 
 The command first says what it took for what: form, columns, delimiter, encoding, utterances, voices, hours, and two
