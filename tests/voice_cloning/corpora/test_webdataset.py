@@ -55,6 +55,12 @@ def test_each_key_is_an_utterance_with_its_own_audio(tmp_path: Path) -> None:
     assert len(built(tmp_path / "shards", tmp_path / "out3")[0]) == 8, "a file that names no clips changes nothing"
 
 
+def test_the_files_of_a_key_may_lie_apart(tmp_path: Path) -> None:
+    write_shard(tmp_path / "in" / "a.tar", sorted(shard_members(0), key=lambda member: member[0][::-1]))
+    records, _ = built(tmp_path / "in", tmp_path / "out")
+    assert sorted(r["misc"]["duration"] for r in records) == sorted(SECONDS)
+
+
 def test_texts_in_json_files_apart_and_other_formats(tmp_path: Path) -> None:
     flac, members = io.BytesIO(), Members()
     soundfile.write(flac, sound(0.6, 16_000, 1), 16_000, format="FLAC")
