@@ -1,5 +1,6 @@
 """The public corpora of Arabic speech that are told by their columns, and what their licences allow."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,23 +92,26 @@ _TOLD_BY: tuple[tuple[KnownCorpus, tuple[str, ...]], ...] = (
     (SADA, ("filename", "segmentstart", "segmentend", "processedtext")),
     (SADA, ("text", "cleaned_text", "speaker_age", "speaker_gender", "speaker_dialect")),
     (CASABLANCA, ("seg_id", "transcription", "gender", "duration")),
-    (MASC, ("video_id", "start", "end", "text")),
-    (MASC, ("video_id", "start", "end", "transcript")),
+    *((MASC, ("video_id", "start", "end", text)) for text in ("text", "transcript", "transcription", "sentence")),
     (COMMON_VOICE, ("client_id", "path", "sentence", "up_votes", "down_votes")),
     (COMMON_VOICE, ("client_id", "audio", "sentence", "up_votes", "down_votes")),
     (ARVOICE, ("original_wav", "normalized_wav", "transcription")),
     (ARABIC_SPEECH_CORPUS, ("phonetic", "orthographic")),
 )
-"""Corpus and the columns, in lower case, that all must be there."""
+"""Corpus and the columns that all must be there; case, underscores and spaces do not count."""
 _CLARTTS_COLUMNS = {"text", "file", "audio", "sampling_rate", "duration"}
 
 
 def recognise(header: Sequence[str]) -> KnownCorpus | None:
     """Return the public corpus that has these columns; None if it is none of those that are known."""
-    names = {name.casefold() for name in header}
-    if names == _CLARTTS_COLUMNS:
+    names = set(map(_plain, header))
+    if names == set(map(_plain, _CLARTTS_COLUMNS)):
         return CLARTTS
-    return next((corpus for corpus, told_by in _TOLD_BY if names.issuperset(told_by)), None)
+    return next((corpus for corpus, told_by in _TOLD_BY if names.issuperset(map(_plain, told_by))), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub("[ _-]", "", name.casefold())
 
 
 def licence_facts(corpus: KnownCorpus | None, stated: str | None = None) -> list[str]:

@@ -1,6 +1,7 @@
 """The Arabic corpora that come as tables and lists: read as they lie, or refused with all that is wrong."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,32 @@ def test_episodes_in_another_folder_are_found_by_their_names(tmp_path: Path) -> 
     (tmp_path / "batch_2" / "6k_v_SBA3_2455_3.wav").unlink()
     with pytest.raises(InputError, match="valid.csv, line 2: batch_2/6k.*: 2 files have this name .*one/6k.*two/6k"):
         build_data(truth.source, tmp_path / "out2")
+
+
+def test_the_second_list_of_the_arabic_speech_corpus_has_clips_of_its_own(tmp_path: Path) -> None:
+    truth = CORPORA["halabi"](tmp_path)
+    other = truth.source / "test set"
+    write_clip(other / "wav" / "ARA NORM  0002.wav", 1.0, seed=99)
+    write_lines(other / "orthographic-transcript.txt", ['"ARA NORM  0002.wav" "wahaAjamahu EumaruN"'])
+    found, said = built(truth.source, tmp_path / "out")
+    assert len(found) == truth.utterances + 1 and "orthographic-transcript.txt, test set/orthographic-tra" in said
+    splits = {r["misc"]["sample_id"]: r["misc"]["split"] for r in records_of(tmp_path / "out")}
+    assert splits["test set/ARA NORM  0002"] == "test set" and splits["ARA NORM  0002"] == "arabic-speech-corpus"
+    (truth.source / "wav" / "ARA NORM  0002.wav").unlink()
+    with pytest.raises(InputError, match=r"corpus/orthographic-transcript\.txt, line 1: .*ARA NORM  0002.wav: no such"):
+        build_data(truth.source, tmp_path / "out2", eval_share=0)
+    (truth.source / "wav").rename(truth.source / "sounds")
+    found, said = built(truth.source / "orthographic-transcript.txt", tmp_path / "out3", drop_invalid=True)
+    assert len(found) == truth.utterances - 1 and "found by their names: 4" in said
+
+
+def test_the_columns_of_sada_may_be_spelt_with_underscores(tmp_path: Path) -> None:
+    truth = sada(tmp_path)
+    for name in ("train", "valid", "test"):
+        header = (tmp_path / f"{name}.csv").read_text(encoding="utf-8").split("\n")[0]
+        rewrite(tmp_path / f"{name}.csv", 1, header, re.sub("(?<=[a-z])(?=[A-Z])", "_", header).lower())
+    found, said = built(truth.source, tmp_path / "out")
+    assert found == truth.speaker_of and "corpus: SADA" in said and "kept in misc: dialect (column speaker_dial" in said
 
 
 def test_archives_that_were_not_extracted_are_named(tmp_path: Path) -> None:
