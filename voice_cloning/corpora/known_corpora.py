@@ -93,8 +93,8 @@ _TOLD_BY: tuple[tuple[KnownCorpus, tuple[str, ...]], ...] = (
     (SADA, ("text", "cleaned_text", "speaker_age", "speaker_gender", "speaker_dialect")),
     (CASABLANCA, ("seg_id", "transcription", "gender", "duration")),
     *((MASC, ("video_id", "start", "end", text)) for text in ("text", "transcript", "transcription", "sentence")),
-    (COMMON_VOICE, ("client_id", "path", "sentence", "up_votes", "down_votes")),
-    (COMMON_VOICE, ("client_id", "audio", "sentence", "up_votes", "down_votes")),
+    (COMMON_VOICE, ("client_id", "sentence", "up_votes", "down_votes")),
+    *((COMMON_VOICE, ("client_id", "path", "sentence", name)) for name in ("accent", "accents", "locale", "variant")),
     (ARVOICE, ("original_wav", "normalized_wav", "transcription")),
     (ARABIC_SPEECH_CORPUS, ("phonetic", "orthographic")),
 )
@@ -108,6 +108,11 @@ def recognise(header: Sequence[str]) -> KnownCorpus | None:
     if names == set(map(_plain, _CLARTTS_COLUMNS)):
         return CLARTTS
     return next((corpus for corpus, told_by in _TOLD_BY if names.issuperset(map(_plain, told_by))), None)
+
+
+def is_table_of_common_voice(header: Sequence[str]) -> bool:
+    """Return whether a table has the columns that all tables of clips have in a release of Common Voice."""
+    return {"client_id", "path", "sentence"} <= {name.casefold() for name in header}
 
 
 def _plain(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from boson_multimodal.errors import InputError, raise_if_any
 from voice_cloning.corpora.columns import Columns, roles_of_header
-from voice_cloning.corpora.known_corpora import COMMON_VOICE, recognise
+from voice_cloning.corpora.known_corpora import is_table_of_common_voice, recognise
 from voice_cloning.corpora.source_files import (
     AUDIO_SUFFIXES,
     existing_audio,
@@ -56,7 +56,7 @@ def choose_tables(folder: Path, columns: Columns, encoding: str | None = None) -
         other = [path for path in tables_below(folder) if path not in tables]
     if len(tables) == 1 and not other:
         return Choice((tables[0],)) if tables[0].name != ORTHOGRAPHIC else _orthographic(folder, tables[0])
-    releases = [path for path in tables if recognise(header_of(path, encoding) or ()) is COMMON_VOICE]
+    releases = [path for path in tables if is_table_of_common_voice(header_of(path, encoding) or ())]
     if not releases:
         found = _one_group(folder, tables, columns, encoding)
     else:  # its other tables are clips that were refused, or not heard yet

@@ -217,6 +217,16 @@ def test_common_voice_without_its_list_of_validated_clips(tmp_path: Path) -> Non
         build_data(truth.source, tmp_path / "out2")
 
 
+def test_invalidated_clips_are_not_read_if_there_are_no_votes_either(tmp_path: Path) -> None:
+    truth = CORPORA["common_voice"](tmp_path)
+    for table in truth.source.glob("*ed.tsv"):
+        rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
+        kept = [i for i, name in enumerate(rows[0]) if name in ("client_id", "path", "sentence", "age", "locale")]
+        write_lines(table, ["\t".join(row[i] for i in kept) for row in rows])
+    found, said = built(truth.source, tmp_path / "out")
+    assert found == truth.speaker_of and "validated.tsv is read" in said
+
+
 def test_a_release_of_common_voice_is_found_below_its_folder(tmp_path: Path) -> None:
     truth = CORPORA["common_voice"](tmp_path)
     assert built(tmp_path, tmp_path / "out")[0] == truth.speaker_of
