@@ -1,6 +1,7 @@
 """Finds the audio files that a table names, and says why some are not there."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -9,19 +10,12 @@ from voice_cloning.corpora.cell_values import WrongValue
 from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, existing_audio, find_audio, list_files, name_of, normal
 
 ARCHIVE_SUFFIXES = (
-    ".tar",
-    ".tar.gz",
-    ".tgz",
-    ".tar.xz",
-    ".txz",
-    ".tar.bz2",
-    ".tbz2",
-    ".tar.zst",
-    ".zip",
-    ".7z",
-    ".rar",
+    *(".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst"),
+    *(".zip", ".7z", ".rar"),
 )
 SHOWN_ARCHIVES = 5
+_ABSOLUTE = re.compile(r"/|\\\\|[A-Za-z]:[\\/]")
+"""How a name begins that says where its file is, also on Windows."""
 
 
 class AudioFiles:
@@ -29,17 +23,20 @@ class AudioFiles:
 
     Attributes:
         missing: the names for which no file was found.
+        found_below: the names whose files are in another place than the table says.
     """
 
-    def __init__(self, folder: Path, search_below: Path | None = None) -> None:
+    def __init__(self, table: Path, search_below: Path | None = None) -> None:
         """Set up without reading anything.
 
         Args:
-            folder: the table's folder; the names are relative to it.
-            search_below: a folder in whose subfolders a file is looked for that is not where its name says.
+            table: the names are relative to its folder.
+            search_below: a folder in whose subfolders a file is looked for that is not where its name says, but not in
+                those that have a table of the same name, because their files are those of that table.
         """
-        self.folder, self.search_below = folder, search_below
+        self.table, self.folder, self.search_below = table, table.parent, search_below
         self.missing: set[str] = set()
+        self.found_below: set[str] = set()
         self._known: dict[str, Sequence[Path]] = {}
         self._by_name: dict[str, list[Path]] | None = None
         self._archives: list[Path] = []
@@ -73,11 +70,15 @@ class AudioFiles:
         own = self.folder / name
         if os.path.isfile(own):
             return [own]
-        below = self._below(name) if self.search_below else ()
-        if len(below) == 1 or (self.search_below and not below):  # all files below were listed
-            return below
-        beside = existing_audio(self.folder, name)
-        return [beside] if beside else below
+        searches = self.search_below is not None and not _ABSOLUTE.match(name)
+        below = self._below(name) if searches else ()
+        if searches and not below:  # all files below were listed
+            return ()
+        if beside := existing_audio(self.folder, name):
+            return [beside]
+        if len(below) == 1:
+            self.found_below.add(name)
+        return below
 
     def archives(self) -> list[Path]:
         """Return the archives in the folder that was searched; empty if no file is missing."""
@@ -94,8 +95,13 @@ class AudioFiles:
         return named or found
 
     def _listed(self, folder: Path) -> dict[str, list[Path]]:
+        files = list_files(folder).files
+        others = [path.parent for path in files if path.name == self.table.name and path.parent != self.folder]
+        others = [other for other in others if not self.folder.is_relative_to(other)]
         by_name: dict[str, list[Path]] = defaultdict(list)
-        for path in list_files(folder).files:
+        for path in files:
+            if any(path.is_relative_to(other) for other in others):
+                continue
             if path.suffix.lower() in AUDIO_SUFFIXES:
                 by_name[normal(path.stem)].append(path)
             elif path.name.lower().endswith(ARCHIVE_SUFFIXES):

@@ -31,7 +31,17 @@ from voice_cloning.corpora.utterances import ONE_SPEAKER
 
 AUDIO_COLUMNS = (
     *("path", "audio", "file_name", "audio_path", "audio_file", "audio_filepath", "file", "filename", "wav"),
-    *("wav_path", "wav_filename", "audio_filename", "file_path", "filepath", "wav_file", "original_wav", "clip"),
+    *(
+        "wav_path",
+        "wav_filename",
+        "audio_filename",
+        "file_path",
+        "filepath",
+        "wav_file",
+        "original_wav",
+        "clip",
+        "clip_path",
+    ),
 )
 TEXT_COLUMNS = (
     *("sentence", "text", "transcript", "transcription", "normalized_text", "raw_text", "normalized_transcript"),

@@ -1,5 +1,6 @@
 """The public corpora of Arabic speech that are told by their columns, and what their licences allow."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,14 +92,13 @@ _TOLD_BY: tuple[tuple[KnownCorpus, tuple[str, ...]], ...] = (
     (SADA, ("filename", "segmentstart", "segmentend", "processedtext")),
     (SADA, ("text", "cleaned_text", "speaker_age", "speaker_gender", "speaker_dialect")),
     (CASABLANCA, ("seg_id", "transcription", "gender", "duration")),
-    (MASC, ("video_id", "start", "end", "text")),
-    (MASC, ("video_id", "start", "end", "transcript")),
-    (COMMON_VOICE, ("client_id", "path", "sentence", "up_votes", "down_votes")),
-    (COMMON_VOICE, ("client_id", "audio", "sentence", "up_votes", "down_votes")),
+    *((MASC, ("video_id", "start", "end", text)) for text in ("text", "transcript", "transcription", "sentence")),
+    (COMMON_VOICE, ("client_id", "sentence", "up_votes", "down_votes")),
+    *((COMMON_VOICE, ("client_id", "path", "sentence", name)) for name in ("accent", "accents", "locale", "variant")),
     (ARVOICE, ("original_wav", "normalized_wav", "transcription")),
     (ARABIC_SPEECH_CORPUS, ("phonetic", "orthographic")),
 )
-"""Corpus and the columns, in lower case, that all must be there."""
+"""Corpus and the columns that all must be there; case, underscores and spaces do not count."""
 
 
 def recognise(header: Sequence[str]) -> KnownCorpus | None:
@@ -106,8 +106,17 @@ def recognise(header: Sequence[str]) -> KnownCorpus | None:
 
     ClArTTS is not among them: its columns have the names of many data sets; ``arrow.py`` tells it by its rate.
     """
-    names = {name.casefold() for name in header}
-    return next((corpus for corpus, told_by in _TOLD_BY if names.issuperset(told_by)), None)
+    names = set(map(_plain, header))
+    return next((corpus for corpus, told_by in _TOLD_BY if names.issuperset(map(_plain, told_by))), None)
+
+
+def is_table_of_common_voice(header: Sequence[str]) -> bool:
+    """Return whether a table has the columns that all tables of clips have in a release of Common Voice."""
+    return {"client_id", "path", "sentence"} <= {name.casefold() for name in header}
+
+
+def _plain(name: str) -> str:
+    return re.sub("[ _-]", "", name.casefold())
 
 
 def licence_facts(corpus: KnownCorpus | None, stated: str | None = None) -> list[str]:

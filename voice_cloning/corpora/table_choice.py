@@ -8,7 +8,7 @@ from pathlib import Path
 
 from boson_multimodal.errors import InputError, raise_if_any
 from voice_cloning.corpora.columns import Columns, roles_of_header
-from voice_cloning.corpora.known_corpora import COMMON_VOICE, recognise
+from voice_cloning.corpora.known_corpora import is_table_of_common_voice, recognise
 from voice_cloning.corpora.source_files import (
     AUDIO_SUFFIXES,
     existing_audio,
@@ -25,6 +25,8 @@ VALIDATED = "validated"
 PARTS_OF_VALIDATED = ("train", "dev", "test")
 SPLIT_NAMES = ("train", "training", "valid", "validation", "val", "dev", "test", "eval")
 """Names of the tables of a corpus that was divided for training and evaluation."""
+ORTHOGRAPHIC = "orthographic-transcript.txt"
+"""The list of texts of the Arabic Speech Corpus, which has a second one in a folder of its own."""
 PHONETIC = "phonetic"
 """How the list of phonemes begins that lies beside the list of texts in the Arabic Speech Corpus."""
 
@@ -53,8 +55,8 @@ def choose_tables(folder: Path, columns: Columns, encoding: str | None = None) -
         tables = known_tables_below(folder, encoding)
         other = [path for path in tables_below(folder) if path not in tables]
     if len(tables) == 1 and not other:
-        return Choice((tables[0],))
-    releases = [path for path in tables if recognise(header_of(path, encoding) or ()) is COMMON_VOICE]
+        return Choice((tables[0],)) if tables[0].name != ORTHOGRAPHIC else _orthographic(folder, tables[0])
+    releases = [path for path in tables if is_table_of_common_voice(header_of(path, encoding) or ())]
     if not releases:
         found = _one_group(folder, tables, columns, encoding)
     else:  # its other tables are clips that were refused, or not heard yet
@@ -68,6 +70,14 @@ def choose_tables(folder: Path, columns: Columns, encoding: str | None = None) -
     if left := [path.relative_to(folder).as_posix() for path in (*tables, *other) if path not in read]:
         facts.append(f"tables that are not read: {', '.join(left)}")
     return Choice(tuple(read), facts)
+
+
+def _orthographic(folder: Path, table: Path) -> Choice:
+    """Return the list of the Arabic Speech Corpus with those of the same name in subfolders."""
+    same = [table, *(path for path in list_files(folder).files if path.name == ORTHOGRAPHIC and path != table)]
+    names = ", ".join(path.relative_to(folder).as_posix() for path in same)
+    facts = [f"lists that are read together: {names}; the folder is kept in misc.split"] if len(same) > 1 else []
+    return Choice(tuple(same), facts)
 
 
 def known_tables_below(folder: Path, encoding: str | None = None) -> list[Path]:

@@ -43,6 +43,7 @@ class _Source:
     """A table while it is read.
 
     Attributes:
+        voice: the name of its speaker, if it is one voice that nothing names.
         prefix: what comes before the ids of its utterances.
         split: what ``misc`` holds as its name; None for a single table.
     """
@@ -51,6 +52,7 @@ class _Source:
     table: Table
     corpus: KnownCorpus | None
     files: AudioFiles
+    voice: str
     prefix: str = ""
     split: str | None = None
 
@@ -67,7 +69,7 @@ def read_table(source: Path, columns: Columns, encoding: str | None = None) -> C
     paths = choice.tables if choice else (source,)
     collection = Collection("table", table=paths[0], facts=list(choice.facts) if choice else [])
     seen: dict[tuple[str, ...], list[str]] = {}
-    sources = [_opened(path, source, columns, encoding, len(paths) > 1) for path in paths]
+    sources = [_opened(path, source, columns, encoding, paths) for path in paths]
     for read in sources:
         facts = _add_table(collection, read, columns)
         if len(sources) > 1:
@@ -75,22 +77,28 @@ def read_table(source: Path, columns: Columns, encoding: str | None = None) -> C
         seen.setdefault(tuple(facts), []).append(read.path.name)
     for facts, names in seen.items():
         collection.facts += [f"tables: {', '.join(names)}", *facts] if len(seen) > 1 else facts
+    if moved := {name for read in sources for name in read.files.found_below}:
+        collection.facts.append(f"audio files that are not where the table says, found by their names: {len(moved)}")
     if fault := archives_fault([read.files for read in sources]):
         collection.faults.append(fault)
     return collection
 
 
-def _opened(path: Path, source: Path, columns: Columns, encoding: str | None, is_one_of_many: bool) -> _Source:
+def _opened(path: Path, source: Path, columns: Columns, encoding: str | None, paths: Sequence[Path]) -> _Source:
+    """Open one of the tables that are read together."""
     table = open_table(path, columns, encoding)
     corpus = recognise(table.header) if table.has_header else _corpus_of_list(table)
-    below = None
-    if corpus:
-        below = source if source.is_dir() else path.parent
-        while below.name in TRANSCRIPT_FOLDERS or below.parent.name in TRANSCRIPT_FOLDERS:
-            below = below.parent
+    where = path.absolute() if corpus and source.is_file() else path  # to see the names of the folders above
+    below = source if source.is_dir() else where.parent if corpus else None
+    while corpus and below and (below.name in TRANSCRIPT_FOLDERS or below.parent.name in TRANSCRIPT_FOLDERS):
+        below = below.parent
     inner = path.parent.relative_to(source).as_posix() if source.is_dir() else "."
     prefix = "" if inner == "." else f"{inner}/"
-    return _Source(path, table, corpus, AudioFiles(path.parent, below), prefix, path.stem if is_one_of_many else None)
+    files = AudioFiles(where, below)
+    # Lists of one name in several folders are told by their folders.
+    split = path.stem if len({other.stem for other in paths}) > 1 else path.parent.resolve().name
+    voice = (source if source.is_dir() else path.parent).resolve().name
+    return _Source(path, table, corpus, files, voice, prefix, split if len(paths) > 1 else None)
 
 
 def _corpus_of_list(table: Table) -> KnownCorpus | None:
@@ -126,8 +134,7 @@ def _add_table(collection: Collection, read: _Source, columns: Columns) -> list[
     is_guessed = columns.speaker_from is None and not table.has_header and is_one
     collection.speaker_is_guessed |= is_guessed and not (read.corpus and read.corpus.one_voice)
     if roles.speaker is None and columns.speaker_from is None and roles.video is None:  # one voice, which needs a name
-        name = path.parent.resolve().name
-        collection.utterances[first:] = [replace(utterance, speaker=name) for utterance in added]
+        collection.utterances[first:] = [replace(utterance, speaker=read.voice) for utterance in added]
     return facts
 
 

@@ -1,6 +1,7 @@
 """The Arabic corpora that come as tables and lists: read as they lie, or refused with all that is wrong."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,32 @@ def test_episodes_in_another_folder_are_found_by_their_names(tmp_path: Path) -> 
         build_data(truth.source, tmp_path / "out2")
 
 
+def test_the_second_list_of_the_arabic_speech_corpus_has_clips_of_its_own(tmp_path: Path) -> None:
+    truth = CORPORA["halabi"](tmp_path)
+    other = truth.source / "test set"
+    write_clip(other / "wav" / "ARA NORM  0002.wav", 1.0, seed=99)
+    write_lines(other / "orthographic-transcript.txt", ['"ARA NORM  0002.wav" "wahaAjamahu EumaruN"'])
+    found, said = built(truth.source, tmp_path / "out")
+    assert len(found) == truth.utterances + 1 and "orthographic-transcript.txt, test set/orthographic-tra" in said
+    splits = {r["misc"]["sample_id"]: r["misc"]["split"] for r in records_of(tmp_path / "out")}
+    assert splits["test set/ARA NORM  0002"] == "test set" and splits["ARA NORM  0002"] == "arabic-speech-corpus"
+    (truth.source / "wav" / "ARA NORM  0002.wav").unlink()
+    with pytest.raises(InputError, match=r"corpus/orthographic-transcript\.txt, line 1: .*ARA NORM  0002.wav: no such"):
+        build_data(truth.source, tmp_path / "out2", eval_share=0)
+    (truth.source / "wav").rename(truth.source / "sounds")
+    found, said = built(truth.source / "orthographic-transcript.txt", tmp_path / "out3", drop_invalid=True)
+    assert len(found) == truth.utterances - 1 and "found by their names: 4" in said
+
+
+def test_the_columns_of_sada_may_be_spelt_with_underscores(tmp_path: Path) -> None:
+    truth = sada(tmp_path)
+    for name in ("train", "valid", "test"):
+        header = (tmp_path / f"{name}.csv").read_text(encoding="utf-8").split("\n")[0]
+        rewrite(tmp_path / f"{name}.csv", 1, header, re.sub("(?<=[a-z])(?=[A-Z])", "_", header).lower())
+    found, said = built(truth.source, tmp_path / "out")
+    assert found == truth.speaker_of and "corpus: SADA" in said and "kept in misc: dialect (column speaker_dial" in said
+
+
 def test_archives_that_were_not_extracted_are_named(tmp_path: Path) -> None:
     truth = masc(tmp_path)
     for clip in (tmp_path / "audio" / "train").iterdir():
@@ -188,6 +215,16 @@ def test_common_voice_without_its_list_of_validated_clips(tmp_path: Path) -> Non
         (truth.source / f"{name}.tsv").unlink()
     with pytest.raises(InputError, match=r"give the table itself.*invalidated\.tsv"):
         build_data(truth.source, tmp_path / "out2")
+
+
+def test_invalidated_clips_are_not_read_if_there_are_no_votes_either(tmp_path: Path) -> None:
+    truth = CORPORA["common_voice"](tmp_path)
+    for table in truth.source.glob("*ed.tsv"):
+        rows = [line.split("\t") for line in table.read_text(encoding="utf-8").splitlines()]
+        kept = [i for i, name in enumerate(rows[0]) if name in ("client_id", "path", "sentence", "age", "locale")]
+        write_lines(table, ["\t".join(row[i] for i in kept) for row in rows])
+    found, said = built(truth.source, tmp_path / "out")
+    assert found == truth.speaker_of and "validated.tsv is read" in said
 
 
 def test_a_release_of_common_voice_is_found_below_its_folder(tmp_path: Path) -> None:
