@@ -43,6 +43,7 @@ LFS_POINTER = b"version https://git-lfs"
 SHOWN_FILES = 3
 SAMPLES, FILES = "samples", "files"
 """How a column holds audio: as lists of numbers, which need their rate, or as files or structures."""
+NO_SPEAKER_FOLDERS = ("data", "default", "train", "test", "validation", "val", "valid", "dev")
 CLARTTS_RATE = 40_100
 """No other corpus has this rate."""
 EPISODE_COLUMNS = ("seg_id", "segment_id", "segmentid", "video_id", "episode", "file_name", "filename", "file", "id")
@@ -145,7 +146,7 @@ def _understood(source: Path, root: Path, paths: Sequence[Path], columns: Column
         except InputError as error:
             problems.setdefault(str(error).replace(str(path), "{file}"), []).append(str(path))
     raise_if_any(
-        f"{source}: files of this data set cannot be read",
+        f"{source}: problems in the files of this data set",
         [
             problem.replace("{file}", found[0]) + (f" (and {len(found) - 1} more files)" if len(found) > 1 else "")
             for problem, found in problems.items()
@@ -185,7 +186,7 @@ def _roles(header: list[str], columns: Columns, path: Path, name: str, usual: Ma
         if columns.speaker_from is not None or usual.keys() & set(SPEAKER_COLUMNS):
             raise
         hints = ["cluster tells the voices apart by their sound", "one is right for a single voice only"]
-        if folder := Path(name).parent.name:
+        if (folder := Path(name).parent.name) and folder.casefold() not in NO_SPEAKER_FOLDERS:
             hints.append(f"folder takes all clips of {folder} for one voice")
         for column in [usual[key] for key in EPISODE_COLUMNS if key in usual]:
             hints.append(f"column {column} holds such as {_first(path, [column])[column]!r}")

@@ -51,5 +51,5 @@ def read_audiofolder(source: Path, columns: Columns, encoding: str | None = None
                 collection.leave_aside(reason, where)
         collection.faults += [f"{path}: {fault}" for fault in found.faults]
         collection.facts += [f"folder: {folder}", *found.facts]
-    raise_if_any(f"{source}: tables of this audiofolder cannot be read", problems)
+    raise_if_any(f"{source}: problems in the tables of this audiofolder", problems)
     return collection

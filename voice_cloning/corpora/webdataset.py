@@ -1,8 +1,9 @@
 """Reads WebDataset shards: tar archives in which the files of a sample share a name, its key.
 
 The key of ``folder/a1.clean.wav`` is ``folder/a1``: it ends at the first dot of the file's name, as in the library
-``webdataset``. A sample has one audio file, and its text in ``KEY.txt`` or in ``KEY.json``, which may hold the speaker
-and more. An archive is read from its start to its end; nothing in it is written under a name of its own.
+``webdataset``. In a shard with names such as ``take_0.5.wav`` and ``take_0.5.txt`` it ends at the last dot. A sample
+has one audio file, and its text in ``KEY.txt`` or in ``KEY.json``, which may hold the speaker and more. An archive is
+read from its start to its end; nothing in it is written under a name of its own.
 """
 
 import tarfile
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from boson_multimodal.errors import InputError, raise_if_any
+from boson_multimodal.errors import InputError, raise_if_any, result_or_message
 from boson_multimodal.progress import progress
 from boson_multimodal.strict_json import parse_json
 from voice_cloning.corpora.arrow import LFS_POINTER
@@ -37,6 +38,8 @@ COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 COMPRESSED_BYTES = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 TEXT_FILES = ("txt", "lab", "trn")
 """Files of a sample that hold its text."""
+FEWEST_WHOLE, MOST_WHOLE = 0.5, 0.9
+"""Shares of keys with audio and text that tell at which dot keys end: fewer at the first dot, and more at the last."""
 AUDIO = "the audio file of the key"
 """Stands for the column of the audio among those that a sample names."""
 _NAMED = {*SPEAKER_COLUMNS, *TEXT_COLUMNS, *(name for names in ATTRIBUTE_COLUMNS.values() for name in names)}
@@ -64,9 +67,16 @@ class _Sample:
 class _Shard:
     """The samples of an archive by key, and the kinds of files in it that are not used."""
 
+    by_last_dot: bool = False
     samples: dict[str, _Sample] = field(default_factory=dict)
     has_texts: bool = False
     unused: set[str] = field(default_factory=set)
+
+    @property
+    def whole_share(self) -> float:
+        """The share of samples with one audio file and a text file or JSON."""
+        whole = sum(len(sample.audio) == 1 and bool(sample.row) for sample in self.samples.values())
+        return whole / max(1, len(self.samples))
 
 
 def is_shard(path: Path) -> bool:
@@ -89,11 +99,8 @@ def read_shards(source: Path, columns: Columns, encoding: str | None = None) -> 
     seen: dict[tuple[str, ...], list[str]] = {}
     with progress(title=f"reading {source.name}", unit="sample") as bar:
         for path in [path for path in listing.files if is_shard(path)]:
-            shard = _Shard()
-            try:
-                _list_members(path, shard, columns)
-            except InputError as error:
-                collection.faults.append(str(error))
+            shard, fault = _read_shard(path, columns)
+            collection.faults += [fault] if fault else []
             try:
                 facts = _add_samples(collection, root, path, shard, columns, counts, bar)
             except InputError as error:
@@ -101,7 +108,7 @@ def read_shards(source: Path, columns: Columns, encoding: str | None = None) -> 
                 continue
             seen.setdefault(tuple(facts), []).append(path.relative_to(root).as_posix())
     if problems:
-        raise_if_any(f"{source}: shards cannot be read", collection.faults + problems)
+        raise_if_any(f"{source}: problems in these shards", collection.faults + problems)
     for facts, names in seen.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         collection.facts += [f"shards: {', '.join(names[:3])}{more}", *facts]
@@ -124,6 +131,17 @@ def _content(path: Path, offset: int, size: int) -> bytes:
             return file.read(size)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _read_shard(path: Path, columns: Columns) -> tuple[_Shard, str | None]:
+    """Return the samples of a shard and its fault. Keys end at the last dot if hardly any is whole otherwise."""
+    shard = _Shard()
+    _, fault = result_or_message(lambda: _list_members(path, shard, columns))
+    if fault or shard.whole_share >= FEWEST_WHOLE:
+        return shard, fault
+    other = _Shard(by_last_dot=True)
+    _list_members(path, other, columns)
+    return (other, None) if other.whole_share >= MOST_WHOLE else (shard, None)
 
 
 def _list_members(path: Path, shard: _Shard, columns: Columns) -> None:
@@ -164,7 +182,7 @@ def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, shard: _Shard, colu
     place = PurePosixPath(normal(member.name))
     if member.isdir() or any(is_no_data(part) for part in place.parts if part not in (".", "..")):
         return
-    stem, _, kind = place.name.partition(".")
+    stem, _, kind = place.name.rpartition(".") if shard.by_last_dot else place.name.partition(".")
     kind = kind.casefold()
     suffix = PurePosixPath(f"x.{kind}").suffix
     key, is_text = (place.parent / stem).as_posix(), kind == "json" or kind in TEXT_FILES or kind in _NAMED
@@ -257,15 +275,16 @@ def _audio_problem(sample: _Sample) -> str | None:
     if len(sample.audio) == 1 or (sample.problems and not sample.audio):
         return None
     if not sample.audio:
-        return "no audio file has this key, which ends at the first dot of a name"
+        return "no audio file has this key"
     shown = " and ".join(name for name, _, _ in sample.audio[:3])
-    return f"several audio files have this key ({shown}); it ends at the first dot; name one kind with --audio_column"
+    return f"several audio files have this key ({shown}); a key ends at a dot; name one kind with --audio_column"
 
 
 def _facts(shard: _Shard, roles: Roles, header: list[str], given: dict[str, str]) -> list[str]:
     facts = [fact.replace(f"column {AUDIO}", AUDIO) for fact in roles.facts(header)]
     facts = [fact.replace("column text", ".txt files") for fact in facts] if shard.has_texts else facts
     facts += [f"{key}: {value}, as a folder or file is called" for key, value in given.items()]
+    facts += ["keys: names up to their last dot"] if shard.by_last_dot else []
     return facts + ([f"files that are not used: {', '.join(sorted(shard.unused))}"] if shard.unused else [])
 
 

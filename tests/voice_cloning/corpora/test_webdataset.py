@@ -61,6 +61,18 @@ def test_the_files_of_a_key_may_lie_apart(tmp_path: Path) -> None:
     assert sorted(r["misc"]["duration"] for r in records) == sorted(SECONDS)
 
 
+def test_a_key_ends_at_its_last_dot_if_names_hold_dots(tmp_path: Path) -> None:
+    members = [(name.replace("part/00000", "part/take_0."), content) for name, content in shard_members(0)]
+    write_shard(tmp_path / "in" / "a.tar", members)
+    records, said = built(tmp_path / "in", tmp_path / "out")
+    assert len(records) == 4 and "keys: names up to their last dot" in said
+    kinds = [(name.replace(".wav", ".clean.wav"), content) for name, content in shard_members(0)]
+    write_shard(tmp_path / "in" / "a.tar", kinds + [(n.replace("clean", "noisy"), c) for n, c in kinds if "clean" in n])
+    assert "several audio files have this key" in refusal(tmp_path / "in", tmp_path / "out2")
+    records, said = built(tmp_path / "in", tmp_path / "out2", audio_column="clean.wav")
+    assert len(records) == 4 and "last dot" not in said and "files that are not used: noisy.wav" in said
+
+
 def test_texts_in_json_files_apart_and_other_formats(tmp_path: Path) -> None:
     flac, members = io.BytesIO(), Members()
     soundfile.write(flac, sound(0.6, 16_000, 1), 16_000, format="FLAC")
