@@ -13,7 +13,7 @@ from typing import Any
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.attributes import attributes_of_header
 from voice_cloning.corpora.cell_values import MISSING_VALUES, WrongValue, channel_of, seconds_value, shown
-from voice_cloning.corpora.known_corpora import recognise
+from voice_cloning.corpora.known_corpora import MASC, recognise
 from voice_cloning.corpora.speaker_sources import (
     COLUMN,
     PLACES,
@@ -163,6 +163,8 @@ def roles_of_header(
     usual = {name.casefold(): name for name in reversed(header)}
     cut = {role: _first(usual, names) for role, names in CUT_COLUMNS.items()}
     corpus = recognise(header)
+    if corpus is MASC:  # a channel of YouTube
+        cut["channel"] = None
     place, speaker = _speaker_source(header, usual, columns, corpus is not None and corpus.one_voice)
     audio, text = _audio_column(header, usual, columns, files_of), _picked(columns.text, TEXT_COLUMNS, header, usual)
     flags = [

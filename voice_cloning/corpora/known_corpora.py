@@ -93,6 +93,7 @@ _TOLD_BY: tuple[tuple[KnownCorpus, tuple[str, ...]], ...] = (
     (SADA, ("text", "cleaned_text", "speaker_age", "speaker_gender", "speaker_dialect")),
     (CASABLANCA, ("seg_id", "transcription", "gender", "duration")),
     *((MASC, ("video_id", "start", "end", text)) for text in ("text", "transcript", "transcription", "sentence")),
+    (MASC, ("video_id", "video_duration", "transcript_duration")),
     (COMMON_VOICE, ("client_id", "sentence", "up_votes", "down_votes")),
     *((COMMON_VOICE, ("client_id", "path", "sentence", name)) for name in ("accent", "accents", "locale", "variant")),
     (ARVOICE, ("original_wav", "normalized_wav", "transcription")),

@@ -17,6 +17,7 @@ from voice_cloning.corpora.source_files import (
     normal,
     read_lines,
 )
+from voice_cloning.corpora.subtitles import header_with_cues
 from voice_cloning.corpora.table_lines import are_quoted_pairs, header_of
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".list", ".psv")
@@ -118,7 +119,7 @@ def _one_group(
     groups: dict[tuple[object, ...], list[Path]] = defaultdict(list)
     problems = []
     for path, header in headers.items():
-        problem = _problem(header or (), path, columns)
+        problem = _problem(header_with_cues(header or ()), path, columns)
         if problem is None:
             groups[(path.suffix.lower(), *sorted(name.casefold() for name in header or ()))].append(path)
         elif path.stem.casefold() in SPLIT_NAMES:

@@ -24,6 +24,7 @@ from voice_cloning.corpora.known_corpora import ARABIC_SPEECH_CORPUS, KnownCorpu
 from voice_cloning.corpora.list_columns import roles_of_list
 from voice_cloning.corpora.source_files import control_problem, name_of
 from voice_cloning.corpora.speaker_sources import NotOneVoice, is_label_within_a_file, label_of
+from voice_cloning.corpora.subtitles import lists_videos, with_cues
 from voice_cloning.corpora.table_choice import choose_tables
 from voice_cloning.corpora.table_lines import Table, open_table
 from voice_cloning.corpora.utterances import LATEST_END, Channel, Collection, Utterance, seconds_of, speakers_of
@@ -92,6 +93,8 @@ def _opened(path: Path, source: Path, columns: Columns, encoding: str | None, pa
     below = source if source.is_dir() else where.parent if corpus else None
     while corpus and below and (below.name in TRANSCRIPT_FOLDERS or below.parent.name in TRANSCRIPT_FOLDERS):
         below = below.parent
+    if lists_videos(table.header) and below:
+        table = with_cues(table, below)
     inner = path.parent.relative_to(source).as_posix() if source.is_dir() else "."
     prefix = "" if inner == "." else f"{inner}/"
     files = AudioFiles(where, below)

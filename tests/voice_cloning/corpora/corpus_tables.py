@@ -142,6 +142,45 @@ def masc(folder: Path, whole_videos: bool = False) -> TableTruth:
     return _truth(folder, speaker_of, total, misc)
 
 
+MASC_VIDEO_COLUMNS = (
+    *("video_id", "category", "video_duration", "channel_id", "country", "dialect", "gender", "transcript_duration"),
+)
+
+
+def masc_subtitles(folder: Path) -> TableTruth:
+    """Write MASC as its archive holds it: lists of videos, their subtitles, and the sound of whole videos."""
+    speaker_of, misc, total = {}, {}, 0.0
+    for number, (video, subset) in enumerate(zip(VIDEOS, ("clean_train", "noisy_train"), strict=True)):
+        row = {
+            "video_id": video,
+            "category": "Education",
+            "video_duration": 10.0,
+            "channel_id": "UC1dVfl5-I98WX3yCy8IJQMg",
+        }
+        row |= {"country": "Jordan", "dialect": "Jordanian", "gender": "male"}
+        write_table(folder / "subsets" / f"{subset}.csv", MASC_VIDEO_COLUMNS, [row])
+        write_clip(folder / "audios" / f"{video}.wav", 10.0, rate=16_000, seed=number)
+        cues = ["WEBVTT", "Kind: captions", "Language: ar", ""]
+        for i, seconds in enumerate(CLIP_SECONDS):
+            start = 0.5 + 2 * i
+            words = f"صباح الخير يا أصدقائي {'ن' * (4 * number + i + 1)}"
+            first, last = words.rsplit(" ", 1)
+            cues += [f"{i + 1}"] if number else []
+            hour = "00:" if number else ""
+            cues += [
+                f"{hour}00:{start:06.3f} --> {hour}00:{start + seconds:06.3f} align:start",
+                f"<c>{first}</c>",
+                last,
+                "",
+            ]
+            speaker_of[words] = video
+            misc[words] = {"split": subset, "dialect": "Jordanian", "country": "Jordan", "gender": "male"}
+            total += seconds
+        (folder / "subtitles").mkdir(parents=True, exist_ok=True)
+        (folder / "subtitles" / f"{video}.ar.vtt").write_text("\n".join(cues), encoding="utf-8")
+    return _truth(folder, speaker_of, total, misc)
+
+
 def common_voice(folder: Path) -> TableTruth:
     """Write a release: tables of all kinds, and clips as MP3."""
     release = folder / "cv-corpus-21.0-2025-03-14" / "ar"
@@ -227,4 +266,11 @@ def arvoice(folder: Path) -> TableTruth:
     return _truth(folder, speaker_of, total, misc)
 
 
-CORPORA = {"sada": sada, "masc": masc, "common_voice": common_voice, "halabi": halabi, "arvoice": arvoice}
+CORPORA = {
+    "sada": sada,
+    "masc": masc,
+    "masc_subtitles": masc_subtitles,
+    "common_voice": common_voice,
+    "halabi": halabi,
+    "arvoice": arvoice,
+}

@@ -49,6 +49,11 @@ SAID: dict[str, tuple[str, ...]] = {
         "about this licence: one copy of it names CC BY-NC 4.0 instead",
     ),
     "masc_videos": ("audio: column video_id", "cut: columns start, end"),
+    "masc_subtitles": (
+        "texts and times: subtitles/VIDEO.ar.vtt of each video",
+        "tables with the same columns, which are read together: subsets/clean_train.csv, subsets/noisy_train.csv",
+        "cut: columns start, end",
+    ),
     "common_voice": (
         "validated.tsv is read; train, dev and test are parts of it",
         "tables that are not read: clip_durations.tsv, dev.tsv, invalidated.tsv, other.tsv, reported.tsv",
@@ -204,6 +209,20 @@ def test_a_single_table_of_masc_is_read_too(tmp_path: Path) -> None:
     truth = masc(tmp_path)
     found, _ = built(tmp_path / "transcript" / "dev" / "dev.csv", tmp_path / "out")
     assert found == {text: who for text, who in truth.speaker_of.items() if who == VIDEOS[1]}
+
+
+def test_subtitles_that_are_missing_or_wrong_are_named(tmp_path: Path) -> None:
+    truth = CORPORA["masc_subtitles"](tmp_path)
+    subtitles = tmp_path / "subtitles"
+    rewrite(subtitles / f"{VIDEOS[0]}.ar.vtt", 9, "00:03.400", "00:02.400")
+    (subtitles / f"{VIDEOS[1]}.ar.vtt").rename(tmp_path / "other.vtt")
+    with pytest.raises(InputError, match=r"\(2\):") as caught:
+        build_data(truth.source, tmp_path / "out")
+    assert f"{VIDEOS[0]}.ar.vtt, line 9: a cut from 2.5 s of -0.1 s is impossible" in str(caught.value)
+    assert "noisy_train.csv, line 2: " in str(caught.value) and f"{VIDEOS[1]}.ar.vtt: no such file" in str(caught.value)
+    subtitles.rename(tmp_path / "texts")
+    with pytest.raises(InputError, match="subtitles: no such folder; it holds the texts of the videos; extract"):
+        build_data(tmp_path / "subsets" / "clean_train.csv", tmp_path / "out")
 
 
 def test_common_voice_without_its_list_of_validated_clips(tmp_path: Path) -> None:
