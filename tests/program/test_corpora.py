@@ -10,6 +10,7 @@ import soundfile
 
 from tests.chatml_files import audio
 from tests.training_runs import trainer
+from tests.voice_cloning.corpora import source_forms
 from tests.voice_cloning.corpora.corpus_stores import STORES
 from tests.voice_cloning.corpora.corpus_tables import CORPORA as TABLES
 from tests.voice_cloning.corpora.corpus_truth import CorpusTruth
@@ -19,7 +20,21 @@ from tools.prepare_data.__main__ import main as prepare_data
 from voice_cloning.corpora.build import SUMMARY_FILE, TRAIN_FILE, VAL_FILE
 from voice_cloning.data_check.check import REPORT_FILE
 
-CORPORA: dict[str, Callable[[Path], CorpusTruth]] = {**TABLES, **STORES}
+SPOKEN_SECONDS = {"clips": 3.3, "list": 3.3, "manifest": 4.8, "kaldi": 3.3, "kaldi_cuts": 4.8}
+"""Forms of one's own data -> seconds of their 12 utterances of 3 speakers."""
+
+
+def own_data(form: str) -> Callable[[Path], CorpusTruth]:
+    """Return what writes data of one's own in a form, and says what is true of it."""
+    make = getattr(source_forms, f"{form}_form")
+    return lambda folder: CorpusTruth(make(folder), 12, 3, SPOKEN_SECONDS[form] / 3600)
+
+
+CORPORA: dict[str, Callable[[Path], CorpusTruth]] = {
+    **TABLES,
+    **STORES,
+    **{form: own_data(form) for form in SPOKEN_SECONDS},
+}
 RUNAWAY_STATUS = synthesize.RUNAWAY_STATUS
 ARABIC_LETTERS = "ابتثجحخدذرزسشصضطظعغفقكلمنهوي"
 
