@@ -25,6 +25,7 @@ from tests.voice_cloning.corpora.source_forms import built, records_of, sources,
 from tools.prepare_data.__main__ import main
 from voice_cloning.corpora.build import SUMMARY_FILE, build_data
 from voice_cloning.corpora.data_card import DATA_CARD
+from voice_cloning.corpora.utterances import OWN_KEYS, Collection, Utterance
 
 
 def whole_videos(folder: Path) -> TableTruth:
@@ -384,6 +385,13 @@ def test_attributes_never_replace_what_a_record_says_itself(tmp_path: Path) -> N
         misc = record["misc"]
         assert misc["duration"] < 1 and misc["sample_id"].startswith("clips/") and misc["ref_transcript"] != "y"
         assert (misc["quality"], misc["age"]) == (3.5, 30) and "gender" not in misc
+
+
+def test_no_reader_can_replace_what_a_record_says_itself(tmp_path: Path) -> None:
+    collection = Collection("table")
+    misc = dict.fromkeys(OWN_KEYS, "x") | {"dialect": "Najdi"}
+    collection.add(Utterance("a", tmp_path / "a.wav", "نعم", "who", "list, line 1", misc=misc))
+    assert collection.utterances[0].misc == {"dialect": "Najdi"}
 
 
 def test_the_card_says_the_licence_and_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
