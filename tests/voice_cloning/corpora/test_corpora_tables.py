@@ -149,13 +149,17 @@ def test_the_other_text_of_sada_can_be_taken(tmp_path: Path) -> None:
     assert texts == {text.replace("،", "").replace("؟", "") for text in truth.speaker_of}
 
 
-def test_rows_of_a_known_corpus_without_a_text_are_left_aside(tmp_path: Path) -> None:
+def test_rows_of_a_known_corpus_without_a_text_or_a_speaker_are_left_aside(tmp_path: Path) -> None:
     truth = sada(tmp_path)
     text = next(text for text, who in truth.speaker_of.items() if "2455" in who)
     rewrite(tmp_path / "valid.csv", 2, f"{text},{text.replace('،', '').replace('؟', '')}", ",")
     summary = build_data(truth.source, tmp_path / "out", eval_share=0)
     assert summary["left_aside"]["rows without a text"] == [f"{tmp_path / 'valid.csv'}, line 2"]
     assert summary["utterances"] == truth.utterances - 1
+    rewrite(tmp_path / "valid.csv", 3, ",Speaker1متحدث,", ",,")
+    summary = build_data(truth.source, tmp_path / "out2", eval_share=0)
+    nobody = [f"{tmp_path / 'train.csv'}, line 11", f"{tmp_path / 'valid.csv'}, line 3"]
+    assert summary["left_aside"]["segments of an unknown speaker"] == nobody
 
 
 def test_episodes_in_another_folder_are_found_by_their_names(tmp_path: Path) -> None:
@@ -204,6 +208,26 @@ def test_archives_that_were_not_extracted_are_named(tmp_path: Path) -> None:
     (tmp_path / "audio" / "train" / "train_0.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(InputError, match=r"4 audio files are not there, but archives are: .*train_0\.tar\.gz; extract"):
         build_data(truth.source, tmp_path / "out")
+
+
+def test_a_table_of_videos_beside_their_sound(tmp_path: Path) -> None:
+    rows, texts = [], {}
+    for number, video in enumerate(VIDEOS):
+        write_clip(tmp_path / f"{video}.wav", 5.0, rate=16_000, seed=number)
+        for i in range(3):
+            texts[f"نص {'ن' * (3 * number + i + 1)}"] = video
+            text = f"نص {'ن' * (3 * number + i + 1)}"
+            rows.append({"Video_ID": video, "start": 1.5 * i, "end": 1.5 * i + 1, "transcript": text})
+    table = write_table(tmp_path / "clean.csv", ("Video_ID", "start", "end", "transcript"), rows)
+    for source in (tmp_path, table):
+        found, said = built(source, tmp_path / "out", overwrite=True)
+        assert found == texts and "corpus: MASC" in said and "audio: column Video_ID" in said
+    (tmp_path / f"{VIDEOS[1]}.wav").unlink()
+    rewrite(table, 4, "4.0", "7.5")
+    with pytest.raises(InputError, match=r"\(2\):") as caught:
+        build_data(tmp_path, tmp_path / "out2")
+    assert f"clean.csv, line 5 and 2 more entries: {tmp_path / VIDEOS[1]}: no such file" in str(caught.value)
+    assert "clean.csv, line 4: ends at 7.5 s of " in str(caught.value)
 
 
 def test_a_single_table_of_masc_is_read_too(tmp_path: Path) -> None:
