@@ -143,5 +143,5 @@ def speaker_choices(has_cuts: bool) -> str:
     file = "file, if each recording that is cut here is one voice" if has_cuts else "file, if each file is one voice"
     return (
         "one for a single voice, folder for the clip's folder, name for the first part of its name, video if its name "
-        f"holds the id of a video, {file}, cluster to group the clips by their voices"
+        f"holds the id of a video, {file}, cluster to group the clips by voice"
     )

@@ -24,6 +24,8 @@ TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".list", ".psv")
 VALIDATED = "validated"
 """The table of Common Voice with all clips that listeners confirmed; train, dev and test are parts of it."""
 PARTS_OF_VALIDATED = ("train", "dev", "test")
+REFUSED = ("invalidated", "other")
+"""Tables of Common Voice whose clips listeners refused, or have not judged yet."""
 SPLIT_NAMES = ("train", "training", "valid", "validation", "val", "dev", "test", "eval")
 """Names of the tables of a corpus that was divided for training and evaluation."""
 ORTHOGRAPHIC = "orthographic-transcript.txt"
@@ -58,9 +60,9 @@ def choose_tables(folder: Path, columns: Columns, encoding: str | None = None) -
     if len(tables) == 1 and not other:
         return Choice((tables[0],)) if tables[0].name != ORTHOGRAPHIC else _orthographic(folder, tables[0])
     releases = [path for path in tables if is_table_of_common_voice(header_of(path, encoding) or ())]
-    if not releases:
+    if not any(path.stem in (VALIDATED, *REFUSED) for path in releases):
         found = _one_group(folder, tables, columns, encoding)
-    else:  # its other tables are clips that were refused, or not heard yet
+    else:
         is_one = len({path.parent for path in releases}) == 1
         found = _common_voice({path.stem: path for path in releases}) if is_one else None
     if found is None:

@@ -23,7 +23,7 @@ from voice_cloning.corpora.columns import (
 from voice_cloning.corpora.known_corpora import ARABIC_SPEECH_CORPUS, KnownCorpus, recognise
 from voice_cloning.corpora.list_columns import roles_of_list
 from voice_cloning.corpora.source_files import control_problem, name_of
-from voice_cloning.corpora.speaker_sources import NotOneVoice, is_label_within_a_file, label_of
+from voice_cloning.corpora.speaker_sources import UNKNOWN, NotOneVoice, is_label_within_a_file, label_of
 from voice_cloning.corpora.subtitles import lists_videos, with_cues
 from voice_cloning.corpora.table_choice import choose_tables
 from voice_cloning.corpora.table_lines import Table, open_table
@@ -212,6 +212,9 @@ def add_rows(collection: Collection, rows: Rows, roles: Roles, read: _Source) ->
             continue
         if read.corpus and not text:  # the corpus is as it is: nobody can write its texts
             collection.leave_aside("rows without a text", where)
+            continue
+        if read.corpus and not speaker and not roles.is_at_word:
+            collection.leave_aside(UNKNOWN, where)
             continue
         if re.match(r"[A-Za-z]:[\\/]", name) and not os.path.exists(path):
             collection.refuse(where, f"{name}: no such file: a path of Windows; write it relative to {folder}")

@@ -13,7 +13,6 @@ from tests.chatml_files import write_clip
 from tests.voice_cloning.corpora.corpus_tables import (
     COMMON_VOICE_COLUMNS,
     CORPORA,
-    SEVERAL,
     VIDEOS,
     TableTruth,
     masc,
@@ -21,10 +20,11 @@ from tests.voice_cloning.corpora.corpus_tables import (
     sada,
     write_table,
 )
-from tests.voice_cloning.corpora.source_forms import built, records_of, sources, words, write_lines
+from tests.voice_cloning.corpora.source_forms import built, records_of, sources, write_lines
 from tools.prepare_data.__main__ import main
 from voice_cloning.corpora.build import SUMMARY_FILE, build_data
 from voice_cloning.corpora.data_card import DATA_CARD
+from voice_cloning.corpora.utterances import OWN_KEYS, Collection, Utterance
 
 
 def whole_videos(folder: Path) -> TableTruth:
@@ -121,26 +121,6 @@ def test_a_wrong_column_is_named_in_each_table(tmp_path: Path) -> None:
         build_data(truth.source, tmp_path / "out")
 
 
-EPISODES = {"batch_1/6k_SBA_107_0", "batch_1/6k_SBA_107_1", "batch_2/6k_v_SBA3_2455_3"}
-
-
-@pytest.mark.parametrize(
-    ("speaker_from", "speakers", "aside"),
-    [
-        ("column", {f"{name}/Speaker1متحدث" for name in EPISODES} | {"batch_1/6k_SBA_107_0/Speaker2متحدث"}, 2),
-        ("Speaker", {"Speaker1متحدث", "Speaker2متحدث"}, 0),  # and two speakers with one clip
-        ("file", EPISODES, 1),
-        ("folder", {"batch_1", "batch_2"}, 1),
-    ],
-)
-def test_the_user_chooses_who_speaks_in_sada(speaker_from: str, speakers: set[str], aside: int, tmp_path: Path) -> None:
-    truth = sada(tmp_path)
-    summary = build_data(truth.source, tmp_path / "out", eval_share=0, speaker_from=speaker_from)
-    assert {r["speaker"] for r in records_of(tmp_path / "out")} == speakers
-    assert sum(map(len, summary["left_aside"].values())) == aside
-    assert summary["left_out"]["speakers_with_one_clip"] == ([SEVERAL, "Unknown"] if speaker_from == "Speaker" else [])
-
-
 def test_the_other_text_of_sada_can_be_taken(tmp_path: Path) -> None:
     truth = sada(tmp_path)
     build_data(truth.source, tmp_path / "out", eval_share=0, text_column="ProcessedText")
@@ -148,13 +128,17 @@ def test_the_other_text_of_sada_can_be_taken(tmp_path: Path) -> None:
     assert texts == {text.replace("،", "").replace("؟", "") for text in truth.speaker_of}
 
 
-def test_rows_of_a_known_corpus_without_a_text_are_left_aside(tmp_path: Path) -> None:
+def test_rows_of_a_known_corpus_without_a_text_or_a_speaker_are_left_aside(tmp_path: Path) -> None:
     truth = sada(tmp_path)
     text = next(text for text, who in truth.speaker_of.items() if "2455" in who)
     rewrite(tmp_path / "valid.csv", 2, f"{text},{text.replace('،', '').replace('؟', '')}", ",")
     summary = build_data(truth.source, tmp_path / "out", eval_share=0)
     assert summary["left_aside"]["rows without a text"] == [f"{tmp_path / 'valid.csv'}, line 2"]
     assert summary["utterances"] == truth.utterances - 1
+    rewrite(tmp_path / "valid.csv", 3, ",Speaker1متحدث,", ",,")
+    summary = build_data(truth.source, tmp_path / "out2", eval_share=0)
+    nobody = [f"{tmp_path / 'train.csv'}, line 11", f"{tmp_path / 'valid.csv'}, line 3"]
+    assert summary["left_aside"]["segments of an unknown speaker"] == nobody
 
 
 def test_episodes_in_another_folder_are_found_by_their_names(tmp_path: Path) -> None:
@@ -203,6 +187,26 @@ def test_archives_that_were_not_extracted_are_named(tmp_path: Path) -> None:
     (tmp_path / "audio" / "train" / "train_0.tar.gz").write_bytes(b"\x1f\x8b")
     with pytest.raises(InputError, match=r"4 audio files are not there, but archives are: .*train_0\.tar\.gz; extract"):
         build_data(truth.source, tmp_path / "out")
+
+
+def test_a_table_of_videos_beside_their_sound(tmp_path: Path) -> None:
+    rows, texts = [], {}
+    for number, video in enumerate(VIDEOS):
+        write_clip(tmp_path / f"{video}.wav", 5.0, rate=16_000, seed=number)
+        for i in range(3):
+            texts[f"نص {'ن' * (3 * number + i + 1)}"] = video
+            text = f"نص {'ن' * (3 * number + i + 1)}"
+            rows.append({"Video_ID": video, "start": 1.5 * i, "end": 1.5 * i + 1, "transcript": text})
+    table = write_table(tmp_path / "clean.csv", ("Video_ID", "start", "end", "transcript"), rows)
+    for source in (tmp_path, table):
+        found, said = built(source, tmp_path / "out", overwrite=True)
+        assert found == texts and "corpus: MASC" in said and "audio: column Video_ID" in said
+    (tmp_path / f"{VIDEOS[1]}.wav").unlink()
+    rewrite(table, 4, "4.0", "7.5")
+    with pytest.raises(InputError, match=r"\(2\):") as caught:
+        build_data(tmp_path, tmp_path / "out2")
+    assert f"clean.csv, line 5 and 2 more entries: {tmp_path / VIDEOS[1]}: no such file" in str(caught.value)
+    assert "clean.csv, line 4: ends at 7.5 s of " in str(caught.value)
 
 
 def test_a_single_table_of_masc_is_read_too(tmp_path: Path) -> None:
@@ -267,80 +271,6 @@ def test_tables_of_different_columns_are_not_mixed(tmp_path: Path) -> None:
         build_data(tmp_path, tmp_path / "out2")
 
 
-@pytest.mark.parametrize("label", ["SPEAKER_0{}", "Speaker {}", "spk{}", "متحدث {}", "speaker-1{}"])
-def test_labels_that_are_counted_anew_in_each_recording_hold_within_it(label: str, tmp_path: Path) -> None:
-    rows = []
-    for number, name in enumerate(("one.wav", "two.wav")):
-        write_clip(tmp_path / name, 5.0, seed=number)
-        for i in range(6):
-            row = {"file": name, "start": 0.8 * i, "end": 0.8 * i + 0.7, "speaker": label.format(i % 2)}
-            rows.append(row | {"text": words(name[:3], i)})
-    table = write_table(tmp_path / "list.csv", ("file", "start", "end", "speaker", "text"), rows)
-    found, said = built(table, tmp_path / "out")
-    assert set(found.values()) == {f"{name}/{label.format(i)}" for name in ("one", "two") for i in range(2)}
-    assert "speaker: column speaker within each recording (column file), because its labels are counted anew" in said
-    found, _ = built(table, tmp_path / "named", speaker_from="speaker")
-    assert set(found.values()) == {label.format(0), label.format(1)}
-
-
-@pytest.mark.parametrize(
-    ("who", "reason"),
-    [
-        (SEVERAL, "several"),
-        ("more than one speaker", "several"),
-        ("متعدد", "several"),
-        ("Multiple speakers", "several"),
-        ("أكثر من متحدث", "several"),
-        ("Unknown", "an unknown"),
-        ("Unknown غير معروف", "an unknown"),
-        ("Notapplicable", "an unknown"),
-        ("غير معروف", "an unknown"),
-        ("Unk Ahmed", None),
-        ("متعب", None),
-    ],
-)
-def test_a_label_that_is_no_single_voice_is_left_aside(who: str, reason: str | None, tmp_path: Path) -> None:
-    rows = [{"file": n, "text": t, "speaker": s} for n, t, s in sources(tmp_path)]
-    for row in rows[:3]:
-        row["speaker"] = who
-    table = write_table(tmp_path / "list.csv", ("file", "text", "speaker"), rows)
-    summary = build_data(table, tmp_path / "out", eval_share=0)
-    expected = {f"segments of {reason} speaker" + "s" * (reason == "several"): 3} if reason else {}
-    assert {name: len(places) for name, places in summary["left_aside"].items()} == expected
-    named = build_data(table, tmp_path / "named", eval_share=0, speaker_from="speaker")
-    assert named["left_aside"] == {} and named["utterances"] == 12
-
-
-@pytest.mark.parametrize(
-    ("name", "video"),
-    [
-        ("OGqz9G-JO0E_0001.wav", "OGqz9G-JO0E"),
-        ("zvf3_No6-Kg-12-345.flac", "zvf3_No6-Kg"),
-        ("87edeceb-5349-4210-89ad-8c3e91e54062_OGqz9G-JO0E.wav", "OGqz9G-JO0E"),
-        ("-abc_DEF-12.wav", "-abc_DEF-12"),
-        ("ar_OGqz9GxJO0E_12.5_14.25.wav", "OGqz9GxJO0E"),
-    ],
-)
-def test_the_video_of_a_clip_is_in_its_name(name: str, video: str, tmp_path: Path) -> None:
-    for i in range(2):
-        stem = name.rsplit(".", 1)[0]
-        clip = write_clip(tmp_path / "in" / f"{i}" / name, seed=i)
-        clip.with_suffix(".txt").write_text(words("x", i), encoding="utf-8")
-        assert clip.stem == stem
-    build_data(tmp_path / "in", tmp_path / "out", eval_share=0, speaker_from="video")
-    assert {r["speaker"] for r in records_of(tmp_path / "out")} == {video}
-
-
-def test_a_table_without_a_speaker_says_which_values_suit(tmp_path: Path) -> None:
-    rows = [{"file": name, "text": text} for name, text, _ in sources(tmp_path)]
-    table = write_table(tmp_path / "list.csv", ("file", "text"), rows)
-    for speaker_from in (None, "column"):
-        with pytest.raises(InputError, match="--speaker_from: name a column, or one for a single.*cluster to group"):
-            build_data(table, tmp_path / "out", speaker_from=speaker_from)
-    with pytest.raises(InputError, match="line 2: 'أمل_0' holds no id of a video .11 characters"):
-        build_data(table, tmp_path / "out", speaker_from="video")
-
-
 def damaged_sada(folder: Path) -> Path:
     table = folder / "test.csv"
     for line in (3, 4):
@@ -384,6 +314,13 @@ def test_attributes_never_replace_what_a_record_says_itself(tmp_path: Path) -> N
         misc = record["misc"]
         assert misc["duration"] < 1 and misc["sample_id"].startswith("clips/") and misc["ref_transcript"] != "y"
         assert (misc["quality"], misc["age"]) == (3.5, 30) and "gender" not in misc
+
+
+def test_no_reader_can_replace_what_a_record_says_itself(tmp_path: Path) -> None:
+    collection = Collection("table")
+    misc = dict.fromkeys(OWN_KEYS, "x") | {"dialect": "Najdi"}
+    collection.add(Utterance("a", tmp_path / "a.wav", "نعم", "who", "list, line 1", misc=misc))
+    assert collection.utterances[0].misc == {"dialect": "Najdi"}
 
 
 def test_the_card_says_the_licence_and_what_was_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
