@@ -5,17 +5,22 @@
 SOURCE has one of these forms; it is detected, unless --format names it:
   clips        a folder of NAME.wav (.flac, .ogg, .mp3, ...) with NAME.txt beside it; the speaker is the folder's name
   ljspeech     metadata.csv of id|text|normalised text, and wavs/; a list without a header may also name the speakers
-  table        a CSV, TSV or JSON-lines file with named columns, such as Common Voice's or a NeMo manifest, or a folder
-               with one such file; columns offset and duration (or start and end) are cuts, channel is a channel
-  huggingface  a folder that datasets' save_to_disk wrote, or one of Parquet files (needs pyarrow)
+  table        a CSV, TSV or JSON-lines file with named columns, such as a NeMo manifest, or a folder with such files of
+               the same columns; columns offset and duration (or start and end) are cuts, channel is a channel. SADA,
+               MASC, Common Voice, ArVoice and the Arabic Speech Corpus are told by their columns
+  audiofolder  folders such as train/ and test/, each with a metadata.jsonl or .csv and the clips that it names
+  huggingface  a folder that datasets' save_to_disk wrote, or one of Parquet files (needs pyarrow); ClArTTS, Casablanca
+               and copies of the corpora above are told by what they hold
+  webdataset   tar archives of KEY.wav (.flac, .mp3, ...) with KEY.txt or KEY.json
   kaldi        wav.scp, text and utt2spk, with or without segments
 
 The command first says what it took for what: form, columns, delimiter, encoding, utterances, voices, hours, and two
 samples. --dry_run stops there. What does not add up stops it; nothing is written then.
 
 Each utterance becomes a target, with another utterance of its speaker as the reference. DIR gets
-train_chatml_samples.json, val_chatml_samples.json and build_summary.json. It also gets clips/ if SOURCE is a data set
-that holds the audio itself. The same command again changes nothing; files with other content need --overwrite.
+train_chatml_samples.json, val_chatml_samples.json, build_summary.json, and README.md, a card with the licence. It also
+gets clips/ if SOURCE is a data set that holds the audio itself. The same command again changes nothing; files with
+other content need --overwrite.
 """
 
 import argparse
@@ -39,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help="the column of the speakers (its number, for a list without a header); one for a single voice; folder for "
         "the clip's folder (the default for clips); name for the part of the clip's name before the first _ or -; "
-        "cluster to group the clips by voice, which is a guess (docs/voices.md; it needs Resemblyzer)",
+        "video for the id of the video; file for the audio file; column for the column with a usual name; cluster to "
+        "group the clips by voice, which is a guess (docs/voices.md; it needs Resemblyzer)",
     )
     parser.add_argument(
         "--where",
@@ -67,6 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--encoding", metavar="NAME", help="encoding of texts and tables, such as cp1256 (default UTF-8)"
     )
+    parser.add_argument(
+        "--licence", metavar="TEXT", help="the licence of the data; it comes before that of a corpus that is known"
+    )
     parser.add_argument("--dry_run", action="store_true", help="say what was taken for what, and write nothing")
     parser.add_argument("--overwrite", action="store_true", help="replace files with other content in DIR")
 
@@ -90,6 +99,8 @@ def run(flags: argparse.Namespace) -> int:
             shown = ", ".join(names[:LISTED_OFFENDERS])
             more = f" and {len(names) - LISTED_OFFENDERS} more" if len(names) > LISTED_OFFENDERS else ""
             print(f"left out, {reason.replace('_', ' ')} ({len(names)}): {visible(shown)}{more}", file=sys.stderr)
-    if any(summary["left_out"].values()):
+    for reason, places in summary["left_aside"].items():
+        print(f"left aside, {reason}: {len(places)}", file=sys.stderr)
+    if any(summary["left_out"].values()) or summary["left_aside"]:
         print(f"all that was left out is in {flags.output_dir / SUMMARY_FILE}", file=sys.stderr)
     return 0

@@ -5,41 +5,88 @@ not needed. An audio column holds a structure of ``bytes`` and ``path``, one of 
 or bare samples with their rate in a column ``sampling_rate``.
 """
 
-import io
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-
-from boson_multimodal.errors import InputError
+from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.progress import progress
-from voice_cloning.corpora.columns import (
-    AUDIO_COLUMNS,
-    Columns,
-    Roles,
-    WrongValue,
-    cut_in,
-    roles_of_header,
-    speaker_in,
-    text_in,
+from voice_cloning.corpora.attributes import attributes_in
+from voice_cloning.corpora.cell_values import WrongValue
+from voice_cloning.corpora.columns import AUDIO_COLUMNS, Columns, Roles, cut_in, roles_of_header, speaker_in, text_in
+from voice_cloning.corpora.countries import country_attributes
+from voice_cloning.corpora.held_audio import (
+    RATE_COLUMNS,
+    HeldAudio,
+    HeldCounts,
+    MeasuredAudio,
+    cut_of,
+    held_audio,
+    measured,
 )
-from voice_cloning.corpora.source_files import find_audio, list_files
-from voice_cloning.corpora.utterances import Cell, Collection, Utterance, seconds_of
+from voice_cloning.corpora.known_corpora import CLARTTS, KnownCorpus, recognise
+from voice_cloning.corpora.source_files import existing_audio, find_audio, list_files
+from voice_cloning.corpora.speaker_sources import SPEAKER_COLUMNS, NotOneVoice
+from voice_cloning.corpora.utterances import ONE_SPEAKER, Cell, Collection, Utterance
 
 STATE_FILE = "state.json"
 """The file beside the Arrow files of one split that names them."""
-RATE_COLUMN = "sampling_rate"
-PARQUET_BATCH_ROWS = 64
+PARQUET_BATCH_ROWS = 16
+"""Rows that are in memory at a time: a row of samples as 64-bit floats takes up to 4 MB, one with a recording 20 MB."""
 SAMPLE_TYPES = ("float", "double", "halffloat", "int16", "int32")
 LFS_POINTER = b"version https://git-lfs"
 """The first bytes of what Git leaves in place of a large file that was not downloaded."""
-SUFFIXES = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg"}
-"""First bytes of an audio file -> suffix; a file with other first bytes is taken for MP3."""
+SHOWN_FILES = 3
+SAMPLES, FILES = "samples", "files"
+"""How a column holds audio: as lists of numbers, which need their rate, or as files or structures."""
+NO_SPEAKER_FOLDERS = ("data", "default", "train", "test", "validation", "val", "valid", "dev")
+CLARTTS_RATE = 40_100
+"""No other corpus has this rate."""
+EPISODE_COLUMNS = ("seg_id", "segment_id", "segmentid", "video_id", "episode", "file_name", "filename", "file", "id")
+"""Columns, in lower case, whose values may name the recording that a clip is from."""
+
+
+@dataclass(frozen=True)
+class _DataFile:
+    """A file of a data set, and what its columns are.
+
+    Attributes:
+        name: its path in the source.
+        roles: the columns.
+        rate_column: the column of the rate of bare samples.
+        corpus: the public corpus that it is from, if it is known.
+        given: attributes of all rows, which the names of folders say.
+        speaker: the name of the one voice, if the corpus has one and no column names it; else None.
+    """
+
+    path: Path
+    name: str
+    header: tuple[str, ...]
+    roles: Roles
+    rate_column: str | None
+    corpus: KnownCorpus | None
+    given: Mapping[str, str] = field(default_factory=dict)
+    speaker: str | None = None
+
+    @property
+    def read(self) -> list[str]:
+        """The columns to read."""
+        return [*self.roles.columns, *([self.rate_column] if self.rate_column else [])]
+
+    @property
+    def facts(self) -> list[str]:
+        """What was taken for what, for the user."""
+        facts = self.roles.facts([name for name in self.header if name != self.rate_column])
+        if self.speaker:
+            facts = [fact for fact in facts if not fact.startswith("speaker: ")]
+            facts.append(f"speaker: none is named; this is {self.speaker}, which has one voice")
+        if self.rate_column:
+            facts.append(f"rate of bare samples: column {self.rate_column}")
+        return facts + [f"{key}: {value}, as a folder or file is called" for key, value in self.given.items()]
 
 
 def holds_data_set(files: Sequence[Path]) -> bool:
@@ -57,26 +104,107 @@ def read_data_set(source: Path, columns: Columns, encoding: str | None = None) -
     listing = list_files(source)
     collection.faults += listing.faults
     collection.aside += listing.aside
-    seen: dict[tuple[str, ...], list[str]] = {}
+    root = source.parent if source.is_file() else source
+    files = _understood(source, root, _data_files(listing.files), columns)
+    collection.corpus = next((file.corpus for file in files if file.corpus), None)
+    counts = HeldCounts()
     with progress(title=f"reading {source.name}", unit="row") as bar:
-        root = source.parent if source.is_file() else source
-        for path in _data_files(listing.files):
-            header, with_audio = _header(path)
-            wanted = columns if columns.audio else replace(columns, audio=with_audio)
-            roles = roles_of_header(header, wanted, str(path))
-            collection.speaker_is_guessed |= roles.speaker is None and columns.speaker_from is None
-            seen.setdefault(tuple(roles.facts(header)), []).append(path.relative_to(root).as_posix())
-            rate_column = RATE_COLUMN if RATE_COLUMN in header else None
-            split = path.relative_to(root).with_suffix("").as_posix().replace("/", "-")
-            read = [roles.audio, *roles.texts, roles.speaker, roles.offset, roles.end, roles.duration, rate_column]
-            for row, values in enumerate(_rows(path, list(dict.fromkeys(name for name in read if name)))):
-                cell = Cell(path, roles.audio, row, f"{split}-{row:06d}", rate_column)
-                _add(collection, root, cell, values, roles)
+        for file in files:
+            split = file.path.relative_to(root).with_suffix("").as_posix().replace("/", "-")
+            for row, values in enumerate(_rows(file.path, file.read)):
+                cell = Cell(file.path, file.roles.audio, row, f"{split}-{row:06d}", file.rate_column)
+                _add(collection, root, file, cell, values, counts)
                 bar.update()
-    for facts, files in seen.items():
-        shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-        collection.facts += [f"files: {shown}", *facts]
+    collection.facts += _facts(files) + counts.facts()
     return collection
+
+
+def _facts(files: Sequence[_DataFile]) -> list[str]:
+    """Return what was taken for what, once for the files that are alike."""
+    seen: dict[tuple[str, ...], list[str]] = {}
+    for file in files:
+        seen.setdefault(tuple(file.facts), []).append(file.name)
+    facts = []
+    for found, names in seen.items():
+        more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+        facts += [f"files: {', '.join(names[:SHOWN_FILES])}{more}", *found]
+    return facts
+
+
+def _understood(source: Path, root: Path, paths: Sequence[Path], columns: Columns) -> list[_DataFile]:
+    """Return what the columns of each file are, before any row is read.
+
+    Raises:
+        InputError: naming all files that cannot be read, and the columns that are missing, once for files alike.
+    """
+    files: list[_DataFile] = []
+    problems: dict[str, list[str]] = {}
+    for path in paths:
+        name = path.relative_to(root).as_posix()
+        try:
+            files.append(_data_file(path, name, columns, root))
+        except InputError as error:
+            problems.setdefault(str(error).replace(str(path), "{file}"), []).append(str(path))
+    raise_if_any(
+        f"{source}: problems in the files of this data set",
+        [
+            problem.replace("{file}", found[0]) + (f" (and {len(found) - 1} more files)" if len(found) > 1 else "")
+            for problem, found in problems.items()
+        ],
+    )
+    return files
+
+
+def _data_file(path: Path, name: str, columns: Columns, root: Path) -> _DataFile:
+    header, audio, kind = _header(path)
+    wanted = columns if columns.audio else replace(columns, audio=audio)
+    usual = {column.casefold(): column for column in reversed(header)}
+    rate_column = next((usual[rate] for rate in RATE_COLUMNS if rate in usual), None)
+    if wanted.audio == audio and kind == SAMPLES and not rate_column:
+        raise InputError(
+            f"{path}: column {audio} holds samples, but no column their rate; add a column {RATE_COLUMNS[0]} with a "
+            f"whole number in Hz; the columns are {header}"
+        )
+    corpus = recognise(header) or _clartts(path, usual)
+    has_speaker = columns.speaker_from is not None or usual.keys() & set(SPEAKER_COLUMNS)
+    speaker = corpus.name if corpus and corpus.one_voice and not has_speaker else None
+    wanted = replace(wanted, speaker_from=ONE_SPEAKER) if speaker else wanted
+    roles = _roles(header, wanted, path, name, usual)
+    given = country_attributes((root.resolve().name, *Path(name).parts), roles.attributes)
+    return _DataFile(path, name, tuple(header), roles, rate_column, corpus, given, speaker)
+
+
+def _roles(header: list[str], columns: Columns, path: Path, name: str, usual: Mapping[str, str]) -> Roles:
+    """Return the roles of the columns; if no speaker is named, the message says which values suit this file.
+
+    Raises:
+        InputError: as :func:`roles_of_header`.
+    """
+    try:
+        return roles_of_header(header, columns, str(path))
+    except InputError as error:
+        if columns.speaker_from is not None or usual.keys() & set(SPEAKER_COLUMNS):
+            raise
+        hints = ["cluster tells the voices apart by their sound", "one is right for a single voice only"]
+        if (folder := Path(name).parent.name) and folder.casefold() not in NO_SPEAKER_FOLDERS:
+            hints.append(f"folder takes all clips of {folder} for one voice")
+        for column in [usual[key] for key in EPISODE_COLUMNS if key in usual]:
+            hints.append(f"column {column} holds such as {_first(path, [column])[column]!r}")
+        raise InputError(f"{error}\n  of the values of --speaker_from, {'; '.join(hints)}") from error
+
+
+def _clartts(path: Path, usual: Mapping[str, str]) -> KnownCorpus | None:
+    """Return ClArTTS if a file is from it. Its columns have common names; its rate and the names of its clips tell."""
+    if not usual.keys() >= {"file", "text", "audio", "duration"}:
+        return None
+    first = _first(path, [usual[name] for name in ("file", *RATE_COLUMNS) if name in usual])
+    is_name = re.match(r"ART_CC|ch_\d+_arabic_tts", Path(str(first.get(usual["file"]))).name)
+    return CLARTTS if is_name or CLARTTS_RATE in first.values() else None
+
+
+def _first(path: Path, columns: Sequence[str]) -> dict[str, Any]:
+    """Return the values of the first row; None for all if there is no row."""
+    return next(_rows(path, list(columns)), dict.fromkeys(columns))
 
 
 def read_cells(cells: Sequence[Cell]) -> Iterator[tuple[Cell, bytes]]:
@@ -86,77 +214,59 @@ def read_cells(cells: Sequence[Cell]) -> Iterator[tuple[Cell, bytes]]:
         by_file.setdefault((cell.path, cell.column, cell.rate_column), {})[cell.row] = cell
     for (path, column, rate_column), wanted in by_file.items():
         for row, values in enumerate(_rows(path, [column, *([rate_column] if rate_column else [])])):
-            if row in wanted:
-                yield wanted[row], _held(values[column], values.get(rate_column))[0]
+            if cell := wanted.get(row):
+                content = held_audio(values[column], values.get(rate_column)).content
+                yield cell, content if cell.cut is None else cut_of(content, *cell.cut)
 
 
-def wav_of(samples: np.ndarray, rate: int) -> bytes:
-    """Return a WAV file that holds (samples,) or (samples, channels) exactly: 16 bits if these hold it, else floats."""
-    scaled = samples * 32768
-    is_integer = bool(np.all(scaled == np.round(scaled)) and np.all(np.abs(samples) < 1))
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16" if is_integer else "FLOAT")
-    return file.getvalue()
-
-
-def _add(collection: Collection, source: Path, cell: Cell, values: dict[str, Any], roles: Roles) -> None:
+def _add(
+    collection: Collection, root: Path, file: _DataFile, cell: Cell, values: dict[str, Any], counts: HeldCounts
+) -> None:
     """Add one row as an utterance; audio that the row itself holds is measured here, while it is in memory."""
-    where, value = f"{cell.path}, row {cell.row}", values[roles.audio]
+    where, value, roles = f"{cell.path}, row {cell.row}", values[file.roles.audio], file.roles
     path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
+    length = MeasuredAudio(0.0)
     try:
-        held, suffix = _held(value, values.get(cell.rate_column))
-        text, speaker = text_in(values, roles), speaker_in(values, roles, path or "")
+        held = held_audio(value, values.get(cell.rate_column), cell.rate_column)
+        text, speaker = text_in(values, roles), file.speaker or speaker_in(values, roles, _place(file, path))
         offset, duration, _ = cut_in(values, roles)
-        if held:
-            seconds = seconds_of(held, f"column {cell.column}")
+        if held.content:
+            length = measured(held.content, f"column {cell.column}", offset, duration)
         elif not path:
             raise WrongValue(f"column {cell.column} holds neither bytes nor a path of an audio file")
+    except NotOneVoice as error:
+        collection.leave_aside(error.reason, where)
+        return
     except (WrongValue, InputError) as error:
         collection.refuse(where, str(error))
         return
-    if held:
-        audio: Path | Cell = replace(cell, name=cell.name + suffix)
-        if offset is not None:
-            collection.faults.append(f"{where}: a cut of audio inside the data set; write the audio to files first")
-        collection.add(Utterance(cell.name, audio, text, speaker, where, seconds=seconds))
-    else:
-        collection.add(Utterance(cell.name, find_audio(source, path), text, speaker, where, offset, duration))
+    if file.corpus and not text.strip():  # the corpus is as it is: nobody can write its texts
+        collection.leave_aside("rows without a text", where)
+        return
+    misc = {**file.given, **attributes_in(values, roles.attributes)}
+    if not held.content:
+        audio = existing_audio(file.path.parent, path) or find_audio(root, path)
+        collection.add(Utterance(cell.name, audio, text, speaker, where, offset, duration, misc=misc))
+        return
+    collection.add(
+        Utterance(cell.name, _cell(cell, held, length), text, speaker, where, seconds=length.seconds, misc=misc)
+    )
+    counts.add(length, is_named=offset is not None, was_integer=held.was_integer)
 
 
-def _held(value: Any, rate: Any) -> tuple[bytes, str]:
-    """Return the audio file that a value of the audio column holds, and its suffix; empty if it only names a file.
+def _cell(cell: Cell, held: HeldAudio, length: MeasuredAudio) -> Cell:
+    """Return a cell with the name of the clip to write; a cut is written as WAV."""
+    if length.offset is None:
+        return replace(cell, name=cell.name + held.suffix)
+    return replace(cell, name=f"{cell.name}.wav", cut=(length.offset, length.duration))
 
-    Raises:
-        WrongValue: if it holds samples that are no audio, or no rate.
-    """
-    if isinstance(value, dict):
-        if content := value.get("bytes"):
-            return content, SUFFIXES.get(content[:4], ".mp3")
-        samples, rate = value.get("array"), value.get(RATE_COLUMN, rate)
-    else:
-        samples = value if isinstance(value, list | np.ndarray) else None
-        if isinstance(value, bytes):
-            return value, SUFFIXES.get(value[:4], ".mp3")
-    if samples is None:
-        return b"", ""
-    if (
-        isinstance(rate, bool)
-        or not isinstance(rate, int | float)
-        or not 1000 <= rate <= 1_000_000
-        or rate != int(rate)
-    ):
-        raise WrongValue(f"its samples need their rate in {RATE_COLUMN}, a whole number in Hz, not {rate!r}")
-    try:
-        wave = np.asarray(samples, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise WrongValue(f"its samples are no numbers ({error})") from error
-    if wave.ndim == 2 and wave.shape[0] < wave.shape[1]:  # (channels, samples), as librosa holds them
-        wave = wave.T
-    if wave.ndim not in (1, 2) or wave.size == 0:
-        raise WrongValue(f"its samples have the shape {list(wave.shape)}; (samples) or (samples, channels) is needed")
-    if getattr(samples, "dtype", None) == np.int16:  # the numbers of a WAV file of 16 bits
-        wave = wave / 32768
-    return wav_of(wave.astype(np.float32), int(rate)), ".wav"
+
+def _place(file: _DataFile, path: str | None) -> str:
+    """Return the name of a row's audio for --speaker_from folder and name; the folder may be that of the data file."""
+    if path and re.search(r"[\\/]", path):
+        return path
+    folder = Path(file.name).parent.as_posix()
+    return f"{folder if folder != '.' else file.path.resolve().parent.name}/{path or ''}"
 
 
 def _is_parquet(path: Path) -> bool:
@@ -174,16 +284,29 @@ def _data_files(files: Sequence[Path]) -> list[Path]:
     return found + [path for path in files if _is_parquet(path)]
 
 
-def _header(path: Path) -> tuple[list[str], str | None]:
-    """Return the names of the columns, and the first of a usual name that holds audio itself, if there is one.
+def _header(path: Path) -> tuple[list[str], str | None, str]:
+    """Return the names of the columns, the first of a usual name that holds audio itself, and how it holds it.
 
-    Many data sets also have a column ``path``, whose files are not there.
+    Many data sets also have a column ``path``, whose files are not there. If no column of a usual name holds audio, the
+    only one that does is returned.
     """
     with _opened(path) as file:
         schema = file.schema_arrow if _is_parquet(path) else file.schema
         # A path is a string; audio is a structure, a list of samples, or bytes.
-        holding = [field.name for field in schema if field.type.num_fields or "binary" in str(field.type)]
-        return schema.names, next((name for name in AUDIO_COLUMNS if name in holding), None)
+        holding = {field.name: field.type for field in schema if field.type.num_fields or "binary" in str(field.type)}
+        structures = [name for name, kind in holding.items() if _is_audio_structure(kind)]
+        usual = {name.casefold(): name for name in reversed(list(holding))}
+        found = next((usual[name] for name in AUDIO_COLUMNS if name in usual), None)
+        if found is None and len(structures) == 1:
+            found = structures[0]
+        is_list = found is not None and str(holding[found]).startswith(("list<", "large_list<", "fixed_size_list<"))
+        return schema.names, found, SAMPLES if is_list else FILES
+
+
+def _is_audio_structure(kind: Any) -> bool:
+    """Return whether a type of Arrow is that of an Audio column of ``datasets``."""
+    names = {kind.field(i).name for i in range(kind.num_fields)} if str(kind).startswith("struct") else set()
+    return names >= {"bytes", "path"} or names >= {"array", RATE_COLUMNS[0]}
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[dict[str, Any]]:

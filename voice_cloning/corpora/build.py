@@ -12,12 +12,15 @@ from boson_multimodal.cloning_example import VoiceCloningExample
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any, result_or_message, visible
 from boson_multimodal.progress import progress
-from voice_cloning.corpora.arrow import read_cells, wav_of
-from voice_cloning.corpora.columns import CLUSTER, Columns
+from voice_cloning.corpora.columns import Columns
+from voice_cloning.corpora.data_card import DATA_CARD, data_card
+from voice_cloning.corpora.held_audio import wav_of
+from voice_cloning.corpora.held_clips import HELD, read_held
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
 from voice_cloning.corpora.sources import FORMS, has_no_speakers, overview, read_source
-from voice_cloning.corpora.utterances import Cell, Channel, Collection, Utterance, speakers_of
+from voice_cloning.corpora.speaker_sources import CLUSTER
+from voice_cloning.corpora.utterances import Channel, Collection, Utterance, speakers_of
 from voice_cloning.corpora.voice_clusters import speakers_by_voice
 from voice_cloning.corpora.where import Condition
 from voice_cloning.corpora.where_values import Kept, keep_where
@@ -25,6 +28,7 @@ from voice_cloning.corpora.where_values import Kept, keep_where
 TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
 SUMMARY_FILE = "build_summary.json"
 CLIPS_FOLDER = "clips"
+MISSING_FILE = ": no such file"
 SPLITS_BY = ("speaker", "utterance")
 
 
@@ -45,6 +49,7 @@ def build_data(
     dry_run: bool = False,
     encoding: str | None = None,
     where: str | None = None,
+    licence: str | None = None,
     announce: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Build the ChatML files; the arguments are the command's flags.
@@ -62,7 +67,7 @@ def build_data(
     source, output_dir = Path(source).expanduser(), Path(output_dir).expanduser()
     _check_settings(form, references_per_target, split_by, eval_share, where)
     columns = Columns(audio_column, text_column, speaker_from)
-    collection = _read(source, form, columns, encoding, drop_invalid, announce)
+    collection = _read(source, form, columns, encoding, drop_invalid, licence, announce)
     chosen = _chosen(collection, where, announce)
     if dry_run:
         return {}
@@ -76,14 +81,10 @@ def build_data(
             "another clip of the same speaker as its reference; check which speaker --speaker_from takes"
         )
     settings = {} if where is None else {"where": where}
-    settings |= {
-        "references_per_target": references_per_target,
-        "split_by": split_by,
-        "eval_share": eval_share,
-        "seed": seed,
-    }
-    summary = _summary(source, collection, chosen, sides, alone) | {"settings": settings}
+    settings |= {"references_per_target": references_per_target, "split_by": split_by, "eval_share": eval_share}
+    summary = _summary(source, collection, chosen, sides, alone, licence) | {"settings": settings | {"seed": seed}}
     files, clips = _files_of(sides, output_dir)
+    files[DATA_CARD] = visible(data_card(collection, summary, source.resolve().name, licence)).encode("utf-8")
     files[SUMMARY_FILE] = _json_bytes(summary)
     _write(output_dir, files, clips, overwrite)
     return summary
@@ -95,6 +96,7 @@ def _read(
     columns: Columns,
     encoding: str | None,
     drop_invalid: bool,
+    licence: str | None,
     announce: Callable[[str], object],
 ) -> Collection:
     """Read a source, say what was taken for what, and stop if something is wrong.
@@ -102,7 +104,7 @@ def _read(
     Voices are grouped last, because that takes long.
     """
     collection = read_source(source, form, columns, encoding)
-    announce(visible(overview(source, collection)))
+    announce(visible(overview(source, collection, licence)))
     _stop_if_wrong(source, collection, drop_invalid)
     if columns.speaker_from == CLUSTER and has_no_speakers(collection):
         known = len(collection.facts)
@@ -122,7 +124,12 @@ def _chosen(collection: Collection, where: str | None, announce: Callable[[str],
 
 
 def _summary(
-    source: Path, collection: Collection, chosen: Kept[Utterance], sides: Sequence[Pairs], alone: Sequence[str]
+    source: Path,
+    collection: Collection,
+    chosen: Kept[Utterance],
+    sides: Sequence[Pairs],
+    alone: Sequence[str],
+    licence: str | None,
 ) -> dict[str, Any]:
     """Return what ``build_summary.json`` holds, without the settings."""
     utterances = chosen.kept
@@ -137,11 +144,14 @@ def _summary(
         "source": str(source),
         "form": collection.form,
         "read_as": collection.facts,
+        "corpus": collection.corpus.name if collection.corpus else None,
+        "licence": licence or (collection.corpus.licence if collection.corpus else None),
         "utterances": len(utterances),
         "speakers": len(speakers_of(utterances)),
         "hours": sum(u.seconds for u in utterances) / 3600,
         **{name: _side_summary(side) for name, side in zip(("train", "val"), sides, strict=True)},
         "left_out": left_out,
+        "left_aside": collection.left_aside,
     }
 
 
@@ -163,13 +173,29 @@ def _check_settings(form: str, references_per_target: int, split_by: str, eval_s
 def _stop_if_wrong(source: Path, collection: Collection, drop_invalid: bool) -> None:
     """Raise an error for what is wrong with the source as a whole, and, unless they are dropped, with its entries."""
     read_as = f"problems in this source, read as {collection.form}"
-    entries = [f"{where}: {problem}" for where, problem in collection.problems]
+    entries = _listed(collection.problems)
     usable = collection.usable()
     if not drop_invalid or collection.faults or not usable:
         way_on = "--drop_invalid leaves them out and lists all of them" if not collection.faults and usable else ""
         raise_if_any(f"{source}: {read_as}" + (f"; {way_on}" if way_on else ""), collection.faults + entries)
     if not usable:
-        raise InputError(f"{source}: holds no utterance, read as {collection.form}; --format chooses another form")
+        aside = ", ".join(f"{len(places)} {reason}" for reason, places in collection.left_aside.items())
+        why = f" but {aside}, which are left aside" if aside else ""
+        raise InputError(f"{source}: holds no utterance{why}, read as {collection.form}; --format chooses another form")
+
+
+def _listed(problems: Sequence[tuple[str, str]]) -> list[str]:
+    """Return each problem with its place; a file that many entries miss is one problem."""
+    places: dict[str, list[str]] = {}
+    for where, problem in problems:
+        is_missing_file = problem.endswith(MISSING_FILE)
+        places.setdefault(problem if is_missing_file else f"{where}: {problem}", []).append(where)
+    return [
+        f"{found[0]}" + (f" and {len(found) - 1} more entries" if len(found) > 1 else "") + f": {problem}"
+        if problem.endswith(MISSING_FILE)
+        else problem
+        for problem, found in places.items()
+    ]
 
 
 def _files_of(sides: Sequence[Pairs], output_dir: Path) -> tuple[dict[str, bytes | None], list[Utterance]]:
@@ -229,10 +255,10 @@ def _write(output_dir: Path, files: dict[str, bytes | None], clips: Sequence[Utt
 
 def _clips(utterances: Sequence[Utterance], title: str) -> Iterator[tuple[str, bytes]]:
     """Yield the name and content of each clip to write, read one at a time."""
-    cells = [u.audio for u in utterances if isinstance(u.audio, Cell)]
+    held = [u.audio for u in utterances if isinstance(u.audio, HELD)]
     cuts = [u for u in utterances if isinstance(u.audio, Channel)]
     contents = chain(
-        ((cell.name, content) for cell, content in read_cells(cells)),
+        ((audio.name, content) for audio, content in read_held(held)),
         ((cut.audio.name, _channel_clip(cut)) for cut in cuts),
     )
     for name, content in progress(contents, title, len(utterances), unit="clip", disable=not utterances):

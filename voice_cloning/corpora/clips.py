@@ -4,36 +4,29 @@ from collections import Counter
 from pathlib import Path
 
 from boson_multimodal.errors import InputError
-from voice_cloning.corpora.columns import CLUSTER, FOLDER, NAME, Columns
+from voice_cloning.corpora.cell_values import WrongValue
+from voice_cloning.corpora.columns import Columns
 from voice_cloning.corpora.source_files import (
     AUDIO_SUFFIXES,
     OTHER_AUDIO_SUFFIXES,
-    first_part,
     list_files,
     normal,
     read_lines,
 )
-from voice_cloning.corpora.utterances import ONE_SPEAKER, Collection, Utterance
-
-_PLACES = {
-    FOLDER: "the clip's folder",
-    NAME: "the first part of the clip's name",
-    ONE_SPEAKER: "one",
-    CLUSTER: "the sound of the voice",
-}
-"""Value of ``--speaker_from`` -> where the speaker comes from, for the user."""
+from voice_cloning.corpora.speaker_sources import FOLDER, PLACES, speaker_at
+from voice_cloning.corpora.utterances import Collection, Utterance
 
 
 def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> Collection:
     """Read a folder and its subfolders of ``NAME.wav`` with ``NAME.txt`` beside it.
 
-    The speaker is the name of the clip's folder, or the part of the clip's name before the first ``_`` or ``-``.
+    The speaker is the name of the clip's folder, or what ``--speaker_from`` names.
     """
     speaker_from = columns.speaker_from or FOLDER
-    if speaker_from not in _PLACES:
+    if speaker_from not in PLACES:
         raise InputError(
-            f"--speaker_from {speaker_from}: for clips with text files it must be folder, name or one, or cluster to "
-            "group them by voice"
+            f"--speaker_from {speaker_from}: for clips with text files it must be video, file, cluster, folder, name "
+            "or one"
         )
     collection = Collection("clips", speaker_is_guessed=columns.speaker_from is None)
     listing = list_files(source)
@@ -58,10 +51,11 @@ def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> C
             continue
         encodings[lines.encoding] += 1
         folder = path.parent.relative_to(source)
-        speaker = {
-            FOLDER: folder.as_posix() if folder.parts else source.resolve().name,
-            NAME: first_part(path.name),
-        }.get(speaker_from, speaker_from)
+        try:
+            speaker = _speaker(speaker_from, folder / path.name, source)
+        except WrongValue as error:
+            collection.refuse(str(path), str(error))
+            continue
         text = " ".join(line.text for line in lines)
         collection.add(Utterance((folder / path.stem).as_posix(), path, text, normal(speaker), str(text_path)))
     spoken = {_key(path) for path in audio}
@@ -78,9 +72,17 @@ def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> C
     collection.facts += [
         "clips with a text file of the same name beside each",
         "encoding of the texts: " + ", ".join(f"{name} ({count})" for name, count in sorted(encodings.items())),
-        f"speaker: {_PLACES[speaker_from]}",
+        f"speaker: {PLACES[speaker_from]}",
     ]
     return collection
+
+
+def _speaker(speaker_from: str, clip: Path, source: Path) -> str:
+    """Return the speaker of a clip below the source. Raises WrongValue if its name holds no id of a video."""
+    if speaker_from != FOLDER:
+        return speaker_at(speaker_from, clip.as_posix())
+    # The whole path, because folders of different speakers may have one name.
+    return clip.parent.as_posix() if clip.parent.parts else source.resolve().name
 
 
 def _key(path: Path) -> str:

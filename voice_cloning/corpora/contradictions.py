@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from voice_cloning.corpora.columns import Columns, has_no_letter
+from voice_cloning.corpora.cell_values import has_no_letter
+from voice_cloning.corpora.columns import Columns
 from voice_cloning.corpora.source_files import first_part
+from voice_cloning.corpora.speaker_sources import COLUMN
 from voice_cloning.corpora.utterances import Collection, speakers_of
 
 FEWEST_ROWS = 10
@@ -21,10 +23,11 @@ _FILE_NAME = re.compile(r"[^\s|,;]+\.(?:wav|flac|mp3|ogg|opus|txt|lab)(?![^\W_])
 
 def find_contradictions(collection: Collection, columns: Columns) -> None:
     """Add a fault or a problem for each contradiction; a column that the user named is taken at his word."""
-    if collection.form in ("table", "ljspeech", "huggingface"):
+    if collection.form in ("table", "ljspeech", "audiofolder", "huggingface", "webdataset"):
         if columns.text is None:
             _check_texts(collection)
-        if columns.speaker_from is None:
+        is_column = columns.speaker_from in (None, COLUMN) and collection.speaker_from is None
+        if is_column and collection.corpus is None:
             _check_speakers(collection)
     _check_spelling(collection)
     if collection.speaker_is_guessed and len(speakers_of(collection.utterances)) == 1:

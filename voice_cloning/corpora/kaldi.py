@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from boson_multimodal.errors import InputError
-from voice_cloning.corpora.columns import Columns, WrongValue, channel_of, seconds_value
+from voice_cloning.corpora.cell_values import WrongValue, channel_of, seconds_value
+from voice_cloning.corpora.columns import Columns
 from voice_cloning.corpora.source_files import control_problem, find_audio, read_lines
 from voice_cloning.corpora.tables import clip_file_name
 from voice_cloning.corpora.utterances import Channel, Collection, Utterance

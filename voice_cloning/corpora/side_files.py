@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from boson_multimodal.errors import InputError
-from voice_cloning.corpora.columns import SPEAKER_COLUMNS, Columns, Roles, WrongValue, speaker_in
+from voice_cloning.corpora.cell_values import WrongValue
+from voice_cloning.corpora.columns import Columns, Roles, speaker_in
 from voice_cloning.corpora.source_files import is_no_data, normal, read_lines, stem_of
-from voice_cloning.corpora.tables import TABLE_SUFFIXES, open_table
+from voice_cloning.corpora.speaker_sources import SPEAKER_COLUMNS
+from voice_cloning.corpora.table_choice import TABLE_SUFFIXES
+from voice_cloning.corpora.table_lines import open_table
 from voice_cloning.corpora.utterances import Collection, speakers_of
 
 KALDI_SPEAKERS = "utt2spk"

@@ -169,17 +169,21 @@ class Lines:
         return iter(self.lines)
 
 
-def read_lines(path: Path, encoding: str | None = None) -> Lines:
+def read_lines(path: Path, encoding: str | None = None, most_bytes: int | None = None) -> Lines:
     """Read a text file: UTF-8, UTF-16 or UTF-32 by its byte order mark, or the named encoding.
 
     Only line feeds end a line (or carriage returns, if there is no line feed), because a text may hold U+2028 and the
     like. A line that is not UTF-8 is a problem of this line alone.
 
+    Args:
+        most_bytes: read about so many bytes from the start only, up to the end of a line.
+
     Raises:
         InputError: if the file cannot be read or is in no known encoding.
     """
     try:
-        content = path.read_bytes()
+        wide = (encoding or "").lower().startswith(("utf-16", "utf-32", "utf16", "utf32"))  # several bytes a line feed
+        content = path.read_bytes() if most_bytes is None or wide else _start_of(path, most_bytes)
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such file") from error
     except OSError as error:
@@ -204,6 +208,17 @@ def read_lines(path: Path, encoding: str | None = None) -> Lines:
             )
             texts.append("")
     return _lines(path, "UTF-8", texts, problems)
+
+
+def _start_of(path: Path, most_bytes: int) -> bytes:
+    """Return the lines at the start of a file; the last one is left out, because the limit may lie inside it."""
+    with path.open("rb") as file:
+        content = file.read(most_bytes)
+        if len(content) < most_bytes:
+            return content
+        if any(content.startswith(mark) for mark, _ in _MARKS):  # a line feed has several bytes there
+            return content + file.read()
+    return content[: content.rfind(b"\n") + 1] or content
 
 
 def _lines(path: Path, encoding: str, texts: list[str], problems: list[tuple[str, str]]) -> Lines:

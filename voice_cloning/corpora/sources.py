@@ -1,30 +1,40 @@
 """Detects the form of a source, reads it, and checks that what was read adds up."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from arabic_text.buckwalter import from_buckwalter, looks_like_buckwalter
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.arrow import holds_data_set, read_data_set
+from voice_cloning.corpora.audiofolder import metadata_files, read_audiofolder
 from voice_cloning.corpora.clips import read_clips
-from voice_cloning.corpora.columns import CLUSTER, Columns, roles_of_header
+from voice_cloning.corpora.columns import Columns, roles_of_header
 from voice_cloning.corpora.contradictions import find_contradictions
 from voice_cloning.corpora.kaldi import KALDI_FILES, read_kaldi
+from voice_cloning.corpora.known_corpora import ARVOICE, ARVOICE_SYNTHESIS, licence_facts
 from voice_cloning.corpora.side_files import take_speakers_from_side_files
 from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, is_no_data, list_files, normal
-from voice_cloning.corpora.tables import TABLE_SUFFIXES, names_its_columns, open_table, read_table, tables_in
+from voice_cloning.corpora.speaker_sources import CLUSTER
+from voice_cloning.corpora.table_choice import TABLE_SUFFIXES, known_tables_below, tables_in
+from voice_cloning.corpora.table_lines import names_its_columns, open_table
+from voice_cloning.corpora.tables import read_table
 from voice_cloning.corpora.utterances import Channel, Collection, Utterance, measure, speakers_of
+from voice_cloning.corpora.webdataset import is_shard, read_shards
 
 LJSPEECH_TABLE = "metadata.csv"
 FORMS: dict[str, Callable[[Path, Columns, str | None], Collection]] = {
     "clips": read_clips,
     "ljspeech": read_table,
     "table": read_table,
+    "audiofolder": read_audiofolder,
     "huggingface": read_data_set,
+    "webdataset": read_shards,
     "kaldi": read_kaldi,
 }
 USUAL = Columns()
 """Columns with usual names."""
-LISTING_FORMS = ("clips", "huggingface")
+LISTING_FORMS = ("clips", "audiofolder", "huggingface", "webdataset")
 SHOWN_SAMPLES = 2
 LONGEST_SHOWN_TEXT = 80
 
@@ -40,9 +50,11 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     collection.form = form
     if collection.form not in LISTING_FORMS and source.is_dir():  # the others list all files below the source
         collection.aside += sorted(path for path in source.iterdir() if is_no_data(path.name))
-    if collection.speaker_is_guessed and form != "huggingface":
+    if collection.speaker_is_guessed and form not in ("huggingface", "audiofolder", "webdataset"):
         folder = source.parent if source.is_file() else source
         take_speakers_from_side_files(collection, folder, collection.table)
+    _write_in_arabic_letters(collection)
+    _name_synthesis(collection)
     collection.check_repeats()
     measure(collection)
     find_contradictions(collection, columns)
@@ -52,21 +64,58 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     return collection
 
 
+def _write_in_arabic_letters(collection: Collection) -> None:
+    """Turn the texts into Arabic letters if they are in Buckwalter's transliteration, and say so."""
+    try:
+        if not looks_like_buckwalter([utterance.text for utterance in collection.utterances]):
+            return
+    except InputError as error:
+        collection.faults.append(str(error))
+        return
+    example = None
+    for i, utterance in enumerate(collection.utterances):
+        try:
+            text = from_buckwalter(utterance.text)
+        except ValueError as error:
+            collection.refuse(utterance.where, str(error))
+            continue
+        example = example or f"{utterance.text[:LONGEST_SHOWN_TEXT]} -> {text[:LONGEST_SHOWN_TEXT]}"
+        collection.utterances[i] = replace(utterance, text=text)
+    if example:
+        collection.facts.append(f"texts in Buckwalter's transliteration, turned into Arabic letters: {example}")
+
+
+def _name_synthesis(collection: Collection) -> None:
+    """Say which speakers are voices of a synthesis and no people, if the corpus has such."""
+    made = sorted(name for name in speakers_of(collection.utterances) if name.startswith(ARVOICE_SYNTHESIS))
+    if collection.corpus is ARVOICE and made:
+        shown = ", ".join(made[:SHOWN_SAMPLES])
+        collection.facts.append(f"speakers that are voices of a synthesis: {len(made)} ({shown})")
+
+
 def has_no_speakers(collection: Collection) -> bool:
     """Return whether the speakers are yet to be named by their voices (``--speaker_from cluster``)."""
     return speakers_of(collection.utterances) == {CLUSTER}
 
 
-def overview(source: Path, collection: Collection) -> str:
-    """Return what was taken for what, for the user to read before anything is written."""
+def overview(source: Path, collection: Collection, licence: str | None = None) -> str:
+    """Return what was taken for what, for the user to read before anything is written.
+
+    Args:
+        licence: the licence that the user states.
+    """
     usable = collection.usable()
     hours = sum(u.seconds for u in usable) / 3600
     lines = [f"{source}: read as {collection.form}", *(f"  {fact}" for fact in collection.facts)]
+    lines += [f"  {fact}" for fact in licence_facts(collection.corpus, licence)]
     voices = "grouped next" if has_no_speakers(collection) else len(speakers_of(usable))
     lines.append(f"  {len(usable)} utterances, voices: {voices}, {hours:.2f} h")
     if collection.aside:
         names = ", ".join(dict.fromkeys(path.name for path in collection.aside[:5]))
         lines.append(f"  left aside, because they hold no data: {len(collection.aside)} ({names})")
+    if collection.left_aside:
+        counts = ", ".join(f"{len(places)} {reason}" for reason, places in collection.left_aside.items())
+        lines.append(f"  left aside: {counts}")
     if refused := {where for where, _ in collection.problems}:
         lines.append(f"  entries that cannot be used: {len(refused)}")
     lines += [f"  sample: {_sample(utterance)}" for utterance in usable[:SHOWN_SAMPLES]]
@@ -91,7 +140,9 @@ def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = N
         InputError: if the source does not exist or has none of the forms.
     """
     if source.is_file():
-        return "huggingface" if source.suffix.lower() == ".parquet" else _form_of_table(source, columns, encoding)
+        if source.suffix.lower() == ".parquet":
+            return "huggingface"
+        return "webdataset" if is_shard(source) else _form_of_table(source, columns, encoding)
     if not source.is_dir():
         raise InputError(
             f"{source}: no such file or folder; give the folder of the clips, or the table that names them"
@@ -103,16 +154,27 @@ def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = N
         return "huggingface"
     tables = tables_in(source)
     has_texts = _clips_have_texts(listing.files)
+    has_shards = any(is_shard(path) for path in listing.files)
+    if tables and has_shards and not has_texts and not any(_names_clips(table, encoding) for table in tables):
+        return "webdataset"
     if tables and not (has_texts and not any(_names_clips(table, encoding) for table in tables)):
         return _form_of_table(tables[0], columns, encoding) if len(tables) == 1 else "table"  # which names them all
-    if has_texts or any(path.suffix.lower() == ".txt" for path in listing.files):
+    if has_texts:
+        return "clips"
+    if known_tables_below(source, encoding):
+        return "table"
+    if not tables and metadata_files(listing.files):
+        return "audiofolder"
+    if has_shards:
+        return "webdataset"
+    if any(path.suffix.lower() == ".txt" for path in listing.files):
         return "clips"
     deeper = [path.relative_to(source).as_posix() for path in listing.files if path.suffix.lower() in TABLE_SUFFIXES]
     hint = f"; give one of the tables in its folders: {', '.join(deeper[:5])}" if deeper else ""
     faults = "".join(f"\n  {fault}" for fault in listing.faults)
     raise InputError(
-        f"{source}: looks like none of {list(FORMS)}: it has no text files beside clips, no table, no data set and no "
-        f"wav.scp{hint}{faults}"
+        f"{source}: looks like none of {list(FORMS)}: it has no text files beside clips, no table, no data set, no "
+        f"shard and no wav.scp{hint}{faults}"
     )
 
 

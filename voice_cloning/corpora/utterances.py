@@ -23,6 +23,8 @@ LATEST_END = 0.5
 """Seconds that a cut may end after its file's end, because lists round times. Kaldi allows as much."""
 ROUNDING = 0.02
 """Seconds by which times that were rounded to two digits may differ without a word."""
+OWN_KEYS = ("sample_id", "ref_transcript", "target_transcript", "duration")
+"""Names in the ``misc`` of a record that no attribute of a source replaces."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Cell:
         row: the row, counted from 0 over the whole file.
         name: the name of the clip file to write.
         rate_column: the column with the rate, if the audio column holds bare samples.
+        cut: (offset, duration) in seconds, if the row holds more than the utterance.
     """
 
     path: Path
@@ -42,6 +45,25 @@ class Cell:
     row: int
     name: str
     rate_column: str | None = None
+    cut: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """Audio inside a tar archive.
+
+    Attributes:
+        path: the archive.
+        offset, size: the place of the file in the archive, in bytes.
+        name: the name of the clip file to write.
+        cut: (offset, duration) in seconds, if the file holds more than the utterance.
+    """
+
+    path: Path
+    offset: int
+    size: int
+    name: str
+    cut: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +86,7 @@ class Utterance:
 
     Attributes:
         utterance_id: unique in the collection.
-        audio: the file of its audio, one channel of a file, or a cell of a data set.
+        audio: the file of its audio, one channel of a file, a cell of a data set, or a member of an archive.
         offset, duration: the cut of that file, in seconds; None for the file's start and end.
         where: the file and line that name the utterance, for messages.
         seconds: the length; 0 before :func:`measure`.
@@ -73,7 +95,7 @@ class Utterance:
     """
 
     utterance_id: str
-    audio: Path | Channel | Cell
+    audio: Path | Channel | Cell | Member
     text: str
     speaker: str
     where: str
@@ -84,7 +106,7 @@ class Utterance:
 
     @property
     def file(self) -> Path | None:
-        """The audio file; None for a cell of a data set."""
+        """The audio file; None for audio inside a data set or an archive."""
         audio = self.audio.path if isinstance(self.audio, Channel) else self.audio
         return audio if isinstance(audio, Path) else None
 
@@ -102,6 +124,9 @@ class Collection:
         aside: files and folders that hold no data.
         table: the table that was read, if it was one.
         corpus: the public corpus that the source is; None if it is none of those that are known.
+        left_aside: what an entry lacks -> the places of the entries that are not used because the source is so; this
+            is no problem.
+        speaker_from: a value of ``--speaker_from`` that is no column, if the speakers come from there.
         speaker_is_guessed: whether neither the user nor a column or list says who speaks.
     """
 
@@ -112,15 +137,24 @@ class Collection:
     facts: list[str] = field(default_factory=list)
     aside: list[Path] = field(default_factory=list)
     speaker_is_guessed: bool = False
+    speaker_from: str | None = None
     table: Path | None = None
     corpus: KnownCorpus | None = None
+    left_aside: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_aside(self, reason: str, where: str) -> None:
+        """Note that the entry of a place is not used, because of what the source says about it."""
+        self.left_aside.setdefault(reason, []).append(where)
 
     def refuse(self, where: str, problem: str) -> None:
         """Note that the entry of a place cannot be used."""
         self.problems.append((where, problem))
 
     def add(self, utterance: Utterance) -> None:
-        """Add an utterance with its text on one line; a missing or wrong text or speaker becomes a problem."""
+        """Add an utterance with its text on one line; a missing or wrong text or speaker becomes a problem.
+
+        Attributes with a name of ``OWN_KEYS`` are left out.
+        """
         text = " ".join(utterance.text.split())
         where = utterance.where
         if not text:
@@ -132,7 +166,8 @@ class Collection:
         for name in (utterance.utterance_id, utterance.speaker):
             if reason := control_problem(name):
                 self.refuse(where, reason)
-        self.utterances.append(replace(utterance, text=text, speaker=utterance.speaker.strip()))
+        misc = {name: value for name, value in utterance.misc.items() if name not in OWN_KEYS}
+        self.utterances.append(replace(utterance, text=text, speaker=utterance.speaker.strip(), misc=misc))
 
     def check_repeats(self) -> None:
         """Add a problem for each utterance whose id, or whose audio, another one has too."""

@@ -16,8 +16,8 @@ from boson_multimodal.audio_processing.sound_files import AudioError, Clip
 from boson_multimodal.errors import InputError
 from boson_multimodal.progress import progress
 from boson_multimodal.worker_pool import WorkerPool, available_cores
-from voice_cloning.corpora.arrow import read_cells
-from voice_cloning.corpora.utterances import Cell, Channel, Collection, Utterance
+from voice_cloning.corpora.held_clips import HELD, read_held
+from voice_cloning.corpora.utterances import Cell, Channel, Collection, Member, Utterance
 from voice_cloning.speech.clip_voices import VoiceCut, embed_cuts, loaded_model
 from voice_cloning.speech.speaker_embedding import (
     INSTALL_RESEMBLYZER,
@@ -148,9 +148,9 @@ def embed_utterances(utterances: Sequence[Utterance]) -> dict[str, SpeakerEmbedd
 def _parts(utterances: Sequence[Utterance]) -> Iterator[list[VoiceCut]]:
     """Yield the cuts of all utterances in parts for one process: cuts of one file, or of one clip inside a data set."""
     files: dict[Path, list[VoiceCut]] = defaultdict(list)
-    cells: dict[Cell, list[Utterance]] = defaultdict(list)
+    cells: dict[Cell | Member, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
-        if isinstance(utterance.audio, Cell):
+        if isinstance(utterance.audio, HELD):
             cells[utterance.audio].append(utterance)
         else:
             files[utterance.file].append(_cut(utterance, utterance.file))
@@ -158,7 +158,7 @@ def _parts(utterances: Sequence[Utterance]) -> Iterator[list[VoiceCut]]:
         rest = iter(cuts)
         while part := list(islice(rest, CUTS_AT_ONCE)):
             yield part
-    for cell, content in read_cells(list(cells)):
+    for cell, content in read_held(list(cells)):
         yield [_cut(utterance, content) for utterance in cells[cell]]
 
 

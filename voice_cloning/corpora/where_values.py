@@ -9,7 +9,7 @@ from arabic_text.normalise import count_letters
 from boson_multimodal.cloning_example import text_to_speak
 from boson_multimodal.data_types import parse_sample
 from boson_multimodal.errors import InputError, raise_if_any
-from voice_cloning.corpora.utterances import Cell, Utterance
+from voice_cloning.corpora.utterances import Cell, Member, Utterance
 from voice_cloning.corpora.where import Condition, Value, is_equal, number_in, plain_value
 
 SHOWN_VALUES, LONGEST_SHOWN = 10, 40
@@ -48,7 +48,7 @@ def values_of_utterance(utterance: Utterance) -> Values:
             "text": lambda: utterance.text,
             "duration": lambda: utterance.seconds,
             "characters": lambda: count_letters(utterance.text),
-            "file": lambda: audio.name if isinstance(audio, Cell) else utterance.file.name,
+            "file": lambda: audio.name if isinstance(audio, Cell | Member) else utterance.file.name,
         },
     )
 

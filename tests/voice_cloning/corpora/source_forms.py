@@ -1,6 +1,8 @@
 """Small sources of every form that ``build`` reads, and the records that become of them."""
 
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,21 @@ def parquet_form(folder: Path) -> Path:
     return folder / "hub"
 
 
+def webdataset_form(folder: Path) -> Path:
+    """Write two shards of WebDataset."""
+    (folder / "shards").mkdir(parents=True)
+    rows = sources(folder / "origin")
+    for number, part in enumerate((rows[:6], rows[6:])):
+        with tarfile.open(folder / "shards" / f"train-{number:06d}.tar", "w") as archive:
+            for i, (name, text, who) in enumerate(part):
+                about = json.dumps({"text": text, "speaker": who}).encode()
+                for ending, content in (("wav", (folder / "origin" / name).read_bytes()), ("json", about)):
+                    entry = tarfile.TarInfo(f"{i:06d}.{ending}")
+                    entry.size = len(content)
+                    archive.addfile(entry, io.BytesIO(content))
+    return folder / "shards"
+
+
 FORMS = {
     "clips": clips_form,
     "common_voice": common_voice_form,
@@ -142,6 +159,7 @@ FORMS = {
     "kaldi": kaldi_form,
     "arrow": arrow_form,
     "parquet": parquet_form,
+    "webdataset": webdataset_form,
 }
 
 

@@ -23,6 +23,7 @@ from tests.voice_cloning.corpora.source_forms import (
     manifest_form,
     parquet_form,
     records_of,
+    webdataset_form,
     xtts_form,
 )
 from voice_cloning.corpora.build import SUMMARY_FILE, TRAIN_FILE, build_data
@@ -32,8 +33,9 @@ READERS: dict[str, tuple[Callable[[Path], Path], ...]] = {
     "manifests": (jsonl_form, manifest_form),
     "kaldi": (kaldi_form, kaldi_cuts_form),
     "clips": (clips_form,),
-    "data_sets": (parquet_form,),
+    "data_sets": (parquet_form, webdataset_form),
 }
+BINARY_SUFFIXES = (".parquet", ".tar")
 TEXT_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt", "", ".scp")
 
 
@@ -74,7 +76,7 @@ def test_a_damaged_source_is_named_or_all_that_is_not_damaged_is_right(
     for number in range(mutations):
         source, untouched = sources[number % len(sources)]
         folder = source if source.is_dir() else source.parent
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (*TEXT_SUFFIXES, ".parquet"))
+        files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in (*TEXT_SUFFIXES, *BINARY_SUFFIXES))
         damaged = generator.choice(files)
         before = damaged.read_bytes()
         is_text = damaged.suffix in TEXT_SUFFIXES and generator.random() < 0.5
@@ -94,7 +96,7 @@ def test_a_damaged_source_is_named_or_all_that_is_not_damaged_is_right(
 
 def changed_words(before: bytes, after: bytes, path: Path) -> str:
     """Return the lines of the undamaged file that the damaged one lacks, and for a clip's text the clip's name."""
-    if path.suffix == ".parquet":
+    if path.suffix in BINARY_SUFFIXES:
         return "all"
     if path.with_suffix(".wav").exists():
         return str(path.with_suffix(""))

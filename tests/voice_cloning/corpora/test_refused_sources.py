@@ -67,9 +67,12 @@ def test_a_path_that_is_no_source_is_refused(tmp_path: Path) -> None:
     ):
         build_data(tmp_path, tmp_path / "out")
     (tmp_path / "train" / "metadata.csv").unlink()
-    for name in ("train.tsv", "dev.tsv"):
-        write_lines(tmp_path / name, ["path\tsentence\tclient_id"])
+    for name, columns in (("train.tsv", "path\tsentence\tclient_id"), ("dev.tsv", "file\ttext\tspeaker")):
+        write_lines(tmp_path / name, [columns])
     with pytest.raises(InputError, match=r"give the table itself.*dev\.tsv, train\.tsv"):
+        build_data(tmp_path, tmp_path / "out")
+    write_lines(tmp_path / "dev.tsv", ["path\tsentence\tclient_id"])
+    with pytest.raises(InputError, match="holds no utterance, read as table"):
         build_data(tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="holds no utterance"):
         build_data(tmp_path / "train.tsv", tmp_path / "out")
