@@ -24,9 +24,9 @@ from boson_multimodal.whole_files import append_whole
 from boson_multimodal.worker_pool import CHUNK, WorkerPool, map_in_processes
 from voice_cloning.data_check.check import cuts_of_files
 from voice_cloning.data_check.clip_measures import ClipMeasures, content_of, measure_file
-from voice_cloning.data_check.clip_voices import embed_clips
 from voice_cloning.data_check.samples import CheckedSample
 from voice_cloning.evaluation.recognisers import Heard, RecogniserInFolder, SpeechRecogniser
+from voice_cloning.speech.clip_voices import embed_clips
 from voice_cloning.speech.speaker_embedding import SpeakerEmbedding
 
 FOLDER = "measures"
