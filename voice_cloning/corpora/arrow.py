@@ -30,7 +30,7 @@ from voice_cloning.corpora.held_audio import (
 )
 from voice_cloning.corpora.known_corpora import CLARTTS, KnownCorpus, recognise
 from voice_cloning.corpora.source_files import existing_audio, find_audio, list_files
-from voice_cloning.corpora.speaker_sources import SPEAKER_COLUMNS, NotOneVoice
+from voice_cloning.corpora.speaker_sources import SPEAKER_COLUMNS, UNKNOWN, NotOneVoice
 from voice_cloning.corpora.utterances import ONE_SPEAKER, Cell, Collection, Utterance
 
 STATE_FILE = "state.json"
@@ -242,6 +242,9 @@ def _add(
         return
     if file.corpus and not text.strip():  # the corpus is as it is: nobody can write its texts
         collection.leave_aside("rows without a text", where)
+        return
+    if file.corpus and roles.speaker and not speaker and not roles.is_at_word:
+        collection.leave_aside(UNKNOWN, where)
         return
     misc = {**file.given, **attributes_in(values, roles.attributes)}
     if not held.content:

@@ -142,6 +142,29 @@ def test_a_cut_is_found_in_the_recording_or_is_there_already(holds_recording: bo
         assert len(read) / 16_000 == record["misc"]["duration"] == clips_of(record)[1]["duration"]
 
 
+def test_a_copy_of_sada_with_the_columns_of_its_tables(tmp_path: Path) -> None:
+    recordings = [sound(4.0, 16_000, seed=episode) for episode in range(2)]
+    rows = [(episode, start) for episode in range(2) for start in (0.5, 1.5, 2.5, 3.0)]
+    speakers = ["Speaker1متحدث 1", "Speaker1متحدث 1", None, "Unknown"] * 2
+    texts = [f"جملة {'ا' * (i + 1)}" for i in range(8)]
+    columns = {
+        "audio": ("audio", [as_audio(recordings[episode], 16_000, "x.wav") for episode, _ in rows]),
+        "ProcessedText": ("string", [*texts[:-1], None]),
+        "ShowName": ("string", ["show"] * 8),
+        "SegmentID": ("string", [f"60k_SBA_{episode}_0-seg_{start:.3f}" for episode, start in rows]),
+        "SegmentStart": ("string", [f"{start:.3f}" for _, start in rows]),
+        "SegmentEnd": ("string", [f"{start + 0.75:.3f}" for _, start in rows]),
+        "SpeakerDialect": ("string", ["Najdi"] * 8),
+        "Speaker": ("string", speakers),
+    }
+    write_parquet(tmp_path / "hub" / "data" / "train.parquet", columns)
+    records, said = built(tmp_path / "hub", tmp_path / "out")
+    assert {record["speaker"] for record in records} == {f"60k_SBA_{i}_0/Speaker1متحدث 1" for i in range(2)}
+    assert {record["misc"]["target_transcript"] for record in records} == {texts[i] for i in (0, 1, 4, 5)}
+    assert "corpus: SADA" in said and "licence: CC BY-NC-SA 4.0" in said and "no commercial use" in said
+    assert "left aside: 4 segments of an unknown speaker" in said
+
+
 def test_a_cut_past_the_end_is_named(tmp_path: Path) -> None:
     message = refusal(sada_cuts(tmp_path / "hub", True, late=2.0), tmp_path / "out")
     assert "row 3: its cut is from 3 to 6 s, which lasts 3 s, but the audio in the row lasts 4 s" in message
