@@ -30,7 +30,7 @@ from voice_cloning.corpora.held_audio import (
 )
 from voice_cloning.corpora.known_corpora import CLARTTS, KnownCorpus, recognise
 from voice_cloning.corpora.source_files import existing_audio, find_audio, list_files
-from voice_cloning.corpora.speaker_sources import SPEAKER_COLUMNS, NotOneVoice
+from voice_cloning.corpora.speaker_sources import SPEAKER_COLUMNS, UNKNOWN, NotOneVoice
 from voice_cloning.corpora.utterances import ONE_SPEAKER, Cell, Collection, Utterance
 
 STATE_FILE = "state.json"
@@ -43,7 +43,10 @@ LFS_POINTER = b"version https://git-lfs"
 SHOWN_FILES = 3
 SAMPLES, FILES = "samples", "files"
 """How a column holds audio: as lists of numbers, which need their rate, or as files or structures."""
+NAMED_BY_AUDIO = ("name", "file")
+"""Values of ``--speaker_from`` that need the name of each clip."""
 NO_SPEAKER_FOLDERS = ("data", "default", "train", "test", "validation", "val", "valid", "dev")
+"""Folders of data files that are surely not called like a speaker."""
 CLARTTS_RATE = 40_100
 """No other corpus has this rate."""
 EPISODE_COLUMNS = ("seg_id", "segment_id", "segmentid", "video_id", "episode", "file_name", "filename", "file", "id")
@@ -243,6 +246,9 @@ def _add(
     if file.corpus and not text.strip():  # the corpus is as it is: nobody can write its texts
         collection.leave_aside("rows without a text", where)
         return
+    if file.corpus and roles.speaker and not speaker and not roles.is_at_word:
+        collection.leave_aside(UNKNOWN, where)
+        return
     misc = {**file.given, **attributes_in(values, roles.attributes)}
     if not held.content:
         audio = existing_audio(file.path.parent, path) or find_audio(root, path)
@@ -262,11 +268,19 @@ def _cell(cell: Cell, held: HeldAudio, length: MeasuredAudio) -> Cell:
 
 
 def _place(file: _DataFile, path: str | None) -> str:
-    """Return the name of a row's audio for --speaker_from folder and name; the folder may be that of the data file."""
+    """Return the name of a row's audio, which may hold the speaker; without a folder, it gets that of the data file.
+
+    Raises:
+        WrongValue: if the name should hold the speaker, and the audio has none.
+    """
+    if not path and file.roles.speaker_from in NAMED_BY_AUDIO:
+        raise WrongValue(
+            f"--speaker_from {file.roles.speaker_from}: the audio in column {file.roles.audio} has no name of a file"
+        )
     if path and re.search(r"[\\/]", path):
         return path
     folder = Path(file.name).parent.as_posix()
-    return f"{folder if folder != '.' else file.path.resolve().parent.name}/{path or ''}"
+    return f"{folder if folder != '.' else file.path.resolve().parent.name}/{path or 'clip'}"
 
 
 def _is_parquet(path: Path) -> bool:

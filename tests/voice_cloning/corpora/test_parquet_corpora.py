@@ -96,6 +96,8 @@ def test_the_country_of_casablanca_is_that_of_the_folder(tmp_path: Path) -> None
         for gender in ("male", "female")
     }
     assert "country: Egypt, as a folder or file is called" in said
+    named, _ = built(truth.source, tmp_path / "out1", speaker_from="name")
+    assert {record["speaker"] for record in named} == {"algeria", "egypt"}
     alone = tmp_path / "egyptian_test-00000-of-00001.parquet"
     shutil.copy(truth.source / "Egypt" / "test-00000-of-00001.parquet", alone)
     assert {r["misc"]["country"] for r in built(alone, tmp_path / "out2", speaker_from="one")[0]} == {"Egypt"}
@@ -140,6 +142,40 @@ def test_a_cut_is_found_in_the_recording_or_is_there_already(holds_recording: bo
         start = round(cuts[record["misc"]["target_transcript"]] * 16_000)
         assert np.array_equal(read, recording[start : start + len(read)])
         assert len(read) / 16_000 == record["misc"]["duration"] == clips_of(record)[1]["duration"]
+
+
+def test_a_copy_of_sada_with_the_columns_of_its_tables(tmp_path: Path) -> None:
+    recordings = [sound(4.0, 16_000, seed=episode) for episode in range(2)]
+    rows = [(episode, start) for episode in range(2) for start in (0.5, 1.5, 2.5, 3.0)]
+    speakers = ["Speaker1متحدث 1", "Speaker1متحدث 1", None, "Unknown"] * 2
+    texts = [f"جملة {'ا' * (i + 1)}" for i in range(8)]
+    columns = {
+        "audio": ("audio", [as_audio(recordings[episode], 16_000, "x.wav") for episode, _ in rows]),
+        "ProcessedText": ("string", [*texts[:-1], None]),
+        "ShowName": ("string", ["show"] * 8),
+        "SegmentID": ("string", [f"60k_SBA_{episode}_0-seg_{start:.3f}" for episode, start in rows]),
+        "SegmentStart": ("string", [f"{start:.3f}" for _, start in rows]),
+        "SegmentEnd": ("string", [f"{start + 0.75:.3f}" for _, start in rows]),
+        "SpeakerDialect": ("string", ["Najdi"] * 8),
+        "Speaker": ("string", speakers),
+    }
+    write_parquet(tmp_path / "hub" / "data" / "train.parquet", columns)
+    records, said = built(tmp_path / "hub", tmp_path / "out")
+    assert {record["speaker"] for record in records} == {f"60k_SBA_{i}_0/Speaker1متحدث 1" for i in range(2)}
+    assert {record["misc"]["target_transcript"] for record in records} == {texts[i] for i in (0, 1, 4, 5)}
+    assert "corpus: SADA" in said and "licence: CC BY-NC-SA 4.0" in said and "no commercial use" in said
+    assert "left aside: 4 segments of an unknown speaker" in said
+
+
+def test_audio_without_a_name_names_no_speaker(tmp_path: Path) -> None:
+    columns = {
+        "audio": ("audio", [as_audio(sound(0.6, 16_000, i), 16_000, "") for i in range(2)]),
+        "text": ("string", ["جملة", "أخرى"]),
+    }
+    write_parquet(tmp_path / "amal" / "train.parquet", columns)
+    message = refusal(tmp_path / "amal", tmp_path / "out", speaker_from="name")
+    assert "row 1: --speaker_from name: the audio in column audio has no name of a file" in message
+    assert built(tmp_path / "amal", tmp_path / "out", speaker_from="folder")[0][0]["speaker"] == "amal"
 
 
 def test_a_cut_past_the_end_is_named(tmp_path: Path) -> None:
