@@ -50,8 +50,7 @@ def test_a_corpus_as_it_lies_becomes_speech(form: str, demo: Path, tmp_path: Pat
     truth = CORPORA[form](tmp_path / "corpus")
     built, packed, trained = tmp_path / "built", tmp_path / "packed", tmp_path / "trained"
     one_voice = truth.speakers == 1
-    sides = ("--split_by", "utterance") if one_voice else ()
-    assert run("build", truth.source, "--output_dir", built, *truth.flags, *sides) == 0
+    assert run("build", truth.source, "--output_dir", built, *truth.flags) == 0
     check_summary(built, truth)
     run("check", built / TRAIN_FILE, built / VAL_FILE, "--output_dir", tmp_path / "report", *CHEAP)
     report = json.loads((tmp_path / "report" / REPORT_FILE).read_text(encoding="utf-8"))

@@ -57,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--references_per_target", type=int, default=1, metavar="N", help="samples made of each target (default 1)"
     )
     parser.add_argument(
-        "--split_by", default="speaker", choices=SPLITS_BY, help="each speaker (default) or utterance is on one side"
+        "--split_by",
+        choices=SPLITS_BY,
+        help="each speaker (default) or utterance (for a public corpus of one voice) is on one side",
     )
     parser.add_argument(
         "--eval_share", type=float, default=0.05, metavar="X", help="share of utterances for evaluation (default 0.05)"

@@ -41,7 +41,7 @@ def build_data(
     text_column: str | None = None,
     speaker_from: str | None = None,
     references_per_target: int = 1,
-    split_by: str = "speaker",
+    split_by: str | None = None,
     eval_share: float = 0.05,
     seed: int = 0,
     overwrite: bool = False,
@@ -55,6 +55,7 @@ def build_data(
     """Build the ChatML files; the arguments are the command's flags.
 
     Args:
+        split_by: one of ``SPLITS_BY``; None takes the speaker, and the utterance for a public corpus of one voice.
         announce: is told what was taken for what, before anything is written.
 
     Returns:
@@ -69,6 +70,8 @@ def build_data(
     columns = Columns(audio_column, text_column, speaker_from)
     collection = _read(source, form, columns, encoding, drop_invalid, licence, announce)
     chosen = _chosen(collection, where, announce)
+    if split_by is None:
+        split_by = _usual_split(collection, eval_share, announce)
     if dry_run:
         return {}
     speakers = by_speaker(chosen.kept)
@@ -114,6 +117,14 @@ def _read(
     return collection
 
 
+def _usual_split(collection: Collection, eval_share: float, announce: Callable[[str], object]) -> str:
+    """Return by what sides are split if the user does not say it: a corpus of one voice has no speaker to hold out."""
+    if collection.corpus is None or not collection.corpus.one_voice or eval_share == 0:
+        return "speaker"
+    announce("  sides: split by utterance, because the corpus has one voice; evaluation has no voice that is new")
+    return "utterance"
+
+
 def _chosen(collection: Collection, where: str | None, announce: Callable[[str], object]) -> Kept[Utterance]:
     """Return the usable utterances, divided by the condition ``where``, if there is one; what it keeps is announced."""
     if where is None:
@@ -155,13 +166,15 @@ def _summary(
     }
 
 
-def _check_settings(form: str, references_per_target: int, split_by: str, eval_share: float, where: str | None) -> None:
+def _check_settings(
+    form: str, references_per_target: int, split_by: str | None, eval_share: float, where: str | None
+) -> None:
     problems = []
     if form not in ("auto", *FORMS):
         problems.append(f"--format {form}: must be auto or one of {list(FORMS)}")
     if references_per_target < 1:
         problems.append(f"--references_per_target {references_per_target}: must be at least 1")
-    if split_by not in SPLITS_BY:
+    if split_by not in (None, *SPLITS_BY):
         problems.append(f"--split_by {split_by}: must be one of {list(SPLITS_BY)}")
     if not 0.0 <= eval_share < 1.0:
         problems.append(f"--eval_share {eval_share}: must be at least 0 and below 1")
