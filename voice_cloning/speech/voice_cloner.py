@@ -202,6 +202,17 @@ class VoiceCloner:
         Raises:
             InputError: if a text cannot be spoken, or the reference cannot be used.
         """
+        request = self.request(text, reference, reference_text, letters_per_piece)
+        return next(speech for _, speech in self.speak_all([request]))
+
+    def request(
+        self, text: str, reference: str | Path, reference_text: str, letters_per_piece: int = LETTERS_PER_PIECE
+    ) -> SpeechRequest:
+        """Return the checked request of a text in the voice of a reference clip.
+
+        Raises:
+            InputError: if a text cannot be spoken, or the reference cannot be used.
+        """
         how = self.text_normalisation
         problems = [*text_problems(text, "text", how), *text_problems(reference_text, "reference_text", how)]
         audio = AudioContent(audio_url=str(reference), where="reference")
@@ -210,7 +221,7 @@ class VoiceCloner:
         frames, unusable = self.check_references([request])
         raise_if_any("cannot be spoken", problems + unusable)
         self.check_lengths([request], frames)
-        return next(speech for _, speech in self.speak_all([request]))
+        return request
 
     def check_references(self, requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int], list[str]]:
         """Read every reference once, as :func:`check_references`; those with codes in files are not read."""
@@ -368,26 +379,27 @@ class VoiceCloner:
             seeds: the seed of each piece.
             attempt: the number of the attempt, which the result records.
         """
-        limits = [self.most_columns(piece) for piece, _ in pieces]
         batch_input = self.collator([self.prompt(piece, base_dir) for piece, base_dir in pieces])
         output = self.model.generate(
             **batch_input.prompts(),
-            max_new_tokens=max(limits),
+            max_new_tokens=max(self.most_columns(piece) for piece, _ in pieces),
             seed=list(seeds),
             **asdict(self.settings.sampling),
         )
-        spoken = []
-        found = zip(pieces, limits, output.audio_sequences, output.ended, strict=True)
-        for (piece, _), limit, columns, ended in found:
-            # Another piece of the batch may have a higher limit. Alone, this piece would have stopped at its own limit.
-            codes = codes_of_columns(columns[:, :limit], self.config.audio_codebook_size).cpu()
-            failure = None
-            if not ended or columns.shape[1] > limit:
-                failure = f"runaway: no end within {codes.shape[1] / self.frames_per_second:.1f} s"
-            elif codes.shape[1] == 0:
-                failure = "ended before its first frame"
-            spoken.append(SpokenPiece(piece.text, codes, attempt, failure))
-        return spoken
+        found = zip(pieces, output.audio_sequences, output.ended, strict=True)
+        return [self.spoken_piece(piece, columns, ended, attempt) for (piece, _), columns, ended in found]
+
+    def spoken_piece(self, piece: Piece, columns_KC: Tensor, ended: bool, attempt: int = 0) -> SpokenPiece:
+        """Return the codes of the generated columns of a piece, and whether they can be its speech."""
+        limit = self.most_columns(piece)
+        # Another piece of the batch may have a higher limit. Alone, this piece would have stopped at its own limit.
+        codes = codes_of_columns(columns_KC[:, :limit], self.config.audio_codebook_size).cpu()
+        failure = None
+        if not ended or columns_KC.shape[1] > limit:
+            failure = f"runaway: no end within {codes.shape[1] / self.frames_per_second:.1f} s"
+        elif codes.shape[1] == 0:
+            failure = "ended before its first frame"
+        return SpokenPiece(piece.text, codes, attempt, failure)
 
     def joined(self, pieces: tuple[SpokenPiece, ...]) -> Speech:
         """Decode the pieces of one request, and join them. The codec is needed."""
