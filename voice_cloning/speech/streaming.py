@@ -17,7 +17,6 @@ What differs from the whole is the part of the window's right side that is not k
 window fades into the begin of the next. ``docs/streaming.md`` has the measured differences.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -39,23 +38,30 @@ from voice_cloning.speech.voice_cloner import VoiceCloner
 class StreamSettings:
     """When sound is decoded. The codes do not depend on it.
 
+    Pieces grow, because longer ones cost less. So does the lookahead, until nothing that the decoder hears is missing.
+    Both grow with what was sent. With the two shares of the defaults, half as much time passes before a piece as the
+    sound lasts that was sent before it, if columns come as fast as they are played: a player never waits if columns
+    and windows take at most two thirds of the time of their sound.
+
     Attributes:
-        first_frames: the frames of the first piece of sound of a text.
-        growth: how much longer each piece is than the one before. Longer pieces cost less, and sound is waited for less
-            often.
+        first_frames: the fewest frames of a piece, and those of the first.
+        growth: the frames of a piece, as a share of those that were sent before it.
         most_frames: the frames of the longest piece.
-        lookahead_frames: complete frames after a piece that must be there before it is decoded.
+        lookahead_frames: complete frames after the first piece that must be there before it is decoded.
+        lookahead_growth: how many more frames a later piece waits for, as a share of those that were sent before it.
         fade_seconds: how long the end of a window fades into the next; at most a frame.
     """
 
     first_frames: int = 1
-    growth: float = 1.5
+    growth: float = 1 / 3
     most_frames: int = 25
     lookahead_frames: int = 3
+    lookahead_growth: float = 1 / 6
     fade_seconds: float = 0.010
 
     def __post_init__(self) -> None:
-        least = {"first_frames": 1, "growth": 1, "most_frames": 1, "lookahead_frames": 1, "fade_seconds": 0}
+        least = {"first_frames": 1, "growth": 0, "most_frames": 1, "lookahead_frames": 1, "lookahead_growth": 0}
+        least |= {"fade_seconds": 0}
         problems = [
             f"{name} is {getattr(self, name)}; it must be at least {lowest}"
             for name, lowest in least.items()
@@ -97,15 +103,26 @@ class WindowDecoder:
         self.codec, self.settings = codec, settings
         self.num_frames_at_most = num_frames_at_most
         self.next_frame = 0
-        self.size = settings.first_frames
         fade = min(round(settings.fade_seconds * codec.sampling_rate), codec.samples_per_frame)
         self._rising = rising(fade)
         self._tail: Tensor | None = None
 
+    @property
+    def size(self) -> int:
+        """The frames of the next piece."""
+        grown = int(self.settings.growth * self.next_frame)
+        return min(max(self.settings.first_frames, grown), self.settings.most_frames)
+
+    @property
+    def lookahead(self) -> int:
+        """The complete frames for which the next piece waits."""
+        grown = self.settings.lookahead_frames + int(self.settings.lookahead_growth * self.next_frame)
+        return max(self.settings.lookahead_frames, min(grown, self.codec.frames_after))
+
     def is_due(self, num_columns: int) -> bool:
         """Whether enough columns are there for the next piece of sound."""
         complete = num_columns - self.codec.num_codebooks
-        return complete >= self.next_frame + self.size + self.settings.lookahead_frames
+        return complete >= self.next_frame + self.size + self.lookahead
 
     def sound(self, columns_KC: Tensor, num_frames: int | None) -> Tensor:
         """Return the next piece of sound. It must be due.
@@ -127,7 +144,6 @@ class WindowDecoder:
         piece = self._faded(wave[:length])
         self._tail = wave[length : length + self._rising.numel()]
         self.next_frame = end
-        self.size = min(math.ceil(self.size * self.settings.growth), self.settings.most_frames)
         return piece
 
     def rest(self, codes_KT: Tensor) -> Tensor:

@@ -58,8 +58,9 @@ def spoken_codes(demo: Path, codec: HiggsAudioTokenizer) -> Tensor:
     ("settings", "columns", "most_db"),
     [
         ({}, FIRST_COLUMNS, -50),
-        ({"lookahead_frames": 1, "first_frames": 3}, FIRST_COLUMNS, -40),
-        ({"lookahead_frames": 6}, 15, -75),
+        ({"lookahead_growth": 0.0}, FIRST_COLUMNS, -50),
+        ({"lookahead_frames": 1, "first_frames": 3, "lookahead_growth": 0.0}, FIRST_COLUMNS, -40),
+        ({"lookahead_frames": 6, "lookahead_growth": 0.0}, 15, -75),
         ({"lookahead_frames": 10}, 19, -120),
         ({"lookahead_frames": 10, "growth": 1.0, "first_frames": 4, "fade_seconds": 0.0}, 22, -120),
         ({"lookahead_frames": 10, "first_frames": 40, "most_frames": 40, "fade_seconds": 9.0}, 58, -120),
@@ -82,6 +83,19 @@ def test_frames_that_are_known_in_part_are_better_than_none(
     decode = codec.decode_known
     monkeypatch.setattr(codec, "decode_known", lambda codes, known: decode(codes, known & known.all(0)))
     assert difference_db(windows(codec, spoken_codes, StreamSettings())[0], whole) > with_part + 10
+
+
+def test_a_player_never_waits_where_columns_come_in_two_thirds_of_their_time(codec: HiggsAudioTokenizer) -> None:
+    """Times are in frames. The player begins with the first piece of sound."""
+    decoder, began, sent = WindowDecoder(codec, 10_000, StreamSettings()), 0.0, []
+    for column in range(1, 2000):
+        if decoder.is_due(column):
+            now = 2 / 3 * column
+            began = began or now
+            assert now - began <= decoder.next_frame + 1e-9
+            sent.append((decoder.size, decoder.lookahead))
+            decoder.next_frame += decoder.size
+    assert sent[0] == (1, 3) and sent[-1] == (25, codec.frames_after) and sent == sorted(sent)
 
 
 def cloner_of(demo: Path, codec: HiggsAudioTokenizer, settings: SpeechSettings, **further: Any) -> VoiceCloner:
@@ -175,8 +189,6 @@ def _caches() -> int:
 
 def test_wrong_settings_of_a_stream() -> None:
     with pytest.raises(InputError) as caught:
-        StreamSettings(first_frames=0, growth=math.nan, most_frames=0, lookahead_frames=0, fade_seconds=-1.0)
-    assert all(
-        f"{name} is" in str(caught.value)
-        for name in ("first_frames", "growth", "most_frames", "lookahead_frames", "fade_seconds")
-    )
+        StreamSettings(first_frames=0, growth=math.nan, most_frames=0, lookahead_frames=0, lookahead_growth=-1.0)
+    names = ("first_frames", "growth", "most_frames", "lookahead_frames", "lookahead_growth")
+    assert all(f"{name} is" in str(caught.value) for name in names)
