@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -128,7 +129,7 @@ def _flag_problems(flags: argparse.Namespace) -> list[str]:
     problems += [f"--{name} cannot be combined with --{form}" for name in given if name not in wanted]
     if flags.stream and flags.keep_runaways:
         problems.append("--keep_runaways cannot be combined with --stream, which sends all that is generated")
-    if flags.stream and sys.stdout is not None and sys.stdout.isatty():
+    if flags.stream and sys.stdout.isatty():
         problems.append(
             "--stream: the standard output is a terminal; send the sound to a player or a file, such as "
             "| aplay -t raw -f S16_LE -r 24000 -c 1"
@@ -198,21 +199,23 @@ def report(results: Sequence[tuple[str, str, dict[str, Any]]]) -> int:
 
 def stream(cloner: VoiceCloner, request: SpeechRequest, output: BinaryIO) -> int:
     """Write the speech of a request to ``output`` while it is generated. Return the exit status."""
-    rate = cloner.codec.sampling_rate
-    print(f"stream: raw samples, 16 bits little-endian, mono, {rate} Hz; one attempt, whatever --retries says")
+    say = partial(print, file=sys.stderr, flush=True)
+    rate, _ = cloner.codec.sampling_rate, cloner.model  # loads both, before the time is taken
+    say(f"stream: raw samples, 16 bits little-endian, mono, {rate} Hz")
+    say("pieces of text one by one, one attempt each, whatever --batch_size and --retries are")
     began, seconds, failures = time.perf_counter(), 0.0, []
     for sound in stream_speech(cloner, request):
         output.write(pcm_bytes(sound.samples))
         output.flush()
         if not seconds and sound.samples.numel():
             waited = time.perf_counter() - began
-            print(f"first sound after {waited:.2f} s and {sound.columns} columns")
+            say(f"first sound after {waited:.2f} s and {sound.columns} columns")
         seconds += sound.samples.numel() / rate
         if sound.spoken is not None and sound.spoken.failure:
             failures.append(f"{sound.spoken.failure}: {sound.spoken.text!r}")
-    print(f"{seconds:.2f} s of speech in {time.perf_counter() - began:.2f} s")
+    say(f"{seconds:.2f} s of speech in {time.perf_counter() - began:.2f} s")
     for failure in failures:
-        print(f"error: {failure}")
+        say(f"error: {failure}")
     return RUNAWAY_STATUS if failures else 0
 
 
@@ -226,11 +229,11 @@ def synthesize(flags: argparse.Namespace, output: BinaryIO | None = None) -> int
         InputError: if an input is wrong. Texts and clips are checked before a download, and everything is checked
             before any weight is loaded.
     """
+    settings = settings_of(flags)
     adapter = None if flags.adapter is None else home_path(flags.adapter, "--adapter")
     trained = adapter or home_path(flags.model_path, "--model_path")
     prompt_style = flags.prompt_style or style_of_adapter(trained)
     text_normalisation = flags.text_normalisation or normalisation_of_adapter(trained)
-    settings = settings_of(flags)
     requests, problems = read_requests(flags, prompt_style, text_normalisation)
     frames, unusable = check_references(requests)
     files = output_files(flags, requests) if output is None else {}
