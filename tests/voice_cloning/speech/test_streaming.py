@@ -85,6 +85,21 @@ def test_frames_that_are_known_in_part_are_better_than_none(
     assert difference_db(windows(codec, spoken_codes, StreamSettings())[0], whole) > with_part + 10
 
 
+@pytest.mark.parametrize("is_drawn", [True, False], ids=["an end is drawn", "the limit is near"])
+def test_a_window_hears_nothing_that_the_whole_does_not_have(
+    spoken_codes: Tensor, codec: HiggsAudioTokenizer, is_drawn: bool
+) -> None:
+    """Columns go on after the last frame. All frames of the whole are complete, so only rounding may differ."""
+    frames, per_frame = 30, codec.samples_per_frame
+    columns_KC = build_audio_columns(spoken_codes[:, : 2 * frames], BOS, EOS, True)[:, : frames + K]
+    decoder = WindowDecoder(codec, 1000 if is_drawn else frames, StreamSettings(growth=0.0, lookahead_growth=0.0))
+    decoder.next_frame = frames - 4
+    assert decoder.is_due(frames + K) and not decoder.is_due(frames + K - 1)
+    sound = decoder.sound(columns_KC, frames if is_drawn else None)
+    whole = codec.decode(spoken_codes[:, :frames])
+    assert difference_db([sound], whole[(frames - 4) * per_frame : (frames - 3) * per_frame]) <= -100
+
+
 def test_a_player_never_waits_where_columns_come_in_two_thirds_of_their_time(codec: HiggsAudioTokenizer) -> None:
     """Times are in frames. The player begins with the first piece of sound."""
     decoder, began, sent = WindowDecoder(codec, 10_000, StreamSettings()), 0.0, []
@@ -164,7 +179,7 @@ def test_wherever_speech_ends_the_stream_has_the_sound_of_the_whole(
         sounds = checked_stream(cloner, request, whole)
         lengths |= {piece.codes.shape[1] for piece in whole.pieces}
         if whole.samples.numel():
-            assert difference_db([sound.samples for sound in sounds], whole.samples) <= -35
+            assert difference_db([sound.samples for sound in sounds], whole.samples) <= -45
         else:
             assert all(sound.samples.numel() == 0 for sound in sounds)
         assert bool(whole.failures) == any(sound.spoken.failure for sound in sounds if sound.spoken)
