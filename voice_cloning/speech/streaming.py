@@ -14,9 +14,10 @@ hears, and to the right over the frames that are known in part too::
                 |-----------------|        the window that is decoded
 
 What differs from the whole is the part of the window's right side that is not known yet. At a seam, the end of one
-window fades into the begin of the next. ``docs/streaming.md`` has the measured differences.
+window fades into the beginning of the next. ``docs/streaming.md`` has the measured differences.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -38,15 +39,14 @@ from voice_cloning.speech.voice_cloner import VoiceCloner
 class StreamSettings:
     """When sound is decoded. The codes do not depend on it.
 
-    Pieces grow, because longer ones cost less. So does the lookahead, until nothing that the decoder hears is missing.
-    Both grow with what was sent. With the two shares of the defaults, half as much time passes before a piece as the
-    sound lasts that was sent before it, if columns come as fast as they are played: a player never waits if columns
-    and windows take at most two thirds of the time of their sound.
+    Pieces grow with what was sent, because longer ones cost less. So does the lookahead, until nothing that the decoder
+    hears is missing. With the shares of the defaults, a player never waits within a text piece if generation and
+    decoding take at most two thirds of the time of the sound.
 
     Attributes:
         first_frames: the fewest frames of a piece, and those of the first.
         growth: the frames of a piece, as a share of those that were sent before it.
-        most_frames: the frames of the longest piece.
+        most_frames: the most frames of a piece but the last, which is all that is left.
         lookahead_frames: complete frames after the first piece that must be there before it is decoded.
         lookahead_growth: how many more frames a later piece waits for, as a share of those that were sent before it.
         fade_seconds: how long the end of a window fades into the next; at most a frame.
@@ -63,10 +63,12 @@ class StreamSettings:
         least = {"first_frames": 1, "growth": 0, "most_frames": 1, "lookahead_frames": 1, "lookahead_growth": 0}
         least |= {"fade_seconds": 0}
         problems = [
-            f"{name} is {getattr(self, name)}; it must be at least {lowest}"
+            f"{name} is {getattr(self, name)}; it must be a number from {lowest}"
             for name, lowest in least.items()
-            if not getattr(self, name) >= lowest
+            if not lowest <= getattr(self, name) < math.inf
         ]
+        if self.most_frames < self.first_frames:
+            problems.append(f"most_frames is {self.most_frames}; it must be at least first_frames, {self.first_frames}")
         raise_if_any("wrong settings of a stream", problems)
 
 
@@ -155,7 +157,7 @@ class WindowDecoder:
         return self._faded(wave[-(codes_KT.shape[1] - self.next_frame) * self.codec.samples_per_frame :])
 
     def _faded(self, wave: Tensor) -> Tensor:
-        """Fade from the end of the window before into the begin of this one."""
+        """Fade from the end of the window before into the beginning of this one."""
         if self._tail is None:
             return wave.clone()
         length = min(self._tail.numel(), wave.numel())

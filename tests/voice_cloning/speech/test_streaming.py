@@ -207,3 +207,7 @@ def test_wrong_settings_of_a_stream() -> None:
         StreamSettings(first_frames=0, growth=math.nan, most_frames=0, lookahead_frames=0, lookahead_growth=-1.0)
     names = ("first_frames", "growth", "most_frames", "lookahead_frames", "lookahead_growth")
     assert all(f"{name} is" in str(caught.value) for name in names)
+    with pytest.raises(InputError, match="growth is inf"):
+        StreamSettings(growth=math.inf)
+    with pytest.raises(InputError, match="most_frames is 25; it must be at least first_frames, 26"):
+        StreamSettings(first_frames=26)
