@@ -3,6 +3,8 @@
     python -m tools.synthesize --adapter EXPMT/a/checkpoint-000200 \\
         --reference voice.wav --reference_text "what is said in it" --text "what to say" --output out.wav
     python -m tools.synthesize --adapter EXPMT/a/checkpoint-000200 --manifest FILE.json --output_dir DIR
+    python -m tools.synthesize --adapter EXPMT/a/checkpoint-000200 --stream \\
+        --reference voice.wav --reference_text "..." --text "..." | aplay -t raw -f S16_LE -r 24000 -c 1
 
 A manifest is a list of {"id", "text", "reference", "reference_text"}, or of ChatML records in the trainer's format.
 With several adapters, each entry names its own ("adapter": NAME, in a record misc.adapter); see docs/adapters.md.
@@ -11,19 +13,27 @@ The same command, given again, only makes files that are missing or incomplete, 
 
 Long texts are cut at ends of sentences and spoken piece by piece. Generation that exceeds a plausible duration for its
 text is a runaway. It is repeated with other seeds; if all attempts are runaways, the output is reported and not written
-(--keep_runaways writes it as ID.runaway.wav). Exit status: 0 if everything was spoken, 1 for wrong input, 2 for an
+(--keep_runaways writes it as ID.runaway.wav).
+
+--stream writes the sound to the standard output while it is generated: raw samples, 16 bits little-endian, mono, at the
+codec's rate. All messages go to the standard error. There is one attempt, because sound that was played cannot be taken
+back (docs/streaming.md). Exit status: 0 if everything was spoken, 1 for wrong input, 2 for an
 unknown flag, 3 if there was a runaway.
 """
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from boson_multimodal.audio_processing.wav_encoding import pcm_bytes
 from boson_multimodal.cards import has_bfloat16
 from boson_multimodal.circumstances import home_path, is_misread
 from boson_multimodal.command_line import run_command
@@ -32,6 +42,7 @@ from boson_multimodal.errors import InputError, Problems, call_for_each, raise_i
 from boson_multimodal.memory_remedies import Remedy, naming_lack_of_memory
 from boson_multimodal.progress import progress
 from boson_multimodal.prompt_template import PromptForm
+from boson_multimodal.standard_streams import result_output
 from boson_multimodal.whole_files import write_whole
 from tools.speech_flags import (
     HelpWithDefaults,
@@ -57,12 +68,16 @@ from voice_cloning.speech.requests import (
     text_problems,
 )
 from voice_cloning.speech.speaking_model import HeldModel
+from voice_cloning.speech.streaming import stream_speech
 from voice_cloning.speech.text_pieces import LETTERS_PER_PIECE, SLOWEST_LETTERS_PER_SECOND
 from voice_cloning.speech.voice_cloner import SpeechSettings, VoiceCloner
 from voice_cloning.speech.voices import find_voices
 
 ONE_TEXT = ("text", "reference", "reference_text", "output")
 MANY_TEXTS = ("manifest", "output_dir")
+STREAMED = ("text", "reference", "reference_text")
+SENT, WRITTEN = "the sound so far is sent", "the files that are written are complete"
+"""What became of the work that was stopped."""
 RUNAWAY_STATUS = 3
 """The exit status if an output is a runaway after all attempts. Status 2 is that of argparse."""
 
@@ -96,6 +111,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--output", help="The .wav file to write.")
     add("--manifest", help="A .json or .jsonl file with many texts, see above.")
     add("--output_dir", help="Output folder for a manifest.")
+    add("--stream", action="store_true", help="Write raw sound to the standard output while it is generated.")
     add("--batch_size", type=int, default=8, help="Pieces per batch. Memory grows with it.")
     _add_generation_flags(parser)
     add_computation_flags(parser)
@@ -122,9 +138,17 @@ def _add_generation_flags(parser: argparse.ArgumentParser) -> None:
 def _flag_problems(flags: argparse.Namespace) -> list[str]:
     """Return a problem for each flag that is missing, excluded by another, or out of range."""
     given = [name for name in (*ONE_TEXT, *MANY_TEXTS) if getattr(flags, name) is not None]
-    wanted = MANY_TEXTS if set(given) & set(MANY_TEXTS) else ONE_TEXT
-    problems = [f"--{name} is missing; --{wanted[0]} needs it" for name in wanted if name not in given]
-    problems += [f"--{name} cannot be combined with --{wanted[0]}" for name in given if name not in wanted]
+    wanted = STREAMED if flags.stream else MANY_TEXTS if set(given) & set(MANY_TEXTS) else ONE_TEXT
+    form = "stream" if flags.stream else wanted[0]
+    problems = [f"--{name} is missing; --{form} needs it" for name in wanted if name not in given]
+    problems += [f"--{name} cannot be combined with --{form}" for name in given if name not in wanted]
+    if flags.stream and flags.keep_runaways:
+        problems.append("--keep_runaways cannot be combined with --stream, which sends all that is generated")
+    if flags.stream and sys.stdout.isatty():
+        problems.append(
+            "--stream: the standard output is a terminal; send the sound to a player or a file, such as "
+            "| aplay -t raw -f S16_LE -r 24000 -c 1"
+        )
     for name in ("adapter_name", "adapter_by"):
         if getattr(flags, name) is not None and not flags.adapter:
             problems.append(f"--{name} {getattr(flags, name)}: there is no --adapter; give the adapters")
@@ -171,7 +195,7 @@ def read_requests(
     if of_form := form_problems(prompt_style, {}, prefix="--"):
         return [], {}, problems + of_form
     reference = AudioContent(audio_url=flags.reference, where="--reference")
-    name = Path(flags.output).stem
+    name = "the text" if flags.stream else Path(flags.output).stem
     settings = {"letters_per_piece": flags.letters_per_piece, "text_normalisation": how}
     request = request_of_text(name, flags.text, reference, flags.reference_text, prompt_style, **settings)
     return [request], {name: choice.default}, problems
@@ -222,19 +246,39 @@ def report(results: Sequence[tuple[str, str, dict[str, Any]]], voices: dict[str,
     return RUNAWAY_STATUS if failures else 0
 
 
-def synthesize(flags: argparse.Namespace) -> int:
+def stream(cloner: VoiceCloner, request: SpeechRequest, output: BinaryIO) -> int:
+    """Write the speech of a request to ``output`` while it is generated. Return the exit status."""
+    say = partial(print, file=sys.stderr, flush=True)
+    rate, _ = cloner.codec.sampling_rate, cloner.model  # loads both, before the time is taken
+    say(f"stream: raw samples, 16 bits little-endian, mono, {rate} Hz")
+    say("pieces of text one by one, one attempt each, whatever --batch_size and --retries are")
+    began, seconds, failures = time.perf_counter(), 0.0, []
+    for sound in stream_speech(cloner, request):
+        output.write(pcm_bytes(sound.samples))
+        output.flush()
+        if not seconds and sound.samples.numel():
+            waited = time.perf_counter() - began
+            say(f"first sound after {waited:.2f} s and {sound.columns} columns")
+        seconds += sound.samples.numel() / rate
+        if sound.spoken is not None and sound.spoken.failure:
+            failures.append(f"{sound.spoken.failure}: {sound.spoken.text!r}")
+    say(f"{seconds:.2f} s of speech in {time.perf_counter() - began:.2f} s")
+    for failure in failures:
+        say(f"error: {failure}")
+    return RUNAWAY_STATUS if failures else 0
+
+
+def synthesize(flags: argparse.Namespace, output: BinaryIO | None = None) -> int:
     """Check all input, then generate the speech. Return the exit status.
+
+    Args:
+        output: what a stream is written to; None writes files.
 
     Raises:
         InputError: if an input is wrong. Texts and clips are checked before a download, and everything is checked
             before any weight is loaded.
     """
-    settings = SpeechSettings(
-        sampling=sampling_of(flags),
-        seed=flags.seed,
-        retries=flags.retries,
-        slowest_letters_per_second=flags.slowest_letters_per_second,
-    )
+    settings = settings_of(flags)
     adapters = named_adapters(flags.adapter)
     choice = voice_choice(flags, list(adapters))
 
@@ -247,9 +291,7 @@ def synthesize(flags: argparse.Namespace) -> int:
     forms = {voice: form_of(voice)[0] for voice in dict.fromkeys(voices.values())}
     refuse_unused_fields(forms.values(), fields_of(flags))
     frames, unusable = check_references(requests)
-    folder = Path(flags.output_dir or Path(flags.output).parent)
-    paths = {r.name: folder / f"{r.name}.wav" if flags.output is None else Path(flags.output) for r in requests}
-    files = {name: OutputFile(path) for name, path in paths.items()}
+    files = output_files(flags, requests) if output is None else {}
     foreign = [problem for file in files.values() for problem in file.problems()]
     raise_if_any(f"{flags.manifest or '--text'}: cannot be spoken", problems + unusable + foreign)
     asked = {
@@ -258,12 +300,8 @@ def synthesize(flags: argparse.Namespace) -> int:
     }
     cloners = open_cloners(flags, {voice: adapters.get(voice) for voice in asked}, asked, forms, settings)
     call_for_each(lambda voice: cloners[voice].check_lengths(asked[voice], frames), asked)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / ".written", b"")
-        (folder / ".written").unlink()
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
+    for folder in {file.path.parent for file in files.values()}:
+        check_writable(folder)
     for line in folder_lines(flags.adapter):
         print(line, file=sys.stderr)
     for voice, cloner in cloners.items():
@@ -271,10 +309,40 @@ def synthesize(flags: argparse.Namespace) -> int:
         prompts = f"prompt_style {cloner.prompt_style}, text_normalisation {cloner.text_normalisation}"
         print(f"{who}{prompts}, {cloner.dtype} on {cloner.device}, quantise {cloner.quantise}", file=sys.stderr)
     cloner = next(iter(cloners.values()))  # all share its weights
-    place = "while speech was generated; the files that are written are complete"
-    with naming_lack_of_memory(cloner.device, lambda: place, lambda: memory_remedies(cloner, flags.batch_size)):
+    place = "while speech was generated; " + (WRITTEN if output is None else SENT)
+    batch_size = flags.batch_size if output is None else 1
+    with naming_lack_of_memory(cloner.device, lambda: place, lambda: memory_remedies(cloner, batch_size)):
+        if output is not None:
+            return stream(cloner, requests[0], output)
         results = make_outputs({cloners[voice]: own for voice, own in asked.items()}, files, flags)
     return report([(request.name, *results[request.name]) for request in requests], voices)
+
+
+def settings_of(flags: argparse.Namespace) -> SpeechSettings:
+    """Return the settings of generation that the flags ask for."""
+    return SpeechSettings(
+        sampling=sampling_of(flags),
+        seed=flags.seed,
+        retries=flags.retries,
+        slowest_letters_per_second=flags.slowest_letters_per_second,
+    )
+
+
+def output_files(flags: argparse.Namespace, requests: Sequence[SpeechRequest]) -> dict[str, OutputFile]:
+    """Return the file of each request by its name."""
+    if flags.output is not None:
+        return {request.name: OutputFile(Path(flags.output)) for request in requests}
+    return {request.name: OutputFile(Path(flags.output_dir) / f"{request.name}.wav") for request in requests}
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder, and write to it once."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / ".written", b"")
+        (folder / ".written").unlink()
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror})") from error
 
 
 def open_cloners(
@@ -324,14 +392,21 @@ def memory_remedies(cloner: VoiceCloner, batch_size: int) -> list[Remedy]:
     return found
 
 
+def work(flags: argparse.Namespace) -> int:
+    """Do what the flags ask for. Return the exit status."""
+    if not flags.stream:
+        return synthesize(flags)
+    output = result_output()
+    with redirect_stdout(sys.stderr):  # whatever a library prints must not be heard
+        return synthesize(flags, output)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Return its exit status."""
     disable_progress_bar()  # the bar of transformers for loading weights
-    return run_command(
-        lambda: synthesize(parse_arguments(arguments)),
-        "interrupted; all written files are complete; the same command makes the others",
-        takes_sigterm=True,
-    )
+    words = sys.argv[1:] if arguments is None else arguments
+    kept = SENT if "--stream" in words else "all written files are complete; the same command makes the others"
+    return run_command(lambda: work(parse_arguments(arguments)), f"interrupted; {kept}", takes_sigterm=True)
 
 
 if __name__ == "__main__":

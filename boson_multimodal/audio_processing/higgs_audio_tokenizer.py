@@ -2,11 +2,12 @@
 
 import hashlib
 import inspect
+import math
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import HiggsAudioV2TokenizerConfig, HiggsAudioV2TokenizerModel
 
 from boson_multimodal.audio_processing.codec_layouts import (
@@ -33,6 +34,8 @@ class HiggsAudioTokenizer:
     Attributes:
         sampling_rate: samples per second of its input and output.
         num_codebooks, codebook_size: K, and the number of codes of each codebook.
+        samples_per_frame: how many samples of the output a frame becomes.
+        frames_before, frames_after: how many frames before and after a frame its samples depend on.
     """
 
     def __init__(self, model: HiggsAudioV2TokenizerModel) -> None:
@@ -40,6 +43,7 @@ class HiggsAudioTokenizer:
         self.sampling_rate = model.config.sample_rate
         self.num_codebooks = model.config.num_quantizers
         self.codebook_size = model.config.codebook_size
+        self.samples_per_frame, self.frames_before, self.frames_after = _reach_of_decoder(model.acoustic_decoder)
 
     @property
     def device(self) -> torch.device:
@@ -59,6 +63,40 @@ class HiggsAudioTokenizer:
     def decode(self, codes_KT: Tensor) -> Tensor:
         """Decode (K, T) codes to a (samples,) waveform."""
         return self.model.decode(codes_KT[None].to(self.device)).audio_values[0, 0].cpu()
+
+    @torch.inference_mode()
+    def decode_known(self, codes_KT: Tensor, known_KT: Tensor) -> Tensor:
+        """Decode (K, T) codes of which only some are known. Each other code adds nothing to the sum of its frame.
+
+        The first codebooks of a frame hold most of its sound, so a frame that is known in part is a better guess than
+        silence.
+        """
+        codes_KT, known_KT = codes_KT.to(self.device), known_KT.to(self.device)
+        quantizers = self.model.quantizer.quantizers
+        vectors_TD = sum(
+            quantizer.decode(codes[None])[0].T * known[:, None]
+            for quantizer, codes, known in zip(quantizers, codes_KT, known_KT, strict=True)
+        )
+        return self.model.acoustic_decoder(self.model.fc2(vectors_TD).T[None])[0, 0].cpu()
+
+
+def _reach_of_decoder(decoder: nn.Module) -> tuple[int, int, int]:
+    """Return the samples of a frame, and how many frames before and after it they depend on.
+
+    The decoder is one chain of convolutions, with short cuts that reach less far. The samples of frame 0 are followed
+    back through the layers, from the last to the first.
+    """
+    layers = [layer for layer in decoder.modules() if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d)]
+    samples = math.prod(layer.stride[0] for layer in layers if isinstance(layer, nn.ConvTranspose1d))
+    first, last = 0, samples - 1
+    for layer in reversed(layers):
+        stride, padding = layer.stride[0], layer.padding[0]
+        reach = layer.dilation[0] * (layer.kernel_size[0] - 1)
+        if isinstance(layer, nn.ConvTranspose1d):  # input i reaches the outputs from i * stride - padding on
+            first, last = -((reach - padding - first) // stride), (last + padding) // stride
+        else:
+            first, last = first * stride - padding, last * stride - padding + reach
+    return samples, -first, last
 
 
 def load_higgs_audio_tokenizer(folder: Path, device: torch.device | str = "cpu") -> HiggsAudioTokenizer:

@@ -39,7 +39,7 @@ def speak_memorised(demo: Path) -> str:
     request = read_manifest(demo / "train_chatml_samples.json", cloner.prompt_style)[0][0]
     _, speech = next(cloner.speak_all([request]))
     clips = prepare_chatml_sample(request.pieces[0].sample, cloner.tokenizer)[2]
-    wanted = cloner.reference_codes(Clip.of(clips[-1], request.base_dir))
+    wanted = cloner.clips.encoded(Clip.of(clips[-1], request.base_dir))
     codes = speech.pieces[0].codes
     path = demo / "memorised.wav"
     write_whole(path, wav_bytes(speech.samples, speech.sampling_rate))

@@ -159,7 +159,7 @@ def _decoded(
     record = file.found(made_of)
     if record is None:
         started = time.perf_counter()
-        codes_KT = cloner.clip_codes(content, item.base_dir)
+        codes_KT = cloner.clips.of(content, item.base_dir)
         frames, samples, rate = codes_KT.shape[1], None, 0
         if not cloner.speaks_codes_only:
             samples, rate = _decode(codes_KT, cloner), cloner.codec.sampling_rate

@@ -16,17 +16,33 @@ def join_pieces(pieces: Sequence[Tensor], sampling_rate: int) -> Tensor:
     shorter than any speech sound. Pieces are not trimmed and do not overlap, because the words may reach to their ends.
     A single piece does not change, nor do the start and the end of the whole wave.
     """
-    fade = round(FADE_SECONDS * sampling_rate)
-    pause = torch.zeros(round(PAUSE_SECONDS * sampling_rate))
     parts = []
     for index, piece in enumerate(pieces):
-        piece = piece.clone()
-        length = min(fade, piece.numel())
-        rising = 0.5 - 0.5 * torch.cos(torch.pi * torch.arange(length) / length)
         if index > 0:
-            parts.append(pause)
-            piece[:length] *= rising
-        if index < len(pieces) - 1:
-            piece[piece.numel() - length :] *= rising.flip(0)
-        parts.append(piece)
+            parts.append(pause(sampling_rate))
+            piece = faded_in(piece, sampling_rate)
+        parts.append(faded_out(piece, sampling_rate) if index < len(pieces) - 1 else piece)
     return torch.cat(parts) if parts else torch.zeros(0)
+
+
+def pause(sampling_rate: int) -> Tensor:
+    """Return the silence between two pieces."""
+    return torch.zeros(round(PAUSE_SECONDS * sampling_rate))
+
+
+def faded_in(wave: Tensor, sampling_rate: int) -> Tensor:
+    """Return a copy of a (samples,) wave that rises from zero within ``FADE_SECONDS``."""
+    length = min(round(FADE_SECONDS * sampling_rate), wave.numel())
+    return torch.cat([wave[:length] * rising(length), wave[length:]])
+
+
+def faded_out(wave: Tensor, sampling_rate: int) -> Tensor:
+    """Return a copy of a (samples,) wave that falls to zero within ``FADE_SECONDS``."""
+    length = min(round(FADE_SECONDS * sampling_rate), wave.numel())
+    start = wave.numel() - length
+    return torch.cat([wave[:start], wave[start:] * rising(length).flip(0)])
+
+
+def rising(length: int) -> Tensor:
+    """Return the (length,) raised cosine of a fade from 0 to 1."""
+    return 0.5 - 0.5 * torch.cos(torch.pi * torch.arange(length) / length)

@@ -24,9 +24,7 @@ from transformers import AutoTokenizer
 
 from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_voice_cloning_training_collator import ArabicVoiceCloningTrainingCollator, ChatMLDatasetSample
-from boson_multimodal.audio_processing.clips import read_waveform
-from boson_multimodal.audio_processing.code_cache import clip_key
-from boson_multimodal.audio_processing.codes_file import CodesFiles, codes_name
+from boson_multimodal.audio_processing.codes_file import CodesFiles
 from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
     CODEC_WEIGHTS,
     HiggsAudioTokenizer,
@@ -35,7 +33,7 @@ from boson_multimodal.audio_processing.higgs_audio_tokenizer import (
     load_higgs_audio_tokenizer,
 )
 from boson_multimodal.audio_processing.mel_features import ReferenceForm
-from boson_multimodal.audio_processing.sound_files import Clip, content_hash
+from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.chatml import speech_prompt
 from boson_multimodal.checkpoints import resolve_checkpoint
 from boson_multimodal.circumstances import home_path
@@ -58,6 +56,7 @@ from voice_cloning.speech.adapter_run import (
 )
 from voice_cloning.speech.adapter_switch import AdapterSwitch
 from voice_cloning.speech.audio import join_pieces
+from voice_cloning.speech.clip_codes import ClipCodes
 from voice_cloning.speech.requests import (
     Piece,
     SpeechRequest,
@@ -160,7 +159,7 @@ class VoiceCloner:
             print(f"warning: {warning}", file=sys.stderr)
         self.reference = ReferenceForm.of(self.config)
         self.collator = ArabicVoiceCloningTrainingCollator.from_config(self.config)
-        self._codes: dict[str, Tensor] = {}
+        self.clips = ClipCodes(self.codes_files, lambda: self.codec)
         self._codec_owner: VoiceCloner | None = None
         self.held_model = HeldModel()
 
@@ -247,7 +246,21 @@ class VoiceCloner:
     ) -> Speech:
         """Speak a text in the voice of a reference clip. ``reference_text`` is the text of that clip.
 
-        Check ``failures`` of the result: a piece may be a runaway in every attempt.
+        Check ``failures`` of the result: a piece may be a runaway in every attempt. The arguments and errors are those
+        of :meth:`request`.
+        """
+        request = self.request(text, reference, reference_text, letters_per_piece, fields)
+        return next(speech for _, speech in self.speak_all([request]))
+
+    def request(
+        self,
+        text: str,
+        reference: str | Path,
+        reference_text: str,
+        letters_per_piece: int = LETTERS_PER_PIECE,
+        fields: Mapping[str, str] | None = None,
+    ) -> SpeechRequest:
+        """Return the checked request of a text in the voice of a reference clip.
 
         Args:
             fields: values for a prompt template, such as ``{"dialect": "Najdi"}``.
@@ -266,7 +279,7 @@ class VoiceCloner:
         frames, unusable = self.check_references([request])
         raise_if_any("cannot be spoken", problems + unusable)
         self.check_lengths([request], frames)
-        return next(speech for _, speech in self.speak_all([request]))
+        return request
 
     def check_references(self, requests: Sequence[SpeechRequest]) -> tuple[dict[Clip, int], list[str]]:
         """Read every reference once, as :func:`check_references`; those with codes in files are not read."""
@@ -306,7 +319,7 @@ class VoiceCloner:
             input_ids, contents = speech_prompt(piece.sample, self.tokenizer)
             prompts.append(hashlib.sha256(json.dumps(input_ids).encode()).hexdigest()[:16])
             for content in contents:
-                references.append(self._key_of(content, request.base_dir))
+                references.append(self.clips.key(content, request.base_dir))
         return {
             "texts": [piece.text for piece in request.pieces],
             "prompts": prompts,
@@ -353,7 +366,7 @@ class VoiceCloner:
         slots = (self.config.audio_in_token_idx, self.config.audio_out_token_idx)
         references = [token == slots[0] for token in input_ids if token in slots]
         codes = [
-            self.clip_codes(content, base_dir) if self.reference.codes or not is_reference else None
+            self.clips.of(content, base_dir) if self.reference.codes or not is_reference else None
             for content, is_reference in zip(contents, references, strict=True)
         ]
         waveforms = self.reference.waveforms([Clip.of(content, base_dir) for content in contents], references)
@@ -361,41 +374,14 @@ class VoiceCloner:
             input_ids, [IGNORE_INDEX] * len(input_ids), codes, waveforms, self.config.audio_num_codebooks
         )
 
-    def clip_codes(self, content: AudioContent, base_dir: Path) -> Tensor:
-        """Return the (K, T) codes of a clip: from the files of codes if they hold it, else encoded.
-
-        Raises:
-            InputError: if its codes are wrong, or it has none and cannot be read.
-        """
-        if self._has_codes(content):
-            return self.codes_files.find(None, codes_name(content)).codes_KT
-        return self.reference_codes(Clip.of(content, base_dir))
-
-    def _has_codes(self, content: AudioContent) -> bool:
-        return self.codes_files is not None and self.codes_files.holds(codes_name(content))
-
     def clip_identity(self, content: AudioContent, base_dir: Path) -> dict[str, Any]:
         """Return what determines the codes of a clip: the clip and the codec."""
-        return {"clip": self._key_of(content, base_dir), "audio_tokenizer": self._checkpoints["audio_tokenizer"]}
-
-    def _key_of(self, content: AudioContent, base_dir: Path) -> str:
-        """Return what determines the codes of a clip."""
-        if self._has_codes(content):
-            return self.codes_files.find(None, codes_name(content)).key
-        clip = Clip.of(content, base_dir)
-        return clip_key(clip, content_hash(clip.source))
-
-    def reference_codes(self, clip: Clip) -> Tensor:
-        """Return the (K, T) codes of a clip. Each clip is encoded once."""
-        key = clip_key(clip, content_hash(clip.source))
-        if key not in self._codes:
-            waveform = read_waveform(clip).resampled(self.codec.sampling_rate)
-            self._codes[key] = self.codec.encode(waveform[None])[0]
-        return self._codes[key]
+        return {"clip": self.clips.key(content, base_dir), "audio_tokenizer": self._checkpoints["audio_tokenizer"]}
 
     def share_codec_of(self, other: "VoiceCloner") -> None:
         """Use the codec of another cloner, and the clips that it has encoded. Both must have the same codec."""
-        self._codes, self._codec_owner = other._codes, other
+        self._codec_owner = other
+        self.clips.share(other.clips)
 
     def _columns(self, frames: int) -> int:
         return columns_of(frames, self.config.audio_num_codebooks, self.config.use_delay_pattern)
@@ -424,23 +410,25 @@ class VoiceCloner:
             seeds: the seed of each piece.
             attempt: the number of the attempt, which the result records.
         """
-        limits = [self.most_columns(piece) for piece, _ in pieces]
         batch_input = self.collator([self.prompt(piece, base_dir) for piece, base_dir in pieces])
+        limit = max(self.most_columns(piece) for piece, _ in pieces)
         sampling = asdict(self.settings.sampling)
         with self.speaking() as model:
-            output = model.generate(**batch_input.prompts(), max_new_tokens=max(limits), seed=list(seeds), **sampling)
-        spoken = []
-        found = zip(pieces, limits, output.audio_sequences, output.ended, strict=True)
-        for (piece, _), limit, columns, ended in found:
-            # Another piece of the batch may have a higher limit. Alone, this piece would have stopped at its own limit.
-            codes = codes_of_columns(columns[:, :limit], self.config.audio_codebook_size).cpu()
-            failure = None
-            if not ended or columns.shape[1] > limit:
-                failure = f"runaway: no end within {codes.shape[1] / self.frames_per_second:.1f} s"
-            elif codes.shape[1] == 0:
-                failure = "ended before its first frame"
-            spoken.append(SpokenPiece(piece.text, codes, attempt, failure))
-        return spoken
+            output = model.generate(**batch_input.prompts(), max_new_tokens=limit, seed=list(seeds), **sampling)
+        found = zip(pieces, output.audio_sequences, output.ended, strict=True)
+        return [self.spoken_piece(piece, columns, ended, attempt) for (piece, _), columns, ended in found]
+
+    def spoken_piece(self, piece: Piece, columns_KC: Tensor, ended: bool, attempt: int = 0) -> SpokenPiece:
+        """Return the codes of the generated columns of a piece, and whether they can be its speech."""
+        limit = self.most_columns(piece)
+        # Another piece of the batch may have a higher limit. Alone, this piece would have stopped at its own limit.
+        codes = codes_of_columns(columns_KC[:, :limit], self.config.audio_codebook_size).cpu()
+        failure = None
+        if not ended or columns_KC.shape[1] > limit:
+            failure = f"runaway: no end within {codes.shape[1] / self.frames_per_second:.1f} s"
+        elif codes.shape[1] == 0:
+            failure = "ended before its first frame"
+        return SpokenPiece(piece.text, codes, attempt, failure)
 
     def joined(self, pieces: tuple[SpokenPiece, ...]) -> Speech:
         """Decode the pieces of one request, and join them. The codec is needed."""

@@ -13,9 +13,10 @@ added after the last column. Example for K = 3: codebook 1 draws eos in column 4
 Sources: the generation loop of Boson's release; VALL-E 2 (arXiv:2406.05370) for repetition-aware sampling.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -194,6 +195,10 @@ class Decoding:
     Args:
         prompts: token ids of each sample, without padding.
         max_new_tokens: the most text tokens and audio columns of a sample.
+
+    Attributes:
+        num_columns: how many columns each sample has.
+        ended: whether each sample has ended by itself.
     """
 
     def __init__(
@@ -236,6 +241,13 @@ class Decoding:
             inputs["audio_out_ids_start"] = torch.arange(len(audio))
         return inputs
 
+    def so_far(self, sample: int) -> tuple[Tensor, int | None]:
+        """Return the (K, C) columns of a sample so far, on the host, and the number of all once an end is drawn."""
+        num_columns = self.num_columns[sample]
+        remaining = int(self.remaining_B[sample])
+        in_all = None if remaining == NOT_ENDING else num_columns + remaining
+        return self.columns_BKC[sample, :, :num_columns].cpu(), in_all
+
     def _write_text(self, hidden_BD: Tensor, samples: list[int]) -> None:
         logits = self.heads.text_lm_head(hidden_BD[self._places(samples)[0]])
         drawn = self.sampler.tokens(logits[:, None], samples).squeeze(1).tolist()
@@ -276,7 +288,7 @@ class Decoding:
 
 
 @torch.no_grad()
-def generate(
+def decoding_steps(
     model: SpeakingModel,
     sampling: SamplingConfig,
     *,
@@ -285,8 +297,11 @@ def generate(
     max_new_tokens: int,
     seed: int | Sequence[int] | None,
     **conditioning: Tensor | None,
-) -> HiggsAudioGenerationOutput:
-    """The loop of ``HiggsAudioModel.generate``; the arguments are described there."""
+) -> Iterator[Decoding]:
+    """The loop of generation: yield the state of all samples, always the same object, after each token or column.
+
+    Whoever stops early ends the generation. The arguments are described at ``HiggsAudioModel.generate``.
+    """
     valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     prompts = [row[mask].tolist() for row, mask in zip(input_ids.cpu(), valid.bool().cpu(), strict=True)]
     seeds = _seeds(seed, len(prompts))
@@ -294,11 +309,21 @@ def generate(
     state = Decoding(model, prompts, TokenSampler(sampling, seeds, model.device), max_new_tokens)
     cache = KeyValueCache(len(model.layers), len(prompts))
     inputs = {"input_ids": input_ids.cpu(), "attention_mask": valid.cpu(), **conditioning}
-    for _ in range(max_new_tokens):
+    for step in range(max_new_tokens):
+        if step > 0:
+            inputs = state.next_inputs()
         state.write(model.last_hidden_states(cache, **inputs))
+        yield state
         if all(state.ended):
             break
-        inputs = state.next_inputs()
+
+
+@torch.no_grad()
+def generate(
+    model: SpeakingModel, sampling: SamplingConfig, *, input_ids: Tensor, **settings: Any
+) -> HiggsAudioGenerationOutput:
+    """Run :func:`decoding_steps` to the end. The arguments are described at ``HiggsAudioModel.generate``."""
+    (state,) = deque(decoding_steps(model, sampling, input_ids=input_ids, **settings), maxlen=1)  # the last one
     speaking = [sample for sample, count in enumerate(state.num_columns) if count]
     rows = [torch.tensor(tokens) for tokens in state.tokens]
     sequences = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=model.config.pad_token_id)

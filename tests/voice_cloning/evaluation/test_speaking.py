@@ -200,7 +200,7 @@ def test_codes_alone_are_spoken_like_codes_with_a_codec(
     demo: Path, cloner: VoiceCloner, requests: list[SpeechRequest], spoken: dict[str, bytes], tmp_path: Path
 ) -> None:
     reference = requests[0].references()[0]
-    codes_KT = cloner.clip_codes(reference, Path())
+    codes_KT = cloner.clips.of(reference, Path())
     name = codes_name(reference)
     path = tmp_path / "codes.safetensors"
     identity = cloner._checkpoints["audio_tokenizer"]
