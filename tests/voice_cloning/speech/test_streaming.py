@@ -2,6 +2,7 @@
 
 import gc
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from boson_multimodal.model.higgs_audio.key_value_cache import KeyValueCache
 from tests.voice_cloning.speech.cloners import GREEDY, checkpoint_of, make_cloner, targets
 from tests.voice_cloning.speech.random_models import RandomModel
 from voice_cloning.speech.requests import SpeechRequest, read_manifest
+from voice_cloning.speech.speaking_model import HeldModel
 from voice_cloning.speech.speech import Speech, SpeechSettings
 from voice_cloning.speech.streaming import StreamedSound, StreamSettings, WindowDecoder, stream_speech
 from voice_cloning.speech.voice_cloner import VoiceCloner
@@ -174,7 +176,8 @@ def test_wherever_speech_ends_the_stream_has_the_sound_of_the_whole(
     cloner = cloner_of(demo, codec, SpeechSettings(retries=0, sampling=SamplingConfig(do_sample=False)))
     request, lengths = ask(demo, cloner, TEXTS), set()
     for seed in range(1 if eos_chance == 0.0 else 3):
-        cloner.model = RandomModel(cloner.config, eos_chance, seed)
+        cloner.held_model = HeldModel()
+        cloner._load_base = partial(RandomModel, cloner.config, eos_chance, seed)
         ((_, whole),) = cloner.speak_all([request], batch_size=1)
         sounds = checked_stream(cloner, request, whole)
         lengths |= {piece.codes.shape[1] for piece in whole.pieces}
