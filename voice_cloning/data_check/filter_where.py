@@ -72,7 +72,7 @@ def choose_samples(samples: Sequence[CheckedSample], where: str | None, announce
             faults[sample.sample_id] = Fault(WHERE, WHERE, detail, text=sample.target_text)
     facts = [*divided.facts]
     if not_read:
-        facts.append(f"--where: leaves out {len(not_read)} more, of which each {UNREADABLE}")
+        facts.append(f"--where: leaves out {len(not_read)} more, which cannot be read or have no target clip")
     announce(visible("\n".join(facts)))
     looked_at = [sample for sample in samples if sample.sample_id in kept or sample.sample_id in not_read]
     return Chosen(looked_at, faults, condition.text)

@@ -125,7 +125,7 @@ def test_records_that_cannot_be_read_are_dropped_by_both_rules(source: Path, tmp
     rules = [(line["sample_id"], line["rule"]) for line in dropped(tmp_path / "out")]
     assert set(rules) == {(name, rule) for name in ("clean1", "clean2", "record 3") for rule in ("where", "errors")}
     assert rules[:2] == [("clean1", "where"), ("clean1", "errors")]
-    assert "keeps 1 of 1" in told[0] and "leaves out 3 more, of which each cannot be read" in told[0]
+    assert "keeps 1 of 1" in told[0] and "leaves out 3 more, which cannot be read or have no target clip" in told[0]
     run_filter([path], tmp_path / "without", where="speaker is not None", without=["errors"])
     assert kept_ids(tmp_path / "without" / "train.json") == ["clean0"]
 
