@@ -54,6 +54,31 @@ def test_the_command_prints_hours_by_rule_speaker_and_dialect(
     assert kept_ids(tmp_path / "out" / "train.json") == ["clean0", "clean1"]
 
 
+def test_a_condition_says_what_it_keeps_before_the_clips_are_measured(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = "dialect == 'Najdi' or '\u200f' in dialect"
+    assert run_command(source, "--output_dir", tmp_path / "out", "--where", where, "--rules", "length") == 0
+    first, *shown = capsys.readouterr().out.splitlines()
+    shown_where = f"--where {where}".replace("\u200f", "<U+200F>")
+    assert first == f"{shown_where}: keeps 1 of 3, leaves out 2 (1 of them because a value is missing)"
+    rows = [line.split(maxsplit=4) for line in shown]
+    assert [row[0] for row in rows[3:5]] == ["where", "length"] and rows[3] == ["where", "2", "2", "0.001", shown_where]
+    assert {(line["rule"], line["detail"]) for line in dropped(tmp_path / "out")} == {("where", where)}
+    assert kept_ids(tmp_path / "out" / "train.json") == ["clean0"]
+
+
+def test_records_without_a_field_of_the_template_are_dropped(source: Path, tmp_path: Path) -> None:
+    template = tmp_path / "template.json"
+    turns = {name: f"{{{name}}}" for name in ("reference_text", "target_text")}
+    template.write_text(json.dumps({"system": "Dialect: {dialect}", **turns}), encoding="utf-8")
+    assert run_command(source, "--output_dir", tmp_path / "out", "--prompt_template", template) == 0
+    lines = {(line["sample_id"], line["rule"], line["kind"]) for line in dropped(tmp_path / "out")}
+    assert lines == {("bad", "errors", "malformed_record"), ("bad", "length", "target_seconds")}
+    assert all("dialect" in line["detail"] for line in dropped(tmp_path / "out") if line["rule"] == "errors")
+    assert kept_ids(tmp_path / "out" / "train.json") == ["clean0", "clean1"]
+
+
 def test_a_dry_run_says_that_it_writes_nothing(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +101,12 @@ def test_a_dry_run_says_that_it_writes_nothing(
             "(?s)--without noise.*--num_workers 0.*--min_snr -3.*--asr no/folder",
         ),
         (["--asr", "no/such/folder"], "--asr no/such/folder: no such folder"),
+        (
+            ["--where", "dialect = 'Najdi'", "--prompt_template", "none.json", "--rules", "where", "--min_snr", "-3"],
+            "(?s)--rules where: cannot be chosen.*write ==.*--min_snr -3.*none.json",
+        ),
+        (["--where", "city == 'Riyadh'"], "city: no such value"),
+        (["--where", "speaker == 's7'"], "keeps none of 3; there are these values"),
     ],
 )
 def test_wrong_flags_are_named_before_any_clip_is_read(

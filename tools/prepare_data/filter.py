@@ -2,6 +2,7 @@
 
     python -m tools.prepare_data filter TRAIN.json VAL.json --output_dir DIR
     python -m tools.prepare_data filter TRAIN.json --output_dir DIR --min_snr 30 --without silence --dry_run
+    python -m tools.prepare_data filter TRAIN.json --output_dir DIR --where "dialect in ('Najdi', 'Hijazi')"
     python -m tools.prepare_data filter TRAIN.json --output_dir DIR --asr openai/whisper-large-v3 --max_cer 0.1
 
 DIR gets the files under the same names with the kept records, dropped.jsonl with a line for each reason, and
@@ -19,11 +20,12 @@ from arabic_text.normalise import TEXT_NORMALISATIONS
 from arabic_voice_cloning_dataset import PROMPT_STYLES
 from boson_multimodal.errors import Problems, raise_if_any
 from boson_multimodal.memory_remedies import advising_cpu
+from voice_cloning.corpora.where import EXAMPLE, Condition
 from voice_cloning.data_check.filter import LEAST_CLIPS, FilterPlan, filter_files
 from voice_cloning.data_check.filter_files import DROPPED_FILE
 from voice_cloning.data_check.filter_rules import (
+    CHOOSABLE,
     RANGES,
-    RULES,
     TRANSCRIPT,
     VOICE,
     Bounds,
@@ -52,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Where the files are written, same names.",
     )
     add("--eval_data_path", nargs="+", type=Path, default=[], metavar="FILE", help="Evaluation data with other names.")
-    add("--rules", nargs="+", metavar="NAME", help=f"Apply these rules only: {', '.join(RULES)} (default: all).")
+    add("--where", metavar="CONDITION", help=f"Drop the records that this is not true of, such as {EXAMPLE}.")
+    add("--rules", nargs="+", metavar="NAME", help=f"Apply these rules only: {', '.join(CHOOSABLE)} (default: all).")
     add("--without", nargs="+", default=[], metavar="NAME", help="Leave these rules out.")
     for name, held in RANGES.items():
         default = getattr(bounds, name)
@@ -77,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--num_workers", type=int, metavar="N", help="Processes that read clips (default: one for each core).")
     add("--prompt_style", default=run.prompt_style, choices=list(PROMPT_STYLES), help=AS_YOU_TRAIN)
+    add("--prompt_template", metavar="FILE", help=f"{AS_YOU_TRAIN} Records without a field of it are errors.")
     add("--text_normalisation", default=run.text_normalisation, choices=list(TEXT_NORMALISATIONS), help=AS_YOU_TRAIN)
     for name in ("max_tokens_per_batch", "max_positions_per_sample"):
         default = getattr(run, name)
@@ -118,20 +122,25 @@ def plan_of(flags: argparse.Namespace) -> FilterPlan:
     if flags.asr_revision is not None and flags.asr is None:
         wrong.append("--asr_revision is given without --asr")
     problems = Problems()
-    rules = problems.tried(lambda: chosen_rules(flags.rules, flags.without))
-    applied = [rule for rule in rules or RULES if rule != TRANSCRIPT or flags.asr is not None]
+    rules = problems.tried(lambda: chosen_rules(flags.rules, flags.without, flags.where is not None))
+    if flags.where is not None:
+        problems.tried(lambda: Condition.parse(flags.where))
+    applied = [rule for rule in rules or CHOOSABLE if rule != TRANSCRIPT or flags.asr is not None]
     if flags.speaker_threshold is not None and (VOICE not in applied or flags.speaker_model == NO_MODEL):
         wrong.append(f"--speaker_threshold: of the rule {VOICE}, which does not apply; leave it out")
     problems.tried(lambda: raise_if_any("settings of filter", wrong))
     bounds = problems.tried(lambda: bounds_of({name: getattr(flags, name) for name in RANGES}, applied))
     recogniser = flags.asr and problems.tried(lambda: find_recogniser(flags.asr, flags.asr_revision))
+    settings = ("prompt_style", "prompt_template", "text_normalisation")
+    settings += ("max_tokens_per_batch", "max_positions_per_sample")
+    run = problems.tried(lambda: PlannedRun(**{name: getattr(flags, name) for name in settings}))
     problems.raise_all()
-    settings = ("prompt_style", "text_normalisation", "max_tokens_per_batch", "max_positions_per_sample")
     return FilterPlan(
+        where=flags.where,
         rules=flags.rules,
         without=flags.without,
         bounds=bounds,
-        run=PlannedRun(**{name: getattr(flags, name) for name in settings}),
+        run=run,
         speaker_model=flags.speaker_model,
         speaker_threshold=flags.speaker_threshold,
         recogniser=recogniser,

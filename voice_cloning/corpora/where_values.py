@@ -132,7 +132,7 @@ def _refuse_unknown_names(
 ) -> None:
     unknown = [name for name, count in counts.items() if count and count.keys() == {None}]
     raise_if_any(
-        f"--where {condition.text}: names values that none has; there are {', '.join(sorted(names))}",
+        f"--where {condition.text}: names values that none has; there are {', '.join(sorted({*names} - {*unknown}))}",
         [f"{name}: no such value; a text is written in quotes: '{name}'" for name in unknown],
     )
 

@@ -1,6 +1,6 @@
 """Drops samples of ChatML files by named rules, from what the check measures; writes the kept ones, and the reasons."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.errors import InputError
 from boson_multimodal.worker_pool import available_cores
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing
-from voice_cloning.data_check.check import apply_rules, make_folder
+from voice_cloning.data_check.check import Found, apply_rules, make_folder
 from voice_cloning.data_check.clip_measures import ClipMeasures
 from voice_cloning.data_check.filter_faults import clips_with_texts, find_faults, rate_bands
 from voice_cloning.data_check.filter_files import (
@@ -25,6 +25,7 @@ from voice_cloning.data_check.filter_files import (
 )
 from voice_cloning.data_check.filter_rules import TRANSCRIPT, VOICE, Bounds, chosen_rules
 from voice_cloning.data_check.filter_summary import summarise_filter, why_nothing_is_left
+from voice_cloning.data_check.filter_where import Chosen, choose_samples
 from voice_cloning.data_check.kept_measures import embed_and_keep, measure_and_keep, recognise_and_keep
 from voice_cloning.data_check.samples import CheckedSample, read_samples_of
 from voice_cloning.data_check.summary import PlannedRun
@@ -41,6 +42,8 @@ class FilterPlan:
     """What is to be dropped.
 
     Attributes:
+        where: a condition on the records (``voice_cloning.corpora.where``). What it leaves out is dropped first: the
+            other rules do not see it, and compare nothing with it.
         rules: names of the rules that apply; None takes all whose models are there.
         without: rules that do not apply.
         bounds: of the rules.
@@ -51,6 +54,7 @@ class FilterPlan:
         least_clips: a speaker that keeps fewer samples is named.
     """
 
+    where: str | None = None
     rules: Sequence[str] | None = None
     without: Sequence[str] = ()
     bounds: Bounds = Bounds()
@@ -71,6 +75,7 @@ def filter_files(
     num_workers: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
+    announce: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Write the samples of ChatML files that no rule drops, under the same names, and why the others are dropped.
 
@@ -86,6 +91,7 @@ def filter_files(
             ``if __name__ == "__main__"``, because the processes are spawned.
         overwrite: replace files with other content.
         dry_run: write nothing but the measures.
+        announce: is told what the condition keeps, before a clip is measured.
 
     Returns:
         The content of ``filter_summary.json``.
@@ -101,25 +107,22 @@ def filter_files(
     rules, voices, not_applied = _applied(plan)
     check_names(paths, folder)
     samples = read_samples_of(paths, named, plan.run.prompt, plan.run.text_normalisation, None)
+    chosen = choose_samples(samples, plan.where, announce)
     make_folder(folder)
     measures = measure_and_keep(samples, folder, workers)
-    found = apply_rules(samples, measures, plan.run, voices, workers, partial(embed_and_keep, measures, folder))
+    found = _found(chosen, measures, plan.run, voices, workers, folder)
     if VOICE in rules and "threshold" not in found.voices:
         rules, not_applied = _without(rules, VOICE), not_applied | {VOICE: found.voices["statement"]}
-    recognised = _recognised(samples, measures, folder, plan) if TRANSCRIPT in rules else {}
-    faults = find_faults(samples, measures, found, rules, plan.bounds, recognised)
-    nothing = why_nothing_is_left(samples, faults, plan.bounds)
-    if nothing:
+    recognised = _recognised(chosen.samples, measures, folder, plan) if TRANSCRIPT in rules else {}
+    faults = chosen.with_faults(find_faults(chosen.samples, measures, found, rules, plan.bounds, recognised))
+    if nothing := why_nothing_is_left(samples, faults, plan.bounds):
         raise InputError("\n".join([*nothing, "nothing is written"]))
-    bands = rate_bands(samples, found, plan.bounds)
+    bands = rate_bands(chosen.samples, found, plan.bounds)
     summary = summarise_filter(
-        samples, measures, faults, bands, rules, plan.bounds, not_applied, found.voices, plan.least_clips
+        samples, measures, faults, bands, rules, plan.bounds, not_applied, found.voices, plan.least_clips, chosen.where
     )
     if not dry_run:
-        outputs = _outputs(paths, samples, faults, folder, summary)
-        if not overwrite:
-            refuse_other_content(folder, outputs)
-        write_differing(folder, outputs)
+        _write(folder, _outputs(paths, samples, faults, folder, summary), overwrite)
     return summary
 
 
@@ -129,7 +132,7 @@ def _applied(plan: FilterPlan) -> tuple[tuple[str, ...], VoiceCheck, dict[str, s
     Raises:
         InputError: if the user named a rule that cannot apply.
     """
-    rules = chosen_rules(plan.rules, plan.without)
+    rules = chosen_rules(plan.rules, plan.without, plan.where is not None)
     not_applied: dict[str, str] = {}
     if plan.recogniser is None and TRANSCRIPT in rules:
         not_applied[TRANSCRIPT] = NO_RECOGNISER
@@ -147,6 +150,19 @@ def _applied(plan: FilterPlan) -> tuple[tuple[str, ...], VoiceCheck, dict[str, s
 
 def _without(rules: Sequence[str], rule: str) -> tuple[str, ...]:
     return tuple(name for name in rules if name != rule)
+
+
+def _found(
+    chosen: Chosen,
+    measures: dict[Clip, ClipMeasures],
+    run: PlannedRun,
+    voices: VoiceCheck,
+    workers: int,
+    folder: Path,
+) -> Found:
+    """Return what the rules of the check find in the chosen samples; clips of the others are compared with nothing."""
+    own = {used.clip: measures[used.clip] for sample in chosen.samples for used in sample.clips}
+    return apply_rules(chosen.samples, own, run, voices, workers, partial(embed_and_keep, own, folder))
 
 
 def _recognised(
@@ -174,3 +190,14 @@ def _outputs(
         kept = [sample.sample_id not in faults for sample in own]
         outputs.append((path.name, kept_content(path, own, kept, folder)))
     return outputs
+
+
+def _write(folder: Path, outputs: Sequence[tuple[str, bytes]], overwrite: bool) -> None:
+    """Write the outputs that differ.
+
+    Raises:
+        InputError: if files with other content exist, and may not be replaced.
+    """
+    if not overwrite:
+        refuse_other_content(folder, outputs)
+    write_differing(folder, outputs)

@@ -26,6 +26,8 @@ LEAST_BAND_HZ = 7000.0
 """Keeps recordings at 16 kHz, which most Arabic corpora are, and drops those of a telephone."""
 MOST_CER = 0.3
 
+WHERE = "where"
+"""The rule that applies if there is a condition, and only then."""
 TRANSCRIPT, VOICE = "transcript", "reference_of_another_voice"
 """The rules that need a model."""
 CONFLICTS, DUPLICATES, BOTH_SIDES = "conflicting_transcripts", "duplicates", "both_sides"
@@ -52,6 +54,7 @@ class Rule:
 
 _OF_SIDES = ("speaker_in_train_and_eval", "utterance_in_train_and_eval")
 RULES: dict[str, Rule] = {
+    WHERE: Rule("records that a condition leaves out"),
     "errors": Rule(
         "records and clips that training refuses, and references that are their target",
         kinds=tuple(kind for kind in ERRORS if kind not in (*_OF_SIDES, "references_of_other_voices")),
@@ -74,6 +77,8 @@ RULES: dict[str, Rule] = {
     ),
 }
 """Name -> rule, in the order in which the table shows them."""
+CHOOSABLE = tuple(name for name in RULES if name != WHERE)
+"""The rules that can be named, or left out."""
 
 
 @dataclass(frozen=True)
@@ -157,26 +162,34 @@ def _problems(name: str, value: float | tuple[float, float]) -> list[str]:
     return problems
 
 
-def chosen_rules(named: Sequence[str] | None, without: Sequence[str] = ()) -> tuple[str, ...]:
+def chosen_rules(
+    named: Sequence[str] | None, without: Sequence[str] = (), has_condition: bool = False
+) -> tuple[str, ...]:
     """Return the names of the rules that apply, in the order of ``RULES``.
 
     Args:
         named: the rules to apply; None takes all.
         without: rules to leave out.
+        has_condition: the rule ``where`` applies too.
 
     Raises:
         InputError: naming each name that is no rule; or if no rule is left.
     """
     flags = [("--rules", name) for name in named or ()] + [("--without", name) for name in without]
-    raise_if_any("names of rules", [f"{flag} {name}: {_nearest(name)}" for flag, name in flags if name not in RULES])
-    chosen = tuple(name for name in RULES if (named is None or name in named) and name not in without)
+    raise_if_any(
+        "names of rules", [f"{flag} {name}: {_nearest(name)}" for flag, name in flags if name not in CHOOSABLE]
+    )
+    chosen = tuple(name for name in CHOOSABLE if (named is None or name in named) and name not in without)
+    chosen = (WHERE, *chosen) if has_condition else chosen
     raise_if_any("--rules, --without", [] if chosen else ["no rule is left; nothing would be dropped"])
     return chosen
 
 
 def _nearest(name: str) -> str:
-    near = difflib.get_close_matches(name.casefold().replace("-", "_"), RULES, 1)
-    known = f"it must be one of {', '.join(RULES)}"
+    if name == WHERE:
+        return "cannot be chosen: it applies if --where CONDITION is given"
+    near = difflib.get_close_matches(name.casefold().replace("-", "_"), CHOOSABLE, 1)
+    known = f"it must be one of {', '.join(CHOOSABLE)}"
     return f"no such rule; do you mean {near[0]}? {known}" if near else f"no such rule; {known}"
 
 

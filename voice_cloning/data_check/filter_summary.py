@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from boson_multimodal.errors import visible
 from voice_cloning.data_check.corpus_rules import RateBand
 from voice_cloning.data_check.filter_faults import Fault
-from voice_cloning.data_check.filter_rules import RANGES, RULES, VOICE, Bounds, shown_bounds, shown_value
+from voice_cloning.data_check.filter_rules import RANGES, RULES, VOICE, WHERE, Bounds, shown_bounds, shown_value
 from voice_cloning.data_check.sample_rules import Measures
 from voice_cloning.data_check.samples import CheckedSample
 
@@ -26,6 +27,7 @@ def summarise_filter(
     not_applied: Mapping[str, str],
     voices: Mapping[str, Any],
     least_clips: int,
+    where: str | None = None,
 ) -> dict[str, Any]:
     """Return the content of ``filter_summary.json``.
 
@@ -33,7 +35,8 @@ def summarise_filter(
         bands: the rates of speech of each file.
         not_applied: rule -> why it was not applied.
         voices: what the comparison of voices found, as in the summary of the check.
-        least_clips: a speaker that keeps fewer targets is listed.
+        least_clips: a speaker that keeps fewer targets is listed, unless the condition leaves out all of its samples.
+        where: the condition of the rule ``where``, if it applies.
     """
 
     def counted(own: Sequence[CheckedSample]) -> dict[str, Any]:
@@ -59,23 +62,35 @@ def summarise_filter(
         if (own := [sample for sample in samples if sample.path == path])
     ]
     speakers = grouped("speaker", lambda sample: sample.speaker)
+    shown = {rule: _shown_bounds(rule, bounds, voices, where) for rule in rules}
     has_dialects = any(sample.dialect is not None for sample in samples)
     return {
         **counted(samples),
         "files": files,
-        "rules": [_of_rule(rule, samples, measures, faults, _shown_bounds(rule, bounds, voices)) for rule in rules],
+        "rules": [_of_rule(rule, samples, measures, faults, shown[rule]) for rule in rules],
         "not_applied": dict(not_applied),
         "voices": voices["statement"],
         "speakers": speakers,
-        "speakers_with_few_clips": [
-            {"speaker": s["speaker"], "kept": s["kept"], "samples": s["samples"]}
-            for s in speakers
-            if s["speaker"] is not None and s["kept"] < least_clips
-        ],
+        "speakers_with_few_clips": _with_few_clips(speakers, _chosen(samples, faults), least_clips),
         "least_clips_per_speaker": least_clips,
         "dialects": grouped("dialect", lambda sample: sample.dialect) if has_dialects else [],
         "bounds": bounds.values(),
+        **({} if where is None else {"where": where}),
     }
+
+
+def _with_few_clips(
+    speakers: Sequence[Mapping[str, Any]], chosen: Sequence[CheckedSample], least_clips: int
+) -> list[dict[str, Any]]:
+    """Return the speakers of the chosen samples that keep fewer than ``least_clips``."""
+    of_chosen = {sample.speaker for sample in chosen} - {None}
+    few = [s for s in speakers if s["speaker"] in of_chosen and s["kept"] < least_clips]
+    return [{name: s[name] for name in ("speaker", "kept", "samples")} for s in few]
+
+
+def _chosen(samples: Sequence[CheckedSample], faults: Faults) -> list[CheckedSample]:
+    """Return the samples that the condition does not leave out."""
+    return [s for s in samples if all(fault.rule != WHERE for fault in faults.get(s.sample_id, ()))]
 
 
 def _hours(samples: Sequence[CheckedSample], measures: Measures) -> float:
@@ -90,7 +105,9 @@ def _band(band: RateBand) -> dict[str, Any]:
     return {"clips": band.clips, "least": round(least, 2), "most": round(most, 2), "from": own}
 
 
-def _shown_bounds(rule: str, bounds: Bounds, voices: Mapping[str, Any]) -> str:
+def _shown_bounds(rule: str, bounds: Bounds, voices: Mapping[str, Any], where: str | None) -> str:
+    if rule == WHERE:
+        return f"--where {visible(where)}"
     return f"--speaker_threshold {voices['threshold']:g}" if rule == VOICE else shown_bounds(rule, bounds)
 
 
@@ -157,8 +174,10 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def why_nothing_is_left(samples: Sequence[CheckedSample], faults: Faults, bounds: Bounds) -> list[str]:
     """Return a message for each file of which no sample is kept: the rule that drops most, and what would keep some."""
     messages = []
+    chosen = _chosen(samples, faults)
+    of_where = " that --where keeps" if len(chosen) < len(samples) else ""
     for path in dict.fromkeys(sample.path for sample in samples):
-        own = [sample for sample in samples if sample.path == path]
+        own = [sample for sample in chosen if sample.path == path]
         if any(sample.sample_id not in faults for sample in own):
             continue
         counts = {rule: sum(any(f.rule == rule for f in faults[s.sample_id]) for s in own) for rule in RULES}
@@ -171,7 +190,7 @@ def why_nothing_is_left(samples: Sequence[CheckedSample], faults: Faults, bounds
         if bound:
             remedy = f"{bound} would let half of them pass this rule; {remedy}"
         messages.append(
-            f"{path}: all {len(own)} samples are dropped ({told}). The rule {rule} drops most, for example "
+            f"{path}: all {len(own)} samples{of_where} are dropped ({told}). The rule {rule} drops most, for example "
             f"{first.sample_id}: {detail}. {remedy}"
         )
     return messages

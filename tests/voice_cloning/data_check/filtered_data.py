@@ -16,6 +16,7 @@ from voice_cloning.data_check.filter import FilterPlan, filter_files
 from voice_cloning.evaluation.recognisers import Heard
 
 WORDS = "واحد اثنان ثلاثة أربعة خمسة ستة سبعة ثمانية".split()
+OF_THE_CALL = ("overwrite", "dry_run", "eval_files", "announce")
 CLEAN = 12
 """Faultless pairs: enough for a band of speech rates."""
 PLANTED = {
@@ -110,7 +111,7 @@ def write_source(folder: Path, records: Sequence[dict[str, Any]], name: str = "t
 
 def run_filter(files: Sequence[Path], output: Path, **settings: Any) -> dict[str, Any]:
     """Filter without a speaker model in this process; ``settings`` are those of the plan, or of ``filter_files``."""
-    own = {name: settings.pop(name) for name in ("overwrite", "dry_run", "eval_files") if name in settings}
+    own = {name: settings.pop(name) for name in OF_THE_CALL if name in settings}
     plan = FilterPlan(**{"speaker_model": "none", **settings})
     return filter_files(files, output, plan, num_workers=1, **own)
 
