@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 LICENCES = "licences"
-"""The field of a data set in ``run.json``: what the card beside the data said when the run was started."""
+"""The field of a data set in ``run.json``: what the card beside the data named when the run was started."""
 
 
 def licence_lines(data: Mapping[str, Any]) -> list[str]:
     """Return the lines about the licences of each file and folder that a run was trained on.
 
     Args:
-        data: the field ``data`` of ``run.json``. Runs of earlier releases have no licences in it.
+        data: the field ``data`` of ``run.json``. It has no licences where none is known, as in earlier releases.
     """
     training = data.get("training")
     if training is None:

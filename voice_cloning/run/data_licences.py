@@ -8,9 +8,13 @@ from voice_cloning.corpora.card_licences import licences_beside
 
 
 def summary_with_licences(dataset: SampleDataset) -> dict[str, Any]:
-    """Return the summary of the training data, with the licences that the cards beside file and folder name now."""
+    """Return the summary of the training data, with the licences that the cards beside file and folder name now.
+
+    Data without a known licence have no such field.
+    """
     summary = dataset.summary()
-    found = [{LICENCES: [licence.text for licence in licences_beside(part.data_path)]} for part in dataset.parts]
+    texts = [[licence.text for licence in licences_beside(part.data_path)] for part in dataset.parts]
+    found = [{LICENCES: own} if own else {} for own in texts]
     if "parts" not in summary:
         return summary | found[0]
     return summary | {"parts": [one | own for one, own in zip(summary["parts"], found, strict=True)]}
