@@ -46,6 +46,11 @@ class DataLicence:
         return _NOT_COMMERCIAL.search(self.licence) is not None
 
 
+def has_card(data_path: Path) -> bool:
+    """Return whether a card lies beside a file, or in a folder of prepared data."""
+    return _card_beside(data_path).is_file()
+
+
 def licences_beside(data_path: Path) -> list[DataLicence]:
     """Return the licences on the card beside a file, or in a folder of prepared data; none if no card names one.
 

@@ -94,8 +94,11 @@ def _without_division(identity: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**identity, "flags": flags}.items() if name != "world_size"}
 
 
-def run_details(flags: dict[str, Any], data: RunData, project: Path) -> dict[str, Any]:
+def run_details(flags: dict[str, Any], data: RunData, identity: dict[str, Any], project: Path) -> dict[str, Any]:
     """Return the rest of ``run.json`` after the identity: flags, data, versions and the commit of ``project``."""
     held_out = data.eval_dataset and data.eval_dataset.summary()
-    summaries = {"training": summary_with_licences(data.train_dataset), "evaluation": held_out}
+    summaries = {
+        "training": summary_with_licences(data.train_dataset, identity["train_data"], flags),
+        "evaluation": held_out,
+    }
     return {"flags": flags, "data": summaries, **environment(project)}

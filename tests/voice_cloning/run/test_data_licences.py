@@ -3,9 +3,11 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
 from tests.chatml_files import write_records
 from tests.exported_adapters import rename
@@ -57,11 +59,30 @@ def test_licences_reach_every_card_and_the_data_are_not_needed_for_it(
         assert f"- `known.json`: {TEXT}" in section and "see the base model's licence" in section
         assert section.count("No licence is known of the training data `unknown.json`: ") == 1
         assert str(tmp_path) not in text
-    # Without the card it is the same run, as one of earlier releases, whose record names no licence, is.
-    caplog.clear()
-    with caplog.at_level(logging.INFO):
-        assert trainer(demo, run, **settings).train().finished
-    assert "this run is finished" in caplog.text and FORBIDDEN not in caplog.text
-    parts = read_record(run / "run.json")["data"]["training"]["parts"]
-    assert [part.get("licences") for part in parts] == [None, None]
-    assert read_record(checkpoint / "run.json")["data"]["training"]["parts"] == [known, unknown]
+    check_resumes(demo, files, run, settings)
+
+
+def check_resumes(demo: Path, files: list[Path], run: Path, settings: dict[str, Any]) -> None:
+    """With another card, or none, it is the same run. So it is if the record is of a release without licences."""
+
+    def licences(**flags: object) -> list[list[str] | None]:
+        assert trainer(demo, run, **settings, **flags).train().finished
+        parts = read_record(run / "run.json")["data"]["training"]["parts"]
+        return [part.get("licences") for part in parts]
+
+    recorded = read_record(run / "run.json")["data"]["training"]["parts"][0]["licences"]
+    assert licences() == licences(resume=run / "checkpoint-000001") == [recorded, None]
+    card = files[0].parent / DATA_CARD
+    card.write_text("licence: CC BY 4.0\n", encoding="utf-8")
+    assert licences() == [["CC BY 4.0"], None]
+    card.write_text("# Nothing is known\n", encoding="utf-8")
+    assert licences() == [None, None]
+    card.unlink()
+    assert licences() == [None, None]
+    other = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    other["data"]["training"]["parts"][0]["licences"] = ["of other data"]
+    other["identity"]["train_data"]["fingerprint"] = "0"
+    (run / "run.json").write_text(json.dumps(other), encoding="utf-8")
+    with pytest.raises(InputError, match=r"train_data\.fingerprint: was '0'"):
+        licences()
+    assert licences(overwrite=True) == [None, None]
