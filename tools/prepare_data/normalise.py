@@ -21,11 +21,13 @@ from typing import Any
 from arabic_text.diacritics import DIACRITISERS, load_diacritiser
 from boson_multimodal.errors import LISTED_OFFENDERS, InputError
 from boson_multimodal.standard_streams import input_bytes, result_output
+from voice_cloning.corpora.card_licences import DATA_CARD
 from voice_cloning.corpora.normalise_files import (
     NormaliseSummary,
     TextNormaliser,
     ambiguity_report,
     normalise_lines,
+    normalised_card,
     normalised_files,
     write_outputs,
 )
@@ -78,10 +80,10 @@ def run(flags: argparse.Namespace) -> int:
         raise InputError("--output_dir: missing; give the folder for the normalised files")
     paths = [Path(name).expanduser() for name in flags.files]
     output_dir = flags.output_dir.expanduser()
-    _check_report(flags, [*paths, *(output_dir / path.name for path in paths)])
+    _check_report(flags, [*paths, *(output_dir / path.name for path in paths), output_dir / DATA_CARD])
     outputs = normalised_files(paths, output_dir, flags.digits, flags.diacritise, flags.report is not None)
     report = _report_of(flags, [(str(path), outputs[path.name][1]) for path in paths])
-    write_outputs(output_dir, outputs, flags.overwrite)
+    write_outputs(output_dir, outputs, flags.overwrite, normalised_card(paths, flags.digits, flags.diacritise))
     write_differing(Path(), report)
     for name, (_, summary) in outputs.items():
         _print_summary(str(output_dir / name), summary, sys.stdout)

@@ -5,7 +5,8 @@
 
 Training from the folder needs neither the file, the clips nor the codec, and gives the same numbers. Clips without
 codes in the cache are encoded here; for many hours run `encode` first, on all GPUs. Everything is checked as training
-does. A packing that was stopped or killed goes on with the same command (docs/prepared_data.md).
+does. A packing that was stopped or killed goes on with the same command (docs/prepared_data.md). The card beside the
+file, README.md, is copied into the folder with its licence.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from boson_multimodal.memory_remedies import advising_cpu
 from boson_multimodal.progress import limit_library_bars
 from boson_multimodal.worker_pool import available_cores
 from tools.prepare_data.encode import add_codec_flags
+from voice_cloning.corpora.card_licences import copy_card
 from voice_cloning.corpora.pack import pack_file
 from voice_cloning.data_check.same_targets import same_speech
 
@@ -73,7 +75,9 @@ def run(flags: argparse.Namespace) -> int:
             device=pick_device(-1),
             same_speech=same_speech(flags.same_speech == SOUND),
         )
-    print(*summary.notes, sep="\n", end="\n" if summary.notes else "")
+    other_card = copy_card(flags.file, flags.output_dir)
+    lines = [*summary.notes, *([other_card] if other_card else [])]
+    print(*lines, sep="\n", end="\n" if lines else "")
     what = "these data were there already" if summary.was_there else f"{flags.file.name} is packed"
     print(
         f"{what}: {summary.samples} samples, {summary.dropped} dropped as invalid, {summary.clips} clips, "

@@ -17,6 +17,7 @@ from boson_multimodal.model.higgs_audio.quantised_weights import NOT_QUANTISED
 from boson_multimodal.prompt_template import PromptTemplate
 from lora_config import ADAPTER_CONFIG_FILE
 from voice_cloning.adapters.figure_table import figure_table, figures_of
+from voice_cloning.adapters.licence_lines import licence_lines
 from voice_cloning.adapters.prompt_record import TEMPLATE_FLAG, form_of_flags, write_template
 from voice_cloning.adapters.prompt_software import software_table
 from voice_cloning.adapters.run_record import check_results, read_json_object, read_record
@@ -47,6 +48,7 @@ CONSENT = (
     "The model speaks Arabic text in the voice of a short reference clip. **Clone a voice only with the consent of its "
     "owner.** If you publish the speech, say that it is synthetic."
 )
+BASE_LICENCE = "The licence of the base model applies: see the base model's licence."
 BASE_LANGUAGES = (
     "The released Higgs Audio v2 lists English, Chinese, German and Korean as its languages. Arabic is not on that "
     "list; it was added by the training described here. A newer Higgs model exists (Higgs TTS 3), but its licence is "
@@ -422,7 +424,7 @@ def _closing_sections(facts: dict[str, Any], exporter_version: str | None) -> li
     if facts.get("git_commit"):
         versions.append(f"- the trainer's commit: `{facts['git_commit']}`")
     return [
-        *_section("Licence", ["The licence of the base model applies: see the base model's licence."]),
+        *_section("Licence", [BASE_LICENCE, *licence_lines(facts.get("data", {}))]),
         *_section("Versions", versions),
         "",
     ]

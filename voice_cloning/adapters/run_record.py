@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from boson_multimodal.errors import InputError, raise_if_any
+from voice_cloning.adapters.licence_lines import LICENCES
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.evaluation_config import BY_LOSS
 from voice_cloning.training.evaluation_words import BEST_BY
@@ -85,12 +86,21 @@ def _wrong_fields(run: dict[str, Any]) -> list[str]:
 
 
 def _wrong_data(data: Any, name: str) -> list[str]:
-    problems = _wrong_object(data, DATA, name)
+    problems = _wrong_object(data, DATA, name) + _wrong_licences(data, name)
     if isinstance(data, dict) and "parts" in data:
         problems += _wrong(data["parts"], (list,), f"{name}.parts")
         for number, part in enumerate(data["parts"] if isinstance(data["parts"], list) else []):
             problems += _wrong_object(part, PART, f"{name}.parts[{number}]")
+            problems += _wrong_licences(part, f"{name}.parts[{number}]")
     return problems
+
+
+def _wrong_licences(data: Any, name: str) -> list[str]:
+    """Return the problems of the licences of a data set; runs of earlier releases have none."""
+    texts = data.get(LICENCES, []) if isinstance(data, dict) else []
+    if not isinstance(texts, list):
+        return _wrong(texts, (list,), f"{name}.{LICENCES}")
+    return [problem for n, text in enumerate(texts) for problem in _wrong(text, TEXT, f"{name}.{LICENCES}[{n}]")]
 
 
 def _wrong_results(results: Any) -> list[str]:

@@ -12,8 +12,9 @@ from boson_multimodal.cloning_example import VoiceCloningExample
 from boson_multimodal.data_types import AudioContent
 from boson_multimodal.errors import InputError, raise_if_any, result_or_message, visible
 from boson_multimodal.progress import progress
+from voice_cloning.corpora.card_licences import DATA_CARD
 from voice_cloning.corpora.columns import Columns
-from voice_cloning.corpora.data_card import DATA_CARD, data_card
+from voice_cloning.corpora.data_card import data_card
 from voice_cloning.corpora.held_audio import wav_of
 from voice_cloning.corpora.held_clips import HELD, read_held
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing

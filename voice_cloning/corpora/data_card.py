@@ -7,7 +7,6 @@ from typing import Any
 from voice_cloning.corpora.known_corpora import licence_facts
 from voice_cloning.corpora.utterances import Collection, Utterance, speakers_of
 
-DATA_CARD = "README.md"
 COUNTED_BY = ("dialect", "country", "gender", "environment", "split")
 """Attributes by which the card counts utterances, if the source has them."""
 NOT_NAMED = "not named"

@@ -18,6 +18,7 @@ from arabic_voice_cloning_dataset import parse_record, read_json_records, sample
 from boson_multimodal.data_types import PLACEHOLDER_URLS
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.progress import progress
+from voice_cloning.corpora.card_licences import DATA_CARD, carried_card
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 
 SUFFIXES = (".json", ".jsonl", ".txt")
@@ -102,9 +103,9 @@ def normalise_file(
         InputError: if anything in the file is wrong, with a list of all problems; or if a file with other content
             exists already. In both cases nothing is written.
     """
-    output_dir = Path(output_dir).expanduser()
-    outputs = normalised_files([Path(path).expanduser()], output_dir, digits, diacritiser)
-    write_outputs(output_dir, outputs, overwrite)
+    path, output_dir = Path(path).expanduser(), Path(output_dir).expanduser()
+    outputs = normalised_files([path], output_dir, digits, diacritiser)
+    write_outputs(output_dir, outputs, overwrite, normalised_card([path], digits, diacritiser))
     return next(iter(outputs.values()))[1]
 
 
@@ -224,9 +225,23 @@ def ambiguity_report(summaries: Iterable[tuple[str, NormaliseSummary]]) -> bytes
     return "".join(lines).encode("utf-8")
 
 
-def write_outputs(output_dir: Path, outputs: Outputs, overwrite: bool) -> None:
-    """Write the files that do not exist yet, and with ``overwrite`` also those that differ."""
-    files = [(name, content) for name, (content, _) in outputs.items()]
+def normalised_card(paths: Sequence[Path], digits: str, diacritiser: str | None) -> bytes | None:
+    """Return the data card for normalised files: the cards beside the ChatML files, with their licences.
+
+    The arguments are those of :func:`normalised_files`. Files with one text a line are no training data.
+
+    Raises:
+        InputError: if a card cannot be read.
+    """
+    marks = "" if diacritiser is None else f", and vowel marks added with {diacritiser}"
+    told = f"## Normalised\n\n`prepare_data normalise` normalised the texts: digits `{digits}`{marks}."
+    return carried_card([path for path in paths if path.suffix != ".txt"], told)
+
+
+def write_outputs(output_dir: Path, outputs: Outputs, overwrite: bool, card: bytes | None) -> None:
+    """Write the files and the data card that do not exist yet, and with ``overwrite`` also those that differ."""
+    files = [] if card is None else [(DATA_CARD, card)]
+    files += [(name, content) for name, (content, _) in outputs.items()]
     if not overwrite:
         refuse_other_content(output_dir, files)
     write_differing(output_dir, files)

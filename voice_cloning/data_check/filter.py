@@ -9,12 +9,12 @@ from typing import Any
 from boson_multimodal.audio_processing.sound_files import Clip
 from boson_multimodal.errors import InputError
 from boson_multimodal.worker_pool import available_cores
+from voice_cloning.corpora.card_licences import DATA_CARD
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing
 from voice_cloning.data_check.check import Found, apply_rules, make_folder
 from voice_cloning.data_check.clip_measures import ClipMeasures
 from voice_cloning.data_check.filter_faults import clips_with_texts, find_faults, rate_bands
 from voice_cloning.data_check.filter_files import (
-    CARD_FILE,
     DROPPED_FILE,
     SUMMARY_FILE,
     card_content,
@@ -184,7 +184,7 @@ def _outputs(
     """Return name and content of each output, the kept records last: a folder with these is complete."""
     card = card_content(paths, summary)
     outputs = [(DROPPED_FILE, dropped_content(samples, faults)), (SUMMARY_FILE, summary_content(summary))]
-    outputs += [(CARD_FILE, card)] if card is not None else []
+    outputs += [(DATA_CARD, card)] if card is not None else []
     for path in paths:
         own = [sample for sample in samples if sample.path == path]
         kept = [sample.sample_id not in faults for sample in own]

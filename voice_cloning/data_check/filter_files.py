@@ -10,12 +10,13 @@ from typing import Any
 
 from boson_multimodal.chatml_records import read_text
 from boson_multimodal.errors import raise_if_any
+from voice_cloning.corpora.card_licences import DATA_CARD, carried_card
 from voice_cloning.corpora.normalise_files import with_paths
 from voice_cloning.data_check.filter_faults import Fault
 from voice_cloning.data_check.filter_summary import summary_lines
 from voice_cloning.data_check.samples import CheckedSample
 
-DROPPED_FILE, SUMMARY_FILE, CARD_FILE = "dropped.jsonl", "filter_summary.json", "README.md"
+DROPPED_FILE, SUMMARY_FILE = "dropped.jsonl", "filter_summary.json"
 DECIMALS = 6
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
 _URL = re.compile(r'("audio_url"\s*:\s*)("(?:[^"\\]|\\.)*")')
@@ -28,7 +29,7 @@ def check_names(files: Sequence[Path], folder: Path) -> None:
         InputError: naming each file for which this is not so.
     """
     counts = Counter(path.name for path in files)
-    own = (DROPPED_FILE, SUMMARY_FILE, CARD_FILE)
+    own = (DROPPED_FILE, SUMMARY_FILE, DATA_CARD)
     problems = [f"{path}: another input has the name {path.name} too" for path in files if counts[path.name] > 1]
     problems += [f"{path}: the filter itself writes {path.name}; rename it" for path in files if path.name in own]
     problems += [
@@ -140,10 +141,6 @@ def card_content(files: Sequence[Path], summary: Mapping[str, Any]) -> bytes | N
     Returns:
         None if no folder of an input has a card.
     """
-    cards = [path.parent / CARD_FILE for path in files]
-    texts = list(dict.fromkeys(read_text(card).rstrip() for card in cards if card.is_file()))
-    if not texts:
-        return None
     table = "\n".join(f"    {line}".rstrip() for line in summary_lines(summary))
     told = f"## Filtered\n\n`prepare_data filter` dropped samples by these rules. `{DROPPED_FILE}` has the reasons.\n\n"
-    return ("\n\n".join([*texts, told + table]) + "\n").encode("utf-8", errors="backslashreplace")
+    return carried_card(files, told + table)

@@ -178,7 +178,7 @@ def open_run_directory(
     with ranks.failing_together():
         if ranks.is_main:
             identity = run_identity(flags, data, ranks.world_size, dtype)
-            details = run_details(flags, data, project)
+            details = run_details(flags, data, identity, project)
             check = checkpoint_check(flags, data.model_config)
             if data.codec.is_whole and flags["eval_data_path"] and flags["num_scored_samples"] and flags["num_samples"]:
                 check_place(Path(flags["output_dir"]))

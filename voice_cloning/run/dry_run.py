@@ -18,6 +18,7 @@ from boson_multimodal.process_group import Ranks
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.evaluation.recognisers import RecogniserInFolder
 from voice_cloning.run.data import RunData, load_run_data
+from voice_cloning.run.data_licences import commercial_use_lines
 from voice_cloning.run.heard_memory import HeardMemory
 from voice_cloning.run.memory_flags import choose_memory_flags, fullest_shape, shape_of, smallest_card
 from voice_cloning.run.speech import (
@@ -140,7 +141,7 @@ def _card_line(card: GpuCard) -> str:
 
 
 def _data_lines(data: RunData) -> list[str]:
-    """Return a line for each file and folder."""
+    """Return a line for each file and folder, and one if a licence forbids commercial use."""
     lines, shares = [], []
     if isinstance(data.train_dataset, JoinedDataset):
         shares = data.train_dataset.shares()
@@ -152,7 +153,7 @@ def _data_lines(data: RunData) -> list[str]:
             f"{name}: {found['samples']} samples, {found['dropped']} dropped as invalid, {found['hours']:.2f} h; "
             f"{lengths.sum():,} positions{when}, {lengths.max():,} in the longest sample{ending}"
         )
-    return lines
+    return lines + commercial_use_lines(data.train_dataset)
 
 
 def _step_lines(

@@ -10,6 +10,7 @@ import torch
 from boson_multimodal.flags import facts_of, value_before
 from lora_config import ADAPTER_FILE
 from voice_cloning.run.data import RunData
+from voice_cloning.run.data_licences import summary_with_licences
 from voice_cloning.training.config import flag_fields
 from voice_cloning.training.environment import environment
 from voice_cloning.training.fingerprints import differences, file_fingerprint, folder_fingerprint
@@ -93,8 +94,11 @@ def _without_division(identity: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in {**identity, "flags": flags}.items() if name != "world_size"}
 
 
-def run_details(flags: dict[str, Any], data: RunData, project: Path) -> dict[str, Any]:
+def run_details(flags: dict[str, Any], data: RunData, identity: dict[str, Any], project: Path) -> dict[str, Any]:
     """Return the rest of ``run.json`` after the identity: flags, data, versions and the commit of ``project``."""
-    datasets = {"training": data.train_dataset, "evaluation": data.eval_dataset}
-    summaries = {part: dataset and dataset.summary() for part, dataset in datasets.items()}
+    held_out = data.eval_dataset and data.eval_dataset.summary()
+    summaries = {
+        "training": summary_with_licences(data.train_dataset, identity["train_data"], flags),
+        "evaluation": held_out,
+    }
     return {"flags": flags, "data": summaries, **environment(project)}

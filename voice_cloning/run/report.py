@@ -13,6 +13,7 @@ from voice_cloning.adapters.prompt_software import software_lines
 from voice_cloning.adapters.serving import ONLY_HERE
 from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
 from voice_cloning.run.data import RunData
+from voice_cloning.run.data_licences import commercial_use_lines
 from voice_cloning.training.evaluation_config import BY_LOSS
 from voice_cloning.training.evaluation_words import BEST_BY, without_better
 from voice_cloning.training.joined_dataset import JoinedDataset
@@ -103,6 +104,7 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
         files, made_by = " ".join(dataset_config.codes), _codec_of(from_files[0])
         compared = "the same codec as" if data.codec.is_whole else "not compared with"
         lines.append(f"codes of {files}, made by codec {made_by}: {compared} --audio_tokenizer_path")
+    lines += commercial_use_lines(data.train_dataset)
     lines += software_lines(dataset_config.prompt)
     if dataset_config.prompt_style == "as_written":
         lines.append(ONLY_HERE)

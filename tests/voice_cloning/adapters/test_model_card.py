@@ -232,3 +232,18 @@ def test_the_card_of_an_adapter_of_unknown_origin_has_no_guesses(tmp_path: Path)
     assert "## Training data" not in card and "## Results" not in card
     assert isinstance(read_adapter(adapter), Adapter)
     assert "- r: 4\n" in card
+
+
+def test_one_path_without_a_card_has_one_line_and_wrong_records_are_named(trained: Path, tmp_path: Path) -> None:
+    checkpoint = shutil.copytree(trained, tmp_path / "run" / trained.name)
+    card = (checkpoint / "README.md").read_text(encoding="utf-8")
+    assert card.count("No licence is known of the training data `train_chatml_samples.json`: ") == 1
+    run = json.loads((checkpoint / "run.json").read_text(encoding="utf-8"))
+    for wrong, problem in (
+        ("CC0", 'data.training.licences is "CC0"; it must be a list'),
+        (["CC0", None], r"data.training.licences\[1\] is null; it must be a text"),
+    ):
+        run["data"]["training"]["licences"] = wrong
+        (checkpoint / "run.json").write_text(json.dumps(run))
+        with pytest.raises(InputError, match=problem):
+            read_facts(checkpoint)

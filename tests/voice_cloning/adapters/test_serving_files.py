@@ -386,8 +386,8 @@ def test_the_merged_folder_trains(served: Path, demo: Path, tmp_path: Path) -> N
 
 
 def test_a_run_says_who_can_send_its_prompt_and_that_as_written_cannot_be_served() -> None:
-    packing = SimpleNamespace(lines=[])
-    data = SimpleNamespace(feature_extractor=None, train_dataset=None, datasets=[], parts=[], packing=packing)
+    packing, train = SimpleNamespace(lines=[]), SimpleNamespace(parts=[])
+    data = SimpleNamespace(feature_extractor=None, train_dataset=train, datasets=[], parts=[], packing=packing)
     for style, lines in (("as_written", [ONLY_HERE]), ("voice_clone", [])):
         wanted = [*software_lines(style), *lines]
         assert data_lines(data, ArabicVoiceCloningDatasetConfig(prompt_style=style)) == wanted

@@ -23,7 +23,7 @@ from tests.voice_cloning.corpora.corpus_tables import (
 from tests.voice_cloning.corpora.source_forms import built, records_of, sources, write_lines
 from tools.prepare_data.__main__ import main
 from voice_cloning.corpora.build import SUMMARY_FILE, build_data
-from voice_cloning.corpora.data_card import DATA_CARD
+from voice_cloning.corpora.card_licences import DATA_CARD
 from voice_cloning.corpora.utterances import OWN_KEYS, Collection, Utterance
 
 
