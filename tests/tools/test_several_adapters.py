@@ -10,6 +10,7 @@ import pytest
 
 from boson_multimodal.errors import InputError, NamedError
 from boson_multimodal.model.higgs_audio import HiggsAudioModel
+from boson_multimodal.prompt_template import PromptTemplate
 from tests.chatml_files import write_records
 from tests.exported_adapters import random_adapter
 from tools import evaluate, synthesize
@@ -17,7 +18,7 @@ from tools.studio import __main__ as studio
 from voice_cloning.evaluation.run_selection import other_adapters
 from voice_cloning.speech import voice_cloner
 from voice_cloning.speech.adapter_folders import folder_lines, named_adapters
-from voice_cloning.speech.manifest_voices import VoiceChoice
+from voice_cloning.speech.manifest_voices import VoiceChoice, read_voiced_manifest
 from voice_cloning.speech.voices import open_voices
 
 DIALECTS: dict[str, dict[str, Any]] = {
@@ -162,9 +163,33 @@ def test_what_is_wrong_with_the_choice_is_named_at_once(
     assert "a: adapter: 'nejdi'; there is no such adapter; there are base" in wrong(flags(demo, *words))
     by = ["--adapter", adapters, "--adapter_by", "dialect"]
     said = wrong(flags(demo, *words, *by))
-    assert f"b: dialect: None; there is no adapter of this name; there are {there_are}; name one in adapter" in said
+    by_it = f"with --adapter_by it names the adapter; there are {there_are}; name one in adapter, or give"
+    assert f"b: dialect: missing; {by_it} --adapter_name for all such entries" in said
     assert "f: " not in said
     assert loaded == []
+
+
+def test_one_manifest_is_for_adapters_with_and_without_a_template(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each prompt takes the fields that it has. An entry whose adapter is unknown has no prompt that lacks a field."""
+    template = PromptTemplate("{reference_text}", "{target_text}", system="In {scene}: {dialect}")
+    style_of = {"najdi": template, "gulf": "voice_clone", "base": "voice_clone"}
+    fields = {"text": "نعم", "reference": "a.wav", "reference_text": "كيف", "scene": "a car", "speaker": "amal"}
+    voices = {"a": "najdi", "b": "gulf", "c": "base", "d": "najid", "e": "najdi"}
+    entries = [{"id": name, "adapter": voice, **fields} for name, voice in voices.items()]
+    entries[0]["dialect"] = "Najdi"
+    manifest = write_records(tmp_path / "m.json", entries)
+    choice = VoiceChoice(["najdi", "gulf"], None)
+    requests, spoken_by, problems = read_voiced_manifest(manifest, choice, lambda voice: (style_of[voice], "none"), 99)
+    assert spoken_by == {"a": "najdi", "b": "gulf", "c": "base"}
+    systems = [request.pieces[0].sample.messages[0].content[0].text for request in requests]
+    assert systems == ["In a car: Najdi", *["Generate audio following instruction."] * 2]
+    assert problems[0] == "d: adapter: 'najid'; there is no such adapter; there are najdi, gulf, base"
+    assert len(problems) == 2 and problems[1].startswith("e: dialect: missing, and the prompt template uses {dialect}")
+    lines = capsys.readouterr().err.splitlines()
+    assert "scene of 1 entries is not sent: the prompts of gulf have no {scene}" in lines
+    assert len(lines) == 5 and "speaker of 2 entries is not sent: the prompts of najdi have no {speaker}" in lines
 
 
 def test_the_dialect_of_an_entry_names_its_adapter_if_asked(capsys: pytest.CaptureFixture[str]) -> None:

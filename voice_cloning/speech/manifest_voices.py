@@ -4,21 +4,24 @@
 
 A ChatML record names its adapter in ``misc.adapter``. With ``by_dialect``, an entry that names none is spoken by the
 adapter that has the name of its ``dialect`` (in a record ``misc.dialect``). ``base`` is the model without an adapter.
+Every entry may have the fields of a prompt template, because one manifest is spoken by adapters with and without one.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from arabic_voice_cloning_dataset import read_json_records
 from boson_multimodal.errors import call_for_each, listed
-from boson_multimodal.prompt_template import PromptForm
+from boson_multimodal.prompt_template import RECORD_FIELDS, PromptForm, PromptTemplate
 from voice_cloning.speech.adapter_folders import BASE
 from voice_cloning.speech.requests import SpeechRequest, read_entries
 
 ADAPTER_KEY, DIALECT_KEY = "adapter", "dialect"
+FURTHER_KEYS = (ADAPTER_KEY, *RECORD_FIELDS)
 
 VoiceForm = tuple[PromptForm, str]
 """The form of a voice's prompts, and its text normalisation."""
@@ -58,9 +61,14 @@ class VoiceChoice:
         if self.default is not None:
             return self.default, None
         if self.by_dialect:
+            found = (
+                "missing; with --adapter_by it names the adapter"
+                if dialect is None
+                else f"{dialect!r}; there is no adapter of this name"
+            )
             return None, (
-                f"{prefix}{DIALECT_KEY}: {dialect!r}; there is no adapter of this name; there are {self._listed()}; "
-                f"name one in {prefix}{ADAPTER_KEY}, or give --adapter_name for all such entries"
+                f"{prefix}{DIALECT_KEY}: {found}; there are {self._listed()}; name one in "
+                f"{prefix}{ADAPTER_KEY}, or give --adapter_name for all such entries"
             )
         return None, f"{prefix}{ADAPTER_KEY}: missing; name one of {self._listed()}, or give --adapter_name"
 
@@ -106,10 +114,9 @@ def read_voiced_manifest(
     found = [choice.of_entry(raw) for raw in raws]
     speaking = list(dict.fromkeys(voice for voice, _ in found if voice is not None))
     forms = dict(zip(speaking, call_for_each(form_of, speaking), strict=True))
-    # An entry without a voice is read all the same, so that all its problems are named.
-    of_none = next(iter(forms.values()), None) or form_of(BASE)
+    of_none = _without_template(next(iter(forms.values()), None) or form_of(BASE))
     entries_of = {
-        form: read_entries(raws, path.parent, form[0], letters_per_piece, form[1], (ADAPTER_KEY, DIALECT_KEY))
+        form: read_entries(raws, path.parent, form[0], letters_per_piece, form[1], FURTHER_KEYS)
         for form in dict.fromkeys([*forms.values(), of_none])
     }
     requests: list[SpeechRequest] = []
@@ -121,8 +128,26 @@ def read_voiced_manifest(
         if entry.request is not None and voice is not None:
             requests.append(entry.request)
             voices[entry.request.name] = voice
+    _tell_of_unused_fields(raws, [voice for voice, _ in found], forms)
     _tell_of_default([_facts_of(raw)[0] for raw in raws], choice)
     return requests, voices, problems
+
+
+def _without_template(form: VoiceForm) -> VoiceForm:
+    """Return how an entry without a voice is read, so that all its problems are named: but none of another's prompt."""
+    return ("voice_clone" if isinstance(form[0], PromptTemplate) else form[0]), form[1]
+
+
+def _tell_of_unused_fields(raws: Sequence[Any], voices: Sequence[str | None], forms: Mapping[str, VoiceForm]) -> None:
+    """Print which speakers and scenes of entries are in no prompt. A dialect is a label of any data, as in a record."""
+    unused: Counter[tuple[str, str]] = Counter()
+    for raw, voice in zip(raws, voices, strict=True):
+        if isinstance(raw, dict) and "messages" not in raw and voice is not None:
+            form = forms[voice][0]
+            used = (DIALECT_KEY, *(form.fields if isinstance(form, PromptTemplate) else ()))
+            unused.update((field, voice) for field in RECORD_FIELDS if field in raw and field not in used)
+    for (field, voice), count in unused.items():
+        print(f"{field} of {count} entries is not sent: the prompts of {voice} have no {{{field}}}", file=sys.stderr)
 
 
 def _tell_of_default(entries: Sequence[dict[str, Any]], choice: VoiceChoice) -> None:
