@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from boson_multimodal.cloning_example import VOICE_CLONE_SYSTEM_PROMPT
 from boson_multimodal.prompt_template import TEXT_FIELDS, PromptForm, PromptTemplate
+from voice_cloning.adapters.served_prompt import is_fixed
 
 ANY = "any"
 """Software that sends whatever system turn it is given, or none."""
@@ -24,6 +25,7 @@ class Software:
         name: for users.
         system: the system text that it sends; None if it sends no system turn; ``ANY`` if the caller writes it.
         scene: whether a scene can be sent.
+        renders: whether it writes the prompt through the chat template of a merged folder, which adds a fixed scene.
         reason: why it can send no prompt with a reference of ours; None if it can.
         note: what a user must know besides.
     """
@@ -31,13 +33,15 @@ class Software:
     name: str
     system: str | None
     scene: bool = False
+    renders: bool = False
     reason: str | None = None
     note: str = ""
 
 
+VLLM_OMNI = "vLLM-Omni (`/v1/audio/speech`)"
 SOFTWARE = (
     Software("transformers", ANY, scene=True, note="with the files of `merge_adapter --layout transformers`"),
-    Software("vLLM-Omni (`/v1/audio/speech`)", VOICE_CLONE_SYSTEM_PROMPT),
+    Software(VLLM_OMNI, VOICE_CLONE_SYSTEM_PROMPT, renders=True),
     Software("Boson's serve engine", ANY, scene=True, note="original layout; the caller writes the turns"),
     Software("Boson's vLLM fork (`/v1/audio/speech`)", "Convert text to speech with the same voice."),
     Software("voicehub", VOICE_CLONE_SYSTEM_PROMPT, scene=True, note="it adds a scene unless it is told to have none"),
@@ -110,12 +114,16 @@ def _reason(software: Software, form: PromptForm) -> str | None:
         return "it always sends a system turn"
     if software.system != system:
         return f'it sends the system text "{software.system}"'
-    return "it never sends a scene" if scene is not None and not software.scene else None
+    if scene is None or software.scene or (software.renders and is_fixed(form, "scene")):
+        return None
+    return "it never sends a scene"
 
 
 def _note(software: Software, form: PromptForm) -> str:
     """Return what a user must know who sends a prompt with a software."""
     notes = [software.note] if software.note else []
+    if software.renders and _system_and_scene(form)[1] is not None:
+        notes.append("the chat template of `merge_adapter --layout transformers` writes the scene")
     words = _words(form)
     if words:
         notes.append(f"write the words of the template around the texts: {', '.join(words)}")

@@ -14,7 +14,8 @@ CHAT_TEMPLATE = Path(__file__).with_name(TEMPLATE_FILE)
 OF_VOICE_CLONE = PromptTemplate(*(f"{{{name}}}" for name in TEXT_FIELDS), system=VOICE_CLONE_SYSTEM_PROMPT)
 """The prompt of voice_clone as a template."""
 SYSTEM_LINE = "{%- set trained_system = " + repr(VOICE_CLONE_SYSTEM_PROMPT) + " -%}"
-"""The line of the chat template that differs between adapters."""
+SCENE_LINE = "{%- set trained_scene = none -%}"
+"""The lines of the chat template that differ between adapters."""
 
 
 def sent_template(form: PromptForm | None) -> PromptTemplate:
@@ -55,14 +56,23 @@ def _message(role: str, item: dict[str, str]) -> dict[str, Any]:
 
 
 def chat_template(template: PromptTemplate) -> str:
-    """Return the chat template for a prompt. Where messages have no system turn, it writes the trained one."""
-    if template.system is None:
-        system = "none"
-    elif template.fields_in("system"):
-        system = "false"
-    else:
-        system = json.dumps(template.system.format_map({}), ensure_ascii=False)
+    """Return the chat template for a prompt. It writes the trained system text or scene where messages have none."""
     text = CHAT_TEMPLATE.read_text(encoding="utf-8")
-    if template.system == VOICE_CLONE_SYSTEM_PROMPT:
-        return text
-    return text.replace(SYSTEM_LINE, "{%- set trained_system = " + system + " -%}")
+    if template.system != VOICE_CLONE_SYSTEM_PROMPT:
+        text = text.replace(SYSTEM_LINE, f"{{%- set trained_system = {_literal(template, 'system')} -%}}")
+    return text.replace(SCENE_LINE, f"{{%- set trained_scene = {_literal(template, 'scene')} -%}}")
+
+
+def is_fixed(template: PromptTemplate, part: str) -> bool:
+    """Whether a text of a template is the same in all prompts, where a field without a value takes its default."""
+    return set(template.fields_in(part)) <= dict(template.defaults).keys()
+
+
+def _literal(template: PromptTemplate, part: str) -> str:
+    """Return a text of a template as Jinja writes it: none if there is none, false if each prompt has its own."""
+    text: str | None = getattr(template, part)
+    if text is None:
+        return "none"
+    if not is_fixed(template, part):
+        return "false"
+    return json.dumps(text.format_map(dict(template.defaults)), ensure_ascii=False)

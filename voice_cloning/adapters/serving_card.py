@@ -8,6 +8,7 @@ from typing import Any
 from boson_multimodal.checkpoints import is_hub_id
 from boson_multimodal.prompt_template import PromptTemplate
 from voice_cloning.adapters.prompt_record import form_of_flags
+from voice_cloning.adapters.prompt_software import VLLM_OMNI, who_sends
 from voice_cloning.adapters.served_prompt import chat_messages, placeholders, sent_template
 from voice_cloning.adapters.serving import BUNDLED_CODEC, ONLY_HERE, ServedCodec
 
@@ -32,7 +33,8 @@ def serving_lines(codec: ServedCodec, flags: Mapping[str, Any]) -> list[str]:
             "",
         ]
     form = form_of_flags(flags)
-    return [*lines, *_transformers_lines(codec, sent_template(form)), "", *_vllm_omni_lines(codec)]
+    prompt = sent_template(form)
+    return [*lines, *_transformers_lines(codec, prompt), "", *_vllm_omni_lines(codec, prompt)]
 
 
 def _conversation_lines(prompt: PromptTemplate) -> list[str]:
@@ -71,12 +73,16 @@ def _transformers_lines(codec: ServedCodec, prompt: PromptTemplate) -> list[str]
     ]
 
 
-def _vllm_omni_lines(codec: ServedCodec) -> list[str]:
+def _vllm_omni_lines(codec: ServedCodec, prompt: PromptTemplate) -> list[str]:
+    reason = next(sending.reason for sending in who_sends(prompt) if sending.software == VLLM_OMNI)
+    cannot = [f"**It cannot send the trained prompt**: {reason}.", ""] if reason else []
+    scene = "" if reason or prompt.scene is None else " (the chat template of this folder writes the trained one)"
     encoder = f"{THIS_FOLDER}/{BUNDLED_CODEC}" if codec.bundled else CODEC_FOLDER
     decoder = f"the folder `{BUNDLED_CODEC}` of this model" if codec.bundled else f"`{_public(codec.name)}`"
     return [
         "### vLLM-Omni",
         "",
+        *cannot,
         "```bash",
         f"{ENCODER_VARIABLE}={encoder} vllm serve {THIS_FOLDER} --omni --port 8091",
         "curl http://localhost:8091/v1/audio/speech -H 'Content-Type: application/json' --output speech.wav -d '{",
@@ -87,8 +93,9 @@ def _vllm_omni_lines(codec: ServedCodec) -> list[str]:
         f"- References are encoded by the codec in `{ENCODER_VARIABLE}` (transformers layout); without it, by that of "
         "`k2-fsa/OmniVoice`. Give the codec of the training: other codes are another voice.",
         f"- Speech is decoded by {decoder}. The first request also loads the processor's codec.",
-        "- It takes no scene, no speaker tags, no other system text and no LoRA adapter. Temperature 1.0, top_k 50 and "
-        "top_p 0.95 are fixed: it does not read `generation_config.json`, and a seed does not fix the speech.",
+        f"- It takes no scene{scene}, no speaker tags, no other system text and no LoRA adapter. "
+        "Temperature 1.0, top_k 50 and top_p 0.95 are fixed: it does not read `generation_config.json`, and a seed "
+        "does not fix the speech.",
         "- A reference is 1 to 30 s long, and always has `ref_text`.",
     ]
 

@@ -1,5 +1,6 @@
 """Which software can send the prompt that was trained, and that transformers' files send it with a template too."""
 
+import copy
 import json
 import re
 import shutil
@@ -17,14 +18,15 @@ from boson_multimodal.data_types import AudioContent
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
 from boson_multimodal.prompt_template import PromptForm, PromptTemplate
 from tests.exported_adapters import arguments
-from tests.voice_cloning.adapters.test_serving import collapsed
+from tests.voice_cloning.adapters.test_serving import collapsed, vllm_omni_ids
 from tests.voice_cloning.speech.cloners import checkpoint_of, make_cloner
 from tools import merge_adapter as tool
 from voice_cloning.adapters.prompt_software import software_lines, software_table, who_sends
-from voice_cloning.adapters.served_prompt import CHAT_TEMPLATE, OF_VOICE_CLONE, chat_messages, chat_template
+from voice_cloning.adapters.served_prompt import CHAT_TEMPLATE, OF_VOICE_CLONE, chat_messages, chat_template, is_fixed
 from voice_cloning.speech.voice_cloner import VoiceCloner
 
 OWN, SCENE = VOICE_CLONE_SYSTEM_PROMPT, "Audio is recorded from a quiet room."
+SCENE_OF_DIALECT = f"{SCENE}\nDialect: {{dialect}}"
 TEXTS = {"reference_text": "مرحبا 3", "target_text": "كَيْفَ حالُك؟"}
 NAMES = ["this project", "transformers", "vLLM-Omni", "Boson's serve", "Boson's vLLM", "voicehub", "mlx-audio"]
 
@@ -40,7 +42,9 @@ def template(**parts: Any) -> PromptTemplate:
         ("as_written", NAMES[:1]),
         ("voice_clone", [*NAMES[:4], "voicehub"]),
         (template(system=OWN), [*NAMES[:4], "voicehub"]),
-        (template(system=OWN, scene=SCENE), [*NAMES[:2], "Boson's serve", "voicehub"]),
+        (template(system=OWN, scene=SCENE), [*NAMES[:4], "voicehub"]),
+        (template(system=OWN, scene=SCENE_OF_DIALECT), [*NAMES[:2], "Boson's serve", "voicehub"]),
+        (template(system=OWN, scene=SCENE_OF_DIALECT, defaults={"dialect": "Najdi"}), [*NAMES[:4], "voicehub"]),
         (template(system="Speak."), [*NAMES[:2], "Boson's serve"]),
         (template(), [*NAMES[:2], "Boson's serve", "mlx-audio"]),
         (template(system="Convert text to speech with the same voice."), [*NAMES[:2], *NAMES[3:5]]),
@@ -55,7 +59,7 @@ def test_each_prompt_is_sent_by_the_software_that_writes_its_turns(form: PromptF
 
 
 def test_the_reasons_are_told() -> None:
-    (can, cannot), table = software_lines(template(system=OWN, scene=SCENE)), software_table("as_written")
+    (can, cannot), table = software_lines(template(system=OWN, scene=SCENE_OF_DIALECT)), software_table("as_written")
     assert can.startswith("the prompt of the training (voice_clone with the template ")
     assert "vLLM-Omni (/v1/audio/speech) (it never sends a scene); " in cannot
     assert "mlx-audio (it sends no system turn); Unsloth Studio (it sends no reference clip); " in cannot
@@ -70,33 +74,54 @@ def test_the_reasons_are_told() -> None:
     "parts",
     [
         {"system": OWN},
-        {"system": OWN, "scene": f"{SCENE}\nDialect: {{dialect}}"},
+        {"system": OWN, "scene": SCENE},
+        {"system": OWN, "scene": SCENE_OF_DIALECT},
+        {"system": "Speak {dialect}.", "scene": SCENE_OF_DIALECT, "defaults": {"dialect": "Najdi"}},
         {"system": 'Say "it" {{so}}. \U0001f642 \\n'},
         {"system": "Speak {dialect}.", "target_text": "[{speaker}] {target_text}"},
         {},
     ],
 )
 def test_the_chat_template_gives_the_trained_ids(tokenizer: PreTrainedTokenizerBase, parts: dict[str, Any]) -> None:
-    """Of the trained messages; and without a system turn, if the training had one text for it or none."""
+    """Of the trained messages; and without a system turn or a scene, if the training had one text for it or none."""
     prompt, fields = template(**parts), {"speaker": "amal", "dialect": "Najdi"}
     sample = VoiceCloningExample(TEXTS["reference_text"], AudioContent(), TEXTS["target_text"], AudioContent())
     wanted, _ = speech_prompt(sample.conversation(prompt, "amal", fields), tokenizer)
     messages = chat_messages(prompt, TEXTS, {"path": "a.wav"}, fields)
     how = {"chat_template": chat_template(prompt), "add_generation_prompt": True, "return_dict": False}
     assert tokenizer.apply_chat_template(messages, **how) == wanted
-    without = [message for message in messages if message["role"] != "system"]
-    if prompt.fields_in("system"):
-        with pytest.raises(TemplateError, match="the system text of the training had fields"):
+    for part in ("system", "scene"):
+        without = [message for message in messages if message["role"] != part]
+        if is_fixed(prompt, part):
+            assert tokenizer.apply_chat_template(without, **how) == wanted
+            continue
+        with pytest.raises(TemplateError, match=f"the {part}( text)? of the training had fields"):
             tokenizer.apply_chat_template(without, **how)
-    else:
-        assert tokenizer.apply_chat_template(without, **how) == wanted
     if prompt.system is None:
         with pytest.raises(TemplateError, match="trained without a system turn; leave system and scene out"):
             tokenizer.apply_chat_template([{"role": "system", "content": OWN}, *messages], **how)
 
 
+def test_vllm_omni_sends_a_fixed_scene_without_knowing_it(tokenizer: PreTrainedTokenizerBase) -> None:
+    """It sends no scene. Our chat template writes the trained one into its messages, or refuses them."""
+    sample = VoiceCloningExample(TEXTS["reference_text"], AudioContent(), TEXTS["target_text"], AudioContent())
+    turns = [("system", OWN), ("user", TEXTS["reference_text"]), ("assistant", [{"type": "audio"}])]
+    messages = [{"role": role, "content": content} for role, content in (*turns, ("user", TEXTS["target_text"]))]
+    fixed = template(system=OWN, scene=SCENE)
+    wanted, _ = speech_prompt(sample.conversation(fixed, None, {}), tokenizer)
+    found = vllm_omni_ids(served_by(tokenizer, fixed), messages, frames=3)
+    assert collapsed(found, tokenizer) == wanted
+    with pytest.raises(TemplateError, match="the scene of the training had fields"):
+        vllm_omni_ids(served_by(tokenizer, template(system=OWN, scene=SCENE_OF_DIALECT)), messages, frames=3)
+
+
+def served_by(tokenizer: PreTrainedTokenizerBase, prompt: PromptTemplate) -> PreTrainedTokenizerBase:
+    served = copy.deepcopy(tokenizer)
+    served.chat_template = chat_template(prompt)
+    return served
+
+
 def test_the_prompt_of_voice_clone_keeps_its_chat_template() -> None:
-    assert chat_template(OF_VOICE_CLONE) == chat_template(template(system=OWN, scene=SCENE))
     assert chat_template(OF_VOICE_CLONE) == CHAT_TEMPLATE.read_text(encoding="utf-8")
 
 
