@@ -150,7 +150,8 @@ class PromptTemplate:
             value = speaker if field == "speaker" else misc.get(field)
             if _is_missing(value):
                 if field not in known:
-                    remedy = f'give it, or a default in the template ("{DEFAULTS}": {{"{field}": ...}})'
+                    default = f'"{DEFAULTS}": {{"{field}": ...}} in the template of a training, --{field} for speech'
+                    remedy = "give it" if prefix == "--" else f"give it, or a default: {default}"
                     problems.append(f"{where}: missing, and the prompt template uses {{{field}}}; {remedy}")
             elif (reason := _value_problem(value)) is not None:
                 problems.append(f"{where}: {reason}")

@@ -208,8 +208,8 @@ class VoiceCloner:
 
     @property
     def _adapter_name(self) -> str | None:
-        """The name of the adapter among all that are on one base."""
-        return self.adapter and " ".join([str(self.adapter.resolve()), *self._adapter_fingerprints])
+        """The name of the adapter among all that are on one base, also in messages."""
+        return self.adapter and f"{self.adapter.resolve()} (fingerprints {' '.join(self._adapter_fingerprints)})"
 
     @property
     def _base_weights(self) -> BaseWeights:

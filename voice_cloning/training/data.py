@@ -339,8 +339,8 @@ class _DataReader:
 def _pack_first(path: str) -> str:
     return (
         f"{path}: --reference {DRAWN} draws references from prepared data, and this is a ChatML file. Pack it first "
-        f"(python -m tools.prepare_data pack {path} --output_dir DIR, with --model_path and --codec as here) and give "
-        "--data_path DIR; or give --reference file"
+        f"(python -m tools.prepare_data pack {path} --output_dir DIR, with --model_path, --audio_tokenizer_path and "
+        "--prompt_template as here) and give --data_path DIR; or give --reference file"
     )
 
 
