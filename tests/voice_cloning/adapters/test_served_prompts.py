@@ -90,6 +90,10 @@ def test_the_chat_template_gives_the_trained_ids(tokenizer: PreTrainedTokenizerB
     messages = chat_messages(prompt, TEXTS, {"path": "a.wav"}, fields)
     how = {"chat_template": chat_template(prompt), "add_generation_prompt": True, "return_dict": False}
     assert tokenizer.apply_chat_template(messages, **how) == wanted
+    if prompt.scene is not None:
+        filled = prompt.filled(TEXTS, "amal", fields)
+        whole = [{"role": "system", "content": prompt.system_text(filled)}, *messages[2:]]
+        assert tokenizer.apply_chat_template(whole, **how) == wanted
     for part in ("system", "scene"):
         without = [message for message in messages if message["role"] != part]
         if is_fixed(prompt, part):
