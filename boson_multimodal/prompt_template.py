@@ -48,6 +48,7 @@ class PromptTemplate:
         system: the text of the system turn; None leaves that turn out.
         scene: what the system turn says about the recording, or None.
         defaults: (field, value) for records without a value.
+        given: the same, of flags. They come before ``defaults``, and are no part of the template's text and name.
     """
 
     reference_text: str
@@ -55,6 +56,7 @@ class PromptTemplate:
     system: str | None = None
     scene: str | None = None
     defaults: tuple[tuple[str, str], ...] = ()
+    given: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def read(cls, given: str, origin: str = "--prompt_template") -> "PromptTemplate":
@@ -101,6 +103,11 @@ class PromptTemplate:
     def __str__(self) -> str:
         return f"voice_clone with the template {hashlib.sha256(self.text().encode()).hexdigest()[:8]}"
 
+    @property
+    def _for_missing(self) -> dict[str, str]:
+        """The values of fields for records without one."""
+        return dict(self.defaults) | dict(self.given)
+
     @cached_property
     def fields(self) -> tuple[str, ...]:
         """The fields that it takes from a record, in the order of ``RECORD_FIELDS``."""
@@ -118,7 +125,7 @@ class PromptTemplate:
         return not self.fields and texts_alone
 
     def with_defaults(self, values: Mapping[str, str], places: str = "--") -> "PromptTemplate":
-        """Return the template with other defaults, such as those of flags. It leaves out those that it does not use.
+        """Return the template with values of flags before its defaults. It leaves out those that it does not use.
 
         Raises:
             InputError: naming each value that cannot be in a prompt.
@@ -134,7 +141,7 @@ class PromptTemplate:
             else:
                 used[field] = value.strip()
         raise_if_any("values for the prompt template", problems)
-        return replace(self, defaults=tuple(sorted({**dict(self.defaults), **used}.items())))
+        return replace(self, given=tuple(sorted({**dict(self.given), **used}.items())))
 
     def field_problems(self, speaker: str | None, misc: Mapping[str, Any], prefix: str = "misc.") -> list[Problem]:
         """Return what is wrong with the values of a record.
@@ -144,7 +151,7 @@ class PromptTemplate:
             misc: its other facts.
             prefix: what stands before the names of the others in messages; a flag's ``--`` before all.
         """
-        problems, known = [], dict(self.defaults)
+        problems, known = [], self._for_missing
         for field in self.fields:
             where = field if field == "speaker" and prefix != "--" else f"{prefix}{field}"
             value = speaker if field == "speaker" else misc.get(field)
@@ -168,7 +175,7 @@ class PromptTemplate:
             InputError: if :meth:`field_problems` finds something.
         """
         raise_if_any("the prompt cannot be written", self.field_problems(speaker, misc))
-        values = dict(self.defaults) | dict(texts)
+        values = self._for_missing | dict(texts)
         for field in self.fields:
             value = speaker if field == "speaker" else misc.get(field)
             values |= {} if _is_missing(value) else {field: value.strip()}

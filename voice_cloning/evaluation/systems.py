@@ -160,8 +160,9 @@ def mismatches(systems: Sequence[System]) -> list[str]:
             if system.speaks:
                 of_value.setdefault(str(getattr(system, field_name)), []).append(system.name)
         if len(of_value) > 1:
+            remedy = "--prompt_style or --prompt_template" if field_name == "prompt_style" else f"--{field_name}"
             told = "; ".join(f"{value}: {', '.join(names)}" for value, names in of_value.items())
-            warnings.append(f"the systems differ in {field_name} ({told}); give --{field_name} to ask all alike")
+            warnings.append(f"the systems differ in {field_name} ({told}); give {remedy} to ask all alike")
     return warnings
 
 

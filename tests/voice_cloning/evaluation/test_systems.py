@@ -81,4 +81,5 @@ def test_systems_with_other_prompts_are_named() -> None:
     ]
     (warning,) = mismatches(systems)
     assert "differ in prompt_style (voice_clone: base; as_written: a)" in warning
+    assert warning.endswith("; give --prompt_style or --prompt_template to ask all alike")
     assert mismatches(systems[1:]) == []
