@@ -24,7 +24,7 @@ unknown flag, 3 if there was a runaway.
 import argparse
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -56,7 +56,7 @@ from tools.speech_flags import (
     sampling_of,
 )
 from voice_cloning.adapters.export import check_scale_is_used
-from voice_cloning.speech.adapter_folders import BASE, folder_lines, named_adapters
+from voice_cloning.speech.adapter_folders import BASE, folder_lines, folders_without_adapter, named_adapters
 from voice_cloning.speech.adapter_run import form_for, normalisation_of_adapter, refuse_unused_fields
 from voice_cloning.speech.manifest_voices import VoiceChoice, VoiceForm, read_voiced_manifest
 from voice_cloning.speech.output_files import OutputFile
@@ -166,18 +166,19 @@ def _flag_problems(flags: argparse.Namespace) -> list[str]:
     return problems
 
 
-def voice_choice(flags: argparse.Namespace, names: Sequence[str]) -> VoiceChoice:
-    """Return who speaks, of the adapters of these names and the base.
+def voice_choice(flags: argparse.Namespace, adapters: Mapping[str, Path]) -> VoiceChoice:
+    """Return who speaks, of the adapters with these names and the base.
 
     Raises:
         InputError: if ``--adapter_name`` is none of them, or if there is one text and it is not said who speaks it.
     """
-    default = flags.adapter_name
+    default, names = flags.adapter_name, list(adapters)
     if default is None and flags.adapter_by is None and len(names) < 2:
         default = names[0] if names else BASE
     choice = VoiceChoice(names, default, flags.adapter_by == "dialect")
     if default is not None and default not in choice.voices:
-        raise InputError(f"--adapter_name {default}: there is no such adapter; there are {', '.join(choice.voices)}")
+        found = f"--adapter_name {default}: there is no such adapter; there are {', '.join(choice.voices)}"
+        raise InputError("; ".join([found, *folders_without_adapter(adapters.values())]))
     if default is None and flags.manifest is None:
         raise InputError(f"--adapter_name is missing; give one of {', '.join(choice.voices)}")
     return choice
@@ -280,7 +281,7 @@ def synthesize(flags: argparse.Namespace, output: BinaryIO | None = None) -> int
     """
     settings = settings_of(flags)
     adapters = named_adapters(flags.adapter)
-    choice = voice_choice(flags, list(adapters))
+    choice = voice_choice(flags, adapters)
 
     def form_of(voice: str) -> VoiceForm:
         trained = adapters.get(voice) or home_path(flags.model_path, "--model_path")
@@ -288,6 +289,8 @@ def synthesize(flags: argparse.Namespace, output: BinaryIO | None = None) -> int
         return form, flags.text_normalisation or normalisation_of_adapter(trained)
 
     requests, voices, problems = read_requests(flags, choice, form_of)
+    if problems:  # among them may be names that are none because of this
+        problems += folders_without_adapter(adapters.values())
     forms = {voice: form_of(voice)[0] for voice in dict.fromkeys(voices.values())}
     refuse_unused_fields(forms.values(), fields_of(flags))
     frames, unusable = check_references(requests)

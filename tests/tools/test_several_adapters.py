@@ -161,6 +161,12 @@ def test_what_is_wrong_with_the_choice_is_named_at_once(
     assert "d: adapter: ''; it must be a string that is not empty" in said and "d: text: ' ' has no words" in said
     assert f"e: misc.adapter: ['najdi']; there is no such adapter; there are {there_are}" in said
     assert "f: misc.adapter: missing" in said and "\n  g: " not in said
+    nothing = ["--adapter", tmp_path / "dialects", adapters / "notes"]
+    said = wrong(flags(demo, *words, *nothing))
+    assert f"--adapter {nothing[1]}: no such folder" in said
+    assert f"--adapter {nothing[2]}: holds no adapter, and none of its sub-folders is one" in said
+    said = wrong(flags(demo, *words, *nothing, "--adapter_name", "najdi"))
+    assert f"there are dialects, notes, base; --adapter {nothing[1]}: no such folder; --adapter {nothing[2]}: " in said
     assert "--adapter_name x: there is no --adapter" in wrong(flags(demo, *words, "--adapter_name", "x"))
     assert "a: adapter: 'nejdi'; there is no such adapter; there are base" in wrong(flags(demo, *words))
     by = ["--adapter", adapters, "--adapter_by", "dialect"]

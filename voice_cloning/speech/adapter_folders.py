@@ -8,7 +8,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from boson_multimodal.circumstances import home_path
@@ -72,6 +72,17 @@ def _sub_folders(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     except OSError:  # whoever reads the adapter says why the folder cannot be read
         return []
+
+
+def folders_without_adapter(folders: Iterable[Path]) -> list[str]:
+    """Return a problem for each folder that is no adapter: names of adapters were looked for in it in vain."""
+    problems = []
+    for folder in folders:
+        if not folder.is_dir():
+            problems.append(f"--adapter {folder}: no such folder")
+        elif not _is_adapter(folder):
+            problems.append(f"--adapter {folder}: holds no adapter, and none of its sub-folders is one")
+    return problems
 
 
 def _is_adapter(folder: Path) -> bool:
