@@ -191,7 +191,7 @@ class ArabicVoiceCloningDistributedTrainer:
         if initial:
             check_modules(initial, Path(config.init_adapter), self.lora_config, data.model_config)
         recogniser = find_recogniser_of(config, data, self.placement.device, self.ranks)
-        for line in data_lines(data, self.dataset_config):
+        for line in data_lines(data, self.dataset_config, config.init_adapter):
             self._log_main("%s", line)
         where = self.ranks, self.placement
         config = self.config = settle_memory_flags(config, self.lora_config, data, *where, recogniser)

@@ -8,8 +8,11 @@ from transformers import AutoTokenizer
 
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDataset, ArabicVoiceCloningDatasetConfig
 from boson_multimodal.process_group import Ranks
+from boson_multimodal.prompt_template import PromptForm
 from boson_multimodal.sample_dataset import SampleDataset
+from voice_cloning.adapters.prompt_record import form_of_flags
 from voice_cloning.adapters.prompt_software import software_lines
+from voice_cloning.adapters.run_record import read_record
 from voice_cloning.adapters.serving import ONLY_HERE
 from voice_cloning.run.components import FinishedRun, Placement, TrainingComponents
 from voice_cloning.run.data import RunData
@@ -18,7 +21,7 @@ from voice_cloning.training.evaluation_config import BY_LOSS
 from voice_cloning.training.evaluation_words import BEST_BY, without_better
 from voice_cloning.training.joined_dataset import JoinedDataset
 from voice_cloning.training.log import peak_memory_gb
-from voice_cloning.training.run_directory import RunDirectory
+from voice_cloning.training.run_directory import RUN_FILE, RunDirectory
 from voice_cloning.training.state import EvaluationResult
 
 
@@ -84,8 +87,14 @@ def _best(directory: RunDirectory | None, best: EvaluationResult | None) -> tupl
     return best.step, path if path in directory.checkpoints() else None
 
 
-def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -> list[str]:
-    """Return one line for each of several data sets, and for each unusual property of the data and of the prompt."""
+def data_lines(
+    data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig, init_adapter: str | None = None
+) -> list[str]:
+    """Return one line for each of several data sets, and for each unusual property of the data and of the prompt.
+
+    Raises:
+        InputError: if the ``run.json`` beside the adapter that the run starts from is damaged.
+    """
     lines = []
     if data.feature_extractor is not None:
         codes = ", and as codes" if data.model_config.encode_audio_in_tokens else ""
@@ -108,9 +117,23 @@ def data_lines(data: RunData, dataset_config: ArabicVoiceCloningDatasetConfig) -
     lines += software_lines(dataset_config.prompt)
     if dataset_config.prompt_style == "as_written":
         lines.append(ONLY_HERE)
+    if init_adapter is not None:
+        lines += _lines_of_other_prompt(Path(init_adapter), dataset_config.prompt)
     if dataset_config.prompt_template is not None:
         lines.append(f"the first sample's prompt: {_first_prompt(data)}")
     return lines
+
+
+def _lines_of_other_prompt(adapter: Path, prompt: PromptForm) -> list[str]:
+    """Return a warning if the adapter that a run starts from was trained on another prompt."""
+    path = adapter / RUN_FILE
+    trained = form_of_flags(read_record(path)["flags"], str(path)) if path.is_file() else None
+    if trained in (None, prompt):
+        return []
+    return [
+        f"warning: --init_adapter {adapter} was trained on the prompt of {trained}, and this run trains that of "
+        f"{prompt}; give the same --prompt_style and --prompt_template to keep what it has learnt"
+    ]
 
 
 def _first_prompt(data: RunData) -> str:

@@ -21,6 +21,7 @@ from boson_multimodal.data_types import AudioContent, ChatMLSample, Message, Tex
 from boson_multimodal.errors import InputError
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig, HiggsAudioModel
 from boson_multimodal.model.higgs_audio.checkpoint_layouts import ORIGINAL, TRANSFORMERS
+from boson_multimodal.prompt_template import PromptTemplate
 from tests.exported_adapters import arguments
 from tests.training_runs import trainer
 from tests.voice_cloning.speech.cloners import checkpoint_of
@@ -385,9 +386,23 @@ def test_the_merged_folder_trains(served: Path, demo: Path, tmp_path: Path) -> N
     assert trainer(demo, tmp_path / "run", **settings).train().finished
 
 
-def test_a_run_says_who_can_send_its_prompt_and_that_as_written_cannot_be_served() -> None:
+def test_a_run_says_who_can_send_its_prompt_and_that_as_written_cannot_be_served(tmp_path: Path) -> None:
+    """And it warns if the adapter that it starts from was trained on another prompt."""
     packing, train = SimpleNamespace(lines=[]), SimpleNamespace(parts=[])
     data = SimpleNamespace(feature_extractor=None, train_dataset=train, datasets=[], parts=[], packing=packing)
     for style, lines in (("as_written", [ONLY_HERE]), ("voice_clone", [])):
         wanted = [*software_lines(style), *lines]
-        assert data_lines(data, ArabicVoiceCloningDatasetConfig(prompt_style=style)) == wanted
+        config = ArabicVoiceCloningDatasetConfig(prompt_style=style)
+        assert data_lines(data, config) == data_lines(data, config, str(tmp_path)) == wanted
+    trained = PromptTemplate("{reference_text}", "{target_text}").text()
+    for flags, told in (
+        ({"prompt_style": "voice_clone"}, []),
+        (
+            {"prompt_style": "as_written"},
+            ["was trained on the prompt of as_written, and this run trains that of voice"],
+        ),
+        ({"prompt_style": "voice_clone", "prompt_template": trained}, ["of voice_clone with the template "]),
+    ):
+        (tmp_path / "run.json").write_text(json.dumps({"flags": flags}))
+        found = data_lines(data, config, str(tmp_path))[len(wanted) :]
+        assert len(found) == len(told) and all(words in line for words, line in zip(told, found, strict=True))
