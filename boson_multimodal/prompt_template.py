@@ -253,7 +253,7 @@ def _text_problems(part: str, text: str) -> list[str]:
     shown = ", ".join(f"{{{name}}}" for name in allowed)
     for _, name, spec, conversion in pieces:
         if name in TEXT_FIELDS and name != part:
-            problems.append(f"{{{name}}} stands in the wrong place; it belongs into {name}")
+            problems.append(f"{{{name}}} stands in the wrong place; it belongs in {name}")
         elif name is not None and (name not in allowed or spec or conversion):
             whole = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             problems.append(

@@ -115,7 +115,7 @@ def test_a_value_that_is_missing_or_wrong_is_named() -> None:
         ({"system": 5}, "system: 5; it must be a text that is not empty, or be left out"),
         ({"system": " \n"}, "it must be a text that is not empty, or be left out"),
         ({"reference_text": ""}, "reference_text: ''; it must be a text that is not empty"),
-        ({"system": "{target_text}"}, "system: {target_text} stands in the wrong place; it belongs into target_text"),
+        ({"system": "{target_text}"}, "system: {target_text} stands in the wrong place; it belongs in target_text"),
         ({"target_text": "{reference_text}{target_text}"}, "{reference_text} stands in the wrong place"),
         ({"system": "{gender}"}, "system: {gender} is no field; the fields here are {speaker}, {dialect}, {scene}"),
         ({"system": "{}"}, "system: {} is no field"),
