@@ -131,7 +131,8 @@ def _sample(utterance: Utterance) -> str:
     if isinstance(utterance.audio, Channel):
         cut += f" of channel {utterance.audio.number}"
     file = utterance.where if utterance.file is None else utterance.file
-    return f"{file}{cut} ({utterance.seconds:.2f} s), speaker {utterance.speaker}: {shown}"
+    speaker = "no speaker yet" if utterance.speaker == CLUSTER else f"speaker {utterance.speaker}"
+    return f"{file}{cut} ({utterance.seconds:.2f} s), {speaker}: {shown}"
 
 
 def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = None) -> str:

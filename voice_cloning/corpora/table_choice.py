@@ -58,8 +58,10 @@ def choose_tables(folder: Path, columns: Columns, encoding: str | None = None) -
     if not tables:
         tables = known_tables_below(folder, encoding)
         other = [path for path in tables_below(folder) if path not in tables]
+    if len(tables) == 1 and tables[0].name == ORTHOGRAPHIC:
+        return _orthographic(folder, tables[0])
     if len(tables) == 1 and not other:
-        return Choice((tables[0],)) if tables[0].name != ORTHOGRAPHIC else _orthographic(folder, tables[0])
+        return Choice((tables[0],))
     releases = [path for path in tables if is_table_of_common_voice(header_of(path, encoding) or ())]
     if not any(path.stem in (VALIDATED, *REFUSED) for path in releases):
         found = _one_group(folder, tables, columns, encoding)
@@ -85,7 +87,10 @@ def _orthographic(folder: Path, table: Path) -> Choice:
 
 
 def known_tables_below(folder: Path, encoding: str | None = None) -> list[Path]:
-    """Return the tables in subfolders that have the columns of a public corpus."""
+    """Return the tables in subfolders that have the columns of a public corpus, or its list without a header."""
+    lists = [path for path in list_files(folder).files if path.name == ORTHOGRAPHIC]
+    if lists:  # the first one; those in its subfolders are read with it
+        return [min(lists, key=lambda path: len(path.parts))]
     return [path for path in tables_below(folder) if recognise(header_of(path, encoding) or ())]
 
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.voice_cloning.corpora.corpus_stores import as_audio, casablanca, clartts, sound, write_parquet
-from tests.voice_cloning.corpora.corpus_tables import rewrite, sada
+from tests.chatml_files import write_clip
+from tests.voice_cloning.corpora.corpus_stores import as_audio, casablanca, clartts, sound, webdataset, write_parquet
+from tests.voice_cloning.corpora.corpus_tables import CLIP_SECONDS, halabi, rewrite, sada, write_table
 from tools.prepare_data.__main__ import main
 from voice_cloning.corpora.card_licences import DATA_CARD, licences_beside
 from voice_cloning.corpora.known_corpora import CLARTTS
@@ -88,3 +89,62 @@ def test_two_formats_of_one_list_are_named(tmp_path: Path, capsys: pytest.Captur
     (source / "copy.tsv").write_text(lines, encoding="utf-8")
     assert build(source, tmp_path / "out") == 1
     assert "is a second list, in another format than" in capsys.readouterr().err
+
+
+def test_lengths_that_are_not_end_minus_start_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = sada(tmp_path / "sada").source
+    rewrite(source / "train.csv", 2, ",0.7,0.5,1.2,", ",9.9,0.5,1.2,")
+    rewrite(source / "valid.csv", 2, ",0.7,0.5,1.2,", ",0.75,0.5,1.2,")  # rounded
+    assert build(source, tmp_path / "out") == 0
+    told = "rows whose SegmentLength is not SegmentEnd - SegmentStart, which is the cut: 1 (train.csv, line 2)"
+    assert told in capsys.readouterr().out and told in (tmp_path / "out" / DATA_CARD).read_text(encoding="utf-8")
+
+
+def test_the_folder_above_the_arabic_speech_corpus_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    halabi(tmp_path / "in")
+    assert build(tmp_path / "in", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "5 utterances, voices: 1" in said and "corpus: Arabic Speech Corpus" in said
+
+
+@pytest.mark.parametrize("unit", [1, 1000])
+def test_clips_that_are_called_by_the_video_and_its_times_are_found(
+    unit: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for number, video in enumerate(("-abcdefgh-1", "_x-YZ123456")):
+        for i, seconds in enumerate(CLIP_SECONDS):
+            start, end = 100.25 + 3 * i, round(100.25 + 3 * i + seconds, 2)
+            name = f"{video}_{round(start * unit, 2):g}_{round(end * unit, 2):g}.wav"
+            write_clip(tmp_path / "masc" / "clips" / name, seconds, rate=16_000, seed=10 * number + i)
+            text = f"صباح الخير {'ن' * (4 * number + i + 1)}"
+            rows.append({"video_id": video, "start": start, "end": end, "text": text})
+    write_table(tmp_path / "masc" / "train.csv", ("video_id", "start", "end", "text"), rows)
+    assert build(tmp_path / "masc", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "read whole: 8" in said and "8 utterances, voices: 2" in said
+    summary = json.loads((tmp_path / "out" / "build_summary.json").read_text())
+    assert summary["hours"] == pytest.approx(2 * sum(CLIP_SECONDS) / 3600)
+
+
+def test_a_kind_of_audio_that_is_in_no_shard_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = webdataset(tmp_path / "in").source
+    assert build(source, tmp_path / "out", "--audio_column", "mp3") == 1
+    said = capsys.readouterr().err
+    assert said.count("--audio_column mp3: no audio of this kind") == 1 and "has wav (and 1 more file)" in said
+
+
+def test_a_damaged_shard_is_not_said_to_lack_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = webdataset(tmp_path / "in").source
+    shard = source / "train-000001.tar"
+    shard.write_bytes(shard.read_bytes()[:30_000])  # within the first clip
+    assert build(source, tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "train-000001.tar: is damaged" in said and "no key has a .txt" not in said
+
+
+def test_no_speaker_with_two_clips_is_a_question_of_the_speakers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert build(casablanca(tmp_path / "in").source, tmp_path / "out", "--speaker_from", "file") == 1
+    assert "none of its 8 speakers has two clips with different texts" in capsys.readouterr().err
