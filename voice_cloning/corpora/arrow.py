@@ -16,7 +16,7 @@ from typing import Any
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.progress import progress
 from voice_cloning.corpora.attributes import attributes_in
-from voice_cloning.corpora.cell_values import WrongValue
+from voice_cloning.corpora.cell_values import WrongValue, by_usual_name
 from voice_cloning.corpora.columns import AUDIO_COLUMNS, Columns, Roles, cut_in, roles_of_header, speaker_in, text_in
 from voice_cloning.corpora.countries import country_attributes
 from voice_cloning.corpora.held_audio import (
@@ -160,7 +160,7 @@ def _understood(source: Path, root: Path, paths: Sequence[Path], columns: Column
 def _data_file(path: Path, name: str, columns: Columns, root: Path) -> _DataFile:
     header, audio, kind = _header(path)
     wanted = columns if columns.audio else replace(columns, audio=audio)
-    usual = {column.casefold(): column for column in reversed(header)}
+    usual = by_usual_name(header)
     rate_column = next((usual[rate] for rate in RATE_COLUMNS if rate in usual), None)
     if wanted.audio == audio and kind == SAMPLES and not rate_column:
         raise InputError(

@@ -13,7 +13,14 @@ from typing import Any
 
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.attributes import attributes_of_header
-from voice_cloning.corpora.cell_values import MISSING_VALUES, WrongValue, channel_of, seconds_value, shown
+from voice_cloning.corpora.cell_values import (
+    MISSING_VALUES,
+    WrongValue,
+    by_usual_name,
+    channel_of,
+    seconds_value,
+    shown,
+)
 from voice_cloning.corpora.known_corpora import MASC, recognise
 from voice_cloning.corpora.speaker_sources import (
     COLUMN,
@@ -163,7 +170,7 @@ def roles_of_header(
     problems = [
         f"{where}: {name} names {n} columns; give each its own name" for name, n in Counter(header).items() if n > 1
     ]
-    usual = {name.casefold(): name for name in reversed(header)}
+    usual = by_usual_name(header)
     cut = {role: _first(usual, names) for role, names in CUT_COLUMNS.items()}
     corpus = recognise(header)
     if corpus is MASC:  # a channel of YouTube
@@ -265,7 +272,7 @@ def other_lengths(header: Sequence[str], roles: Roles, rows: Sequence[tuple[str,
     Args:
         rows: (place, row).
     """
-    column = _first({name.casefold(): name for name in header}, DURATION_COLUMNS)
+    column = _first(by_usual_name(header), DURATION_COLUMNS)
     if not (roles.offset and roles.end and column):
         return []
     differ, stated = [], 0

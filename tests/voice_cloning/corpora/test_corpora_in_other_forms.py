@@ -10,6 +10,7 @@ from tests.voice_cloning.corpora.corpus_stores import as_audio, casablanca, clar
 from tests.voice_cloning.corpora.corpus_tables import CLIP_SECONDS, halabi, rewrite, sada, write_table
 from tools.prepare_data.__main__ import main
 from voice_cloning.corpora.card_licences import DATA_CARD, licences_beside
+from voice_cloning.corpora.cell_values import by_usual_name
 from voice_cloning.corpora.known_corpora import CLARTTS
 
 HUB_CARD = "---\nlicense: {}\nlanguage:\n- ar\n---\n# Data\n"
@@ -148,3 +149,32 @@ def test_no_speaker_with_two_clips_is_a_question_of_the_speakers(
 ) -> None:
     assert build(casablanca(tmp_path / "in").source, tmp_path / "out", "--speaker_from", "file") == 1
     assert "none of its 8 speakers has two clips with different texts" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("Audio Path", "Raw Text", "Speaker ID", "Speaker Gender"),
+        ("audioPath", "rawText", "speakerId", "speakerGender"),
+        ("audio-path", "raw-text", "speaker-id", "speaker-gender"),
+    ],
+)
+def test_usual_names_have_several_spellings(
+    header: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for i in range(6):
+        write_clip(tmp_path / "in" / f"{i}.wav", 0.5, seed=i)
+        rows.append(dict(zip(header, (f"{i}.wav", f"مرحبا بكم {'ا' * (i + 1)}", f"s{i % 2}", "male"), strict=True)))
+    write_table(tmp_path / "in" / "list.csv", header, rows)
+    assert build(tmp_path / "in", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert "6 utterances, voices: 2" in said and f"gender (column {header[3]})" in said
+
+
+def test_a_usual_name_comes_before_another_spelling_of_it() -> None:
+    assert by_usual_name(("Speaker ID", "speaker_id", "TEXT")) == {
+        "speaker_id": "speaker_id",
+        "speaker id": "Speaker ID",
+        "text": "TEXT",
+    }
