@@ -218,7 +218,7 @@ def _sound_of(audio: Path | bytes, name: str) -> tuple[float, int]:
             raise InputError(f"{name}: cannot be read ({error.strerror})") from error
     length = sound_length(audio, name)
     if length.holds_floats:  # samples of other formats cannot be NaN or far beyond full scale
-        read_samples(Clip(audio, 0.0, None))
+        read_samples(Clip(audio, 0.0, None), name)
     return length.seconds, length.channels
 
 

@@ -178,3 +178,12 @@ def test_a_usual_name_comes_before_another_spelling_of_it() -> None:
         "speaker id": "Speaker ID",
         "text": "TEXT",
     }
+
+
+def test_held_samples_that_are_no_audio_are_named_by_their_column(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = clartts(tmp_path / "in", scale=40_000.5).source  # neither -1..1 nor whole numbers of 16 bits
+    assert build(source, tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "row 0: column audio: its largest sample is" in said and " bytes" not in said
