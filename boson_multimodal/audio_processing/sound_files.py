@@ -251,7 +251,10 @@ def _opened(piece: Piece, name: str) -> Iterator[soundfile.SoundFile]:
                 raise AudioError("unreadable", f"{name}: no whole frame of MPEG audio is in it; {EXPORT_AGAIN}")
             yield file
     except soundfile.LibsndfileError as error:
-        message = f"{name}: not readable as audio ({error.error_string}); give WAV, FLAC, OGG or MP3"
+        reason = error.error_string
+        if "does not exist" in reason and (isinstance(source, _Content) or source.is_file()):
+            reason = "it holds no MPEG audio"  # libsndfile names files without a frame of MP3 so
+        message = f"{name}: not readable as audio ({reason}); give WAV, FLAC, OGG or MP3"
         raise AudioError("unreadable", message) from error
     except (OSError, TypeError) as error:  # TypeError: a .raw file, which has no rate
         message = f"{name}: not readable as audio ({type(error).__name__}); give WAV, FLAC, OGG or MP3"

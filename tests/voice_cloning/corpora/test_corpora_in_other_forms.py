@@ -7,7 +7,7 @@ import pytest
 
 from tests.chatml_files import write_clip
 from tests.voice_cloning.corpora.corpus_stores import as_audio, casablanca, clartts, sound, webdataset, write_parquet
-from tests.voice_cloning.corpora.corpus_tables import CLIP_SECONDS, halabi, rewrite, sada, write_table
+from tests.voice_cloning.corpora.corpus_tables import CLIP_SECONDS, common_voice, halabi, rewrite, sada, write_table
 from tools.prepare_data.__main__ import main
 from voice_cloning.corpora.card_licences import DATA_CARD, licences_beside
 from voice_cloning.corpora.cell_values import by_usual_name
@@ -187,3 +187,16 @@ def test_held_samples_that_are_no_audio_are_named_by_their_column(
     assert build(source, tmp_path / "out") == 1
     said = capsys.readouterr().err
     assert "row 0: column audio: its largest sample is" in said and " bytes" not in said
+
+
+def test_an_mp3_without_audio_is_not_said_to_be_absent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = common_voice(tmp_path / "in").source
+    clips = sorted((source / "clips").iterdir())
+    clips[0].write_bytes(b"")
+    clips[1].write_bytes(b"not MP3 at all" * 30)
+    assert build(source, tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "an empty file" in said and "holds no MPEG audio" in said and "does not exist" not in said
+    assert build(source, tmp_path / "out", "--drop_invalid") == 0
+    summary = json.loads((tmp_path / "out" / "build_summary.json").read_text(encoding="utf-8"))
+    assert summary["utterances"] == 10 and len(summary["left_out"]["invalid_entries"]) == 2
