@@ -132,8 +132,11 @@ def sound_length(source: Path | bytes, name: str | None = None) -> SoundLength:
     return SoundLength(frames, *found, holds_floats)
 
 
-def read_samples(clip: Clip) -> tuple[np.ndarray, int]:
+def read_samples(clip: Clip, name: str | None = None) -> tuple[np.ndarray, int]:
     """Read a clip with the rate and the channels of its file.
+
+    Args:
+        name: what messages call the clip; None takes ``clip.name``.
 
     Returns:
         (samples, channels) float32 with at least one sample, and the samples per second.
@@ -142,11 +145,12 @@ def read_samples(clip: Clip) -> tuple[np.ndarray, int]:
         AudioError: if the clip cannot be decoded, is empty, has an unusual rate, holds NaN, infinite samples or samples
             far beyond full scale; or if its file is not whole.
     """
+    name = clip.name if name is None else name
     blocks: list[np.ndarray] = []
     found, wanted, at = None, None, 0
-    for piece in _pieces(clip.source, clip.name):
-        with _opened(piece, clip.name) as file:
-            found = _check_format(file, found, clip.name, at)
+    for piece in _pieces(clip.source, name):
+        with _opened(piece, name) as file:
+            found = _check_format(file, found, name, at)
             rate = found[0]
             start = round(min(clip.offset * rate, sys.maxsize))
             if wanted is None:
@@ -155,15 +159,15 @@ def read_samples(clip: Clip) -> tuple[np.ndarray, int]:
             frames = _frames(file, piece)
             first = min(frames, max(0, start - at))
             count = min(wanted, frames - first)
-            blocks += _read(file, piece.skipped + first, count, clip.name)
+            blocks += _read(file, piece.skipped + first, count, name)
             wanted, at = wanted - count, at + frames
         if wanted == 0:
             break
     samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.zeros((0, 1), np.float32)])
     if found is None or samples.shape[0] == 0:
         cut = f" after an offset of {clip.offset:g} s" if clip.offset else ""
-        raise AudioError("empty", f"{clip.name}: empty audio{cut}; a clip needs at least one sample")
-    _check_levels(samples, clip.name)
+        raise AudioError("empty", f"{name}: empty audio{cut}; a clip needs at least one sample")
+    _check_levels(samples, name)
     return samples, found[0]
 
 
@@ -247,7 +251,10 @@ def _opened(piece: Piece, name: str) -> Iterator[soundfile.SoundFile]:
                 raise AudioError("unreadable", f"{name}: no whole frame of MPEG audio is in it; {EXPORT_AGAIN}")
             yield file
     except soundfile.LibsndfileError as error:
-        message = f"{name}: not readable as audio ({error.error_string}); give WAV, FLAC, OGG or MP3"
+        reason = error.error_string
+        if "does not exist" in reason and (isinstance(source, _Content) or source.is_file()):
+            reason = "it holds no MPEG audio"  # libsndfile names files without a frame of MP3 so
+        message = f"{name}: not readable as audio ({reason}); give WAV, FLAC, OGG or MP3"
         raise AudioError("unreadable", message) from error
     except (OSError, TypeError) as error:  # TypeError: a .raw file, which has no rate
         message = f"{name}: not readable as audio ({type(error).__name__}); give WAV, FLAC, OGG or MP3"

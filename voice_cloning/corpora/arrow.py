@@ -16,7 +16,7 @@ from typing import Any
 from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.progress import progress
 from voice_cloning.corpora.attributes import attributes_in
-from voice_cloning.corpora.cell_values import WrongValue
+from voice_cloning.corpora.cell_values import WrongValue, by_usual_name
 from voice_cloning.corpora.columns import AUDIO_COLUMNS, Columns, Roles, cut_in, roles_of_header, speaker_in, text_in
 from voice_cloning.corpora.countries import country_attributes
 from voice_cloning.corpora.held_audio import (
@@ -29,7 +29,7 @@ from voice_cloning.corpora.held_audio import (
     measured,
 )
 from voice_cloning.corpora.known_corpora import CLARTTS, KnownCorpus, recognise
-from voice_cloning.corpora.source_files import existing_audio, find_audio, list_files
+from voice_cloning.corpora.source_files import each_once, existing_audio, find_audio, list_files
 from voice_cloning.corpora.speaker_sources import SPEAKER_COLUMNS, UNKNOWN, NotOneVoice
 from voice_cloning.corpora.utterances import ONE_SPEAKER, Cell, Collection, Utterance
 
@@ -49,6 +49,8 @@ NO_SPEAKER_FOLDERS = ("data", "default", "train", "test", "validation", "val", "
 """Folders of data files that are surely not called like a speaker."""
 CLARTTS_RATE = 40_100
 """No other corpus has this rate."""
+NO_SPEAKER = "--speaker_from: name a column"
+"""How the problem of a file begins that names no speaker."""
 EPISODE_COLUMNS = ("seg_id", "segment_id", "segmentid", "video_id", "episode", "file_name", "filename", "file", "id")
 """Columns, in lower case, whose values may name the recording that a clip is from."""
 
@@ -141,27 +143,24 @@ def _understood(source: Path, root: Path, paths: Sequence[Path], columns: Column
         InputError: naming all files that cannot be read, and the columns that are missing, once for files alike.
     """
     files: list[_DataFile] = []
-    problems: dict[str, list[str]] = {}
+    problems: list[tuple[Path, str]] = []
     for path in paths:
         name = path.relative_to(root).as_posix()
         try:
             files.append(_data_file(path, name, columns, root))
         except InputError as error:
-            problems.setdefault(str(error).replace(str(path), "{file}"), []).append(str(path))
-    raise_if_any(
-        f"{source}: problems in the files of this data set",
-        [
-            problem.replace("{file}", found[0]) + (f" (and {len(found) - 1} more files)" if len(found) > 1 else "")
-            for problem, found in problems.items()
-        ],
-    )
+            problems.append((path, str(error)))
+    listed = each_once(problems)
+    if columns.speaker_from is None and (unnamed := [path for path, problem in problems if NO_SPEAKER in problem]):
+        listed[-1] = "\n  ".join([listed[-1], *_hints(unnamed, root)])
+    raise_if_any(f"{source}: problems in the files of this data set", listed)
     return files
 
 
 def _data_file(path: Path, name: str, columns: Columns, root: Path) -> _DataFile:
     header, audio, kind = _header(path)
     wanted = columns if columns.audio else replace(columns, audio=audio)
-    usual = {column.casefold(): column for column in reversed(header)}
+    usual = by_usual_name(header)
     rate_column = next((usual[rate] for rate in RATE_COLUMNS if rate in usual), None)
     if wanted.audio == audio and kind == SAMPLES and not rate_column:
         raise InputError(
@@ -172,28 +171,23 @@ def _data_file(path: Path, name: str, columns: Columns, root: Path) -> _DataFile
     has_speaker = columns.speaker_from is not None or usual.keys() & set(SPEAKER_COLUMNS)
     speaker = corpus.name if corpus and corpus.one_voice and not has_speaker else None
     wanted = replace(wanted, speaker_from=ONE_SPEAKER) if speaker else wanted
-    roles = _roles(header, wanted, path, name, usual)
+    roles = roles_of_header(header, wanted, str(path))
     given = country_attributes((root.resolve().name, *Path(name).parts), roles.attributes)
     return _DataFile(path, name, tuple(header), roles, rate_column, corpus, given, speaker)
 
 
-def _roles(header: list[str], columns: Columns, path: Path, name: str, usual: Mapping[str, str]) -> Roles:
-    """Return the roles of the columns; if no speaker is named, the message says which values suit this file.
-
-    Raises:
-        InputError: as :func:`roles_of_header`.
-    """
-    try:
-        return roles_of_header(header, columns, str(path))
-    except InputError as error:
-        if columns.speaker_from is not None or usual.keys() & set(SPEAKER_COLUMNS):
-            raise
-        hints = ["cluster tells the voices apart by their sound", "one is right for a single voice only"]
-        if (folder := Path(name).parent.name) and folder.casefold() not in NO_SPEAKER_FOLDERS:
-            hints.append(f"folder takes all clips of {folder} for one voice")
+def _hints(paths: Sequence[Path], root: Path) -> list[str]:
+    """Return which values of ``--speaker_from`` suit data files that name no speaker, by what each folder holds."""
+    hints = ["cluster tells the voices apart by their sound; one is right for a single voice only"]
+    for folder, path in reversed({path.parent: path for path in reversed(paths)}.items()):
+        found = []
+        if folder != root and folder.name.casefold() not in NO_SPEAKER_FOLDERS:
+            found.append(f"folder takes all clips of {folder.name} for one voice")
+        usual = {column.casefold(): column for column in reversed(_header(path)[0])}
         for column in [usual[key] for key in EPISODE_COLUMNS if key in usual]:
-            hints.append(f"column {column} holds such as {_first(path, [column])[column]!r}")
-        raise InputError(f"{error}\n  of the values of --speaker_from, {'; '.join(hints)}") from error
+            found.append(f"column {column} holds such as {_first(path, [column])[column]!r}")
+        hints += ["; ".join(found)] if found else []
+    return [f"of the values of --speaker_from, {hint}" for hint in hints]
 
 
 def _clartts(path: Path, usual: Mapping[str, str]) -> KnownCorpus | None:

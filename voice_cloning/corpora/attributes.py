@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from voice_cloning.corpora.cell_values import MISSING_VALUES
+from voice_cloning.corpora.cell_values import MISSING_VALUES, by_usual_name
 
 ATTRIBUTE_COLUMNS = {
     "dialect": ("dialect", "speaker_dialect", "speakerdialect", "variant"),
@@ -29,7 +29,7 @@ NUMBERS = ("age", "quality", "up_votes", "down_votes")
 
 def attributes_of_header(header: Sequence[str], used: Collection[str | None]) -> dict[str, str]:
     """Return name in ``misc`` -> column, for the columns that have no other role. Case does not count."""
-    usual = {name.casefold(): name for name in reversed(header) if name not in used}
+    usual = by_usual_name([name for name in header if name not in used])
     found = {key: next((usual[n] for n in names if n in usual), None) for key, names in ATTRIBUTE_COLUMNS.items()}
     return {key: column for key, column in found.items() if column}
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from voice_cloning.corpora.cell_values import WrongValue
 from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, existing_audio, find_audio, list_files, name_of, normal
+from voice_cloning.corpora.utterances import ROUNDING
 
 ARCHIVE_SUFFIXES = (
     *(".tar", ".tar.gz", ".tgz", ".tar.xz", ".txz", ".tar.bz2", ".tbz2", ".tar.zst"),
@@ -16,6 +17,9 @@ ARCHIVE_SUFFIXES = (
 SHOWN_ARCHIVES = 5
 _ABSOLUTE = re.compile(r"/|\\\\|[A-Za-z]:[\\/]")
 """How a name begins that says where its file is, also on Windows."""
+
+_NAMED_BY_TIMES = re.compile(r"(.+?)[_-]([0-9]+(?:\.[0-9]+)?)[_-]([0-9]+(?:\.[0-9]+)?)")
+"""The name of a clip that was cut from a recording, with its start and end."""
 
 
 class AudioFiles:
@@ -40,6 +44,7 @@ class AudioFiles:
         self._known: dict[str, Sequence[Path]] = {}
         self._by_name: dict[str, list[Path]] | None = None
         self._archives: list[Path] = []
+        self._cuts: dict[str, list[tuple[float, float, list[Path]]]] | None = None
 
     def exists(self, name: str) -> bool:
         """Return whether a file of this name is found."""
@@ -79,6 +84,26 @@ class AudioFiles:
         if len(below) == 1:
             self.found_below.add(name)
         return below
+
+    def clip_of_cut(self, recording: str, start: float, end: float) -> Path | None:
+        """Return the clip that was cut from a recording and is called ``RECORDING_START_END``; None if there is none.
+
+        Args:
+            start, end: in seconds; a name may hold them in milliseconds.
+        """
+        if self.search_below is None:
+            return None
+        if self._cuts is None:
+            self._by_name = self._listed(self.search_below) if self._by_name is None else self._by_name
+            self._cuts = defaultdict(list)
+            for stem, paths in self._by_name.items():
+                if found := _NAMED_BY_TIMES.fullmatch(stem):
+                    self._cuts[found[1]].append((float(found[2]), float(found[3]), paths))
+        for first, last, paths in self._cuts.get(normal(recording), ()):
+            for unit in (1.0, 1000.0):
+                if max(abs(first / unit - start), abs(last / unit - end)) < ROUNDING and len(paths) == 1:
+                    return paths[0]
+        return None
 
     def archives(self) -> list[Path]:
         """Return the archives in the folder that was searched; empty if no file is missing."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from boson_multimodal.errors import InputError, raise_if_any
 from voice_cloning.corpora.columns import Columns
-from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, list_files
+from voice_cloning.corpora.source_files import AUDIO_SUFFIXES, each_once, list_files
 from voice_cloning.corpora.tables import read_table
 from voice_cloning.corpora.utterances import Collection
 
@@ -38,7 +38,7 @@ def read_audiofolder(source: Path, columns: Columns, encoding: str | None = None
         try:
             found = read_table(path, columns, encoding)
         except InputError as error:
-            problems.append(str(error))
+            problems.append((path, str(error)))
             continue
         prefix = "" if folder == "." else f"{folder}/"
         if found.speaker_is_guessed and path.parent.name.casefold() in SPLITS:  # the folder is not that of a voice
@@ -51,5 +51,5 @@ def read_audiofolder(source: Path, columns: Columns, encoding: str | None = None
                 collection.leave_aside(reason, where)
         collection.faults += [f"{path}: {fault}" for fault in found.faults]
         collection.facts += [f"folder: {folder}", *found.facts]
-    raise_if_any(f"{source}: problems in the tables of this audiofolder", problems)
+    raise_if_any(f"{source}: problems in the tables of this audiofolder", each_once(problems))
     return collection

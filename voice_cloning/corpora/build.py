@@ -17,7 +17,7 @@ from voice_cloning.corpora.columns import Columns
 from voice_cloning.corpora.data_card import data_card
 from voice_cloning.corpora.held_audio import wav_of
 from voice_cloning.corpora.held_clips import HELD, read_held
-from voice_cloning.corpora.output_files import refuse_other_content, write_differing
+from voice_cloning.corpora.output_files import SUMMARY_FILE, TRAIN_FILE, VAL_FILE, refuse_other_content, write_differing
 from voice_cloning.corpora.pairing import FEWEST_OF_A_SPEAKER, REFERENCE_SECONDS, Pairs, by_speaker, pair, split
 from voice_cloning.corpora.sources import FORMS, has_no_speakers, overview, read_source
 from voice_cloning.corpora.speaker_sources import CLUSTER
@@ -26,8 +26,6 @@ from voice_cloning.corpora.voice_clusters import speakers_by_voice
 from voice_cloning.corpora.where import Condition
 from voice_cloning.corpora.where_values import Kept, keep_where
 
-TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
-SUMMARY_FILE = "build_summary.json"
 CLIPS_FOLDER = "clips"
 MISSING_FILE = ": no such file"
 SPLITS_BY = ("speaker", "utterance")
@@ -157,7 +155,7 @@ def _summary(
         "form": collection.form,
         "read_as": collection.facts,
         "corpus": collection.corpus.name if collection.corpus else None,
-        "licence": licence or (collection.corpus.licence if collection.corpus else None),
+        "licence": licence or _licence_of(collection),
         "utterances": len(utterances),
         "speakers": len(speakers_of(utterances)),
         "hours": sum(u.seconds for u in utterances) / 3600,
@@ -165,6 +163,11 @@ def _summary(
         "left_out": left_out,
         "left_aside": collection.left_aside,
     }
+
+
+def _licence_of(collection: Collection) -> str | None:
+    """Return the licence of the corpus, or that on the card of the source; None if neither is known."""
+    return collection.corpus.licence if collection.corpus else ", ".join(collection.licences) or None
 
 
 def _check_settings(

@@ -10,6 +10,8 @@ from boson_multimodal.errors import visible
 from voice_cloning.corpora.output_files import has_other_content, write_differing
 
 DATA_CARD = "README.md"
+BUILT_CARD = "# Training data for voice cloning from"
+"""How the card begins that ``build`` writes."""
 NONE_KNOWN = "none is known"
 """How a licence begins that no one has stated."""
 _FACT = re.compile(r"\s*(?:[-*]\s+)?\**(corpus|licen[cs]e|about this licen[cs]e)\**:\**\s+(\S.*)", re.IGNORECASE)
@@ -67,6 +69,26 @@ def licences_beside(data_path: Path) -> list[DataLicence]:
     return list(dict.fromkeys(_licences(content)))
 
 
+def licences_of_source(source: Path) -> list[str]:
+    """Return the licences that the card of a source names: the README of a repository of the hub, or of a folder.
+
+    A card that ``build`` wrote into the folder of its source is none of the source.
+    """
+    folder = source if source.is_dir() else source.parent
+    folder = folder.resolve()
+    if folder.name == "data" and not (folder / DATA_CARD).is_file():  # the folder of the Parquet files of a repository
+        folder = folder.parent
+    card = folder / DATA_CARD
+    if not card.is_file():
+        return []
+    try:
+        if card.read_bytes().startswith(BUILT_CARD.encode()):
+            return []
+    except OSError:
+        pass  # a card that cannot be read is told below
+    return list(dict.fromkeys(found.licence for found in licences_beside(card)))
+
+
 def _card_beside(data_path: Path) -> Path:
     return (data_path if data_path.is_dir() else data_path.parent) / DATA_CARD
 
@@ -83,7 +105,7 @@ def _licences(content: str) -> list[DataLicence]:
             continue
         name, value = fact[1].lower(), fact[2].strip("\"' ")
         if name == "corpus":
-            corpus = value.removesuffix(", told by its columns")
+            corpus = re.sub(", told by its (?:columns|content)$", "", value)
         elif name.startswith("about"):
             if found:
                 found[-1] = DataLicence(found[-1].licence, found[-1].corpus, value)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 MISSING_VALUES = {"nan", "null", "none", "<na>", "n/a"}
@@ -12,6 +13,15 @@ SHOWN_CHARACTERS = 60
 
 class WrongValue(ValueError):
     """A value of a row is not what its column holds. The message says what would be right."""
+
+
+def by_usual_name(header: Sequence[str]) -> dict[str, str]:
+    """Return usual name -> column. ``Speaker ID``, ``speaker-id`` and ``speakerId`` are spellings of ``speaker_id``.
+
+    A column that is called like a usual name, in upper or lower case, comes before one that is spelled in another way.
+    """
+    found = {re.sub("[ -]+", "_", re.sub("(?<=[a-z])(?=[A-Z])", "_", n)).casefold(): n for n in reversed(header)}
+    return found | {name.casefold(): name for name in reversed(header)}
 
 
 def has_no_letter(value: str) -> bool:

@@ -71,7 +71,7 @@ def read_clips(source: Path, columns: Columns, encoding: str | None = None) -> C
         collection.facts.append(f"files that are neither clips nor texts: {len(other)} ({shown})")
     collection.facts += [
         "clips with a text file of the same name beside each",
-        "encoding of the texts: " + ", ".join(f"{name} ({count})" for name, count in sorted(encodings.items())),
+        "encoding of the texts: " + (", ".join(f"{name} ({n})" for name, n in sorted(encodings.items())) or "no text"),
         f"speaker: {PLACES[speaker_from]}",
     ]
     return collection

@@ -8,11 +8,19 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import Any
 
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.attributes import attributes_of_header
-from voice_cloning.corpora.cell_values import MISSING_VALUES, WrongValue, channel_of, seconds_value, shown
+from voice_cloning.corpora.cell_values import (
+    MISSING_VALUES,
+    WrongValue,
+    by_usual_name,
+    channel_of,
+    seconds_value,
+    shown,
+)
 from voice_cloning.corpora.known_corpora import MASC, recognise
 from voice_cloning.corpora.speaker_sources import (
     COLUMN,
@@ -55,6 +63,8 @@ CUT_COLUMNS = {
     "channel": ("channel", "channel_id", "channel_selector"),
 }
 DURATION_COLUMNS = ("duration", "segment_length", "segmentlength")
+ROUNDED_LENGTH = 0.1
+"""Seconds by which a length may differ from end - start, because tables round times."""
 RECORDING_COLUMNS = ("filename", "file_name", "segmentid", "segment_id")
 """Columns that name the recording of a segment, in a corpus whose labels of speakers are counted anew in each."""
 LIKE_A_TIME = re.compile("start|begin|onset|offset|stop|xmin|xmax|(?:^|_)(?:end|from|to|t0|t1)(?:_|$)")
@@ -160,7 +170,7 @@ def roles_of_header(
     problems = [
         f"{where}: {name} names {n} columns; give each its own name" for name, n in Counter(header).items() if n > 1
     ]
-    usual = {name.casefold(): name for name in reversed(header)}
+    usual = by_usual_name(header)
     cut = {role: _first(usual, names) for role, names in CUT_COLUMNS.items()}
     corpus = recognise(header)
     if corpus is MASC:  # a channel of YouTube
@@ -252,6 +262,32 @@ def unread_times(header: Sequence[str], roles: Roles, rows: Sequence[Row]) -> li
                     "columns start and end, in seconds, or give it another name"
                 )
     return faults
+
+
+def other_lengths(header: Sequence[str], roles: Roles, rows: Sequence[tuple[str, Row]]) -> list[str]:
+    """Return a fact if a few rows state another length than that between start and end, which is the cut.
+
+    If most rows do, the column is another length, such as that of the file.
+
+    Args:
+        rows: (place, row).
+    """
+    column = _first(by_usual_name(header), DURATION_COLUMNS)
+    if not (roles.offset and roles.end and column):
+        return []
+    differ, stated = [], 0
+    for where, row in rows:
+        try:
+            length, (_, duration, _) = _seconds(row, column), cut_in(row, roles)
+        except WrongValue:
+            continue  # it is named when the rows are added
+        if length is not None and duration is not None:
+            stated += 1
+            differ += [where] if abs(length - duration) > ROUNDED_LENGTH else []
+    if not 0 < 2 * len(differ) <= stated:
+        return []
+    shown = "; ".join(PurePath(where).name for where in differ[:3]) + ("; ..." if len(differ) > 3 else "")
+    return [f"rows whose {column} is not {roles.end} - {roles.offset}, which is the cut: {len(differ)} ({shown})"]
 
 
 def text_in(row: Row, roles: Roles) -> str:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from voice_cloning.corpora.card_licences import BUILT_CARD
 from voice_cloning.corpora.known_corpora import licence_facts
 from voice_cloning.corpora.utterances import Collection, Utterance, speakers_of
 
@@ -22,9 +23,9 @@ def data_card(collection: Collection, summary: Mapping[str, Any], source_name: s
     """
     usable = collection.usable()
     corpus = collection.corpus
-    lines = [f"# Training data for voice cloning from {corpus.name if corpus else source_name}", ""]
+    lines = [f"{BUILT_CARD} {corpus.name if corpus else source_name}", ""]
     lines += [f"Built from `{source_name}`, read as {collection.form}.", "", "## Licence", ""]
-    lines += [f"- {fact}" for fact in licence_facts(corpus, licence)]
+    lines += [f"- {fact}" for fact in licence_facts(corpus, licence, collection.licences)]
     lines.append("- The licence of the source also holds for these files, and may hold for models trained with them.")
     lines += ["", "## Content", "", "| | samples | speakers | hours |", "|---|---|---|---|"]
     for side, title in (("train", "training"), ("val", "evaluation")):

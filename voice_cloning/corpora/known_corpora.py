@@ -120,18 +120,22 @@ def _plain(name: str) -> str:
     return re.sub("[ _-]", "", name.casefold())
 
 
-def licence_facts(corpus: KnownCorpus | None, stated: str | None = None) -> list[str]:
+def licence_facts(corpus: KnownCorpus | None, stated: str | None = None, on_card: Sequence[str] = ()) -> list[str]:
     """Return what is known about the licence of the data, for the user.
 
     Args:
         corpus: the public corpus that the data are; None for any other data.
-        stated: the licence that the user states; it comes before that of the corpus.
+        stated: the licence that the user states; it comes before all others.
+        on_card: the licences that the README of the source names; one that is not that of the corpus is told too.
     """
-    facts = [f"corpus: {corpus.name}, told by its columns"] if corpus else []
+    facts = [f"corpus: {corpus.name}, told by its content"] if corpus else []
     if stated:
         return [*facts, f"licence: {stated}, as you state it"]
-    if corpus is None:
+    if corpus is not None:
+        limits = f"; {corpus.limits}" if corpus.limits else ""
+        facts.append(f"licence: {corpus.licence}, as its publisher names it{limits}; read it at {corpus.source}")
+        facts += [f"about this licence: {corpus.note}"] if corpus.note else []
+    elif not on_card:
         return ["licence: none is known for these data; read it at their source, and state it with --licence"]
-    limits = f"; {corpus.limits}" if corpus.limits else ""
-    facts.append(f"licence: {corpus.licence}, as its publisher names it{limits}; read it at {corpus.source}")
-    return [*facts, f"about this licence: {corpus.note}"] if corpus.note else facts
+    others = [name for name in on_card if corpus is None or not _plain(name).startswith(_plain(corpus.licence))]
+    return [*facts, *(f"licence: {name}, as the README of the source names it" for name in others)]

@@ -9,6 +9,11 @@ from boson_multimodal.whole_files import write_whole
 Files = Iterable[tuple[str, bytes | None]]
 """Name in the folder and content of each file; None for a file that must not exist. It is read once."""
 
+TRAIN_FILE, VAL_FILE = "train_chatml_samples.json", "val_chatml_samples.json"
+SUMMARY_FILE = "build_summary.json"
+BUILT_FILES = (TRAIN_FILE, VAL_FILE, SUMMARY_FILE)
+"""What ``build`` writes; in the folder of a source these are no tables of it."""
+
 
 def refuse_other_content(folder: Path, files: Files) -> None:
     """Check that writing would replace and remove no file.

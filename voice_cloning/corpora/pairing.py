@@ -65,6 +65,8 @@ def split(
 
 def _held_speakers(speakers: dict[str, list[Utterance]], order: list[str], wanted: float) -> set[str]:
     """Return the ids of whole speakers; in turn, each is taken if that brings their number closer to ``wanted``."""
+    if not order:  # no speaker has two clips; the caller says it
+        return set()
     if len(order) < 2:
         raise InputError(
             f"--split_by speaker: only {len(order)} speaker has enough clips, but each side needs one; give "

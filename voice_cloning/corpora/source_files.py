@@ -7,7 +7,7 @@ import codecs
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import AnyStr
@@ -241,3 +241,20 @@ def _decode(path: Path, content: bytes, encoding: str) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not readable as {encoding} ({error.reason} at byte {error.start})") from error
+
+
+def each_once(problems: Sequence[tuple[Path, str]]) -> list[str]:
+    """Return the problems of several files; one that files have in common is there once, and says how many have it.
+
+    Args:
+        problems: (file, what is wrong with it, which may name the file); it may have several lines.
+    """
+    found: dict[str, list[Path]] = {}
+    for path, problem in problems:
+        found.setdefault(problem.replace(str(path), "\0").replace("\n", "\n  "), []).append(path)
+    listed = []
+    for problem, paths in found.items():
+        more = len(paths) - 1
+        shown = f" (and {more} more file{'s' if more > 1 else ''})" if more else ""
+        listed.append(problem.replace("\0", str(paths[0])) + shown)
+    return listed

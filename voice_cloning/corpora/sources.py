@@ -8,6 +8,7 @@ from arabic_text.buckwalter import from_buckwalter, looks_like_buckwalter
 from boson_multimodal.errors import InputError
 from voice_cloning.corpora.arrow import holds_data_set, read_data_set
 from voice_cloning.corpora.audiofolder import metadata_files, read_audiofolder
+from voice_cloning.corpora.card_licences import licences_of_source
 from voice_cloning.corpora.clips import read_clips
 from voice_cloning.corpora.columns import Columns, roles_of_header
 from voice_cloning.corpora.contradictions import find_contradictions
@@ -47,7 +48,7 @@ def read_source(source: Path, form: str, columns: Columns, encoding: str | None 
     """
     form = detect_form(source, columns, encoding) if form == "auto" else form
     collection = FORMS[form](source, columns, encoding)
-    collection.form = form
+    collection.form, collection.licences = form, licences_of_source(source)
     if collection.form not in LISTING_FORMS and source.is_dir():  # the others list all files below the source
         collection.aside += sorted(path for path in source.iterdir() if is_no_data(path.name))
     if collection.speaker_is_guessed and form not in ("huggingface", "audiofolder", "webdataset"):
@@ -107,7 +108,7 @@ def overview(source: Path, collection: Collection, licence: str | None = None) -
     usable = collection.usable()
     hours = sum(u.seconds for u in usable) / 3600
     lines = [f"{source}: read as {collection.form}", *(f"  {fact}" for fact in collection.facts)]
-    lines += [f"  {fact}" for fact in licence_facts(collection.corpus, licence)]
+    lines += [f"  {fact}" for fact in licence_facts(collection.corpus, licence, collection.licences)]
     voices = "grouped next" if has_no_speakers(collection) else len(speakers_of(usable))
     lines.append(f"  {len(usable)} utterances, voices: {voices}, {hours:.2f} h")
     if collection.aside:
@@ -130,7 +131,8 @@ def _sample(utterance: Utterance) -> str:
     if isinstance(utterance.audio, Channel):
         cut += f" of channel {utterance.audio.number}"
     file = utterance.where if utterance.file is None else utterance.file
-    return f"{file}{cut} ({utterance.seconds:.2f} s), speaker {utterance.speaker}: {shown}"
+    speaker = "no speaker yet" if utterance.speaker == CLUSTER else f"speaker {utterance.speaker}"
+    return f"{file}{cut} ({utterance.seconds:.2f} s), {speaker}: {shown}"
 
 
 def detect_form(source: Path, columns: Columns = USUAL, encoding: str | None = None) -> str:

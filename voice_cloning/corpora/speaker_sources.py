@@ -140,7 +140,7 @@ def video_in(audio: str) -> str:
 
 def speaker_choices(has_cuts: bool) -> str:
     """Return which values of ``--speaker_from`` suit a table that names no speaker, and why."""
-    file = "file, if each recording that is cut here is one voice" if has_cuts else "file, if each file is one voice"
+    file = "file if each recording that is cut here is one voice" if has_cuts else "file if each file is one voice"
     return (
         "one for a single voice, folder for the clip's folder, name for the first part of its name, video if its name "
         f"holds the id of a video, {file}, cluster to group the clips by voice"

@@ -9,6 +9,7 @@ from pathlib import Path
 from boson_multimodal.errors import InputError, raise_if_any
 from voice_cloning.corpora.columns import Columns, roles_of_header
 from voice_cloning.corpora.known_corpora import is_table_of_common_voice, recognise
+from voice_cloning.corpora.output_files import BUILT_FILES
 from voice_cloning.corpora.source_files import (
     AUDIO_SUFFIXES,
     existing_audio,
@@ -57,8 +58,10 @@ def choose_tables(folder: Path, columns: Columns, encoding: str | None = None) -
     if not tables:
         tables = known_tables_below(folder, encoding)
         other = [path for path in tables_below(folder) if path not in tables]
+    if len(tables) == 1 and tables[0].name == ORTHOGRAPHIC:
+        return _orthographic(folder, tables[0])
     if len(tables) == 1 and not other:
-        return Choice((tables[0],)) if tables[0].name != ORTHOGRAPHIC else _orthographic(folder, tables[0])
+        return Choice((tables[0],))
     releases = [path for path in tables if is_table_of_common_voice(header_of(path, encoding) or ())]
     if not any(path.stem in (VALIDATED, *REFUSED) for path in releases):
         found = _one_group(folder, tables, columns, encoding)
@@ -84,7 +87,10 @@ def _orthographic(folder: Path, table: Path) -> Choice:
 
 
 def known_tables_below(folder: Path, encoding: str | None = None) -> list[Path]:
-    """Return the tables in subfolders that have the columns of a public corpus."""
+    """Return the tables in subfolders that have the columns of a public corpus, or its list without a header."""
+    lists = [path for path in list_files(folder).files if path.name == ORTHOGRAPHIC]
+    if lists:  # the first one; those in its subfolders are read with it
+        return [min(lists, key=lambda path: len(path.parts))]
     return [path for path in tables_below(folder) if recognise(header_of(path, encoding) or ())]
 
 
@@ -125,14 +131,33 @@ def _one_group(
         if problem is None:
             groups[(path.suffix.lower(), *sorted(name.casefold() for name in header or ()))].append(path)
         elif path.stem.casefold() in SPLIT_NAMES:
-            problems.append(problem)
+            problems.append(problem.replace("\n", "\n  "))
     raise_if_any(f"{folder}: tables of a corpus, by their names, whose columns are not right", problems)
-    if len(groups) != 1:
+    if len(groups) > 1:
+        raise InputError(f"{folder}: {_differences(folder, list(groups.values()), headers)}")
+    if not groups:
         return None
     (read,) = groups.values()
     names = ", ".join(path.relative_to(folder).as_posix() for path in read)
     together = f"tables with the same columns, which are read together: {names}; the name of each is kept in misc.split"
     return read, together if len(read) > 1 else f"{names} is the only table that names clips and texts"
+
+
+def _differences(folder: Path, groups: Sequence[Sequence[Path]], headers: Mapping[Path, tuple[str, ...] | None]) -> str:
+    """Return how the tables that name clips and texts differ from most of them in their columns, for the user."""
+    names = ", ".join(path.relative_to(folder).as_posix() for path in headers)
+    usual = max(groups, key=len)[0]
+    lines = [f"give the table itself as the source; tables in this folder: {names}; those that name clips and texts "
+             "are read together if they have the same columns, but these differ:"]  # fmt: skip
+    for path in (path for group in groups for path in group if usual not in group):
+        own, other = headers[path] or (), headers[usual] or ()
+        lacks = [name for name in other if name.casefold() not in map(str.casefold, own)]
+        more = [name for name in own if name.casefold() not in map(str.casefold, other)]
+        said = [f"lacks {', '.join(lacks)}"] if lacks else []
+        said += [f"has {', '.join(more)} instead" if lacks else f"also has {', '.join(more)}"] if more else []
+        what = " and ".join(said) or f"is a second list, in another format than {usual.name}"
+        lines.append(f"{path.relative_to(folder).as_posix()} {what}" + (f" (unlike {usual.name})" if said else ""))
+    return "\n  ".join(lines)
 
 
 def _problem(header: Sequence[str], path: Path, columns: Columns) -> str | None:
@@ -151,6 +176,7 @@ def tables_in(folder: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"{folder}: this folder cannot be entered ({error.strerror})") from error
     found = [path for path in files if path.suffix.lower() in TABLE_SUFFIXES]
+    found = [path for path in found if path.name not in BUILT_FILES] or found
     spoken = {normal(path.stem) for path in files if path.suffix.lower() in AUDIO_SUFFIXES}
     texts = [path for path in files if path.suffix.lower() == ".txt" and normal(path.stem) not in spoken]
     lists = [path for path in texts if names_audio(path)]

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from voice_cloning.corpora.columns import (
     Columns,
     Roles,
     cut_in,
+    other_lengths,
     roles_of_header,
     speaker_in,
     text_in,
@@ -23,7 +24,7 @@ from voice_cloning.corpora.columns import (
 from voice_cloning.corpora.known_corpora import ARABIC_SPEECH_CORPUS, KnownCorpus, recognise
 from voice_cloning.corpora.list_columns import roles_of_list
 from voice_cloning.corpora.source_files import control_problem, name_of
-from voice_cloning.corpora.speaker_sources import UNKNOWN, NotOneVoice, is_label_within_a_file, label_of
+from voice_cloning.corpora.speaker_sources import UNKNOWN, VIDEO_COLUMNS, NotOneVoice, is_label_within_a_file, label_of
 from voice_cloning.corpora.subtitles import lists_videos, with_cues
 from voice_cloning.corpora.table_choice import choose_tables
 from voice_cloning.corpora.table_lines import Table, open_table
@@ -47,6 +48,7 @@ class _Source:
         voice: the name of its speaker, if it is one voice that nothing names.
         prefix: what comes before the ids of its utterances.
         split: what ``misc`` holds as its name; None for a single table.
+        notes: what is to be said of single rows.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class _Source:
     voice: str
     prefix: str = ""
     split: str | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def read_table(source: Path, columns: Columns, encoding: str | None = None) -> Collection:
@@ -78,6 +81,7 @@ def read_table(source: Path, columns: Columns, encoding: str | None = None) -> C
         seen.setdefault(tuple(facts), []).append(read.path.name)
     for facts, names in seen.items():
         collection.facts += [f"tables: {', '.join(names)}", *facts] if len(seen) > 1 else facts
+    collection.facts += [note for read in sources for note in read.notes]
     if moved := {name for read in sources for name in read.files.found_below}:
         collection.facts.append(f"audio files that are not where the table says, found by their names: {len(moved)}")
     if fault := archives_fault([read.files for read in sources]):
@@ -123,7 +127,10 @@ def _add_table(collection: Collection, read: _Source, columns: Columns) -> list[
         raise_if_any(f"{error}\n{path}: these lines are wrong too", wrong)
         raise
     facts = [*table.facts, *roles.facts(table.header)]
-    collection.faults += unread_times(table.header, roles, [row for _, row in table.rows])
+    name_of_table = "" if read.split is None else f"{path}: "
+    unread = unread_times(table.header, roles, [row for _, row in table.rows])
+    collection.faults += [name_of_table + fault for fault in unread]
+    read.notes += other_lengths(table.header, roles, table.rows)
     if _files_are_cuts(read, roles):
         facts = [fact for fact in facts if not fact.startswith("cut: ")]
         facts.append(f"columns {roles.offset}, {roles.end or roles.duration} are times in the recording that the "
@@ -197,13 +204,16 @@ def _files_are_cuts(read: _Source, roles: Roles) -> bool:
 
 def add_rows(collection: Collection, rows: Rows, roles: Roles, read: _Source) -> None:
     """Add the rows of a table as utterances. The id of a cut holds its time, because a file may have many cuts."""
-    folder = read.path.parent
+    folder, named_by_times = read.path.parent, 0
     for where, row in rows:
         try:
             name = _audio_name(row.get(roles.audio), roles.audio)
             offset, duration, channel = cut_in(row, roles)
             text, speaker = text_in(row, roles), speaker_in(row, roles, name)
-            path = read.files.find(name)
+            path = _clip_of_video(read, roles, name, offset, duration)
+            if path is not None:
+                name, offset, duration, named_by_times = path.name, None, None, named_by_times + 1
+            path = path or read.files.find(name)
         except NotOneVoice as error:
             collection.leave_aside(error.reason, where)
             continue
@@ -228,6 +238,15 @@ def add_rows(collection: Collection, rows: Rows, roles: Roles, read: _Source) ->
             audio = Channel(path, channel, clip_file_name(len(collection.utterances), utterance_id))
         misc = ({SPLIT: read.split} if read.split else {}) | attributes_in(row, roles.attributes)
         collection.add(Utterance(utterance_id, audio, text, speaker, where, offset, duration, misc=misc))
+    if named_by_times:
+        read.notes.append(f"clips that are called by the video and the times of the row, read whole: {named_by_times}")
+
+
+def _clip_of_video(read: _Source, roles: Roles, name: str, offset: float | None, duration: float | None) -> Path | None:
+    """Return the clip that is called by a video and the times of a row, if the row names the video alone."""
+    if roles.audio.casefold() not in VIDEO_COLUMNS or offset is None or duration is None or read.files.exists(name):
+        return None
+    return read.files.clip_of_cut(name, offset, offset + duration)
 
 
 def clip_file_name(number: int, utterance_id: str) -> str:

@@ -127,6 +127,7 @@ class Collection:
         left_aside: what an entry lacks -> the places of the entries that are not used because the source is so; this
             is no problem.
         speaker_from: a value of ``--speaker_from`` that is no column, if the speakers come from there.
+        licences: those that the README of the source names.
         speaker_is_guessed: whether neither the user nor a column or list says who speaks.
     """
 
@@ -140,6 +141,7 @@ class Collection:
     speaker_from: str | None = None
     table: Path | None = None
     corpus: KnownCorpus | None = None
+    licences: list[str] = field(default_factory=list)
     left_aside: dict[str, list[str]] = field(default_factory=dict)
 
     def leave_aside(self, reason: str, where: str) -> None:
@@ -216,7 +218,7 @@ def _sound_of(audio: Path | bytes, name: str) -> tuple[float, int]:
             raise InputError(f"{name}: cannot be read ({error.strerror})") from error
     length = sound_length(audio, name)
     if length.holds_floats:  # samples of other formats cannot be NaN or far beyond full scale
-        read_samples(Clip(audio, 0.0, None))
+        read_samples(Clip(audio, 0.0, None), name)
     return length.seconds, length.channels
 
 

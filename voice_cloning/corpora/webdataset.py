@@ -25,6 +25,7 @@ from voice_cloning.corpora.source_files import (
     AUDIO_SUFFIXES,
     OTHER_AUDIO_SUFFIXES,
     control_problem,
+    each_once,
     is_no_data,
     list_files,
     normal,
@@ -73,6 +74,11 @@ class _Shard:
     unused: set[str] = field(default_factory=set)
 
     @property
+    def has_rows(self) -> bool:
+        """Whether any sample has a text file or JSON."""
+        return any(sample.row for sample in self.samples.values())
+
+    @property
     def whole_share(self) -> float:
         """The share of samples with one audio file and a text file or JSON."""
         whole = sum(len(sample.audio) == 1 and bool(sample.row) for sample in self.samples.values())
@@ -104,11 +110,12 @@ def read_shards(source: Path, columns: Columns, encoding: str | None = None) -> 
             try:
                 facts = _add_samples(collection, root, path, shard, columns, counts, bar)
             except InputError as error:
-                problems.append(str(error))
+                if shard.has_rows or not fault:  # of a damaged shard, the end may be missing that names the texts
+                    problems.append((path, str(error)))
                 continue
             seen.setdefault(tuple(facts), []).append(path.relative_to(root).as_posix())
     if problems:
-        raise_if_any(f"{source}: problems in these shards", collection.faults + problems)
+        raise_if_any(f"{source}: problems in these shards", collection.faults + each_once(problems))
     for facts, names in seen.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         collection.facts += [f"shards: {', '.join(names[:3])}{more}", *facts]
@@ -237,6 +244,7 @@ def _add_samples(
     collection: Collection, root: Path, path: Path, shard: _Shard, columns: Columns, counts: HeldCounts, bar: Any
 ) -> list[str]:
     """Add the samples of a shard as utterances, and return what was taken for what."""
+    _check_kind(path, shard, columns.audio)
     for key, sample in shard.samples.items():
         sample.problems += [reason for reason in (control_problem(key), _audio_problem(sample)) if reason]
         for problem in sample.problems:
@@ -269,6 +277,17 @@ def _add_samples(
         audio, misc = Member(path, place, size, clip, cut), {**given, **attributes_in(values, roles.attributes)}
         collection.add(Utterance(utterance_id, audio, text, speaker, where, seconds=length.seconds, misc=misc))
     return _facts(shard, roles, header, given)
+
+
+def _check_kind(path: Path, shard: _Shard, kind: str | None) -> None:
+    """Check that the kind of audio that the user names is in a shard.
+
+    Raises:
+        InputError: naming the kinds that are there.
+    """
+    others = sorted(other for other in shard.unused if PurePosixPath(f"x.{other}").suffix in AUDIO_SUFFIXES)
+    if kind is not None and others and not any(sample.audio for sample in shard.samples.values()):
+        raise InputError(f"--audio_column {kind}: no audio of this kind; {path} has {', '.join(others)}")
 
 
 def _audio_problem(sample: _Sample) -> str | None:

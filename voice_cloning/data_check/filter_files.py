@@ -141,6 +141,7 @@ def card_content(files: Sequence[Path], summary: Mapping[str, Any]) -> bytes | N
     Returns:
         None if no folder of an input has a card.
     """
-    table = "\n".join(f"    {line}".rstrip() for line in summary_lines(summary))
+    named = [{**file, "file": Path(file["file"]).name} for file in summary["files"]]  # the card goes to other machines
+    table = "\n".join(f"    {line}".rstrip() for line in summary_lines({**summary, "files": named}))
     told = f"## Filtered\n\n`prepare_data filter` dropped samples by these rules. `{DROPPED_FILE}` has the reasons.\n\n"
     return carried_card(files, told + table)

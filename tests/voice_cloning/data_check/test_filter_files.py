@@ -149,6 +149,7 @@ def test_the_card_keeps_the_licence_and_says_what_was_done(source: Path, tmp_pat
     run_filter([folder / "train.json"], tmp_path / "out")
     written = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert written.startswith(card.rstrip()) and "## Filtered" in written and "keeps 4 of 5 samples" in written
+    assert str(tmp_path) not in written and str(folder) not in written, "a card holds no folder of this machine"
     other = tmp_path / "more" / "more.json"
     other.parent.mkdir()
     shutil.copy(write_source(folder, clean_records(folder, 1), "more.json"), other)
