@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ SADA = KnownCorpus(
     commercial_use=False,
     source="https://www.kaggle.com/datasets/sdaiancai/sada2022",
     labels_within_recordings=True,
+)
+SADA_COPY = replace(
+    SADA,
+    name="probably a copy of SADA (Saudi Audio Dataset for Arabic), which has a column cleaned_text",
+    note="if the data are others, state their licence with --licence",
 )
 CASABLANCA = KnownCorpus(
     "Casablanca", "CC BY-NC-ND 4.0", commercial_use=False, source="https://huggingface.co/datasets/UBC-NLP/Casablanca"
@@ -91,6 +96,7 @@ _TOLD_BY: tuple[tuple[KnownCorpus, tuple[str, ...]], ...] = (
     (SADA, ("filename", "segmentstart", "segmentend", "groundtruthtext")),
     (SADA, ("filename", "segmentstart", "segmentend", "processedtext")),
     (SADA, ("text", "cleaned_text", "speaker_age", "speaker_gender", "speaker_dialect")),
+    (SADA_COPY, ("audio", "cleaned_text")),
     (CASABLANCA, ("seg_id", "transcription", "gender", "duration")),
     *((MASC, ("video_id", "start", "end", text)) for text in ("text", "transcript", "transcription", "sentence")),
     (MASC, ("video_id", "video_duration", "transcript_duration")),

@@ -9,7 +9,7 @@ import pytest
 from tests.chatml_files import audio, record, write_clip, write_records
 from tools.prepare_data.__main__ import main
 from voice_cloning.corpora.card_licences import DATA_CARD, DataLicence, licences_beside
-from voice_cloning.corpora.known_corpora import CASABLANCA, CLARTTS, MASC, SADA, licence_facts
+from voice_cloning.corpora.known_corpora import CASABLANCA, CLARTTS, MASC, SADA, SADA_COPY, licence_facts, recognise
 
 STATED = "- licence: a contract of 2025, as you state it"
 
@@ -126,3 +126,10 @@ def test_pack_copies_the_card_into_the_folder_which_may_move(
     before = (tmp_path / "packed" / DATA_CARD).read_bytes()
     assert main(words) == 0 and f"{DATA_CARD} stays; it differs from" in capsys.readouterr().out
     assert (tmp_path / "packed" / DATA_CARD).read_bytes() == before
+
+
+def test_a_copy_of_sada_that_kept_two_columns_is_a_guess_and_said_to_be_one() -> None:
+    assert recognise(["Audio", "cleaned_text", "speaker"]) is SADA_COPY
+    assert recognise(["audio", "text"]) is None
+    facts = "\n".join(licence_facts(SADA_COPY))
+    assert "probably a copy of SADA" in facts and "no commercial use" in facts and "--licence" in facts
