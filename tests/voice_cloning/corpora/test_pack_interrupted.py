@@ -3,11 +3,13 @@
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from boson_multimodal.errors import InputError
 from tests.interrupted_writes import InterruptedWrites
@@ -27,6 +29,8 @@ def child(work: Callable[[], object]) -> int:
     """Start ``work`` in a process that is a copy of this one; its exit status is 0 if it succeeds."""
     process = os.fork()
     if process == 0:
+        # tqdm's own lock is shared with all copies: one that is killed while it holds it would stop the others for ever.
+        tqdm.set_lock(threading.RLock())
         status = 1
         try:
             work()
