@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from boson_multimodal.errors import InputError
+from tests.forked import fork
 
 FEW, MANY = 100, 2000
 MUTATIONS = [FEW, pytest.param(MANY, marks=pytest.mark.slow)]
@@ -55,7 +56,7 @@ class Outcome:
 def run_apart(function: Callable[..., Any], *arguments: Any, seconds: float = LONGEST_SECONDS) -> Outcome:
     """Call a function in a forked process, so that a hang can be ended and its memory measured."""
     reading, writing = os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         os.close(reading)
         with os.fdopen(writing, "wb") as pipe:

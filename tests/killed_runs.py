@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from tests.forked import fork
 from tests.training_runs import ENVIRONMENT, PROJECT, assert_same_adapter, flags, metrics
 from voice_cloning.training.checkpoints import CHECKSUMS, read_state
 
@@ -82,7 +83,7 @@ def serve() -> None:
                 found, status = os.waitpid(process, os.WNOHANG)
                 started[process] = os.waitstatus_to_exitcode(status) if found else None
             answer = started[process]
-        elif (answer := os.fork()) == 0:
+        elif (answer := fork()) == 0:
             _run(request)
         else:
             started[answer] = None

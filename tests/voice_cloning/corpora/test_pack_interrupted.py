@@ -3,15 +3,14 @@
 import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tqdm import tqdm
 
 from boson_multimodal.errors import InputError
+from tests.forked import fork
 from tests.interrupted_writes import InterruptedWrites
 from tests.voice_cloning.corpora.encoded_clips import clips_and_records
 from tests.voice_cloning.corpora.packed_data import contents, pack, prepared
@@ -27,10 +26,8 @@ def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def child(work: Callable[[], object]) -> int:
     """Start ``work`` in a process that is a copy of this one; its exit status is 0 if it succeeds."""
-    process = os.fork()
+    process = fork()
     if process == 0:
-        # tqdm's own lock is shared with all copies: one that is killed while it holds it would stop the others for ever.
-        tqdm.set_lock(threading.RLock())
         status = 1
         try:
             work()
