@@ -35,7 +35,7 @@ from boson_multimodal.data_types import ChatMLSample, parse_sample
 from boson_multimodal.dataset_sample import ChatMLDatasetSample
 from boson_multimodal.errors import InputError, Problem
 from boson_multimodal.flags import flag
-from boson_multimodal.prompt_template import PromptForm, PromptTemplate
+from boson_multimodal.prompt_template import PromptForm, PromptTemplate, prompt_form
 from boson_multimodal.sample_dataset import SampleDataset, fingerprint_line, refuse_problems
 
 _place_of_codes = partial(flag, in_identity=False, card="private", per_machine=True)
@@ -153,7 +153,7 @@ class ArabicVoiceCloningDatasetConfig:
     @property
     def prompt(self) -> PromptForm:
         """What decides the turns: the template if there is one, else the style."""
-        return self.prompt_style if self.prompt_template is None else PromptTemplate.read(self.prompt_template)
+        return prompt_form(self.prompt_style, self.prompt_template)
 
 
 class ArabicVoiceCloningDataset(SampleDataset):

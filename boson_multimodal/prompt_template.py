@@ -203,6 +203,11 @@ PromptForm = str | PromptTemplate
 """What decides the turns of a prompt: a style of ``PROMPT_STYLES``, or a template for those of voice_clone."""
 
 
+def prompt_form(prompt_style: str, prompt_template: str | None) -> PromptForm:
+    """Return the template that settings give (:meth:`PromptTemplate.read`), else their style."""
+    return prompt_style if prompt_template is None else PromptTemplate.read(prompt_template)
+
+
 def tokenizer_problems(form: PromptForm, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return which tokens of the prompt a tokenizer lacks; none for a style, whose tokens are checked elsewhere."""
     return form.tokenizer_problems(tokenizer) if isinstance(form, PromptTemplate) else []

@@ -26,7 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -283,6 +283,7 @@ def synthesize(flags: argparse.Namespace, output: BinaryIO | None = None) -> int
     adapters = named_adapters(flags.adapter)
     choice = voice_choice(flags, adapters)
 
+    @cache  # it reads files of the adapter
     def form_of(voice: str) -> VoiceForm:
         trained = adapters.get(voice) or home_path(flags.model_path, "--model_path")
         form = form_for(trained, flags.prompt_style, flags.prompt_template, fields_of(flags))

@@ -17,7 +17,16 @@ from boson_multimodal.errors import InputError, raise_if_any
 from boson_multimodal.progress import progress
 from voice_cloning.corpora.attributes import attributes_in
 from voice_cloning.corpora.cell_values import WrongValue, by_usual_name
-from voice_cloning.corpora.columns import AUDIO_COLUMNS, Columns, Roles, cut_in, roles_of_header, speaker_in, text_in
+from voice_cloning.corpora.columns import (
+    AUDIO_COLUMNS,
+    Columns,
+    NoSpeakerError,
+    Roles,
+    cut_in,
+    roles_of_header,
+    speaker_in,
+    text_in,
+)
 from voice_cloning.corpora.countries import country_attributes
 from voice_cloning.corpora.held_audio import (
     RATE_COLUMNS,
@@ -29,7 +38,7 @@ from voice_cloning.corpora.held_audio import (
     measured,
 )
 from voice_cloning.corpora.known_corpora import CLARTTS, KnownCorpus, recognise
-from voice_cloning.corpora.source_files import each_once, existing_audio, find_audio, list_files
+from voice_cloning.corpora.source_files import each_once, existing_audio, facts_of_files, find_audio, list_files
 from voice_cloning.corpora.speaker_sources import SPEAKER_COLUMNS, UNKNOWN, NotOneVoice
 from voice_cloning.corpora.utterances import ONE_SPEAKER, Cell, Collection, Utterance
 
@@ -40,7 +49,6 @@ PARQUET_BATCH_ROWS = 16
 SAMPLE_TYPES = ("float", "double", "halffloat", "int16", "int32")
 LFS_POINTER = b"version https://git-lfs"
 """The first bytes of what Git leaves in place of a large file that was not downloaded."""
-SHOWN_FILES = 3
 SAMPLES, FILES = "samples", "files"
 """How a column holds audio: as lists of numbers, which need their rate, or as files or structures."""
 NAMED_BY_AUDIO = ("name", "file")
@@ -49,8 +57,6 @@ NO_SPEAKER_FOLDERS = ("data", "default", "train", "test", "validation", "val", "
 """Folders of data files that are surely not called like a speaker."""
 CLARTTS_RATE = 40_100
 """No other corpus has this rate."""
-NO_SPEAKER = "--speaker_from: name a column"
-"""How the problem of a file begins that names no speaker."""
 EPISODE_COLUMNS = ("seg_id", "segment_id", "segmentid", "video_id", "episode", "file_name", "filename", "file", "id")
 """Columns, in lower case, whose values may name the recording that a clip is from."""
 
@@ -120,20 +126,8 @@ def read_data_set(source: Path, columns: Columns, encoding: str | None = None) -
                 cell = Cell(file.path, file.roles.audio, row, f"{split}-{row:06d}", file.rate_column)
                 _add(collection, root, file, cell, values, counts)
                 bar.update()
-    collection.facts += _facts(files) + counts.facts()
+    collection.facts += facts_of_files("files", [(file.name, file.facts) for file in files]) + counts.facts()
     return collection
-
-
-def _facts(files: Sequence[_DataFile]) -> list[str]:
-    """Return what was taken for what, once for the files that are alike."""
-    seen: dict[tuple[str, ...], list[str]] = {}
-    for file in files:
-        seen.setdefault(tuple(file.facts), []).append(file.name)
-    facts = []
-    for found, names in seen.items():
-        more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
-        facts += [f"files: {', '.join(names[:SHOWN_FILES])}{more}", *found]
-    return facts
 
 
 def _understood(source: Path, root: Path, paths: Sequence[Path], columns: Columns) -> list[_DataFile]:
@@ -144,14 +138,16 @@ def _understood(source: Path, root: Path, paths: Sequence[Path], columns: Column
     """
     files: list[_DataFile] = []
     problems: list[tuple[Path, str]] = []
+    unnamed: list[Path] = []
     for path in paths:
         name = path.relative_to(root).as_posix()
         try:
             files.append(_data_file(path, name, columns, root))
         except InputError as error:
             problems.append((path, str(error)))
+            unnamed += [path] if isinstance(error, NoSpeakerError) else []
     listed = each_once(problems)
-    if columns.speaker_from is None and (unnamed := [path for path, problem in problems if NO_SPEAKER in problem]):
+    if columns.speaker_from is None and unnamed:
         listed[-1] = "\n  ".join([listed[-1], *_hints(unnamed, root)])
     raise_if_any(f"{source}: problems in the files of this data set", listed)
     return files

@@ -75,6 +75,10 @@ ABOUT_THE_SPEAKER = ("gender", "age", "dialect")
 Row = Mapping[str, Any]
 
 
+class NoSpeakerError(InputError):
+    """A table names no speaker; it may have other faults too."""
+
+
 @dataclass(frozen=True)
 class Columns:
     """The columns that the user named; None stands for a column with a usual name.
@@ -165,7 +169,7 @@ def roles_of_header(
             names for the audio. Without it the first one is taken.
 
     Raises:
-        InputError: naming every column that is unknown or was not found.
+        NoSpeakerError, InputError: naming every column that is unknown or was not found.
     """
     problems = [
         f"{where}: {name} names {n} columns; give each its own name" for name, n in Counter(header).items() if n > 1
@@ -192,7 +196,8 @@ def roles_of_header(
                 f"{flag}: name a column{other}; none of {list(names)} is a column of {where}, which has {list(header)}"
             )
     if problems:
-        raise InputError("\n".join(problems))
+        error = NoSpeakerError if place is None and not speaker else InputError
+        raise error("\n".join(problems))
     # Without a start, a duration only describes the file.
     duration = _first(usual, DURATION_COLUMNS) if cut["offset"] and not cut["end"] else None
     if not cut["offset"]:

@@ -26,7 +26,7 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.prepared_data.prepared_dataset import fingerprint_line_of_row
 from boson_multimodal.prepared_data.prepared_folder import ShardTable
 from boson_multimodal.prepared_data.shard_files import SUFFIX, Ragged, Shard, write_shard
-from boson_multimodal.prompt_template import PromptForm, PromptTemplate
+from boson_multimodal.prompt_template import PromptForm, prompt_form
 
 BLOCKS, SHARDS = "packing-", "shards-"
 """Beginnings of the names of the folders in a folder of prepared data; the key of the packing follows."""
@@ -72,7 +72,7 @@ class PackSettings:
     @property
     def prompt(self) -> PromptForm:
         """What decides the turns, as in training."""
-        return self.prompt_style if self.prompt_template is None else PromptTemplate.read(self.prompt_template)
+        return prompt_form(self.prompt_style, self.prompt_template)
 
     @property
     def blocks(self) -> Path:

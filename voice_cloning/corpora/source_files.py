@@ -7,7 +7,7 @@ import codecs
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import AnyStr
@@ -20,6 +20,8 @@ OTHER_AUDIO_SUFFIXES = (".m4a", ".aac", ".mp4", ".wma", ".webm", ".amr", ".3gp",
 AUDIO_FOLDERS = (".", "clips", "wavs", "wav", "audio")
 """Folders, relative to a table, that may hold its audio: Common Voice and LJSpeech name files without their folder."""
 
+SHOWN_FILES = 3
+"""Names of files that a fact lists."""
 _NO_DATA_FOLDERS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "__pycache__"}
 _NO_DATA_FILES = {"thumbs.db", "desktop.ini"}
 _DOCUMENTS = re.compile(
@@ -241,6 +243,23 @@ def _decode(path: Path, content: bytes, encoding: str) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not readable as {encoding} ({error.reason} at byte {error.start})") from error
+
+
+def facts_of_files(what: str, files: Iterable[tuple[str, Sequence[str]]]) -> list[str]:
+    """Return what was taken for what in several files, once for those that are alike, after their names.
+
+    Args:
+        what: what the files are called.
+        files: (name, facts) of each.
+    """
+    seen: dict[tuple[str, ...], list[str]] = {}
+    for name, facts in files:
+        seen.setdefault(tuple(facts), []).append(name)
+    told = []
+    for facts, names in seen.items():
+        more = f" and {len(names) - SHOWN_FILES} more" if len(names) > SHOWN_FILES else ""
+        told += [f"{what}: {', '.join(names[:SHOWN_FILES])}{more}", *facts]
+    return told
 
 
 def each_once(problems: Sequence[tuple[Path, str]]) -> list[str]:

@@ -26,6 +26,7 @@ from voice_cloning.corpora.source_files import (
     OTHER_AUDIO_SUFFIXES,
     control_problem,
     each_once,
+    facts_of_files,
     is_no_data,
     list_files,
     normal,
@@ -102,7 +103,7 @@ def read_shards(source: Path, columns: Columns, encoding: str | None = None) -> 
     collection.aside += listing.aside
     root = source.parent if source.is_file() else source
     counts, problems = HeldCounts(), []
-    seen: dict[tuple[str, ...], list[str]] = {}
+    read: list[tuple[str, list[str]]] = []
     with progress(title=f"reading {source.name}", unit="sample") as bar:
         for path in [path for path in listing.files if is_shard(path)]:
             shard, fault = _read_shard(path, columns)
@@ -113,13 +114,10 @@ def read_shards(source: Path, columns: Columns, encoding: str | None = None) -> 
                 if shard.has_rows or not fault:  # of a damaged shard, the end may be missing that names the texts
                     problems.append((path, str(error)))
                 continue
-            seen.setdefault(tuple(facts), []).append(path.relative_to(root).as_posix())
+            read.append((path.relative_to(root).as_posix(), facts))
     if problems:
         raise_if_any(f"{source}: problems in these shards", collection.faults + each_once(problems))
-    for facts, names in seen.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        collection.facts += [f"shards: {', '.join(names[:3])}{more}", *facts]
-    collection.facts += counts.facts()
+    collection.facts += facts_of_files("shards", read) + counts.facts()
     _refuse_copies(collection)
     return collection
 

@@ -86,7 +86,7 @@ class Kept(Generic[Item]):
 
     Attributes:
         kept, left_out: the items, in their order.
-        facts: how many, and what the condition asks for in vain; one line each, for the user.
+        facts: how many, and texts in the condition that no item has; one line each, for the user.
     """
 
     kept: list[Item]

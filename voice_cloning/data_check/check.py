@@ -4,7 +4,7 @@ import base64
 import json
 import os
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def check_files(
     report = _report(samples, measures, run, found, tokenizer is not None)
     report["summary"] |= summarise_codes(coded, measures)
     report["samples"] = _samples_of(report, samples, measures)
-    write_whole(folder / REPORT_FILE, _json_bytes(report))
+    write_whole(folder / REPORT_FILE, json_bytes(report))
     write_page(report | {"samples": _with_audio(report["samples"], samples)}, folder)
     return report
 
@@ -247,7 +247,8 @@ def _with_audio(facts: dict[str, Any], samples: Sequence[CheckedSample]) -> dict
     return found
 
 
-def _json_bytes(report: dict[str, Any]) -> bytes:
+def json_bytes(report: Mapping[str, Any]) -> bytes:
+    """Return the JSON of a report or a summary."""
     # A lone surrogate in a text stays an escape sequence: UTF-8 cannot hold it.
     text = json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False)
     return (text + "\n").encode("utf-8", errors="backslashreplace")

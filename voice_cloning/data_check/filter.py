@@ -11,7 +11,7 @@ from boson_multimodal.errors import InputError
 from boson_multimodal.worker_pool import available_cores
 from voice_cloning.corpora.card_licences import DATA_CARD
 from voice_cloning.corpora.output_files import refuse_other_content, write_differing
-from voice_cloning.data_check.check import Found, apply_rules, make_folder
+from voice_cloning.data_check.check import Found, apply_rules, json_bytes, make_folder
 from voice_cloning.data_check.clip_measures import ClipMeasures
 from voice_cloning.data_check.filter_faults import clips_with_texts, find_faults, rate_bands
 from voice_cloning.data_check.filter_files import (
@@ -21,7 +21,6 @@ from voice_cloning.data_check.filter_files import (
     check_names,
     dropped_content,
     kept_content,
-    summary_content,
 )
 from voice_cloning.data_check.filter_rules import TRANSCRIPT, VOICE, Bounds, chosen_rules
 from voice_cloning.data_check.filter_summary import summarise_filter, why_nothing_is_left
@@ -183,7 +182,7 @@ def _outputs(
 ) -> list[tuple[str, bytes]]:
     """Return name and content of each output, the kept records last: a folder with these is complete."""
     card = card_content(paths, summary)
-    outputs = [(DROPPED_FILE, dropped_content(samples, faults)), (SUMMARY_FILE, summary_content(summary))]
+    outputs = [(DROPPED_FILE, dropped_content(samples, faults)), (SUMMARY_FILE, json_bytes(summary))]
     outputs += [(DATA_CARD, card)] if card is not None else []
     for path in paths:
         own = [sample for sample in samples if sample.path == path]

@@ -129,12 +129,6 @@ def dropped_content(samples: Sequence[CheckedSample], faults: Mapping[str, Seque
     return "".join(lines).encode("utf-8")
 
 
-def summary_content(summary: Mapping[str, Any]) -> bytes:
-    """Return the content of ``filter_summary.json``."""
-    text = json.dumps(summary, ensure_ascii=False, indent=1, allow_nan=False)
-    return (text + "\n").encode("utf-8", errors="backslashreplace")
-
-
 def card_content(files: Sequence[Path], summary: Mapping[str, Any]) -> bytes | None:
     """Return the data card: those of the inputs' folders, with their licences, and what the filter did.
 

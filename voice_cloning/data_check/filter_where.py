@@ -44,7 +44,7 @@ def choose_samples(samples: Sequence[CheckedSample], where: str | None, announce
 
     Args:
         samples: all samples of their files, in order.
-        announce: is told what the condition keeps, and what it asks for in vain.
+        announce: is told what the condition keeps, and which of its texts no record has.
 
     Raises:
         InputError: if the condition cannot be read, names a value that no record has, or keeps nothing of a file.

@@ -11,7 +11,7 @@ import torch
 from arabic_voice_cloning_dataset import ArabicVoiceCloningDatasetConfig, usable_template
 from boson_multimodal.constants import FRAMES_PER_SECOND
 from boson_multimodal.model.higgs_audio import HiggsAudioConfig
-from boson_multimodal.prompt_template import PromptForm, PromptTemplate
+from boson_multimodal.prompt_template import PromptForm, prompt_form
 from lora_config import HiggsAudioLoRATrainingConfig
 from voice_cloning.data_check.clip_measures import ClipMeasures
 from voice_cloning.data_check.corpus_rules import SpeechRate, hours_of_speakers
@@ -48,7 +48,7 @@ class PlannedRun:
     @property
     def prompt(self) -> PromptForm:
         """What decides the turns, as in training."""
-        return self.prompt_style if self.prompt_template is None else PromptTemplate.read(self.prompt_template)
+        return prompt_form(self.prompt_style, self.prompt_template)
 
     @property
     def longest_sample(self) -> int:

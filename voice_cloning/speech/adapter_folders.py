@@ -75,7 +75,7 @@ def _sub_folders(folder: Path) -> list[Path]:
 
 
 def folders_without_adapter(folders: Iterable[Path]) -> list[str]:
-    """Return a problem for each folder that is no adapter: names of adapters were looked for in it in vain."""
+    """Return a problem for each folder that neither is an adapter nor holds one."""
     problems = []
     for folder in folders:
         if not folder.is_dir():

@@ -2,14 +2,13 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
 from arabic_text.buckwalter import from_buckwalter
-from boson_multimodal.errors import InputError
+from tests.voice_cloning.corpora.built_corpora import built, refusal
 from tests.voice_cloning.corpora.corpus_stores import (
     BUCKWALTER,
     CLARTTS_RATE,
@@ -23,22 +22,7 @@ from tests.voice_cloning.corpora.corpus_stores import (
     sound,
     write_parquet,
 )
-from tests.voice_cloning.corpora.source_forms import clips_of, records_of
-from voice_cloning.corpora.build import build_data
-
-
-def built(source: Path, out: Path, **flags: Any) -> tuple[list[dict[str, Any]], str]:
-    """Build without an evaluation file; return the records and what was said."""
-    said: list[str] = []
-    build_data(source, out, eval_share=0, announce=said.append, **flags)
-    return records_of(out), said[0]
-
-
-def refusal(source: Path, out: Path, **flags: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        build_data(source, out, eval_share=0, announce=lambda _: None, **flags)
-    assert not out.exists(), "nothing is written"
-    return str(caught.value)
+from tests.voice_cloning.corpora.source_forms import clips_of
 
 
 @pytest.mark.parametrize("scale", [1.0, 32768.0], ids=["unit", "int16"])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from boson_multimodal.errors import InputError
+from tests.voice_cloning.corpora.built_corpora import built, refusal
 from tests.voice_cloning.corpora.corpus_stores import (
     SECONDS,
     audiofolder,
@@ -20,23 +20,9 @@ from tests.voice_cloning.corpora.corpus_stores import (
     webdataset,
     write_shard,
 )
-from tests.voice_cloning.corpora.source_forms import clips_of, records_of
-from voice_cloning.corpora.build import build_data
+from tests.voice_cloning.corpora.source_forms import clips_of
 
 Members = list[tuple[str, bytes]]
-
-
-def built(source: Path, out: Path, **flags: Any) -> tuple[list[dict[str, Any]], str]:
-    said: list[str] = []
-    build_data(source, out, eval_share=0, announce=said.append, **flags)
-    return records_of(out), said[0]
-
-
-def refusal(source: Path, out: Path, **flags: Any) -> str:
-    with pytest.raises(InputError) as caught:
-        build_data(source, out, eval_share=0, announce=lambda _: None, **flags)
-    assert not out.exists()
-    return str(caught.value)
 
 
 def test_each_key_is_an_utterance_with_its_own_audio(tmp_path: Path) -> None:
